@@ -1,0 +1,474 @@
+//! The command line as typed: what clap reads, and the small grammars of its values.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use lorica_model::name::{Label, ServiceName, ServicePort};
+use lorica_model::snapshot::Protocol;
+
+/// A service mesh in one binary.
+///
+/// Start with `lorica demo`: it runs a control plane and a small contact centre, with mutual TLS between all of its services.
+#[derive(Debug, Parser)]
+#[command(name = "lorica", version, propagate_version = true, after_help = EXAMPLES, max_term_width = 120)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+const EXAMPLES: &str = "Examples:
+  lorica demo                                  a whole mesh on this machine, in seconds
+  lorica control                               a control plane for your own services
+  lorica run --service web.shop --port 80:8080/http -- ./web
+                                               your service in the mesh, unchanged
+  lorica run -- curl http://web.shop/          a client of the mesh
+  lorica apply -f routes.yaml                  change the mesh; ends when the proxies have acknowledged it
+  lorica status                                who is there, and what they acknowledged";
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// The control plane to talk to: `unix:///run/lorica/control.sock`.
+    #[arg(long, global = true, env = "LORICA_SERVER", value_name = "URL")]
+    pub server: Option<String>,
+    /// Say more: once for details, twice for everything.
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a contact centre on a mesh of its own: nothing to install, no root.
+    Demo(DemoArgs),
+    /// Run a control plane.
+    Control(ControlArgs),
+    /// Run a program in the mesh, unchanged.
+    Run(RunArgs),
+    /// Create or change resources, and wait until the proxies concerned have acknowledged it.
+    Apply(ApplyArgs),
+    /// Delete resources.
+    Delete(DeleteArgs),
+    /// Show what a change would do, without doing it.
+    Diff(DiffArgs),
+    /// Show resources.
+    Get(GetArgs),
+    /// Show control plane, proxies, certificates and what was acknowledged last.
+    Status(StatusArgs),
+    /// Use a stock Envoy as a data plane.
+    #[command(subcommand)]
+    Envoy(EnvoyCommand),
+    /// Print a completion script for a shell.
+    Completions(CompletionsArgs),
+    /// The data plane; started by `lorica run`.
+    #[command(hide = true)]
+    Proxy {
+        /// What `lorica run` tells it, in JSON.
+        configuration: String,
+    },
+    /// The process in the app's namespaces; started by `lorica run`.
+    #[command(hide = true, name = "capture-helper")]
+    CaptureHelper,
+    /// A service of the demo; started by `lorica demo`.
+    #[command(hide = true, name = "contact-centre", disable_help_flag = true)]
+    ContactCentre {
+        /// The service and its flags.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+/// `lorica demo`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lorica demo                            a live screen; Ctrl-C ends everything
+  lorica demo --headless --minutes 2     for scripts: a summary at the end, exit code 0 only if every call was answered as expected")]
+pub struct DemoArgs {
+    /// No screen: plain lines, and a summary at the end.
+    #[arg(long)]
+    pub headless: bool,
+    /// End by itself after so many minutes.
+    #[arg(long, value_name = "N")]
+    pub minutes: Option<f64>,
+    /// Simulated calls a second.
+    #[arg(long, default_value_t = 20.0, value_name = "N")]
+    pub rate: f64,
+    /// Use explicit listeners even where namespaces are allowed.
+    #[arg(long)]
+    pub no_capture: bool,
+}
+
+/// `lorica control`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lorica control                               state and socket in the usual places of your user
+  lorica control --trust-domain shop.example   identities read spiffe://shop.example/ns/NAMESPACE/sa/ACCOUNT")]
+pub struct ControlArgs {
+    /// The trust domain of a new mesh. Fixed once the mesh exists.
+    #[arg(long, value_name = "NAME")]
+    pub trust_domain: Option<String>,
+    /// Where the state is kept.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The Unix socket to serve.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// `lorica run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lorica run --service recording.contact --port 80:8080/http -- ./recording
+  lorica run --service orders.shop --port 50051/grpc --version-label v2 -- ./orders --verbose
+  lorica run -- curl http://recording.contact/recordings
+  lorica run --host-port 5432 --service api.shop --port 80/http -- ./api    with a database on the host's loopback
+  lorica run --upstream recording.contact:80=127.0.0.1:9001 -- ./app        where namespaces are not allowed")]
+pub struct RunArgs {
+    /// The service that the program is a workload of: NAME or NAME.NAMESPACE. Without it, the program is a mere client.
+    #[arg(long, value_name = "NAME[.NAMESPACE]")]
+    pub service: Option<ServiceName>,
+    /// The account whose identity it has. Default: the service's name; for a client `default`.
+    #[arg(long, value_name = "NAME")]
+    pub account: Option<Label>,
+    /// A port that the program listens on, the port that callers use for it, and what it speaks. Nothing said: detected.
+    #[arg(long = "port", value_name = "[SERVICE_PORT:]APP_PORT[/http|h2|grpc|tcp]")]
+    pub ports: Vec<PortArg>,
+    /// The namespace of a client. Default: `default`.
+    #[arg(short, long, value_name = "NAME", conflicts_with = "service")]
+    pub namespace: Option<lorica_model::name::Namespace>,
+    /// Its version label: `v2`.
+    #[arg(long, value_name = "LABEL")]
+    pub version_label: Option<String>,
+    /// A local address that stands for a service port. Needs no privilege and no namespace; capture is off then.
+    #[arg(long = "upstream", value_name = "NAME:PORT=LOCAL")]
+    pub upstreams: Vec<UpstreamArg>,
+    /// Run without namespaces even if there is no --upstream: for a service that calls nobody.
+    #[arg(long)]
+    pub no_capture: bool,
+    /// Open an app port to callers without a mesh, as plaintext. Default address: 127.0.0.1.
+    #[arg(long = "publish", value_name = "[ADDR:]HOST_PORT:APP_PORT")]
+    pub publish: Vec<String>,
+    /// A port of the host's loopback that the program needs, at the same address inside.
+    #[arg(long = "host-port", value_name = "PORT")]
+    pub host_ports: Vec<u16>,
+    /// The ports from which inbound listeners are taken. Default: any free one.
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub inbound_ports: Option<PortRange>,
+    /// Where the proxy's access log goes: `off`, `stdout`, `stderr` or a file. Default: a bounded file in the state directory.
+    #[arg(long, value_name = "TARGET")]
+    pub access_log: Option<String>,
+    /// Where spans are sent by OTLP/gRPC.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp: Option<String>,
+    /// The share of requests that begin a trace where no header came, 0 to 1.
+    #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
+    pub trace_sampling: f64,
+    /// How long exchanges may go on once it is to end.
+    #[arg(long, default_value = "20s", value_name = "TIME", value_parser = duration)]
+    pub drain: Duration,
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+/// `lorica apply`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lorica apply -f routes.yaml          one file
+  lorica apply -f mesh/                every .yaml and .json file of a directory
+  lorica apply -f - < routes.yaml      standard input
+  lorica apply -f routes.yaml --dry-run")]
+pub struct ApplyArgs {
+    /// Files, directories, or `-` for standard input.
+    #[arg(short, long = "filename", required = true, value_name = "FILE|DIR|-")]
+    pub files: Vec<PathBuf>,
+    /// Check only.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Take references to what does not exist yet, with a warning.
+    #[arg(long)]
+    pub allow_missing: bool,
+    /// How long to wait for the proxies concerned.
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
+    pub wait: Duration,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `lorica delete`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lorica delete httproute canary -n contact
+  lorica delete -f routes.yaml")]
+pub struct DeleteArgs {
+    /// Kind and name of a resource.
+    #[arg(value_name = "KIND NAME", num_args = 0..=2)]
+    pub target: Vec<String>,
+    /// Files that hold the resources to delete.
+    #[arg(short, long = "filename", value_name = "FILE|DIR|-", conflicts_with = "target")]
+    pub files: Vec<PathBuf>,
+    /// The namespace.
+    #[arg(short, long, default_value = "default", value_name = "NAME")]
+    pub namespace: String,
+    /// How long to wait for the proxies concerned.
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
+    pub wait: Duration,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `lorica diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Files, directories, or `-` for standard input.
+    #[arg(short, long = "filename", required = true, value_name = "FILE|DIR|-")]
+    pub files: Vec<PathBuf>,
+    /// Take references to what does not exist yet, with a warning.
+    #[arg(long)]
+    pub allow_missing: bool,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `lorica get`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lorica get httproutes -A
+  lorica get service recording -n contact -o yaml")]
+pub struct GetArgs {
+    /// The kind: `httproute`, `service`, `workload`, `authenticationpolicy`.
+    pub kind: String,
+    /// One of them.
+    pub name: Option<String>,
+    /// The namespace. Default: `default`.
+    #[arg(short, long, value_name = "NAME", conflicts_with = "all_namespaces")]
+    pub namespace: Option<String>,
+    /// All namespaces.
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// How to print.
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    pub output: ResourceFormat,
+}
+
+/// `lorica status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `lorica envoy`.
+#[derive(Debug, Subcommand)]
+pub enum EnvoyCommand {
+    /// Make a key, get an SVID, and print the bootstrap with which a stock Envoy joins the mesh.
+    Bootstrap(EnvoyArgs),
+}
+
+/// `lorica envoy bootstrap`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lorica envoy bootstrap --service web.shop --port 80:8080/http --upstream recording.contact:80=127.0.0.1:9001 > envoy.yaml
+  envoy -c envoy.yaml")]
+pub struct EnvoyArgs {
+    /// The service that Envoy stands beside.
+    #[arg(long, value_name = "NAME[.NAMESPACE]")]
+    pub service: Option<ServiceName>,
+    /// The namespace of a client.
+    #[arg(short, long, value_name = "NAME", conflicts_with = "service")]
+    pub namespace: Option<lorica_model::name::Namespace>,
+    /// The account whose identity it has.
+    #[arg(long, value_name = "NAME")]
+    pub account: Option<Label>,
+    /// A port that the app listens on.
+    #[arg(long = "port", value_name = "[SERVICE_PORT:]APP_PORT[/http|h2|grpc|tcp]")]
+    pub ports: Vec<PortArg>,
+    /// The address at which Envoy takes calls, one a --port in their order. Default: 127.0.0.1 with any free port.
+    #[arg(long = "inbound", value_name = "ADDRESS:PORT")]
+    pub inbound: Vec<SocketAddr>,
+    /// A local address that stands for a service port.
+    #[arg(long = "upstream", value_name = "NAME:PORT=LOCAL")]
+    pub upstreams: Vec<UpstreamArg>,
+    /// Where SVID and bundle are kept. Default: below the state directory.
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// Envoy's admin address.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub admin: Option<SocketAddr>,
+    /// Stay, and renew the SVID for as long as it runs.
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// `lorica completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// How a command prints.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Output {
+    /// `table` for people, `json` for scripts.
+    #[arg(short = 'o', long = "output", default_value = "table", value_name = "FORMAT")]
+    pub format: Format,
+}
+
+/// The forms of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For scripts.
+    Json,
+}
+
+/// The forms of output for resources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ResourceFormat {
+    /// For people.
+    Table,
+    /// For people with wide screens.
+    Wide,
+    /// As it may be applied again.
+    Yaml,
+    /// For scripts.
+    Json,
+}
+
+/// `[SERVICE_PORT:]APP_PORT[/PROTOCOL]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortArg {
+    /// The port that callers use.
+    pub service_port: u16,
+    /// The port that the app listens on.
+    pub app_port: u16,
+    /// What it speaks.
+    pub protocol: Protocol,
+}
+
+impl FromStr for PortArg {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (ports, protocol) = text.split_once('/').map_or((text, None), |(ports, protocol)| (ports, Some(protocol)));
+        let protocol = match protocol {
+            None => Protocol::Detect,
+            Some("http") => Protocol::Http,
+            Some("h2" | "http2") => Protocol::Http2,
+            Some("grpc") => Protocol::Grpc,
+            Some("tcp") => Protocol::Tcp,
+            Some(other) => return Err(format!("`{other}` is no protocol: http, h2, grpc or tcp")),
+        };
+        let (service_port, app_port) = ports.split_once(':').unwrap_or((ports, ports));
+        Ok(Self { service_port: port(service_port)?, app_port: port(app_port)?, protocol })
+    }
+}
+
+/// `NAME:PORT=LOCAL`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamArg {
+    /// The service port.
+    pub port: ServicePort,
+    /// The address that stands for it.
+    pub local: SocketAddr,
+}
+
+impl FromStr for UpstreamArg {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, local) = text.split_once('=').ok_or("it reads NAME:PORT=LOCAL, as in recording.contact:80=127.0.0.1:9001")?;
+        let (host, number) = name.rsplit_once(':').ok_or("the service port is missing, as in recording.contact:80")?;
+        let service = ServiceName::from_fqdn(host).map_or_else(|| host.parse::<ServiceName>().map_err(|error| error.to_string()), Ok)?;
+        let local = match local.parse::<SocketAddr>() {
+            Ok(local) => local,
+            Err(_) => SocketAddr::from(([127, 0, 0, 1], port(local).map_err(|_| format!("`{local}` is no local address, as in 127.0.0.1:9001"))?)),
+        };
+        Ok(Self { port: ServicePort { service, port: port(number)? }, local })
+    }
+}
+
+/// `FIRST-LAST`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortRange(pub std::ops::RangeInclusive<u16>);
+
+impl FromStr for PortRange {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, last) = text.split_once('-').ok_or("it reads FIRST-LAST, as in 20000-20999")?;
+        let range = port(first)?..=port(last)?;
+        if range.is_empty() { Err(format!("`{text}` has no port in it")) } else { Ok(Self(range)) }
+    }
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().ok().filter(|port| *port != 0).ok_or_else(|| format!("`{text}` is no port from 1 to 65535"))
+}
+
+/// `30s`, `500ms`, `2m`, `1h`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("`{text}` is no time: write 500ms, 30s, 2m or 1h")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("`{text}` is no time: write 500ms, 30s, 2m or 1h"))?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("`{text}` is too long"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ports_read_as_documented() {
+        let port = |service_port, app_port, protocol| Ok(PortArg { service_port, app_port, protocol });
+        assert_eq!("80".parse(), port(80, 80, Protocol::Detect));
+        assert_eq!("80:8080/http".parse(), port(80, 8080, Protocol::Http));
+        assert_eq!("50051/grpc".parse(), port(50051, 50051, Protocol::Grpc));
+        for bad in ["", "0", "80:", ":80", "80/ftp", "65536"] {
+            bad.parse::<PortArg>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn upstreams_read_as_documented() {
+        let upstream: UpstreamArg = "recording.contact:80=127.0.0.1:9001".parse().unwrap();
+        assert_eq!(upstream.port.to_string(), "recording.contact.mesh:80");
+        assert_eq!("recording.contact.mesh:80=9001".parse::<UpstreamArg>().unwrap(), upstream);
+        for bad in ["recording.contact:80", "recording.contact=127.0.0.1:1", "recording.contact:80=x"] {
+            bad.parse::<UpstreamArg>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn times_read_as_documented() {
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        for bad in ["", "30", "s", "1d", "-1s"] {
+            duration(bad).unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! lorica-control

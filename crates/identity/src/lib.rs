@@ -1,0 +1,47 @@
+//! Identity: a certificate request goes in, an SVID comes out; an SVID and a trust bundle go in, TLS
+//! configurations come out that let exactly the intended peers talk to each other.
+//!
+//! | module | noun |
+//! | --- | --- |
+//! | [`authority`] | the embedded CA: root, intermediate, signing |
+//! | [`request`] | a certificate request, of which nothing but the public key is believed |
+//! | [`bundle`] | the roots that a trust domain is verified against |
+//! | [`facts`] | what the CA says about a workload inside its SVID |
+//! | [`svid`] | a workload's key and certificate chain |
+//! | [`rotation`] | when to renew, how long to wait after a failure |
+//! | [`peer`] | who the other side of a connection proved to be, and why it was refused |
+//! | [`tls`] | TLS epochs: rustls configurations made of one SVID and one bundle |
+//! | [`handshake`] | a failed handshake as a reason that people can act on |
+//! | [`files`] | SVID and bundle on disk, so that a proxy starts without a control plane |
+//! | [`ca_api`] | the gRPC call that carries a request to the CA |
+//!
+//! Every decision takes the time as an argument; nothing here reads a clock, except a TLS handshake through
+//! the time source of its epoch. rustls configurations are built in this crate alone. It knows nothing of
+//! HTTP, xDS, routes or policies (the gRPC messages of [`ca_api`] are the one exception), and opens no socket.
+
+pub mod authority;
+pub mod bundle;
+pub mod ca_api;
+pub mod facts;
+pub mod files;
+pub mod handshake;
+pub mod peer;
+pub mod request;
+pub mod rotation;
+pub mod svid;
+pub mod tls;
+
+mod certificate;
+mod der;
+mod pem;
+mod verify;
+
+pub use authority::{Authority, AuthorityError, AuthorityRecord, Grant, Renewal, SignError};
+pub use bundle::{Bundle, BundleError};
+pub use facts::{FactsError, WorkloadFacts};
+pub use handshake::HandshakeFailure;
+pub use peer::{AcceptedIdentities, PeerError, PeerIdentity, peer_identity};
+pub use pem::SecretPem;
+pub use rustls_pki_types::CertificateDer;
+pub use svid::{KeyPair, Svid, SvidError};
+pub use tls::TlsEpoch;

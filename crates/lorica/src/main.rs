@@ -1,0 +1,45 @@
+//! `lorica`: one binary in several roles. This file is the table of contents; each role is a file of its own.
+
+mod control;
+#[cfg(feature = "demo")]
+mod demo;
+mod envoy;
+mod logging;
+mod proxy;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use lorica_cli::args::{Cli, Command, EnvoyCommand};
+use lorica_cli::printer::Printer;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let Cli { command, global } = Cli::parse();
+    let mut printer = Printer::terminal();
+    let done = match command {
+        Command::Control(arguments) => control::control(arguments, &global, &mut printer),
+        Command::Run(arguments) => run::run(arguments, &global, &mut printer),
+        Command::Proxy { configuration } => proxy::proxy(&configuration, &global),
+        Command::CaptureHelper => return lorica_capture::helper_main(),
+        Command::Envoy(EnvoyCommand::Bootstrap(arguments)) => envoy::bootstrap(arguments, &global, &mut printer),
+        #[cfg(feature = "demo")]
+        Command::Demo(arguments) => demo::demo(arguments, &mut printer),
+        #[cfg(feature = "demo")]
+        Command::ContactCentre { arguments } => return contact_centre::main(arguments),
+        #[cfg(not(feature = "demo"))]
+        Command::Demo(_) | Command::ContactCentre { .. } => {
+            Err(anyhow::anyhow!("this binary was built without the demo\nhint: build it with `--features demo`"))
+        }
+        Command::Apply(_) | Command::Delete(_) | Command::Diff(_) | Command::Get(_) | Command::Status(_) | Command::Completions(_) => {
+            lorica_cli::verbs::execute(command, &global, &mut printer)
+        }
+    };
+    done.unwrap_or_else(|error| {
+        printer.error(&format!("{error:#}"));
+        ExitCode::FAILURE
+    })
+}

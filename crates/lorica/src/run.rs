@@ -1,0 +1,116 @@
+//! `lorica run`: what was typed becomes what the supervisor starts and what the proxy is told.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use lorica_capture::{Mode, Publish, RunSpec, Upstream};
+use lorica_cli::args::{Global, RunArgs};
+use lorica_cli::places::Places;
+use lorica_cli::printer::Printer;
+use lorica_model::name::{Label, Namespace, WorkloadName};
+use lorica_proxy::config::{DEFAULT_START_DEADLINE, DeclaredPort, ProxyConfig, TelemetryConfig};
+
+/// The hidden verb of the process in the app's namespaces.
+pub(crate) const HELPER: &str = "capture-helper";
+
+/// Runs a program in the mesh and ends with its exit code.
+pub(crate) fn run(arguments: RunArgs, global: &Global, printer: &mut Printer) -> anyhow::Result<ExitCode> {
+    crate::logging::start("lorica_capture=warn,warn", global.verbose);
+    let places = Places::from_environment();
+    places.make()?;
+    let configuration = configuration(&arguments, global, &places)?;
+    let spec = spec(arguments, &configuration, &places, global.verbose)?;
+    match lorica_capture::supervise(spec, &mut |notice| printer.note(notice)) {
+        Ok(code) => Ok(ExitCode::from(code.0)),
+        Err(error) => bail!("{error}"),
+    }
+}
+
+fn configuration(arguments: &RunArgs, global: &Global, places: &Places) -> anyhow::Result<ProxyConfig> {
+    let namespace = match (&arguments.service, &arguments.namespace) {
+        (Some(service), _) => service.namespace.clone(),
+        (None, Some(namespace)) => namespace.clone(),
+        (None, None) => Namespace::default(),
+    };
+    let account = match (&arguments.account, &arguments.service) {
+        (Some(account), _) => account.clone(),
+        (None, Some(service)) => service.name.clone(),
+        (None, None) => Label::new("default")?,
+    };
+    let stem = match &arguments.service {
+        Some(service) => service.name.as_str().to_owned(),
+        None => program_label(arguments.command.first().map_or(Path::new(""), Path::new)),
+    };
+    let workload = WorkloadName::new(namespace.clone(), unique(&stem)?);
+    if arguments.ports.iter().any(|port| arguments.ports.iter().filter(|other| other.app_port == port.app_port).count() > 1) {
+        bail!("two --port name the same app port\nhint: each port of the program belongs to one service port");
+    }
+    if arguments.service.is_none() && !arguments.ports.is_empty() {
+        bail!("--port without --service: nobody could call it\nhint: add --service NAME[.NAMESPACE]");
+    }
+    let access_log = match &arguments.access_log {
+        Some(target) => target.clone(),
+        None => places.proxy_state().join(format!("{workload}.access.log")).to_string_lossy().into_owned(),
+    };
+    Ok(ProxyConfig {
+        control_socket: lorica_cli::server::socket(global.server.as_deref(), places)?,
+        workload,
+        namespace,
+        service: arguments.service.clone(),
+        account,
+        version: arguments.version_label.clone(),
+        ports: arguments.ports.iter().map(|port| DeclaredPort { service_port: port.service_port, app_port: port.app_port, protocol: port.protocol }).collect(),
+        upstreams: arguments.upstreams.iter().map(|upstream| upstream.port.clone()).collect(),
+        advertise: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        telemetry: TelemetryConfig { access_log, otlp: arguments.otlp.clone(), sampling: arguments.trace_sampling.clamp(0.0, 1.0) },
+        start_deadline: DEFAULT_START_DEADLINE,
+        drain_deadline: arguments.drain,
+    })
+}
+
+fn spec(arguments: RunArgs, configuration: &ProxyConfig, places: &Places, verbose: u8) -> anyhow::Result<RunSpec> {
+    let configuration_text = serde_json::to_string(configuration).context("the proxy's configuration cannot be written")?;
+    let mut proxy = vec!["proxy".into(), configuration_text.into()];
+    proxy.extend((0..verbose).map(|_| "--verbose".into()));
+    let mut spec = RunSpec::new(arguments.command, proxy, vec![HELPER.into()]);
+    if arguments.no_capture || !arguments.upstreams.is_empty() {
+        let upstream = |upstream: lorica_cli::args::UpstreamArg| Upstream {
+            name: upstream.port.service.fqdn(),
+            port: upstream.port.port,
+            local_addr: upstream.local,
+        };
+        spec.mode = Mode::Explicit { upstreams: arguments.upstreams.into_iter().map(upstream).collect() };
+    }
+    spec.app_ports = configuration.ports.iter().map(|port| port.app_port).collect();
+    spec.inbound_address = configuration.advertise;
+    spec.inbound_ports = arguments.inbound_ports.map(|range| range.0);
+    spec.publish = arguments.publish.iter().map(|text| text.parse::<Publish>()).collect::<Result<_, _>>()?;
+    spec.host_ports = arguments.host_ports;
+    spec.masked_directories = vec![places.state.clone(), places.runtime.clone()];
+    spec.drain_deadline = arguments.drain;
+    Ok(spec)
+}
+
+/// A workload's name: what it is, and six random digits.
+fn unique(stem: &str) -> anyhow::Result<Label> {
+    let mut random = [0; 3];
+    getrandom(&mut random)?;
+    let stem: String = stem.chars().take(50).collect();
+    Ok(Label::new(&format!("{}-{:02x}{:02x}{:02x}", stem.trim_end_matches('-'), random[0], random[1], random[2]))?)
+}
+
+fn getrandom(buffer: &mut [u8]) -> anyhow::Result<()> {
+    let filled = rustix::rand::getrandom(&mut *buffer, rustix::rand::GetRandomFlags::empty()).context("no random numbers")?;
+    anyhow::ensure!(filled == buffer.len(), "no random numbers");
+    Ok(())
+}
+
+/// The program's file name as far as it makes a label: `curl`, `python3`.
+fn program_label(program: &Path) -> String {
+    let name = program.file_name().unwrap_or_default().as_bytes();
+    let label: String = name.iter().map(|byte| byte.to_ascii_lowercase()).filter(u8::is_ascii_alphanumeric).map(char::from).collect();
+    if label.is_empty() { "client".to_owned() } else { label }
+}

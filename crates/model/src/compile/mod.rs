@@ -1,0 +1,1 @@
+//! Resources and registry in, units out.

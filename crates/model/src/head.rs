@@ -1,0 +1,424 @@
+//! The head of a message, one type for all versions of HTTP: a codec fills it, decisions read it, a codec writes it.
+//!
+//! All text lies in one buffer as it was received, order and case kept; a field is two ranges into it. A head never
+//! changes: what a rule or a hop alters is an [`Edits`] beside it, and an attempt is the head with its edits.
+//! Nothing here reads or writes a socket.
+
+use std::fmt;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+
+/// The largest head that the proxy takes, start line and fields together, in bytes.
+pub const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// The most fields that the proxy takes in a head. An [`Edits`] marks removed ones in as many bits.
+pub const MAX_FIELDS: usize = 128;
+
+/// The version of HTTP in which a message came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// HTTP/1.0: no chunked answers, no connection kept without being asked.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+    /// HTTP/2.
+    Http2,
+}
+
+impl Version {
+    /// As access logs write it: `HTTP/1.1`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
+}
+
+/// Why a head was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// More than [`MAX_HEAD_BYTES`] or [`MAX_FIELDS`].
+    #[error("the head has more than 64 KiB or 128 fields")]
+    TooLarge,
+    /// What is wrong with it.
+    #[error("{0}")]
+    Invalid(&'static str),
+}
+
+/// A range in a head's buffer. Heads have at most 64 KiB, yet HPACK may expand names that we fold, so `u32`.
+type Span = Range<u32>;
+
+#[derive(Clone)]
+struct FieldSpan {
+    name: Span,
+    value: Span,
+}
+
+/// The fields of a head or of trailers.
+#[derive(Clone, Default)]
+pub struct Fields {
+    bytes: Bytes,
+    spans: SmallVec<[FieldSpan; 16]>,
+}
+
+impl Fields {
+    /// How many fields there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// All fields as received, in order: name, value.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
+        self.spans.iter().map(|field| (self.slice(&field.name), self.slice(&field.value)))
+    }
+
+    /// The first field named `name`, in any case.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.position(name).map(|index| self.slice(&self.spans[index].value))
+    }
+
+    /// The first field named `name` where it is UTF-8.
+    #[must_use]
+    pub fn get_str(&self, name: &str) -> Option<&str> {
+        self.get(name).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// All fields named `name`, in any case.
+    pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
+
+    /// Where the first field named `name` stands.
+    #[must_use]
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.spans.iter().position(|field| self.slice(&field.name).eq_ignore_ascii_case(name.as_bytes()))
+    }
+
+    /// Whether a comma-separated field (`Connection`, `TE`) holds `token`, in any case.
+    #[must_use]
+    pub fn has_token(&self, name: &str, token: &str) -> bool {
+        self.get_all(name).any(|value| tokens(value).any(|part| part.eq_ignore_ascii_case(token.as_bytes())))
+    }
+
+    /// The value of the field at `index` as a slice of the head's own buffer.
+    #[must_use]
+    pub fn value_bytes(&self, index: usize) -> Bytes {
+        let span = &self.spans[index].value;
+        self.bytes.slice(span.start as usize..span.end as usize)
+    }
+
+    fn slice(&self, span: &Span) -> &[u8] {
+        &self.bytes[span.start as usize..span.end as usize]
+    }
+}
+
+impl fmt::Debug for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Names only: values hold what must not reach a log (Authorization, Cookie).
+        f.debug_list().entries(self.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned())).finish()
+    }
+}
+
+/// The members of a comma-separated list, trimmed, empty ones left out.
+pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+/// The head of a request.
+#[derive(Clone)]
+pub struct RequestHead {
+    /// The version it came in.
+    pub version: Version,
+    method: Span,
+    path: Span,
+    authority: Span,
+    /// `:protocol` of an extended CONNECT (RFC 8441), empty where there is none.
+    protocol: Span,
+    /// Its fields, without HTTP/2's pseudo-fields.
+    pub fields: Fields,
+}
+
+impl RequestHead {
+    /// The method: `GET`.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.text(&self.method)
+    }
+
+    /// Path and query as received: `/recordings?customer=7`; `*` for `OPTIONS *`.
+    #[must_use]
+    pub fn path_and_query(&self) -> &str {
+        self.text(&self.path)
+    }
+
+    /// The path alone.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.path_and_query().split_once('?').map_or(self.path_and_query(), |(path, _)| path)
+    }
+
+    /// The query alone, without its question mark.
+    #[must_use]
+    pub fn query(&self) -> Option<&str> {
+        self.path_and_query().split_once('?').map(|(_, query)| query)
+    }
+
+    /// Host and port that the caller named: `:authority`, an absolute target's, or `Host`. Empty in HTTP/1.0 without `Host`.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        self.text(&self.authority)
+    }
+
+    /// The protocol of an extended CONNECT: `websocket`.
+    #[must_use]
+    pub fn protocol(&self) -> Option<&str> {
+        Some(self.text(&self.protocol)).filter(|text| !text.is_empty())
+    }
+
+    /// Whether it is a gRPC call.
+    #[must_use]
+    pub fn is_grpc(&self) -> bool {
+        self.fields.get("content-type").is_some_and(|value| {
+            value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+        })
+    }
+
+    /// Whether the method promises that doing it twice is as doing it once (RFC 9110, 9.2.2).
+    #[must_use]
+    pub fn is_idempotent(&self) -> bool {
+        matches!(self.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+    }
+
+    fn text(&self, span: &Span) -> &str {
+        // The builder takes these parts as `&str` only.
+        std::str::from_utf8(self.fields.slice(span)).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for RequestHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {} {} {:?}", self.method(), self.authority(), self.path(), self.version.as_str(), self.fields)
+    }
+}
+
+/// The head of an answer.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    /// The version it came in.
+    pub version: Version,
+    /// 100 to 999.
+    pub status: u16,
+    /// Its fields.
+    pub fields: Fields,
+}
+
+/// Fills the buffer of a head. A codec appends the parts in the order received.
+#[derive(Debug)]
+pub struct HeadBuilder {
+    bytes: BytesMut,
+    fields: SmallVec<[(Span, Span); 16]>,
+}
+
+impl HeadBuilder {
+    /// A builder whose buffer has room for `capacity` bytes.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { bytes: BytesMut::with_capacity(capacity.min(MAX_HEAD_BYTES)), fields: SmallVec::new() }
+    }
+
+    /// Adds a field.
+    ///
+    /// # Errors
+    /// [`HeadError::TooLarge`] past the bounds of a head.
+    pub fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), HeadError> {
+        if self.fields.len() == MAX_FIELDS {
+            return Err(HeadError::TooLarge);
+        }
+        let name = self.push(name)?;
+        let value = self.push(value)?;
+        self.fields.push((name, value));
+        Ok(())
+    }
+
+    /// Ends as a request's head.
+    ///
+    /// # Errors
+    /// [`HeadError::TooLarge`] past the bounds of a head.
+    pub fn request(mut self, version: Version, method: &str, path_and_query: &str, authority: &str, protocol: Option<&str>) -> Result<RequestHead, HeadError> {
+        let method = self.push(method.as_bytes())?;
+        let path = self.push(path_and_query.as_bytes())?;
+        let authority = self.push(authority.as_bytes())?;
+        let protocol = self.push(protocol.unwrap_or_default().as_bytes())?;
+        Ok(RequestHead { version, method, path, authority, protocol, fields: self.fields() })
+    }
+
+    /// Ends as an answer's head.
+    #[must_use]
+    pub fn response(self, version: Version, status: u16) -> ResponseHead {
+        ResponseHead { version, status, fields: self.fields() }
+    }
+
+    /// Ends as trailers.
+    #[must_use]
+    pub fn fields(self) -> Fields {
+        let spans = self.fields.into_iter().map(|(name, value)| FieldSpan { name, value }).collect();
+        Fields { bytes: self.bytes.freeze(), spans }
+    }
+
+    fn push(&mut self, part: &[u8]) -> Result<Span, HeadError> {
+        let start = self.bytes.len();
+        if start + part.len() > MAX_HEAD_BYTES {
+            return Err(HeadError::TooLarge);
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(span(start..self.bytes.len()))
+    }
+}
+
+/// A head taken apart where it stands: ranges into `bytes`, so that nothing is copied.
+#[derive(Debug, Default)]
+pub struct Parts {
+    /// Name and value of each field.
+    pub fields: SmallVec<[(Range<usize>, Range<usize>); 16]>,
+}
+
+impl Parts {
+    /// The fields of `bytes` that the ranges name. Ranges out of bounds would be the codec's mistake and read as empty.
+    #[must_use]
+    pub fn fields(self, bytes: Bytes) -> Fields {
+        let length = bytes.len();
+        let inside = |range: Range<usize>| if range.start <= range.end && range.end <= length { span(range) } else { 0..0 };
+        let spans = self.fields.into_iter().map(|(name, value)| FieldSpan { name: inside(name), value: inside(value) }).collect();
+        Fields { bytes, spans }
+    }
+
+    /// A request's head over `bytes`. `method`, `path` and `authority` are ranges of ASCII text in it.
+    #[must_use]
+    pub fn request(self, bytes: Bytes, version: Version, method: Range<usize>, path: Range<usize>, authority: Range<usize>) -> RequestHead {
+        RequestHead { version, method: span(method), path: span(path), authority: span(authority), protocol: 0..0, fields: self.fields(bytes) }
+    }
+}
+
+fn span(range: Range<usize>) -> Span {
+    // A head has at most 64 KiB; a larger range cannot occur and would only read as cut off.
+    let narrow = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+    narrow(range.start)..narrow(range.end)
+}
+
+/// What is altered in a head on its way: fields removed and added, target and authority replaced.
+#[derive(Clone, Debug, Default)]
+pub struct Edits {
+    removed: u128,
+    added: SmallVec<[(Bytes, Bytes); 8]>,
+    /// Path and query in place of the head's.
+    pub path_and_query: Option<String>,
+    /// Authority in place of the head's.
+    pub authority: Option<String>,
+}
+
+impl Edits {
+    /// Removes the field at `index`.
+    pub fn remove_at(&mut self, index: usize) {
+        if index < MAX_FIELDS {
+            self.removed |= 1 << index;
+        }
+    }
+
+    /// Removes every field named `name`, those added too.
+    pub fn remove(&mut self, fields: &Fields, name: &str) {
+        for (index, (field, _)) in fields.iter().enumerate() {
+            if field.eq_ignore_ascii_case(name.as_bytes()) {
+                self.remove_at(index);
+            }
+        }
+        self.added.retain(|(field, _)| !field.eq_ignore_ascii_case(name.as_bytes()));
+    }
+
+    /// Adds a field after those received. The value must hold no CR, LF or NUL; such a field is left out.
+    pub fn add(&mut self, name: &'static str, value: impl Into<Bytes>) {
+        let value = value.into();
+        if !value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+            self.added.push((Bytes::from_static(name.as_bytes()), value));
+        }
+    }
+
+    /// Puts a field in place of all of its name.
+    pub fn set(&mut self, fields: &Fields, name: &'static str, value: impl Into<Bytes>) {
+        self.remove(fields, name);
+        self.add(name, value);
+    }
+
+    /// The fields as they go out: those received and not removed, in order, then those added.
+    pub fn apply<'a>(&'a self, fields: &'a Fields) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let kept = fields.iter().enumerate().filter(|(index, _)| self.removed & (1 << index) == 0).map(|(_, field)| field);
+        kept.chain(self.added.iter().map(|(name, value)| (&name[..], &value[..])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn head() -> RequestHead {
+        let mut builder = HeadBuilder::with_capacity(256);
+        builder.field(b"Host", b"recording.contact").unwrap();
+        builder.field(b"X-Two", b"a").unwrap();
+        builder.field(b"x-two", b"b").unwrap();
+        builder.field(b"Connection", b"Keep-Alive , upgrade").unwrap();
+        builder.request(Version::Http11, "GET", "/recordings?customer=7", "recording.contact", None).unwrap()
+    }
+
+    #[test]
+    fn a_head_reads_back_in_order_and_case() {
+        let head = head();
+        assert_eq!((head.method(), head.path(), head.query(), head.authority()), ("GET", "/recordings", Some("customer=7"), "recording.contact"));
+        assert_eq!(head.fields.get("x-TWO"), Some(&b"a"[..]));
+        assert_eq!(head.fields.get_all("x-two").collect::<Vec<_>>(), [b"a", b"b"]);
+        assert!(head.fields.has_token("connection", "Upgrade"));
+        assert!(!head.fields.has_token("connection", "up"));
+    }
+
+    #[test]
+    fn edits_leave_the_head_as_it_is() {
+        let head = head();
+        let mut edits = Edits::default();
+        edits.remove(&head.fields, "connection");
+        edits.set(&head.fields, "x-two", "c");
+        edits.add("x-bad", "a\r\nb: c");
+        let out: Vec<_> = edits.apply(&head.fields).collect();
+        assert_eq!(out, [(&b"Host"[..], &b"recording.contact"[..]), (b"x-two", b"c")]);
+        assert_eq!(head.fields.len(), 4);
+    }
+
+    #[test]
+    fn a_head_past_its_bounds_is_refused() {
+        let mut builder = HeadBuilder::with_capacity(0);
+        for _ in 0..MAX_FIELDS {
+            builder.field(b"a", b"b").unwrap();
+        }
+        assert_eq!(builder.field(b"a", b"b"), Err(HeadError::TooLarge));
+        assert_eq!(HeadBuilder::with_capacity(0).field(b"a", &vec![b'x'; MAX_HEAD_BYTES]), Err(HeadError::TooLarge));
+    }
+
+    #[test]
+    fn grpc_is_known_by_its_content_type() {
+        for (value, grpc) in [("application/grpc", true), ("application/grpc+proto", true), ("application/grpc-web", false), ("text/plain", false)] {
+            let mut builder = HeadBuilder::with_capacity(64);
+            builder.field(b"content-type", value.as_bytes()).unwrap();
+            assert_eq!(builder.request(Version::Http2, "POST", "/a/b", "x", None).unwrap().is_grpc(), grpc, "{value}");
+        }
+    }
+}

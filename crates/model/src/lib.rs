@@ -1,0 +1,12 @@
+//! The meaning of the mesh, without a runtime: names, identities, reasons; what users write (`resource`), what a
+//! proxy runs (`snapshot`), and the one pure function between them (`compile`).
+//!
+//! Knows nothing of sockets, clocks, randomness, storage, xDS or Kubernetes.
+
+pub mod compile;
+pub mod head;
+pub mod name;
+pub mod reason;
+pub mod resource;
+pub mod snapshot;
+pub mod spiffe;

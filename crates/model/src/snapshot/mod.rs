@@ -1,0 +1,59 @@
+//! What a proxy runs: units, each complete in itself, and the pure decisions on them.
+//!
+//! `compile` makes units of resources; `lorica-xds` writes them as Envoy's types and reads them back; a proxy keeps
+//! the newest complete one of each key. Endpoints are no part of units: they are live sets per service port.
+//! Nothing here knows where a resource was stored, or what time it is.
+
+mod endpoint;
+mod inbound;
+mod names;
+mod origin;
+mod outbound;
+mod version;
+
+pub mod route;
+
+pub use endpoint::{Endpoint, EndpointSet, Locality, Transport};
+pub use inbound::{InboundPort, InboundUnit, MtlsMode};
+pub use names::{NameRecord, NameTable};
+pub use origin::Origin;
+pub use outbound::{
+    Backend, Cluster, DEFAULT_CONNECT_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_POOL_IDLE_TIMEOUT, HttpRule, OutboundUnit, Protocol, Timeouts, ValueMatch, PathMatch,
+    FieldMatch, Pattern, RouteMatch, WeightedBackend,
+};
+pub use version::Version;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{Namespace, ServicePort};
+use crate::spiffe::TrustDomain;
+
+/// All that a proxy knows: replaced as a whole by whoever receives units, read by workers. An exchange keeps the
+/// units that it began with by their `Arc`s.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// The names of every namespace.
+    pub names: BTreeMap<Namespace, Arc<NameTable>>,
+    /// The service ports that the app has called.
+    pub outbound: HashMap<ServicePort, Arc<OutboundUnit>>,
+    /// Service ports that were asked for and do not exist.
+    pub absent: BTreeSet<ServicePort>,
+    /// The endpoints of the service ports, and of those that their routes lead to.
+    pub endpoints: HashMap<ServicePort, Arc<EndpointSet>>,
+    /// The workload's own inbound.
+    pub inbound: Option<Arc<InboundUnit>>,
+    /// The roots to trust.
+    pub bundle: Option<Arc<TrustBundle>>,
+}
+
+/// The roots that a proxy of this trust domain trusts, as DER certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustBundle {
+    /// Whose roots they are.
+    pub trust_domain: TrustDomain,
+    /// DER certificates, oldest first.
+    pub roots: Vec<Vec<u8>>,
+}

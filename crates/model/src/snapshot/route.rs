@@ -1,0 +1,157 @@
+//! Which rule takes a request, and which of its backends: pure functions of head, unit and a random number.
+
+use super::{Backend, FieldMatch, HttpRule, OutboundUnit, PathMatch, RouteMatch, ValueMatch};
+use crate::head::RequestHead;
+use crate::reason::Reason;
+
+/// What is told each step of a decision. `()` listens to nothing and costs nothing.
+pub trait Recorder {
+    /// A rule was tried and does not take the request.
+    fn rejected(&mut self, rule: &HttpRule, part: MatchPart);
+    /// A rule takes the request.
+    fn matched(&mut self, rule: &HttpRule);
+    /// A backend of the rule was drawn.
+    fn drawn(&mut self, backend: &Backend);
+}
+
+impl Recorder for () {
+    fn rejected(&mut self, _: &HttpRule, _: MatchPart) {}
+    fn matched(&mut self, _: &HttpRule) {}
+    fn drawn(&mut self, _: &Backend) {}
+}
+
+/// The part of a match that did not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MatchPart {
+    /// The path.
+    Path,
+    /// The method.
+    Method,
+    /// The header match at this index.
+    Header(usize),
+    /// The query match at this index.
+    Query(usize),
+}
+
+/// The first rule of `unit` that takes the request.
+///
+/// # Errors
+/// [`Reason::NoRoute`] where none does.
+pub fn rule<'u>(unit: &'u OutboundUnit, head: &RequestHead, recorder: &mut impl Recorder) -> Result<&'u HttpRule, Reason> {
+    for rule in &unit.rules {
+        match mismatch(&rule.matches, head) {
+            None => {
+                recorder.matched(rule);
+                return Ok(rule);
+            }
+            Some(part) => recorder.rejected(rule, part),
+        }
+    }
+    Err(Reason::NoRoute)
+}
+
+/// The backend that `random` (uniform in 0..1) draws from a rule by weight.
+///
+/// # Errors
+/// [`Reason::NoBackend`] where the rule has none of any weight, or the drawn one does not exist.
+pub fn backend<'r>(rule: &'r HttpRule, random: f64, recorder: &mut impl Recorder) -> Result<&'r crate::name::ServicePort, Reason> {
+    let total: u64 = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "random is in 0..1")]
+    let mut ticket = (random * total as f64) as u64;
+    ticket = ticket.min(total.saturating_sub(1));
+    for candidate in &rule.backends {
+        let weight = u64::from(candidate.weight);
+        if ticket < weight {
+            recorder.drawn(&candidate.backend);
+            return match &candidate.backend {
+                Backend::Port(port) => Ok(port),
+                Backend::Missing { .. } => Err(Reason::NoBackend),
+            };
+        }
+        ticket -= weight;
+    }
+    Err(Reason::NoBackend)
+}
+
+/// The first part of `matches` that does not hold for `head`.
+#[must_use]
+pub fn mismatch(matches: &RouteMatch, head: &RequestHead) -> Option<MatchPart> {
+    if !path_matches(&matches.path, head.path()) {
+        return Some(MatchPart::Path);
+    }
+    if matches.method.as_deref().is_some_and(|method| method != head.method()) {
+        return Some(MatchPart::Method);
+    }
+    if let Some(index) = matches.headers.iter().position(|field| !header_matches(field, head)) {
+        return Some(MatchPart::Header(index));
+    }
+    matches.query.iter().position(|field| !query_matches(field, head)).map(MatchPart::Query)
+}
+
+fn path_matches(matches: &PathMatch, path: &str) -> bool {
+    match matches {
+        PathMatch::Exact(exact) => path == exact,
+        PathMatch::Prefix(prefix) => {
+            let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+            path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) || (prefix.is_empty() && path == "*")
+        }
+        PathMatch::Regex(pattern) => pattern.matches(path),
+    }
+}
+
+/// Several fields of one name count as one value joined by commas (RFC 9110, 5.3).
+fn header_matches(field: &FieldMatch, head: &RequestHead) -> bool {
+    let mut values = head.fields.get_all(&field.name);
+    let Some(first) = values.next() else { return false };
+    match values.next() {
+        None => std::str::from_utf8(first).is_ok_and(|value| value_matches(&field.value, value)),
+        Some(second) => {
+            let mut joined = [first, second].join(&b","[..]);
+            for value in values {
+                joined.push(b',');
+                joined.extend_from_slice(value);
+            }
+            String::from_utf8(joined).is_ok_and(|value| value_matches(&field.value, &value))
+        }
+    }
+}
+
+/// The first parameter of the name counts. Names and values are compared decoded.
+fn query_matches(field: &FieldMatch, head: &RequestHead) -> bool {
+    let parameters = head.query().unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    parameters.into_iter().find(|(name, _)| decoded(name) == field.name).is_some_and(|(_, value)| value_matches(&field.value, &decoded(value)))
+}
+
+fn value_matches(matches: &ValueMatch, value: &str) -> bool {
+    match matches {
+        ValueMatch::Exact(exact) => value == exact,
+        ValueMatch::Regex(pattern) => pattern.matches(value),
+    }
+}
+
+/// A query component with `+` and `%XX` decoded; what is no valid escape stays as it is.
+fn decoded(text: &str) -> std::borrow::Cow<'_, str> {
+    if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
+        return text.into();
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [byte, after @ ..] = rest {
+        let escape = (*byte == b'%').then(|| after.first_chunk::<2>()).flatten().and_then(|digits| {
+            let high = char::from(digits[0]).to_digit(16)?;
+            let low = char::from(digits[1]).to_digit(16)?;
+            u8::try_from(high * 16 + low).ok()
+        });
+        match escape {
+            Some(decoded) => {
+                out.push(decoded);
+                rest = &after[2..];
+            }
+            None => {
+                out.push(if *byte == b'+' { b' ' } else { *byte });
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned().into()
+}

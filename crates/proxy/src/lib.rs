@@ -1,0 +1,16 @@
+//! The data plane: takes an app's calls and calls for the app, and passes them on as the snapshot says.
+//!
+//! `path/` is a request from top to bottom. Beside it stand what a request uses: `wire` (HTTP's versions), `endpoints`
+//! (who takes the next call), `pool` (connections kept), `view` (what the control plane said); and what runs beside
+//! requests: `identity` (SVIDs), `dns`, `admin`. Knows nothing of user resources.
+
+pub mod app;
+pub mod config;
+pub mod dns;
+pub mod endpoints;
+pub mod identity;
+pub mod path;
+pub mod stream;
+pub mod supervisor;
+pub mod view;
+pub mod wire;

@@ -1,0 +1,115 @@
+//! clean: what goes on of a request's head, and what an app or a stranger may not tell the mesh.
+//!
+//! In: the head as received and who sent it. Out: edits. Hop-by-hop fields are the codec's business.
+
+use lorica_identity::PeerIdentity;
+use lorica_model::head::{Edits, RequestHead};
+use lorica_model::spiffe::SpiffeId;
+
+/// The prefix of fields by which proxies tell each other things.
+const OURS: &str = "x-lorica-";
+/// By which a proxy tells an app who called (Envoy's format).
+const CLIENT_CERTIFICATE: &str = "x-forwarded-client-cert";
+/// Follows a request through all its hops.
+pub const REQUEST_ID: &str = "x-request-id";
+/// Why the mesh itself answered.
+pub const REASON: &str = "x-lorica-reason";
+
+/// Who a request came from.
+#[derive(Clone, Copy)]
+pub enum From<'a> {
+    /// The app beside this proxy, which may claim nothing.
+    App,
+    /// A caller without an identity, which may claim nothing.
+    Stranger,
+    /// A workload of the mesh, to be named to the app.
+    Peer(&'a PeerIdentity),
+}
+
+/// The edits that make a received head fit to go on. `own` is this workload's identity, for the app to know who was called.
+#[must_use]
+pub fn edits(head: &RequestHead, from: From<'_>, own: Option<&SpiffeId>) -> Edits {
+    let mut edits = Edits::default();
+    let trusted = matches!(from, From::Peer(_));
+    for (index, (name, _)) in head.fields.iter().enumerate() {
+        let ours = name.len() >= OURS.len() && name[..OURS.len()].eq_ignore_ascii_case(OURS.as_bytes());
+        if (ours && !trusted) || name.eq_ignore_ascii_case(CLIENT_CERTIFICATE.as_bytes()) {
+            edits.remove_at(index);
+        }
+    }
+    if let (From::Peer(peer), Some(own)) = (from, own) {
+        edits.add(CLIENT_CERTIFICATE, format!("By={own};Hash={};URI={}", hex(&peer.certificate_sha256), peer.id));
+    }
+    edits
+}
+
+/// The id of a request: the caller's, or a new one which is added to the edits.
+#[must_use]
+pub fn request_id(head: &RequestHead, edits: &mut Edits) -> String {
+    let given = head.fields.get_str(REQUEST_ID).filter(|id| !id.is_empty() && id.len() <= 128);
+    given.map_or_else(
+        || {
+            let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid().to_string();
+            edits.set(&head.fields, REQUEST_ID, id.clone());
+            id
+        },
+        str::to_owned,
+    )
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use lorica_model::head::{HeadBuilder, Version};
+    use std::time::SystemTime;
+
+    fn head() -> RequestHead {
+        let mut builder = HeadBuilder::with_capacity(256);
+        for (name, value) in [("Host", "a"), ("X-Lorica-Attempt", "1"), ("X-Forwarded-Client-Cert", "URI=spiffe://mesh.local/ns/a/sa/admin"), ("X-Request-Id", "7")] {
+            builder.field(name.as_bytes(), value.as_bytes()).unwrap();
+        }
+        builder.request(Version::Http11, "GET", "/", "a", None).unwrap()
+    }
+
+    fn names(from: From<'_>) -> Vec<String> {
+        let head = head();
+        let own = "spiffe://mesh.local/ns/contact/sa/recording".parse().unwrap();
+        edits(&head, from, Some(&own)).apply(&head.fields).map(|(name, value)| format!("{}={}", String::from_utf8_lossy(name), String::from_utf8_lossy(value))).collect()
+    }
+
+    #[test]
+    fn apps_and_strangers_cannot_claim_what_only_the_mesh_knows() {
+        assert_eq!(names(From::App), ["Host=a", "X-Request-Id=7"]);
+        assert_eq!(names(From::Stranger), ["Host=a", "X-Request-Id=7"]);
+    }
+
+    #[test]
+    fn the_app_is_told_who_called() {
+        let peer = PeerIdentity {
+            id: "spiffe://mesh.local/ns/contact/sa/caller".parse().unwrap(),
+            facts: None,
+            not_before: SystemTime::UNIX_EPOCH,
+            not_after: SystemTime::UNIX_EPOCH,
+            certificate_sha256: [0xab; 32],
+        };
+        let hash = "ab".repeat(32);
+        let told = format!("x-forwarded-client-cert=By=spiffe://mesh.local/ns/contact/sa/recording;Hash={hash};URI=spiffe://mesh.local/ns/contact/sa/caller");
+        assert_eq!(names(From::Peer(&peer)), ["Host=a", "X-Lorica-Attempt=1", "X-Request-Id=7", &told]);
+    }
+
+    #[test]
+    fn a_request_without_an_id_gets_one() {
+        let head = head();
+        let mut edits = Edits::default();
+        assert_eq!(request_id(&head, &mut edits), "7");
+        let bare = HeadBuilder::with_capacity(0).request(Version::Http11, "GET", "/", "a", None).unwrap();
+        let id = request_id(&bare, &mut edits);
+        assert_eq!(id.len(), 36);
+        assert!(edits.apply(&bare.fields).any(|(name, value)| name == b"x-request-id" && value == id.as_bytes()));
+    }
+}

@@ -1,0 +1,18 @@
+//! A request's way through the proxy, top to bottom. The steps have one vocabulary: module, span, log word.
+//!
+//! | step | what it settles |
+//! | --- | --- |
+//! | `accept` | which listener the connection came to, and what that makes of it |
+//! | `mtls` | inbound: who calls |
+//! | `detect` | what the connection speaks |
+//! | `http` / `relay` | one exchange after another, or bytes |
+//! | `clean` | what an app or a stranger may not tell the mesh |
+//! | `route` | outbound: which service port the request goes to |
+//! | `pick` | which endpoint takes it |
+//! | `connect` | a connection to it: pooled, or new, with its identity checked |
+//! | `send` / `respond` | request and answer, both ways at once |
+//! | `record` | what became of it: one record an exchange |
+
+pub mod detect;
+pub mod mtls;
+pub mod relay;
