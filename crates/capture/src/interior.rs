@@ -135,19 +135,33 @@ fn everything_local(source: IpAddr) -> Messages {
     messages
 }
 
-/// Lets the app bind any port, and keeps it from getting ours by accident. The kernel allows both
-/// without root since the namespace is its own; a container may have made /proc/sys read-only.
+const UNPRIVILEGED_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
+/// Settings of the network namespace. The kernel allows them without root since the namespace is
+/// the workload's own; a container may have made /proc/sys read-only, and old kernels lack some.
 fn settings(notices: &mut Vec<String>) {
-    let ports = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
-    if let Err(error) = fs::write(ports, "0") {
-        tracing::debug!(%error, "{ports} cannot be written");
-        if !rustix::process::geteuid().is_root() {
-            notices.push(format!("the app cannot bind ports below 1024: {ports} cannot be written here ({error})"));
+    let reserved = format!("{OUTBOUND_PORT},{DNS_PORT}");
+    for (file, value) in [
+        // The app may bind any port.
+        (UNPRIVILEGED_PORTS, "0"),
+        // It does not get ours by accident.
+        ("/proc/sys/net/ipv4/ip_local_reserved_ports", reserved.as_str()),
+        // All endpoints of a service share one address here, so that its 28,232 source ports would
+        // last for 470 connections a second only, each held for a minute after its end. Nothing
+        // can be delayed over loopback.
+        ("/proc/sys/net/ipv4/tcp_tw_reuse", "1"),
+        // For the same reason: what has ended need not fill the table of tracked connections.
+        ("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait", "2"),
+        ("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close", "2"),
+        // Longer than a resolver waits for an answer.
+        ("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "15"),
+        ("/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream", "15"),
+    ] {
+        let Err(error) = fs::write(file, value) else { continue };
+        tracing::debug!(%error, "{file} cannot be written");
+        if file == UNPRIVILEGED_PORTS && !rustix::process::geteuid().is_root() {
+            notices.push(format!("the app cannot bind ports below 1024: {file} cannot be written here ({error})"));
         }
-    }
-    let reserved = "/proc/sys/net/ipv4/ip_local_reserved_ports";
-    if let Err(error) = fs::write(reserved, format!("{OUTBOUND_PORT},{DNS_PORT}")) {
-        tracing::debug!(%error, "{reserved} cannot be written");
     }
 }
 

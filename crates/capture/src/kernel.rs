@@ -151,14 +151,22 @@ impl Signals {
         std::os::fd::AsFd::as_fd(&self.descriptor)
     }
 
-    /// Stops this process as the terminal's Ctrl-Z would, until it is continued. The kernel does
-    /// nothing where no shell would continue it (an orphaned process group).
+    /// Stops this process as the terminal's Ctrl-Z would, and returns when it is continued. The
+    /// kernel does nothing where no shell would continue it (an orphaned process group). The
+    /// SIGCONT is taken, so that it is not acted on twice.
     pub(crate) fn stop_here(&self) {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TSTP);
+        use rustix::process::{Signal, getpid, kill_process};
+        let _ = kill_process(getpid(), Signal::TSTP);
         let stop = SignalSet::of(&[libc::SIGTSTP]);
-        // SAFETY: the set is initialized, and no old mask is asked for.
-        unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &stop.0, std::ptr::null_mut()) };
-        let _ = stop.block();
+        let go_on = SignalSet::of(&[libc::SIGCONT]);
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the sets and the time are initialized and live through the calls; what is not
+        // asked for is null.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &stop.0, std::ptr::null_mut());
+            libc::pthread_sigmask(libc::SIG_BLOCK, &stop.0, std::ptr::null_mut());
+            libc::sigtimedwait(&go_on.0, std::ptr::null_mut(), &now);
+        }
     }
 
     /// The next signal that came.
@@ -192,6 +200,13 @@ fn is_ignored(number: i32) -> bool {
 pub(crate) fn expect_children() {
     // SAFETY: SIG_DFL installs no code.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Lets this process, and what it executes, write to a terminal whose foreground is another's.
+/// Async-signal-safe.
+pub(crate) fn ignore_background_output() {
+    // SAFETY: SIG_IGN installs no code.
+    unsafe { libc::signal(libc::SIGTTOU, libc::SIG_IGN) };
 }
 
 /// Lets many sockets share one source port as long as their peers differ.

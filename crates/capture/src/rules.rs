@@ -53,26 +53,23 @@ pub(crate) enum Action {
 /// The rules for a workload with these virtual addresses.
 pub(crate) fn rules(virtual_v4: Ipv4Addr, virtual_v6: Option<Ipv6Addr>) -> [Chain; 2] {
     let rule = |matching, action| Rule { matching, action };
-    let passing = || {
-        let mut passing = vec![
-            Match::Mark(INBOUND_MARK),
-            Match::ToV4(Ipv4Addr::new(127, 0, 0, 0), 8),
-            Match::ToV6(Ipv6Addr::LOCALHOST),
-            Match::ToV4(virtual_v4, 32),
-        ];
-        passing.extend(virtual_v6.map(Match::ToV6));
-        passing.into_iter().map(|matching| rule(matching, Action::Accept))
+    let inbound_leg = rule(Match::Mark(INBOUND_MARK), Action::Accept);
+    let own = || {
+        let mut own = vec![Match::ToV4(Ipv4Addr::new(127, 0, 0, 0), 8), Match::ToV6(Ipv6Addr::LOCALHOST), Match::ToV4(virtual_v4, 32)];
+        own.extend(virtual_v6.map(Match::ToV6));
+        own.into_iter().map(|matching| rule(matching, Action::Accept))
     };
     // The NAT chain sees the first packet of each connection, after routing, and rewrites its
-    // destination to loopback. Port 53 comes before what passes, since a resolver may well be
-    // configured at a loopback address.
-    let mut redirect = vec![rule(Match::UdpTo(53), Action::RedirectTo(DNS_PORT)), rule(Match::TcpTo(53), Action::RedirectTo(DNS_PORT))];
-    redirect.extend(passing());
+    // destination to loopback. What comes in passes first: the app may serve port 53 itself.
+    // Port 53 comes before loopback, since a resolver is often configured there.
+    let mut redirect =
+        vec![inbound_leg, rule(Match::UdpTo(53), Action::RedirectTo(DNS_PORT)), rule(Match::TcpTo(53), Action::RedirectTo(DNS_PORT))];
+    redirect.extend(own());
     redirect.push(rule(Match::Tcp, Action::RedirectTo(OUTBOUND_PORT)));
     // The filter chain sees every packet, after the NAT: what was redirected goes to loopback,
     // and replies (to callers at any virtual address) belong to a connection that was let in.
-    let mut refuse = vec![rule(Match::Established, Action::Accept)];
-    refuse.extend(passing());
+    let mut refuse = vec![rule(Match::Established, Action::Accept), inbound_leg];
+    refuse.extend(own());
     refuse.push(rule(Match::Tcp, Action::RejectReset));
     refuse.push(rule(Match::Any, Action::RejectUnreachable));
     [

@@ -266,9 +266,9 @@ mod tests {
 table inet lorica {
 \tchain redirect {
 \t\ttype nat hook output priority -100; policy accept;
+\t\tmeta mark 0x4c524341 accept
 \t\tudp dport 53 redirect to :15053
 \t\ttcp dport 53 redirect to :15053
-\t\tmeta mark 0x4c524341 accept
 \t\tip daddr 127.0.0.0/8 accept
 \t\tip6 daddr ::1 accept
 \t\tip daddr 240.0.0.9 accept

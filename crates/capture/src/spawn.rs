@@ -52,12 +52,16 @@ pub(crate) fn own(which: Own, arguments: &[OsString], channel: &Channel) -> io::
     };
     let number = channel.as_raw_fd();
     let parent = rustix::process::getpid();
-    // SAFETY: the closure makes three system calls and does not allocate; the descriptor is open,
+    // SAFETY: the closure makes four system calls and does not allocate; the descriptor is open,
     // as `channel` lives until the process was started.
     unsafe {
         command.pre_exec(move || {
             let channel = std::os::fd::BorrowedFd::borrow_raw(number);
             rustix::io::fcntl_setfd(channel, FdFlags::empty())?;
+            if which == Own::Proxy {
+                // Its log goes to the user's terminal, of which it is never the foreground.
+                kernel::ignore_background_output();
+            }
             die_with(parent, death)
         });
     }

@@ -64,6 +64,7 @@ pub fn supervise(spec: RunSpec, notice: &mut dyn FnMut(&str)) -> Result<ExitStat
         sockets: None,
         inside: None,
         listening: None,
+        addresses: None,
         app: None,
     };
     let ended = supervisor.run();
@@ -88,6 +89,8 @@ struct Supervisor<'a> {
     inside: Option<Vec<(ListenerLabel, OwnedFd)>>,
     /// What the helper last said.
     listening: Option<Vec<AppListener>>,
+    /// The addresses that the app's namespace was built with.
+    addresses: Option<(Ipv4Addr, Option<Ipv6Addr>)>,
     app: Option<Pid>,
 }
 
@@ -176,7 +179,10 @@ impl Supervisor<'_> {
                 Event::FromHelper(FromHelper::Failed { message }, _) => {
                     return Err(RunError::Helper(message).into());
                 }
-                Event::HelperGone(how) => return Err(RunError::HelperEnded(how).into()),
+                Event::HelperGone(how) => {
+                    let message = format!("the helper ended before the app was started: {how}");
+                    return Err(RunError::Helper(message).into());
+                }
                 event => {
                     if let Some(value) = wanted(event) {
                         return Ok(value);
@@ -219,6 +225,7 @@ impl Supervisor<'_> {
     fn start_helper(&mut self, prepared: Prepared) -> Result<(), RunError> {
         let failed = |source| RunError::Spawn { who: "helper", source };
         let Prepared { virtual_v4, virtual_v6, known_names } = prepared;
+        self.addresses = Some((virtual_v4, virtual_v6));
         let captured = self.spec.mode == Mode::Namespaces;
         let mut environment = Vec::new();
         // Explicit listeners are local addresses that the app calls by themselves.
@@ -279,7 +286,9 @@ impl Supervisor<'_> {
                 Event::FromProxy(FromProxy::Drained) => phase = self.pass_on(phase),
                 Event::FromProxy(FromProxy::Serving) => served_from = Instant::now(),
                 Event::FromProxy(FromProxy::Failed { message }) => (self.notice)(&message),
-                Event::FromProxy(FromProxy::Prepared { .. }) => {}
+                Event::FromProxy(FromProxy::Prepared { virtual_v4, virtual_v6, .. }) => {
+                    self.compare_addresses(virtual_v4, virtual_v6);
+                }
                 Event::ProxyGone(how) => {
                     phase = self.pass_on(phase);
                     if served_from.elapsed() >= STEADY {
@@ -325,6 +334,19 @@ impl Supervisor<'_> {
         }
     }
 
+    /// A proxy that was started again may have been given other addresses than the app has.
+    fn compare_addresses(&mut self, v4: Ipv4Addr, v6: Option<Ipv6Addr>) {
+        if self.spec.mode != Mode::Namespaces {
+            return;
+        }
+        if let Some((before, _)) = self.addresses.replace((v4, v6)).filter(|own| *own != (v4, v6)) {
+            (self.notice)(&format!(
+                "the workload's virtual address is {v4} now; the app keeps {before} until it is \
+                 started again"
+            ));
+        }
+    }
+
     /// The user wants the app to end.
     fn end_wanted(&mut self, phase: Phase, signal: i32) -> Phase {
         match phase {
@@ -355,10 +377,8 @@ impl Supervisor<'_> {
         let (Some(terminal), Some(app)) = (&self.terminal, self.app) else { return };
         terminal.take_back_from(app);
         self.children.signals.stop_here();
-        // In the foreground again, or never stopped since no shell would have continued us.
-        if terminal.is_ours() {
-            self.go_on();
-        }
+        // Continued, or never stopped since no shell would have continued us.
+        self.go_on();
     }
 
     /// The shell continues the job, in the foreground or not.

@@ -17,7 +17,7 @@ use crate::{
 
 type Case = fn(Who);
 
-pub(crate) const ALL: [(&str, Case); 28] = [
+pub(crate) const ALL: [(&str, Case); 30] = [
     ("tcp_reaches_the_proxy_with_its_destination", tcp),
     ("ipv6_reaches_the_proxy_with_its_destination", tcp_v6),
     ("dns_to_any_address_reaches_the_proxy", dns),
@@ -43,9 +43,11 @@ pub(crate) const ALL: [(&str, Case); 28] = [
     ("masked_directories_are_empty_inside_only", masks),
     ("the_app_has_no_capabilities_and_keeps_its_uid", capabilities),
     ("no_descriptor_and_no_variable_of_ours_reaches_the_app", clean_start),
+    ("ended_connections_are_soon_forgotten", settings),
     ("names_are_resolved_by_the_proxy", names),
     ("explicit_listeners_need_no_namespace", explicit),
     ("ctrl_c_is_the_apps", terminal),
+    ("ctrl_z_stops_the_job_and_the_shell_continues_it", stop_and_continue),
 ];
 
 fn tcp(who: Who) {
@@ -316,6 +318,12 @@ fn clean_start(who: Who) {
     assert_eq!(output, "0 1 2 3 0\n/");
 }
 
+fn settings(who: Who) {
+    let script = "cd /proc/sys/net; cat ipv4/tcp_tw_reuse ipv4/ip_local_reserved_ports \
+                  netfilter/nf_conntrack_tcp_timeout_time_wait netfilter/nf_conntrack_udp_timeout";
+    assert_eq!(Plan::new(who).shell(script).output(), "1\n15001,15053\n2\n15");
+}
+
 fn names(who: Who) {
     let mut run = Plan::new(who)
         .variable("http_proxy", "http://proxy.example:3128")
@@ -339,17 +347,21 @@ fn explicit(who: Who) {
     assert_eq!(run.end().0, 0);
 }
 
-fn terminal(who: Who) {
+/// The keyboard of a new terminal, and the terminal.
+fn new_terminal() -> (fs::File, OwnedFd) {
     let (mut ours, mut theirs) = (0, 0);
     // SAFETY: openpty writes two new descriptors; the other pointers may be null.
-    let (ours, theirs) = unsafe {
+    unsafe {
         let none = std::ptr::null_mut();
         let done = libc::openpty(&mut ours, &mut theirs, none, std::ptr::null(), std::ptr::null());
         assert_eq!(done, 0);
-        (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs))
-    };
-    let mut keyboard = fs::File::from(ours);
-    let mut run = Plan::new(who).on_terminal(theirs).shell("trap 'echo interrupted; exit 5' INT; echo ready; sleep 1000 & wait");
+        (fs::File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs))
+    }
+}
+
+fn terminal(who: Who) {
+    let (mut keyboard, terminal) = new_terminal();
+    let mut run = Plan::new(who).on_terminal(terminal).shell("trap 'echo interrupted; exit 5' INT; echo ready; sleep 1000 & wait");
     assert_eq!(run.answer(), "ready");
     // Ctrl-Z, in a session where no shell would continue the job, changes nothing.
     keyboard.write_all(b"\x1a\x03").unwrap();
@@ -357,4 +369,19 @@ fn terminal(who: Who) {
     let (code, _, seen) = run.end();
     assert_eq!(code, 5);
     assert!(!seen.iter().any(|line| line == "drain"), "{seen:#?}");
+}
+
+fn stop_and_continue(who: Who) {
+    let (mut keyboard, terminal) = new_terminal();
+    let mut run = Plan::new(who).on_terminal(terminal).under_shell().shell("echo ready; while read word; do echo got $word; done; exit 6");
+    assert_eq!(run.answer(), "ready");
+    for word in ["one", "two"] {
+        keyboard.write_all(b"\x1a").unwrap();
+        assert_eq!(run.line("job stopped, in the foreground:"), "true");
+        writeln!(keyboard, "{word}").unwrap();
+        assert_eq!(run.answer(), format!("got {word}"));
+    }
+    keyboard.write_all(b"\x04").unwrap();
+    assert_eq!(run.line("job ended, in the foreground:"), "true");
+    assert_eq!(run.end().0, 6);
 }

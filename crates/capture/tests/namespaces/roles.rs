@@ -4,7 +4,10 @@
 use std::{
     io::{BufRead, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     process::ExitCode,
     time::Duration,
 };
@@ -13,18 +16,29 @@ use lorica_capture::{
     AppListener, Family, FromProxy, ListenerLabel, Mode, ProxyChannel, Publish, RunSpec, SocketSource, ToProxy, Upstream, helper_main,
     original_destination, probe, supervise,
 };
-use rustix::event::{PollFd, PollFlags};
+use rustix::{
+    event::{PollFd, PollFlags},
+    process::{Pid, Signal, WaitOptions},
+};
 
 pub(crate) const VIRTUAL_V4: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 9);
 pub(crate) const VIRTUAL_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 9);
 pub(crate) const CALLER_V4: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 77);
 pub(crate) const CALLER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x77);
 
+/// A line to standard error in one write: the processes of a test share it.
+macro_rules! say {
+    ($($text:tt)*) => {
+        std::io::stderr().write_all(format!("{}\n", format_args!($($text)*)).as_bytes()).unwrap()
+    };
+}
+
 pub(crate) fn play(role: &str, arguments: &[String]) -> ExitCode {
     let first = arguments.first().map(String::as_str).unwrap_or_default();
     match role {
         "supervise" => return supervisor(arguments),
         "helper" => return helper_main(),
+        "shell" => return shell(arguments),
         "probe" => {
             if let Err(missing) = probe(&["role-helper".into()]) {
                 println!("{missing}");
@@ -42,7 +56,7 @@ pub(crate) fn play(role: &str, arguments: &[String]) -> ExitCode {
         "serve" => serve(arguments),
         "tree" => tree(),
         "wait" => {
-            eprintln!("waiting pid={}", std::process::id());
+            say!("waiting pid={}", std::process::id());
             loop {
                 std::thread::park();
             }
@@ -76,10 +90,10 @@ fn supervisor(arguments: &[String]) -> ExitCode {
         }
     }
     spec.proxy_arguments = vec!["role-proxy".into(), behaviour.into()];
-    match supervise(spec, &mut |line| eprintln!("notice: {line}")) {
+    match supervise(spec, &mut |line| say!("notice: {line}")) {
         Ok(code) => code.into(),
         Err(error) => {
-            eprintln!("error: {error}");
+            say!("error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -106,7 +120,7 @@ impl Proxy {
             source: None,
             to_dial: Vec::new(),
         };
-        eprintln!("proxy pid={}", std::process::id());
+        say!("proxy pid={}", std::process::id());
         loop {
             let ready = {
                 let mut polled = vec![PollFd::new(&proxy.channel, PollFlags::IN)];
@@ -138,7 +152,7 @@ impl Proxy {
         match message {
             ToProxy::Listener { label, socket } => {
                 let address = socket2::SockRef::from(&socket).local_addr().unwrap();
-                eprintln!("listener {label:?} at {}", address.as_socket().unwrap());
+                say!("listener {label:?} at {}", address.as_socket().unwrap());
                 self.listeners.push((label, socket));
             }
             ToProxy::HostListenersSent => match self.behaviour.as_str() {
@@ -147,7 +161,7 @@ impl Proxy {
                     self.channel.send(&FromProxy::Failed { message }).unwrap();
                     std::process::exit(1);
                 }
-                "silent" => eprintln!("silent"),
+                "silent" => say!("silent"),
                 _ => self
                     .channel
                     .send(&FromProxy::Prepared {
@@ -160,7 +174,7 @@ impl Proxy {
             ToProxy::SocketChannel(fd) => self.source = Some(SocketSource::new(fd).unwrap()),
             ToProxy::AllListenersSent => self.channel.send(&FromProxy::Serving).unwrap(),
             ToProxy::Listening { listeners } => {
-                eprintln!("listening {listeners:?}");
+                say!("listening {listeners:?}");
                 if self.behaviour == "dial" {
                     let source = self.source.as_ref().unwrap();
                     for listener in listeners {
@@ -170,13 +184,13 @@ impl Proxy {
                 }
             }
             ToProxy::Drain { .. } => {
-                eprintln!("drain");
+                say!("drain");
                 if self.behaviour != "never-drained" {
                     self.channel.send(&FromProxy::Drained).unwrap();
                 }
             }
             ToProxy::AppEnded => {
-                eprintln!("app-ended");
+                say!("app-ended");
                 std::process::exit(0);
             }
             other => panic!("{other:?}"),
@@ -202,7 +216,7 @@ impl Proxy {
             stream.write_all(b"ping").unwrap();
             let mut reply = String::new();
             stream.read_to_string(&mut reply).unwrap();
-            eprintln!("dialled {} {reply}", listener.socket_address());
+            say!("dialled {} {reply}", listener.socket_address());
         }
     }
 }
@@ -280,4 +294,47 @@ fn nft(pid: &str) -> ExitCode {
     rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(rustix::thread::LinkNameSpaceType::Network)).unwrap();
     let status = std::process::Command::new("nft").args(["list", "ruleset"]).status();
     ExitCode::from(u8::from(!status.is_ok_and(|status| status.success())))
+}
+
+/// What an interactive shell does for one job: gives it the terminal, and continues it in the
+/// foreground when it was stopped.
+fn shell(arguments: &[String]) -> ExitCode {
+    let me = std::env::current_exe().unwrap();
+    let mut command = std::process::Command::new(me);
+    command.arg("role-supervise").args(arguments).process_group(0);
+    // SAFETY: system calls only. The signal mask is the child's own by then.
+    unsafe {
+        command.pre_exec(|| {
+            block_background_output();
+            let own = rustix::process::getpid();
+            Ok(rustix::termios::tcsetpgrp(rustix::stdio::stdin(), own)?)
+        });
+    }
+    let job = Pid::from_child(&command.spawn().unwrap());
+    block_background_output();
+    loop {
+        let waited = rustix::process::waitpid(Some(job), WaitOptions::UNTRACED).unwrap();
+        let (_, status) = waited.unwrap();
+        if let Some(code) = status.exit_status() {
+            let foreground = rustix::termios::tcgetpgrp(rustix::stdio::stdin()).unwrap();
+            say!("job ended, in the foreground: {}", foreground == job);
+            return ExitCode::from(u8::try_from(code).unwrap());
+        }
+        if status.stopped() {
+            let foreground = rustix::termios::tcgetpgrp(rustix::stdio::stdin()).unwrap();
+            say!("job stopped, in the foreground: {}", foreground == job);
+            rustix::termios::tcsetpgrp(rustix::stdio::stdin(), job).unwrap();
+            rustix::process::kill_process_group(job, Signal::CONT).unwrap();
+        }
+    }
+}
+
+fn block_background_output() {
+    // SAFETY: the set is initialized by sigemptyset before it is used.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTTOU);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+    }
 }

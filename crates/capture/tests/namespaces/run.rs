@@ -117,11 +117,12 @@ pub(crate) struct Plan {
     options: Vec<String>,
     environment: Vec<(String, String)>,
     terminal: Option<std::os::fd::OwnedFd>,
+    role: &'static str,
 }
 
 impl Plan {
     pub(crate) fn new(who: Who) -> Self {
-        Self { place: Place::new(who), options: Vec::new(), environment: Vec::new(), terminal: None }
+        Self { place: Place::new(who), options: Vec::new(), environment: Vec::new(), terminal: None, role: "role-supervise" }
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -145,6 +146,12 @@ impl Plan {
         self
     }
 
+    /// Makes it the job of a shell.
+    pub(crate) fn under_shell(mut self) -> Self {
+        self.role = "role-shell";
+        self
+    }
+
     /// Starts it with a shell line as the app. `$ME` is this binary.
     pub(crate) fn shell(self, line: &str) -> Run {
         self.start(&["sh", "-c", line])
@@ -160,7 +167,7 @@ impl Plan {
         let mut arguments: Vec<&str> = self.options.iter().map(String::as_str).collect();
         arguments.push("--");
         arguments.extend(app);
-        let mut command = self.place.command("role-supervise", &arguments);
+        let mut command = self.place.command(self.role, &arguments);
         command.env("ME", &self.place.binary).envs(self.environment);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(terminal) = self.terminal {
