@@ -1,1 +1,43 @@
-fn main() {}
+//! The verbs of a developer: `cargo xtask test` and `cargo xtask check`. In flow the workspace and what the machine offers; out flow
+//! text for whoever sits at the terminal and an exit code. It is no part of the product, and changes nothing outside the target directory,
+//! except that it lets apt-get install programs where it may.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its only purpose is to speak to the terminal")]
+
+mod check;
+mod metadata;
+mod peers;
+mod progress;
+mod run_tests;
+mod runner_output;
+
+use std::process::ExitCode;
+
+const HELP: &str = "cargo xtask check                 format, lints, dependency rules, licences, rules for text
+cargo xtask test [OPTIONS] [ARGS]   fetch the peers that tests need, build, run every test that this machine allows
+
+Options of test:
+  --no-fetch   fetch nothing; use what is there
+Everything else goes to the test runner: cargo xtask test -p lorica-model route";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let verb = arguments.next();
+    let rest: Vec<String> = arguments.collect();
+    let done = match (verb.as_deref(), rest.as_slice()) {
+        (Some("check"), []) => check::run(),
+        (Some("check"), [first, ..]) => Err(anyhow::anyhow!("`check` takes no arguments, and got `{first}`")),
+        (Some("test"), _) => run_tests::run(rest),
+        (None | Some("help" | "--help" | "-h"), _) => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        (Some(other), _) => {
+            eprintln!("error: `{other}` is no verb here\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

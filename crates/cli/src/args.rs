@@ -41,6 +41,9 @@ pub struct Global {
     /// Say more: once for details, twice for everything.
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// End when the process with this id, which must be the parent, ends.
+    #[arg(long, global = true, hide = true, value_name = "PID")]
+    pub ends_with: Option<i32>,
 }
 
 /// The verbs.

@@ -89,8 +89,11 @@ impl Places {
     }
 }
 
-/// Makes `path` and refuses it if anybody else could write there: in /tmp, others may have been first.
-fn own_directory(path: &Path, variable: &'static str) -> Result<(), PlaceError> {
+/// Makes `path` for the owner alone, and refuses it if anybody else could write there: in /tmp, others may have been first.
+///
+/// # Errors
+/// [`PlaceError`] names the directory and what to do.
+pub fn own_directory(path: &Path, variable: &'static str) -> Result<(), PlaceError> {
     let unusable = |error| PlaceError::Unusable { path: path.to_owned(), error, variable };
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
     let found = fs::symlink_metadata(path).map_err(unusable)?;

@@ -20,6 +20,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let Cli { command, global } = Cli::parse();
     let mut printer = Printer::terminal();
+    if let Err(error) = global.ends_with.map_or(Ok(()), end_with) {
+        printer.error(&format!("{error:#}"));
+        return ExitCode::FAILURE;
+    }
     let done = match command {
         Command::Control(arguments) => control::control(arguments, &global, &mut printer),
         Command::Run(arguments) => run::run(arguments, &global, &mut printer),
@@ -42,4 +46,13 @@ fn main() -> ExitCode {
         printer.error(&format!("{error:#}"));
         ExitCode::FAILURE
     })
+}
+
+/// Lets this process end with its parent, so that even a killed demo leaves nothing behind.
+fn end_with(parent: i32) -> anyhow::Result<()> {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    // It may have ended before it could be watched.
+    anyhow::ensure!(getppid().is_some_and(|found| found.as_raw_nonzero().get() == parent), "the process that started this one has ended");
+    Ok(())
 }

@@ -1,1 +1,26 @@
-//! lorica-observe
+//! What is seen of the mesh: one record an exchange goes in; metrics, spans and log lines come out.
+//!
+//! | module | noun |
+//! | --- | --- |
+//! | [`record`] | the record of an exchange |
+//! | [`metrics`] | counts under Istio's names, in cells that a worker alone writes |
+//! | [`exposition`] | the text in which they are scraped |
+//! | [`trace`] | which trace an exchange belongs to |
+//! | [`otlp`] | spans to a collector |
+//! | [`access_log`] | one line an exchange |
+//! | [`telemetry`] | all of it behind one handle |
+//! | [`summary`] | rates between services, read from metrics |
+//!
+//! Recording never waits: what cannot be taken in time is dropped and counted. Knows nothing of routing or keys.
+
+pub mod access_log;
+pub mod exposition;
+pub mod metrics;
+pub mod otlp;
+pub mod record;
+pub mod summary;
+pub mod telemetry;
+pub mod trace;
+
+pub use record::Record;
+pub use telemetry::{Telemetry, WorkerTelemetry};

@@ -15,6 +15,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
 
+use crate::supervisor::watched;
+
 /// As many sockets as one batch holds; a new batch is asked for when half of it is used.
 const BATCH: u8 = 32;
 
@@ -79,7 +81,7 @@ struct Sockets {
 impl Sockets {
     fn start(source: SocketSource) -> io::Result<Rc<Self>> {
         let sockets = Rc::new(Self {
-            source: AsyncFd::new(source)?,
+            source: watched(source)?,
             v4: RefCell::default(),
             v6: RefCell::default(),
             asked_v4: Cell::new(false),

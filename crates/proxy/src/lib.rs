@@ -4,13 +4,17 @@
 //! (who takes the next call), `pool` (connections kept), `view` (what the control plane said); and what runs beside
 //! requests: `identity` (SVIDs), `dns`, `admin`. Knows nothing of user resources.
 
+pub mod admin;
 pub mod app;
 pub mod config;
 pub mod dns;
 pub mod endpoints;
 pub mod identity;
 pub mod path;
+pub mod pool;
+pub mod sidecar;
 pub mod stream;
 pub mod supervisor;
 pub mod view;
 pub mod wire;
+pub mod worker;

@@ -3,7 +3,7 @@
 //! In: messages on the supervisor's channel. Out: listeners, the app's ports, and the two ends (drain, app ended).
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use lorica_capture::{AppListener, FromProxy, ListenerLabel, ProxyChannel, SocketSource, ToProxy};
 use tokio::io::unix::AsyncFd;
@@ -40,7 +40,7 @@ impl Supervisor {
     /// # Errors
     /// When it cannot be waited on.
     pub fn new(channel: ProxyChannel) -> io::Result<Self> {
-        AsyncFd::new(channel).map(Self)
+        watched(channel).map(Self)
     }
 
     /// Says something to the supervisor.
@@ -108,6 +108,12 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Lets the runtime wait on a descriptor.
+#[expect(deprecated, reason = "its successor is unsafe, for descriptors that may change; ours are owned and stay the same for life")]
+pub(crate) fn watched<T: AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::new(inner)
 }
 
 fn unexpected(message: &ToProxy) -> io::Error {

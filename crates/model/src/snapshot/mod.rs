@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub outbound: HashMap<ServicePort, Arc<OutboundUnit>>,
     /// Service ports that were asked for and do not exist.
     pub absent: BTreeSet<ServicePort>,
+    /// How the endpoints of the service ports, and of those that their routes lead to, are reached.
+    pub clusters: HashMap<ServicePort, Arc<Cluster>>,
     /// The endpoints of the service ports, and of those that their routes lead to.
     pub endpoints: HashMap<ServicePort, Arc<EndpointSet>>,
     /// The workload's own inbound.

@@ -13,6 +13,22 @@
 //! | `send` / `respond` | request and answer, both ways at once |
 //! | `record` | what became of it: one record an exchange |
 
+pub mod accept;
+pub mod caller;
+pub mod clean;
+pub mod connect;
 pub mod detect;
+pub mod exchange;
+pub mod failure;
+pub mod http;
 pub mod mtls;
+pub mod pick;
+pub mod record;
 pub mod relay;
+pub mod replay;
+pub mod respond;
+pub mod route;
+pub mod send;
+pub mod tcp;
+pub mod time;
+pub mod way;

@@ -28,14 +28,23 @@ pub struct Relayed {
     pub reason: Option<Reason>,
 }
 
-/// Relays until the end. `prefix` is sent upstream first. `idle`: how long nothing may move; `None`: for ever.
-pub async fn relay<C, U>(client: &mut C, upstream: &mut U, prefix: Bytes, idle: Option<Duration>) -> Relayed
+/// Bytes that were read before the relay began.
+#[derive(Debug, Default)]
+pub struct Read {
+    /// From the caller; they go upstream first.
+    pub client: Bytes,
+    /// From the upstream; they go to the caller first.
+    pub upstream: Bytes,
+}
+
+/// Relays until the end. `idle`: how long nothing may move; `None`: for ever.
+pub async fn relay<C, U>(client: &mut C, upstream: &mut U, read: Read, idle: Option<Duration>) -> Relayed
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut up = Direction::new(&prefix);
-    let mut down = Direction::new(&[]);
+    let mut up = Direction::new(&read.client);
+    let mut down = Direction::new(&read.upstream);
     let mut clock = idle.map(Clock::new);
     let reason = poll_fn(|cx| {
         let moved = (up.bytes, down.bytes);
@@ -188,7 +197,7 @@ mod tests {
             server.read_to_end(&mut all).await.unwrap();
             server.write_all(format!("{} bytes", all.len()).as_bytes()).await.unwrap();
         };
-        let (relayed, answer, ()) = tokio::join!(relay(&mut inner, &mut outer, Bytes::from_static(b"ab"), None), app, server);
+        let (relayed, answer, ()) = tokio::join!(relay(&mut inner, &mut outer, Read { client: Bytes::from_static(b"ab"), upstream: Bytes::new() }, None), app, server);
         assert_eq!(answer, "100002 bytes");
         assert_eq!(relayed, Relayed { up: 100_002, down: 12, reason: None });
     }
@@ -197,7 +206,7 @@ mod tests {
     async fn silence_ends_a_relay_that_may_not_be_silent() {
         let (_app, mut inner) = duplex(64);
         let (mut outer, _server) = duplex(64);
-        let relayed = relay(&mut inner, &mut outer, Bytes::new(), Some(Duration::from_secs(7))).await;
+        let relayed = relay(&mut inner, &mut outer, Read::default(), Some(Duration::from_secs(7))).await;
         assert_eq!(relayed.reason, Some(Reason::IdleTimeout));
     }
 }

@@ -1,1 +1,18 @@
-//! HTTP on the wire.
+//! HTTP on the wire: bytes of a connection in, heads and bodies out, and back; all versions behind one head type.
+//!
+//! `http1` is our own codec (heads by httparse, framing ours, as strict as the strictest peer); `http2` stands on the `h2`
+//! crate. `fields` holds the rules of a hop that both share. Everything runs on one thread: no lock, no `Send`.
+//! Nothing here knows of routes or endpoints.
+
+mod body;
+mod error;
+mod fields;
+mod http1;
+mod http2;
+mod upstream;
+
+pub use body::{Body, Frame};
+pub use error::WireError;
+pub use http1::{Http1Client, Http1Server};
+pub use http2::{Http2Client, Http2Server};
+pub use upstream::{Answer, Outgoing, Receiver, Responder, Sender, Tunnel};

@@ -1,0 +1,116 @@
+//! W3C Trace Context, level 1: which trace an exchange belongs to. Pure; random numbers are passed in.
+
+use std::fmt;
+
+/// The request field that carries the caller's span.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// A span of a trace, as `traceparent` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanContext {
+    /// Never 0.
+    pub trace_id: u128,
+    /// Never 0.
+    pub span_id: u64,
+    /// Whether the trace is recorded.
+    pub sampled: bool,
+}
+
+impl SpanContext {
+    /// Reads a `traceparent`. Versions to come are read as far as version 00 goes; `ff`, upper case and zero ids are none.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.trim().splitn(5, '-');
+        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let rest = parts.next();
+        let widths = version.len() == 2 && trace.len() == 32 && span.len() == 16 && flags.len() == 2;
+        let hex = [version, trace, span, flags].iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)));
+        if !widths || !hex || version == "ff" || (version == "00" && rest.is_some()) {
+            return None;
+        }
+        let trace_id = u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0)?;
+        let span_id = u64::from_str_radix(span, 16).ok().filter(|id| *id != 0)?;
+        let flags = u8::from_str_radix(flags, 16).ok()?;
+        Some(Self { trace_id, span_id, sampled: flags & 1 == 1 })
+    }
+}
+
+impl fmt::Display for SpanContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, u8::from(self.sampled))
+    }
+}
+
+/// The span of one exchange at one proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The span itself; it is what goes on to the next hop.
+    pub context: SpanContext,
+    /// The caller's span.
+    pub parent: Option<u64>,
+}
+
+impl Span {
+    /// The span of an exchange whose request came with `incoming`. Without one, a trace begins, recorded in a `sampling` share of cases.
+    /// A caller's decision to record or not is kept.
+    #[must_use]
+    pub fn begin(incoming: Option<&str>, sampling: f64, mut random: impl FnMut() -> u64) -> Self {
+        let span_id = random().max(1);
+        match incoming.and_then(SpanContext::parse) {
+            Some(caller) => Self { context: SpanContext { span_id, ..caller }, parent: Some(caller.span_id) },
+            None => {
+                let trace_id = (u128::from(random()) << 64 | u128::from(random())).max(1);
+                // 53 bits are what a float holds.
+                #[allow(clippy::cast_precision_loss, reason = "53 bits fit")]
+                let sampled = ((random() >> 11) as f64 / (1_u64 << 53) as f64) < sampling;
+                Self { context: SpanContext { trace_id, span_id, sampled }, parent: None }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn a_traceparent_reads_back_as_written() {
+        assert_eq!(SpanContext::parse(GOOD).unwrap().to_string(), GOOD);
+        // A version to come, with more behind.
+        let newer = SpanContext::parse("01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03-more").unwrap();
+        assert!(newer.sampled);
+    }
+
+    #[test]
+    fn what_is_no_traceparent_is_not_taken() {
+        for bad in [
+            "",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+            "00-0af7651916cd43dd8448eb211c8031+c-b7ad6b7169203331-01",
+        ] {
+            assert_eq!(SpanContext::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_callers_decision_is_kept_and_ours_is_drawn() {
+        let mut next = 41;
+        let mut random = || {
+            next += 1;
+            next
+        };
+        let span = Span::begin(Some(GOOD), 0.0, &mut random);
+        assert!(span.context.sampled);
+        assert_eq!(span.parent, Some(0xb7ad_6b71_6920_3331));
+        assert!(!Span::begin(None, 0.0, &mut random).context.sampled);
+        assert!(Span::begin(None, 1.0, &mut random).context.sampled);
+    }
+}

@@ -1,0 +1,111 @@
+//! Metrics and readiness of one proxy, over HTTP on loopback: `/metrics`, `/ready`.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use lorica_identity::TlsEpoch;
+use lorica_observe::Telemetry;
+use lorica_observe::exposition::{Family, Kind, Sample, Value};
+use lorica_xds::client::{Client, ConnectionState};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+
+/// The most scrapers at once; more wait in the listener's queue.
+const MAX_CONNECTIONS: usize = 16;
+
+/// What the pages are made of.
+struct Admin {
+    telemetry: Telemetry,
+    client: Client,
+    epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
+}
+
+/// Serves until the proxy ends.
+pub async fn serve(listener: TcpListener, telemetry: Telemetry, client: Client, epochs: watch::Receiver<Option<Arc<TlsEpoch>>>) {
+    let admin = Arc::new(Admin { telemetry, client, epochs });
+    let room = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = room.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a scrape could not be accepted");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let admin = admin.clone();
+        spawn_local(async move {
+            let service = service_fn(|request| {
+                let answer = admin.answer(&request);
+                async move { Ok::<_, std::convert::Infallible>(answer) }
+            });
+            let served = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "a scrape broke off");
+            }
+            drop(place);
+        });
+    }
+}
+
+impl Admin {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        match request.uri().path() {
+            "/metrics" => {
+                let accept = request.headers().get(http::header::ACCEPT).and_then(|accept| accept.to_str().ok());
+                let (kind, text) = self.telemetry.scrape(accept, self.own());
+                answer(StatusCode::OK, kind, text)
+            }
+            "/ready" => {
+                let state = match &*self.client.state().borrow() {
+                    ConnectionState::Connected { .. } => "connected to the control plane".to_owned(),
+                    ConnectionState::Connecting { last_error } => {
+                        format!("no control plane answers, the last configuration stays in force: {}", last_error.as_deref().unwrap_or("not tried yet"))
+                    }
+                    ConnectionState::Refused { message } => format!("refused by the control plane: {message}"),
+                };
+                let ready = self.epochs.borrow().is_some();
+                let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                answer(status, "text/plain", format!("{}; {state}\n", if ready { "ready" } else { "no SVID yet" }))
+            }
+            _ => answer(StatusCode::NOT_FOUND, "text/plain", "there are /metrics and /ready\n".to_owned()),
+        }
+    }
+
+    fn own(&self) -> Vec<Family> {
+        let gauge = |name, help, value| Family { name, help, kind: Kind::Gauge, samples: vec![Sample { labels: Vec::new(), value: Value::Gauge(value) }] };
+        let connected = matches!(*self.client.state().borrow(), ConnectionState::Connected { .. });
+        let mut families = vec![
+            gauge("lorica_control_plane_connected", "Whether a control plane answers", f64::from(u8::from(connected))),
+            Family {
+                name: "istio_build",
+                help: "Which software this is",
+                kind: Kind::Gauge,
+                samples: vec![Sample {
+                    labels: vec![("component", "proxy".to_owned()), ("tag", env!("CARGO_PKG_VERSION").to_owned())],
+                    value: Value::Gauge(1.0),
+                }],
+            },
+        ];
+        if let Some(epoch) = &*self.epochs.borrow() {
+            let left = epoch.svid().not_after().duration_since(SystemTime::now()).unwrap_or_default();
+            families.push(gauge("lorica_svid_expiry_seconds", "Seconds until the SVID expires", left.as_secs_f64()));
+        }
+        families
+    }
+}
+
+fn answer(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::from(text));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    answer
+}

@@ -1,0 +1,112 @@
+//! One exchange, top to bottom: a request that came in, what was decided about it, and the answer that went back.
+//!
+//! clean → route → pick → connect → send → respond → record. Every step can end it with a reason; the record is
+//! written once, when the exchange is over or dropped.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use lorica_model::head::RequestHead;
+
+use super::caller::{Caller, Entry};
+use super::clean;
+use super::failure::Failure;
+use super::pick;
+use super::record::ExchangeRecord;
+use super::replay::Replay;
+use super::respond;
+use super::route;
+use super::send::{self, Attempt};
+use super::time::Times;
+use super::way::{self, Way};
+use crate::config::MAX_ATTEMPTS;
+use crate::wire::{Body, Responder};
+use crate::worker::Worker;
+
+/// Passes one request on and its answer back.
+pub async fn run(worker: &Rc<Worker>, caller: &Caller, head: RequestHead, body: Body, responder: Responder) {
+    let mut record = ExchangeRecord::begin(worker, caller, &head);
+    let mut body = Replay::new(body);
+    let mut responder = Some(responder);
+    let passed = pass(worker, caller, &head, &mut body, &mut responder, &mut record).await;
+    record.received(body.received);
+    if let Err(failure) = passed {
+        record.fail(&failure);
+        match responder {
+            Some(responder) if !failure.answered => respond::refuse(responder, &head, failure.reason, &mut record).await,
+            // Half an answer must not look like a whole one.
+            Some(responder) => responder.reset(),
+            None => {}
+        }
+    }
+}
+
+async fn pass(
+    worker: &Rc<Worker>,
+    caller: &Caller,
+    head: &RequestHead,
+    body: &mut Replay,
+    responder: &mut Option<Responder>,
+    record: &mut ExchangeRecord,
+) -> Result<(), Failure> {
+    let from = match &caller.entry {
+        Entry::Outbound { .. } => clean::From::App,
+        Entry::Inbound { peer: Some(peer), .. } => clean::From::Peer(peer),
+        Entry::Inbound { peer: None, .. } => clean::From::Stranger,
+    };
+    let mut edits = clean::edits(head, from, worker.identity().as_ref());
+    record.identify(head, &mut edits);
+    let way = way(worker, caller, head).await?;
+    record.way(&way);
+    let times = Times::begin(&way.timeouts);
+    let mut tried = Vec::new();
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        record.attempt();
+        times.attempt();
+        let failure = match pick::pick(worker, &way, &mut tried).await {
+            Ok(mut picked) => {
+                record.picked(&picked);
+                let parts = Attempt { worker, head, edits: &edits, body: &mut *body, responder: &mut *responder, record: &mut *record, times: &times };
+                match send::attempt(parts, &mut picked).await {
+                    Ok(()) => return Ok(()),
+                    Err(failure) => {
+                        if let Some(active) = picked.active.as_ref().filter(|_| failure.reason.meaning().side != lorica_model::reason::Side::Client) {
+                            active.failed(Instant::now());
+                        }
+                        failure
+                    }
+                }
+            }
+            Err(error) => error.into(),
+        };
+        if attempt >= MAX_ATTEMPTS || !may_repeat(head, body, &failure) || !times.is_left() || way.is_exhausted(&tried) {
+            return Err(failure);
+        }
+        tracing::debug!(reason = %failure.reason, detail = failure.detail, attempt, "another attempt");
+        body.rewind();
+    }
+}
+
+/// Where the request goes.
+async fn way(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Result<Way, Failure> {
+    match &caller.entry {
+        Entry::Outbound { port } => {
+            let unit = route::unit(worker, port).await?;
+            Ok(way::outbound(&unit, &worker.view(), head, fastrand::f64())?)
+        }
+        Entry::Inbound { port, .. } => Ok(way::inbound(port.app_port, port.protocol, caller.virtual_address(), head)),
+    }
+}
+
+/// Whether sending the request again can repeat nothing, or nothing that matters. A payment is never sent twice.
+fn may_repeat(head: &RequestHead, body: &Replay, failure: &Failure) -> bool {
+    use lorica_model::reason::Reason;
+    let transient = match failure.reason {
+        Reason::ConnectFailed | Reason::ConnectTimeout | Reason::UpstreamTls | Reason::UpstreamIdentity => true,
+        Reason::UpstreamClosed | Reason::UpstreamReset => true,
+        _ => false,
+    };
+    transient && !failure.answered && body.is_replayable() && (failure.unsent || head.is_idempotent())
+}

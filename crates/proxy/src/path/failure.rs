@@ -1,0 +1,72 @@
+//! Why an exchange failed, and what may still be done about it.
+
+use lorica_model::reason::Reason;
+
+use super::connect::NotConnected;
+use crate::wire::WireError;
+
+/// Why an exchange failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// The reason.
+    pub reason: Reason,
+    /// What exactly happened, for the log.
+    pub detail: String,
+    /// Nothing of the request was processed: sending it again repeats nothing.
+    pub unsent: bool,
+    /// The answer had begun; no other can be given.
+    pub answered: bool,
+}
+
+impl Failure {
+    /// A failure before the answer began.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into(), unsent: reason.meaning().unsent, answered: false }
+    }
+
+    /// The same, after the answer began.
+    #[must_use]
+    pub fn answered(self) -> Self {
+        Self { answered: true, ..self }
+    }
+
+    /// What an upstream's side of the connection did.
+    #[must_use]
+    pub fn upstream(error: &WireError) -> Self {
+        let reason = match error {
+            WireError::Closed | WireError::NotProcessed => Reason::UpstreamClosed,
+            WireError::Reset(_) => Reason::UpstreamReset,
+            // In TLS 1.3 a client learns only with its first read that the server refused it.
+            WireError::Io(std::io::ErrorKind::InvalidData) => Reason::UpstreamTls,
+            WireError::Io(_) => Reason::UpstreamClosed,
+            WireError::Unsupported(_) => Reason::NotImplemented,
+            WireError::Invalid(_) | WireError::HeadTooLarge | WireError::HeadTimeout => Reason::UpstreamProtocol,
+        };
+        Self { unsent: *error == WireError::NotProcessed || reason.meaning().unsent, ..Self::new(reason, error.to_string()) }
+    }
+
+    /// What a caller's side of the connection did.
+    #[must_use]
+    pub fn client(error: &WireError) -> Self {
+        let reason = match error {
+            WireError::Invalid(_) => Reason::BadRequest,
+            WireError::Unsupported(_) => Reason::NotImplemented,
+            WireError::HeadTooLarge => Reason::HeadTooLarge,
+            WireError::HeadTimeout => Reason::HeadTimeout,
+            WireError::Closed | WireError::NotProcessed | WireError::Reset(_) | WireError::Io(_) => Reason::ClientClosed,
+        };
+        Self::new(reason, error.to_string())
+    }
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Self::new(reason, "")
+    }
+}
+
+impl From<NotConnected> for Failure {
+    fn from(error: NotConnected) -> Self {
+        Self::new(error.reason, error.detail)
+    }
+}

@@ -1,0 +1,411 @@
+//! record: what became of an exchange or a connection, told once, when it is over or dropped.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Instant, SystemTime};
+
+use lorica_identity::PeerIdentity;
+use lorica_model::head::{Edits, Fields, RequestHead, ResponseHead};
+use lorica_model::name::ServicePort;
+use lorica_model::reason::Reason;
+use lorica_model::snapshot::Endpoint;
+use lorica_observe::Record;
+use lorica_observe::record::{Called, Http, Party, Protocol, Reporter, Security, UNKNOWN};
+use lorica_observe::trace::{Span, TRACEPARENT};
+use tokio::net::TcpStream;
+
+use super::caller::{Caller, Entry};
+use super::clean;
+use super::failure::Failure;
+use super::pick::Picked;
+use super::relay::Relayed;
+use super::way::Way;
+use crate::config::ProxyConfig;
+use crate::worker::Worker;
+
+/// The most parties of one kind that are remembered; past it they are made anew, which costs an allocation an exchange.
+const MAX_PARTIES: usize = 4096;
+
+/// Who is who: shared, so that an exchange names its parties by a pointer.
+pub struct Parties {
+    own: Arc<Party>,
+    nobody: Arc<Party>,
+    callers: RefCell<HashMap<[u8; 32], Arc<Party>, foldhash::fast::RandomState>>,
+    callees: RefCell<HashMap<(u64, Option<[u8; 32]>), Arc<Party>, foldhash::fast::RandomState>>,
+    called: RefCell<HashMap<ServicePort, Arc<Called>, foldhash::fast::RandomState>>,
+    outside: RefCell<HashMap<SocketAddr, Arc<Called>, foldhash::fast::RandomState>>,
+}
+
+impl Parties {
+    /// The parties that the proxy beside `config`'s workload meets.
+    #[must_use]
+    pub fn new(config: &ProxyConfig) -> Self {
+        let own = Party {
+            workload: config.workload.name.to_string(),
+            namespace: config.namespace.to_string(),
+            service: config.service.as_ref().map_or_else(|| config.account.to_string(), |service| service.name.to_string()),
+            version: config.version.clone().unwrap_or_else(|| UNKNOWN.to_owned()),
+            principal: UNKNOWN.to_owned(),
+        };
+        Self { own: Arc::new(own), nobody: Arc::default(), callers: RefCell::default(), callees: RefCell::default(), called: RefCell::default(), outside: RefCell::default() }
+    }
+
+    fn caller(&self, peer: &PeerIdentity) -> Arc<Party> {
+        remembered(&self.callers, peer.certificate_sha256, || party(peer))
+    }
+
+    fn callee(&self, id: u64, endpoint: &Endpoint, peer: Option<&PeerIdentity>) -> Arc<Party> {
+        remembered(&self.callees, (id, peer.map(|peer| peer.certificate_sha256)), || match peer {
+            Some(peer) if peer.facts.is_some() => party(peer),
+            _ => Party {
+                workload: endpoint.workload.name.to_string(),
+                namespace: endpoint.workload.namespace.to_string(),
+                service: UNKNOWN.to_owned(),
+                version: endpoint.version.clone().unwrap_or_else(|| UNKNOWN.to_owned()),
+                principal: peer.map_or_else(|| UNKNOWN.to_owned(), |peer| peer.id.to_string()),
+            },
+        })
+    }
+
+    fn called(&self, port: &ServicePort) -> Arc<Called> {
+        remembered(&self.called, port.clone(), || Called {
+            fqdn: port.service.fqdn(),
+            name: port.service.name.to_string(),
+            namespace: port.service.namespace.to_string(),
+        })
+    }
+
+    fn outside(&self, destination: SocketAddr) -> Arc<Called> {
+        remembered(&self.outside, destination, || Called { fqdn: destination.to_string(), name: destination.to_string(), namespace: UNKNOWN.to_owned() })
+    }
+}
+
+fn remembered<K: std::hash::Hash + Eq, V>(map: &RefCell<HashMap<K, Arc<V>, foldhash::fast::RandomState>>, key: K, make: impl FnOnce() -> V) -> Arc<V> {
+    let mut map = map.borrow_mut();
+    if map.len() >= MAX_PARTIES {
+        map.clear();
+    }
+    map.entry(key).or_insert_with(|| Arc::new(make())).clone()
+}
+
+/// What a certificate says of its workload. Attested by the CA; nobody can forge it.
+fn party(peer: &PeerIdentity) -> Party {
+    let (namespace, account) = peer.id.account().unwrap_or((UNKNOWN, UNKNOWN));
+    let facts = peer.facts.as_ref();
+    Party {
+        workload: facts.map_or_else(|| UNKNOWN.to_owned(), |facts| facts.workload.name.to_string()),
+        namespace: namespace.to_owned(),
+        service: facts.and_then(|facts| facts.service.as_ref()).map_or_else(|| account.to_owned(), |service| service.name.to_string()),
+        version: facts.and_then(|facts| facts.version.clone()).unwrap_or_else(|| UNKNOWN.to_owned()),
+        principal: peer.id.to_string(),
+    }
+}
+
+/// How much is under way, for the drain to wait on. Shared with the thread that drains.
+#[derive(Debug, Default)]
+pub struct UnderWay {
+    /// For the app.
+    pub inbound: AtomicUsize,
+    /// By the app.
+    pub outbound: AtomicUsize,
+}
+
+impl UnderWay {
+    fn of(&self, reporter: Reporter) -> &AtomicUsize {
+        match reporter {
+            Reporter::Destination => &self.inbound,
+            Reporter::Source => &self.outbound,
+        }
+    }
+}
+
+/// What an exchange and a connection have in common.
+struct Open {
+    worker: Rc<Worker>,
+    /// Taken when it is told.
+    record: Option<Record>,
+    begun: Instant,
+}
+
+impl Open {
+    fn begin(worker: &Rc<Worker>, caller: &Caller, protocol: Protocol) -> Self {
+        let parties = &worker.parties;
+        let own = parties.own(worker);
+        let (reporter, source, destination, security) = match &caller.entry {
+            Entry::Outbound { .. } => (Reporter::Source, own, parties.nobody.clone(), Security::Unknown),
+            Entry::Inbound { peer: Some(peer), .. } => (Reporter::Destination, parties.caller(peer), own, Security::MutualTls),
+            Entry::Inbound { peer: None, .. } => (Reporter::Destination, parties.nobody.clone(), own, Security::None),
+        };
+        let record = Record {
+            reporter,
+            source,
+            destination,
+            called: parties.called(caller.service_port()),
+            protocol,
+            security,
+            reason: None,
+            detail: String::new(),
+            start: SystemTime::now(),
+            duration: std::time::Duration::ZERO,
+            received: 0,
+            sent: 0,
+            route: None,
+            upstream: None,
+            remote: Some(caller.remote),
+            local: Some(caller.local),
+            server_name: caller.server_name.clone(),
+            http: None,
+        };
+        Self::of(worker, record)
+    }
+
+    fn of(worker: &Rc<Worker>, record: Record) -> Self {
+        worker.under_way.of(record.reporter).fetch_add(1, Ordering::Relaxed);
+        Self { worker: worker.clone(), record: Some(record), begun: Instant::now() }
+    }
+
+    fn with(&mut self, change: impl FnOnce(&mut Record)) {
+        if let Some(record) = &mut self.record {
+            change(record);
+        }
+    }
+
+    fn callee(&mut self, id: u64, endpoint: &Endpoint, peer: Option<&PeerIdentity>) {
+        let callee = self.worker.parties.callee(id, endpoint, peer);
+        self.with(|record| {
+            record.destination = callee;
+            record.upstream = Some(endpoint.address);
+        });
+    }
+
+    fn fail(&mut self, reason: Reason, detail: String) {
+        self.with(|record| {
+            record.reason = Some(reason);
+            record.detail = if detail.is_empty() { reason.meaning().text.to_owned() } else { detail };
+        });
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            record.duration = self.begun.elapsed();
+            self.worker.under_way.of(record.reporter).fetch_sub(1, Ordering::Relaxed);
+            self.worker.telemetry.record(record);
+        }
+    }
+}
+
+impl Parties {
+    /// This workload, with its identity once it has one.
+    fn own(&self, worker: &Worker) -> Arc<Party> {
+        match worker.epoch() {
+            None => self.own.clone(),
+            Some(epoch) => remembered(&self.callers, OWN, || Party { principal: epoch.svid().id().to_string(), ..(*self.own).clone() }),
+        }
+    }
+}
+
+/// The key of the own party among the callers: no certificate has this hash.
+const OWN: [u8; 32] = [0; 32];
+
+/// The record of an HTTP exchange.
+pub struct ExchangeRecord {
+    open: Open,
+    attempted: Instant,
+}
+
+impl ExchangeRecord {
+    /// An exchange begins with its request's head.
+    #[must_use]
+    pub fn begin(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Self {
+        let protocol = if head.is_grpc() { Protocol::Grpc } else { Protocol::Http };
+        let mut open = Open::begin(worker, caller, protocol);
+        let text = |name| head.fields.get_str(name).map(str::to_owned);
+        let http = Http {
+            version: head.version.as_str(),
+            method: head.method().to_owned(),
+            path: head.path_and_query().to_owned(),
+            authority: head.authority().to_owned(),
+            user_agent: text("user-agent"),
+            forwarded_for: text("x-forwarded-for"),
+            ..Http::default()
+        };
+        open.with(|record| record.http = Some(http));
+        Self { open, attempted: Instant::now() }
+    }
+
+    fn http(&mut self, change: impl FnOnce(&mut Http)) {
+        self.open.with(|record| {
+            if let Some(http) = &mut record.http {
+                change(http);
+            }
+        });
+    }
+
+    /// Gives the request an id and a place in a trace, which go on with it.
+    pub fn identify(&mut self, head: &RequestHead, edits: &mut Edits) {
+        let id = clean::request_id(head, edits);
+        let span = Span::begin(head.fields.get_str(TRACEPARENT), self.open.worker.telemetry.sampling(), || fastrand::u64(..));
+        edits.set(&head.fields, TRACEPARENT, span.context.to_string());
+        self.http(|http| {
+            http.request_id = id;
+            http.span = Some(span);
+        });
+    }
+
+    /// It goes this way.
+    pub fn way(&mut self, way: &Way) {
+        if let Some(origin) = &way.origin {
+            let route = Arc::from(origin.to_string());
+            self.open.with(|record| record.route = Some(route));
+        }
+    }
+
+    /// An attempt begins.
+    pub fn attempt(&mut self) {
+        self.attempted = Instant::now();
+        self.http(|http| http.attempts += 1);
+    }
+
+    /// Somebody takes it.
+    pub fn picked(&mut self, picked: &Picked) {
+        match &picked.active {
+            Some(active) => self.open.callee(active.live.id, &active.live.endpoint, picked.lease.facts.peer.as_deref()),
+            None => {
+                let remote = picked.lease.facts.remote;
+                self.open.with(|record| record.upstream = remote);
+            }
+        }
+    }
+
+    /// The answer's head is there.
+    pub fn response(&mut self, response: &ResponseHead) {
+        let time = self.attempted.elapsed();
+        self.http(|http| {
+            http.status = response.status;
+            http.upstream_time = Some(time);
+        });
+        self.trailers(&response.fields);
+    }
+
+    /// The gRPC status, wherever it comes.
+    pub fn trailers(&mut self, trailers: &Fields) {
+        if let Some(status) = trailers.get_str("grpc-status").and_then(|status| status.parse().ok()) {
+            self.http(|http| http.grpc_status = Some(status));
+        }
+    }
+
+    /// Bytes of the answer's body went out.
+    pub fn sent(&mut self, bytes: usize) {
+        self.open.with(|record| record.sent += bytes as u64);
+    }
+
+    /// Bytes of the request's body came in, in all.
+    pub fn received(&mut self, bytes: u64) {
+        self.open.with(|record| record.received += bytes);
+    }
+
+    /// A tunnel has ended.
+    pub fn tunnelled(&mut self, relayed: &Relayed) {
+        self.open.with(|record| {
+            record.received += relayed.up;
+            record.sent += relayed.down;
+        });
+    }
+
+    /// It failed.
+    pub fn fail(&mut self, failure: &Failure) {
+        self.open.fail(failure.reason, failure.detail.clone());
+        if !failure.answered {
+            self.http(|http| http.status = failure.reason.meaning().status);
+        }
+    }
+
+    /// The mesh answered it.
+    pub fn answered(&mut self, status: u16, grpc_status: Option<u32>, bytes: usize) {
+        self.http(|http| {
+            http.status = status;
+            http.grpc_status = grpc_status;
+        });
+        self.sent(bytes);
+    }
+}
+
+/// The record of a connection whose bytes are not looked at, or that was no exchange at all.
+pub struct ConnectionRecord(Open);
+
+impl ConnectionRecord {
+    /// A connection begins.
+    #[must_use]
+    pub fn begin(worker: &Rc<Worker>, caller: &Caller) -> Self {
+        Self::opened(Open::begin(worker, caller, Protocol::Tcp))
+    }
+
+    /// The app's connection to a host outside the mesh begins.
+    #[must_use]
+    pub fn outside(worker: &Rc<Worker>, remote: SocketAddr, destination: SocketAddr) -> Self {
+        let parties = &worker.parties;
+        let record = Record {
+            reporter: Reporter::Source,
+            source: parties.own(worker),
+            destination: parties.nobody.clone(),
+            called: parties.outside(destination),
+            protocol: Protocol::Tcp,
+            security: Security::Unknown,
+            reason: None,
+            detail: String::new(),
+            start: SystemTime::now(),
+            duration: std::time::Duration::ZERO,
+            received: 0,
+            sent: 0,
+            route: Some(Arc::from("outside")),
+            upstream: Some(destination),
+            remote: Some(remote),
+            local: Some(destination),
+            server_name: None,
+            http: None,
+        };
+        Self::opened(Open::of(worker, record))
+    }
+
+    fn opened(open: Open) -> Self {
+        if let Some(record) = &open.record {
+            open.worker.telemetry.metrics.opened(record);
+        }
+        Self(open)
+    }
+
+    /// Somebody takes it.
+    pub fn upstream(&mut self, id: u64, endpoint: &Endpoint, peer: Option<&PeerIdentity>) {
+        self.0.callee(id, endpoint, peer);
+    }
+
+    /// The app takes it.
+    pub fn app(&mut self, app: &TcpStream) {
+        let address = app.peer_addr().ok();
+        self.0.with(|record| record.upstream = address);
+    }
+
+    /// It is over.
+    pub fn end(mut self, relayed: Relayed) {
+        self.0.with(|record| {
+            record.received = relayed.up;
+            record.sent = relayed.down;
+        });
+        if let Some(reason) = relayed.reason {
+            self.0.fail(reason, String::new());
+        }
+    }
+
+    /// It failed.
+    pub fn fail(mut self, reason: Reason, detail: impl Into<String>) {
+        let detail = detail.into();
+        tracing::info!(%reason, detail, "a connection was refused");
+        self.0.fail(reason, detail);
+    }
+}

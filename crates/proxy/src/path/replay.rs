@@ -1,0 +1,113 @@
+//! replay: a request's body, kept as far as it may have to be sent again.
+//!
+//! In: the body as the caller sends it. Out: the same frames for each attempt, as long as at most
+//! [`REPLAY_BYTES`](crate::config::REPLAY_BYTES) have come; beyond, only the attempt under way can have it.
+
+use lorica_model::head::Fields;
+
+use crate::config::REPLAY_BYTES;
+use crate::wire::{Body, Frame, WireError};
+
+/// A body that can be read more than once, up to a bound.
+pub struct Replay {
+    source: Body,
+    kept: Vec<bytes::Bytes>,
+    kept_bytes: usize,
+    trailers: Option<Fields>,
+    ended: bool,
+    overflowed: bool,
+    /// Which of the kept frames the attempt under way gets next.
+    next: usize,
+    trailers_given: bool,
+    /// All bytes of the body so far, for the record.
+    pub received: u64,
+}
+
+impl Replay {
+    /// Nothing read yet.
+    #[must_use]
+    pub fn new(source: Body) -> Self {
+        let ended = source.is_end();
+        Self { source, kept: Vec::new(), kept_bytes: 0, trailers: None, ended, overflowed: false, next: 0, trailers_given: false, received: 0 }
+    }
+
+    /// Whether another attempt could have the whole of it.
+    #[must_use]
+    pub fn is_replayable(&self) -> bool {
+        !self.overflowed
+    }
+
+    /// Whether no frame is left for the attempt under way.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        self.next == self.kept.len() && self.ended && (self.trailers.is_none() || self.trailers_given)
+    }
+
+    /// Whether the caller has sent all of it.
+    #[must_use]
+    pub fn is_received(&self) -> bool {
+        self.ended
+    }
+
+    /// Its length, where it is known: as declared, or because all of it is here.
+    #[must_use]
+    pub fn length(&self) -> Option<u64> {
+        if self.ended && !self.overflowed && self.trailers.is_none() { Some(self.kept_bytes as u64) } else { self.source.length() }
+    }
+
+    /// What the caller goes on to send, where the exchange becomes a tunnel.
+    #[must_use]
+    pub fn take_source(&mut self) -> Body {
+        std::mem::replace(&mut self.source, Body::Empty)
+    }
+
+    /// Begins again, for another attempt. Only while [`Self::is_replayable`].
+    pub fn rewind(&mut self) {
+        self.next = 0;
+        self.trailers_given = false;
+    }
+
+    /// The next frame for the attempt under way; `None` at the end. Nothing is lost if the future is dropped.
+    ///
+    /// # Errors
+    /// When the caller broke off or sent no valid body.
+    pub async fn frame(&mut self) -> Result<Option<Frame>, WireError> {
+        if let Some(data) = self.kept.get(self.next) {
+            self.next += 1;
+            return Ok(Some(Frame::Data(data.clone())));
+        }
+        if !self.ended {
+            match self.source.frame().await {
+                Some(Ok(Frame::Data(data))) => return Ok(Some(Frame::Data(self.keep(data)))),
+                Some(Ok(Frame::Trailers(trailers))) => {
+                    self.ended = true;
+                    self.trailers = Some(trailers);
+                }
+                Some(Err(error)) => return Err(error),
+                None => self.ended = true,
+            }
+        }
+        if self.trailers_given {
+            return Ok(None);
+        }
+        self.trailers_given = true;
+        Ok(self.trailers.clone().map(Frame::Trailers))
+    }
+
+    fn keep(&mut self, data: bytes::Bytes) -> bytes::Bytes {
+        self.received += data.len() as u64;
+        if !self.overflowed {
+            self.kept_bytes += data.len();
+            // Frames count too: a thousand tiny ones are no small body.
+            if self.kept_bytes > REPLAY_BYTES || self.kept.len() >= 1024 {
+                self.overflowed = true;
+                self.kept = Vec::new();
+                self.next = 0;
+            } else {
+                self.kept.push(data.clone());
+                self.next = self.kept.len();
+            }
+        }
+        data
+    }
+}

@@ -1,0 +1,78 @@
+//! respond: answers of the mesh's own. Status, word and text follow from the reason alone.
+
+use lorica_model::head::RequestHead;
+use lorica_model::reason::Reason;
+
+use super::record::ExchangeRecord;
+use crate::wire::Responder;
+
+/// An answer of the mesh's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnAnswer {
+    /// The HTTP status; gRPC callers get 200 and the status in the trailers' place.
+    pub status: u16,
+    /// Its fields.
+    pub fields: Vec<(&'static str, String)>,
+    /// Its body; empty for gRPC.
+    pub body: String,
+}
+
+/// The answer that `reason` makes. `detail` is for the caller's eyes: it names no addresses of others.
+#[must_use]
+pub fn own_answer(reason: Reason, head: Option<&RequestHead>) -> OwnAnswer {
+    let meaning = reason.meaning();
+    let told = (super::clean::REASON, meaning.word.to_owned());
+    if head.is_some_and(RequestHead::is_grpc) {
+        let fields = vec![
+            ("content-type", "application/grpc".to_owned()),
+            ("grpc-status", meaning.grpc.to_string()),
+            // Percent-encoding is due only for bytes that our texts do not have.
+            ("grpc-message", format!("lorica: {}", meaning.text)),
+            told,
+        ];
+        return OwnAnswer { status: 200, fields, body: String::new() };
+    }
+    let fields = vec![("content-type", "text/plain".to_owned()), told];
+    OwnAnswer { status: meaning.status, fields, body: format!("lorica: {}: {}\n", meaning.word, meaning.text) }
+}
+
+/// Answers for the mesh, where an answer can still be given.
+pub async fn refuse(mut responder: Responder, head: &RequestHead, reason: Reason, record: &mut ExchangeRecord) {
+    let answer = own_answer(reason, Some(head));
+    if answer.status == 0 {
+        return responder.reset();
+    }
+    record.answered(answer.status, head.is_grpc().then_some(reason.meaning().grpc), answer.body.len());
+    let end = answer.body.is_empty();
+    let fields = answer.fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    let sent = async {
+        responder.raw_head(answer.status, fields, Some(answer.body.len() as u64), end)?;
+        if !end {
+            responder.data(answer.body.into()).await?;
+        }
+        responder.end(None).await
+    };
+    if let Err(error) = sent.await {
+        tracing::debug!(%error, "the caller went away before it was answered");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use lorica_model::head::{HeadBuilder, Version};
+
+    #[test]
+    fn a_reason_answers_in_the_callers_language() {
+        let answer = own_answer(Reason::NoEndpoint, None);
+        assert_eq!((answer.status, answer.body.as_str()), (503, "lorica: no_endpoint: no endpoint of the service is ready\n"));
+        assert!(answer.fields.contains(&("x-lorica-reason", "no_endpoint".to_owned())));
+        let mut builder = HeadBuilder::with_capacity(64);
+        builder.field(b"content-type", b"application/grpc").unwrap();
+        let head = builder.request(Version::Http2, "POST", "/a/b", "x", None).unwrap();
+        let answer = own_answer(Reason::NoEndpoint, Some(&head));
+        assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+        assert!(answer.fields.contains(&("grpc-status", "14".to_owned())));
+    }
+}

@@ -1,0 +1,28 @@
+//! route: which service port a request or connection goes to. What was decided is the snapshot's; this waits for it.
+
+use std::sync::Arc;
+
+use lorica_model::name::ServicePort;
+use lorica_model::reason::Reason;
+use lorica_model::snapshot::OutboundUnit;
+use tokio::time::timeout;
+
+use crate::config::CONFIGURATION_TIMEOUT;
+use crate::worker::Worker;
+
+/// The unit of a service port, subscribed to and awaited if this proxy has not called it before.
+///
+/// # Errors
+/// [`Reason::NoSuchPort`] where the control plane says that there is none, [`Reason::NoConfiguration`] where it says nothing in time.
+pub async fn unit(worker: &Worker, port: &ServicePort) -> Result<Arc<OutboundUnit>, Reason> {
+    if let Some(unit) = worker.view().snapshot.outbound.get(port) {
+        return Ok(unit.clone());
+    }
+    worker.client.want(port.clone());
+    let mut views = worker.views.clone();
+    let arrived = views.wait_for(|view| view.snapshot.outbound.contains_key(port) || view.snapshot.absent.contains(port));
+    match timeout(CONFIGURATION_TIMEOUT, arrived).await {
+        Ok(Ok(view)) => view.snapshot.outbound.get(port).cloned().ok_or(Reason::NoSuchPort),
+        Ok(Err(_)) | Err(_) => Err(Reason::NoConfiguration),
+    }
+}

@@ -1,0 +1,203 @@
+//! send and respond: one attempt, request and answer both ways at once, so that neither side can keep the other waiting.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use lorica_model::head::{Edits, RequestHead, ResponseHead};
+use lorica_model::reason::Reason;
+
+use super::failure::Failure;
+use super::pick::Picked;
+use super::record::ExchangeRecord;
+use super::relay::{Read, relay};
+use super::replay::Replay;
+use super::time::Times;
+use crate::wire::{Answer, Body, Frame, Outgoing, Responder, Sender, Tunnel, WireError};
+use crate::worker::Worker;
+
+/// What an attempt needs of its exchange.
+pub struct Attempt<'x> {
+    /// The worker.
+    pub worker: &'x Rc<Worker>,
+    /// The head as received.
+    pub head: &'x RequestHead,
+    /// What is altered in it.
+    pub edits: &'x Edits,
+    /// The request's body.
+    pub body: &'x mut Replay,
+    /// Where the answer goes; taken once the answer has ended.
+    pub responder: &'x mut Option<Responder>,
+    /// The record.
+    pub record: &'x mut ExchangeRecord,
+    /// The times.
+    pub times: &'x Times,
+}
+
+/// The protocol that a request asks to upgrade to: by `Upgrade` in HTTP/1, by an extended CONNECT in HTTP/2.
+#[must_use]
+pub fn upgrade(head: &RequestHead) -> Option<&[u8]> {
+    if let Some(protocol) = head.protocol() {
+        return Some(protocol.as_bytes());
+    }
+    let asked = head.fields.has_token("connection", "upgrade");
+    // `h2c` would take the connection out of the mesh's hands.
+    head.fields.get("upgrade").filter(|protocol| asked && !protocol.eq_ignore_ascii_case(b"h2c"))
+}
+
+/// Sends the request to whom was picked, and passes the answer back.
+///
+/// # Errors
+/// What went wrong; with `answered` set where the answer had begun.
+pub async fn attempt(attempt: Attempt<'_>, picked: &mut Picked) -> Result<(), Failure> {
+    let Attempt { worker, head, edits, body, responder: slot, record, times } = attempt;
+    let upgrade = upgrade(head);
+    let outgoing = Outgoing { head, edits, length: body.length(), upgrade };
+    let (mut sender, mut receiver) = picked.lease.send(&outgoing).await.map_err(|error| Failure::upstream(&error))?;
+    let upgraded = {
+        // What an extended CONNECT sends belongs to its tunnel.
+        let mut uploading = head.protocol().is_none();
+        let mut upload = pin!(upload(body, &mut sender, times));
+        let responder = slot.as_mut().ok_or_else(|| Failure::from(Reason::ClientClosed).answered())?;
+        let (response, rest) = loop {
+            tokio::select! {
+                biased;
+                answer = receiver.answer() => match answer.map_err(|error| Failure::upstream(&error))? {
+                    Answer::Informational(interim) => responder.informational(&interim).await.map_err(|error| Failure::client(&error).answered())?,
+                    Answer::Final(response, body) => break (response, Ok(body)),
+                    Answer::Upgraded(response, tunnel) => break (response, Err(tunnel)),
+                },
+                sent = &mut upload, if uploading => {
+                    uploading = false;
+                    // Where the upstream took no more, its answer says why.
+                    if let Err(Half::Client(error)) = sent {
+                        return Err(Failure::client(&error));
+                    }
+                }
+                () = responder.gone(), if !uploading => return Err(Failure::new(Reason::ClientClosed, "it went away before there was an answer")),
+                reason = times.over() => return Err(reason.into()),
+            }
+        };
+        if let Some(active) = &picked.active {
+            active.answered(Instant::now());
+        }
+        record.response(&response);
+        match rest {
+            Err(tunnel) => Some((response, tunnel)),
+            Ok(download) => {
+                let mut passing = pin!(pass(&response, download, slot, times, record));
+                loop {
+                    tokio::select! {
+                        biased;
+                        passed = &mut passing => break passed.map_err(|half| match half {
+                            Half::Client(error) => Failure::client(&error).answered(),
+                            Half::Upstream(error) => Failure::upstream(&error).answered(),
+                        })?,
+                        sent = &mut upload, if uploading => {
+                            uploading = false;
+                            if let Err(Half::Client(error)) = sent {
+                                return Err(Failure::client(&error).answered());
+                            }
+                        }
+                        reason = times.over() => return Err(Failure::from(reason).answered()),
+                    }
+                }
+                None
+            }
+        }
+    };
+    match (upgraded, slot.take()) {
+        (Some((response, tunnel)), Some(responder)) => {
+            let client = responder.upgrade(&response, upgrade.unwrap_or_default(), body.take_source()).await;
+            let client = client.map_err(|error| Failure::client(&error).answered())?;
+            tunnelled(worker, client, tunnel, record).await
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes both ways until the end, as WebSocket wants.
+async fn tunnelled(worker: &Rc<Worker>, mut client: Tunnel, mut upstream: Tunnel, record: &mut ExchangeRecord) -> Result<(), Failure> {
+    let relayed = worker.until_ended(relay(&mut client, &mut upstream, Read::default(), Some(TUNNEL_IDLE))).await;
+    record.tunnelled(&relayed);
+    match relayed.reason {
+        // Either side of a WebSocket may simply close.
+        None | Some(Reason::ClientClosed | Reason::UpstreamClosed) => Ok(()),
+        Some(reason) => Err(Failure::from(reason).answered()),
+    }
+}
+
+/// How long a tunnel may be silent: WebSockets ping, if at all, each minute or so.
+const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
+
+/// Which half of an exchange broke.
+enum Half {
+    Client(WireError),
+    Upstream(WireError),
+}
+
+/// The request's body, from the caller to the upstream.
+async fn upload(body: &mut Replay, sender: &mut Sender, times: &Times) -> Result<(), Half> {
+    loop {
+        let frame = match poll_once(body.frame()).await {
+            Some(frame) => frame,
+            None => {
+                // Nothing follows at once: what is queued must not wait for it.
+                sender.flush().await.map_err(Half::Upstream)?;
+                body.frame().await
+            }
+        };
+        match frame.map_err(Half::Client)? {
+            Some(Frame::Data(data)) => sender.data(data).await.map_err(Half::Upstream)?,
+            Some(Frame::Trailers(trailers)) => return sender.end(Some(&trailers)).await.map_err(Half::Upstream),
+            None => return sender.end(None).await.map_err(Half::Upstream),
+        }
+        times.moved();
+    }
+}
+
+/// The answer, from the upstream to the caller.
+async fn pass(response: &ResponseHead, mut download: Body, slot: &mut Option<Responder>, times: &Times, record: &mut ExchangeRecord) -> Result<(), Half> {
+    let gone = || Half::Client(WireError::Closed);
+    let length = download.length().filter(|_| !download.is_end()).or_else(|| declared(response));
+    slot.as_mut().ok_or_else(gone)?.head(response, &Edits::default(), length, download.is_end()).map_err(Half::Client)?;
+    loop {
+        let responder = slot.as_mut().ok_or_else(gone)?;
+        let frame = match poll_once(download.frame()).await {
+            Some(frame) => frame,
+            None => {
+                responder.flush().await.map_err(Half::Client)?;
+                download.frame().await
+            }
+        };
+        match frame.transpose().map_err(Half::Upstream)? {
+            Some(Frame::Data(data)) => {
+                record.sent(data.len());
+                responder.data(data).await.map_err(Half::Client)?;
+            }
+            Some(Frame::Trailers(trailers)) => {
+                record.trailers(&trailers);
+                return slot.take().ok_or_else(gone)?.end(Some(&trailers)).await.map_err(Half::Client);
+            }
+            None => return slot.take().ok_or_else(gone)?.end(None).await.map_err(Half::Client),
+        }
+        times.moved();
+    }
+}
+
+/// The length that an answer declares, also where it has no body, as to a HEAD.
+fn declared(response: &ResponseHead) -> Option<u64> {
+    response.fields.get_str("content-length")?.trim().parse().ok()
+}
+
+/// What a future has at once, if anything. Only for futures that lose nothing when dropped.
+async fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| {
+        std::task::Poll::Ready(match future.as_mut().poll(cx) {
+            std::task::Poll::Ready(value) => Some(value),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
+}

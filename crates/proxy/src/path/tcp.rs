@@ -1,0 +1,136 @@
+//! tcp: a connection whose bytes are not looked at, from its first to its last.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use lorica_model::reason::Reason;
+use lorica_model::snapshot::{OutboundUnit, Transport};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::caller::{Caller, Entry};
+use super::connect::{self, Connected, NotConnected};
+use super::record::ConnectionRecord;
+use super::relay::{Read, relay};
+use crate::config::MAX_ATTEMPTS;
+use crate::endpoints::{Active, NoPick};
+use crate::stream::Stream;
+use crate::worker::Worker;
+
+/// How long a relayed connection may be silent: Envoy's default for TCP, as databases and message queues keep connections for long.
+pub const TCP_IDLE: Duration = Duration::from_secs(3600);
+/// How long connecting to a host outside the mesh may take: as long as an app would wait for a few lost SYNs.
+const OUTSIDE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to an endpoint, which counts as its load.
+pub struct Upstream {
+    /// The connection.
+    pub stream: Stream,
+    /// Who is at its other end.
+    pub peer: Option<std::sync::Arc<lorica_identity::PeerIdentity>>,
+    /// The endpoint.
+    pub active: Active,
+}
+
+/// What detection brought along: a connection made ahead, and what was read from it.
+pub struct Early {
+    /// The connection, if it is settled already.
+    pub upstream: Option<Result<Upstream, NotConnected>>,
+    /// What the upstream sent.
+    pub answered: Bytes,
+}
+
+/// Connects to an endpoint of the unit's service port, trying others where one cannot be reached: nothing was sent yet.
+pub async fn connect(worker: &Worker, unit: &OutboundUnit) -> Result<Upstream, NotConnected> {
+    let view = worker.view();
+    let (live, cluster) = (view.live(&unit.port), view.snapshot.clusters.get(&unit.port).cloned());
+    let cluster = cluster.ok_or_else(|| NotConnected::new(Reason::NoConfiguration, ""))?;
+    let mut tried = Vec::new();
+    loop {
+        let active = live.pick(&tried, Instant::now(), fastrand::f64).map_err(|none| match none {
+            NoPick::None => NotConnected::new(Reason::NoEndpoint, ""),
+            NoPick::Full => NotConnected::new(Reason::Overflow, ""),
+        })?;
+        tried.push(active.live.id);
+        let endpoint = &active.live.endpoint;
+        let epoch = worker.epoch().filter(|_| endpoint.transport == Transport::MutualTls);
+        let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, &cluster, None)));
+        match connect::connect(&cluster, endpoint, tls, None).await {
+            Ok(Connected { stream, peer }) => {
+                active.answered(Instant::now());
+                return Ok(Upstream { stream, peer, active });
+            }
+            Err(error) => {
+                active.failed(Instant::now());
+                tracing::debug!(endpoint = %endpoint.address, %error, "an endpoint could not be connected to");
+                if tried.len() >= live.len() || tried.len() >= MAX_ATTEMPTS as usize {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// The app's connection to a service port.
+pub async fn outbound(worker: &Rc<Worker>, caller: &Caller, mut stream: Stream, sent: Bytes, unit: &OutboundUnit, early: Option<Early>) {
+    let mut record = ConnectionRecord::begin(worker, caller);
+    let (upstream, answered) = match early {
+        Some(Early { upstream: Some(upstream), answered }) => (upstream, answered),
+        _ => (connect(worker, unit).await, Bytes::new()),
+    };
+    match upstream {
+        Ok(mut upstream) => {
+            record.upstream(upstream.active.live.id, &upstream.active.live.endpoint, upstream.peer.as_deref());
+            let read = Read { client: sent, upstream: answered };
+            let relayed = worker.until_ended(relay(&mut stream, &mut upstream.stream, read, Some(TCP_IDLE))).await;
+            record.end(relayed);
+        }
+        Err(error) => {
+            record.fail(error.reason, error.detail);
+            stream.reset_on_close();
+        }
+    }
+}
+
+/// A caller's connection to the app.
+pub async fn inbound(worker: &Rc<Worker>, caller: &Caller, mut stream: Stream, sent: Bytes) {
+    let mut record = ConnectionRecord::begin(worker, caller);
+    let Entry::Inbound { port, .. } = &caller.entry else { return };
+    match worker.app.connect(port.app_port, caller.virtual_address()).await {
+        Ok(mut app) => {
+            record.app(&app);
+            let read = Read { client: sent, upstream: Bytes::new() };
+            let relayed = worker.until_ended(relay(&mut stream, &mut app, read, Some(TCP_IDLE))).await;
+            record.end(relayed);
+        }
+        Err(error) => {
+            record.fail(Reason::ConnectFailed, error.to_string());
+            stream.reset_on_close();
+        }
+    }
+}
+
+/// The app's connection to a port of the host's loopback that it was given.
+pub async fn host_port(worker: &Rc<Worker>, tcp: TcpStream, remote: SocketAddr, port: u16) {
+    outside(worker, tcp, remote, SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await;
+}
+
+/// The app's connection to a host outside the mesh: it passes through, and is counted as such.
+pub async fn outside(worker: &Rc<Worker>, mut tcp: TcpStream, remote: SocketAddr, destination: SocketAddr) {
+    let record = ConnectionRecord::outside(worker, remote, destination);
+    let connected = timeout(OUTSIDE_TIMEOUT, TcpStream::connect(destination)).await;
+    let failed = match connected {
+        Ok(Ok(mut upstream)) => {
+            // Without it, small writes of the app would wait for acknowledgements twice.
+            drop(upstream.set_nodelay(true));
+            let relayed = worker.until_ended(relay(&mut tcp, &mut upstream, Read::default(), Some(TCP_IDLE))).await;
+            return record.end(relayed);
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no connection within {} s", OUTSIDE_TIMEOUT.as_secs()),
+    };
+    record.fail(Reason::OutsideFailed, failed);
+    Stream::Plain(tcp).reset_on_close();
+}

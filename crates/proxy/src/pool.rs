@@ -1,0 +1,215 @@
+//! Connections kept for the next request: idle ones of HTTP/1, shared ones of HTTP/2.
+//!
+//! A worker has its own pool. What is kept belongs to one destination, one TLS epoch and one protocol; an idle
+//! connection is kept for seconds only, as reusing one while its server closes it is the best known source of 503s.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lorica_identity::{AcceptedIdentities, PeerIdentity};
+use lorica_model::snapshot::DEFAULT_POOL_IDLE_TIMEOUT;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::config::MAX_IDLE_PER_ENDPOINT;
+use crate::path::mtls::Negotiated;
+use crate::wire::{Http1Client, Http2Client, Outgoing, Receiver, Sender, WireError};
+
+/// The most HTTP/2 connections to one destination; past it, requests wait for a stream.
+const MAX_SHARED: usize = 8;
+
+/// What connections have in common that may stand for each other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Where they lead.
+    pub to: Destination,
+    /// What is spoken.
+    pub protocol: Negotiated,
+}
+
+/// Where a connection leads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// To an endpoint, in one TLS epoch, with one of these identities at its other end.
+    Endpoint {
+        /// The endpoint's number in this process.
+        id: u64,
+        /// The epoch's number; 0 in plaintext.
+        epoch: u64,
+        /// The identities that were accepted.
+        accepted: AcceptedIdentities,
+    },
+    /// To an app port, from a caller's address.
+    App {
+        /// The port.
+        port: u16,
+        /// The address from which the app sees the call come.
+        caller: Option<Ipv4Addr>,
+    },
+}
+
+/// What is known of a connection, for the record.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Who is at its other end.
+    pub peer: Option<Arc<PeerIdentity>>,
+    /// The address there.
+    pub remote: Option<SocketAddr>,
+}
+
+/// The connections of one worker.
+#[derive(Default)]
+pub struct Pool {
+    idle: RefCell<HashMap<Key, Vec<Idle>, foldhash::fast::RandomState>>,
+    shared: RefCell<HashMap<Key, Vec<Shared>, foldhash::fast::RandomState>>,
+    connecting: RefCell<HashMap<Key, Arc<Mutex<()>>, foldhash::fast::RandomState>>,
+    /// Connections made since the start.
+    pub made: Cell<u64>,
+    /// Requests that went on a connection that was there.
+    pub reused: Cell<u64>,
+}
+
+struct Idle {
+    client: Http1Client,
+    facts: Facts,
+    since: Instant,
+}
+
+struct Shared {
+    client: Http2Client,
+    facts: Facts,
+    /// A clone for each exchange under way.
+    under_way: Rc<()>,
+    used: Rc<Cell<Instant>>,
+}
+
+/// A connection for one exchange. Dropped, it goes back to its pool if it is fit for another.
+pub struct Lease {
+    carrier: Carrier,
+    /// What is known of the connection.
+    pub facts: Facts,
+    /// Whether it has served before.
+    pub reused: bool,
+}
+
+enum Carrier {
+    Http1 { client: Http1Client, key: Key, pool: Rc<Pool> },
+    Http2 { client: Http2Client, _under_way: Rc<()>, used: Rc<Cell<Instant>> },
+}
+
+impl Lease {
+    /// Begins the exchange.
+    ///
+    /// # Errors
+    /// When the connection takes no request any more.
+    pub async fn send(&mut self, outgoing: &Outgoing<'_>) -> Result<(Sender, Receiver), WireError> {
+        match &mut self.carrier {
+            Carrier::Http1 { client, .. } => {
+                let (sender, receiver) = client.send(outgoing);
+                Ok((Sender::Http1(sender), Receiver::Http1(receiver)))
+            }
+            Carrier::Http2 { client, .. } => {
+                let (sender, receiver) = client.send(outgoing).await?;
+                Ok((Sender::Http2(sender), Receiver::Http2(receiver)))
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        match &self.carrier {
+            Carrier::Http1 { client, key, pool } if client.is_reusable() => pool.keep(key.clone(), client.clone(), self.facts.clone()),
+            Carrier::Http1 { .. } => {}
+            Carrier::Http2 { used, .. } => used.set(Instant::now()),
+        }
+    }
+}
+
+impl Pool {
+    /// A connection that is there already.
+    #[must_use]
+    pub fn ready(self: &Rc<Self>, key: &Key) -> Option<Lease> {
+        let lease = match key.protocol {
+            Negotiated::Http1 => self.take_idle(key),
+            Negotiated::Http2 => self.share(key, false),
+        }?;
+        self.reused.set(self.reused.get() + 1);
+        Some(lease)
+    }
+
+    fn take_idle(self: &Rc<Self>, key: &Key) -> Option<Lease> {
+        loop {
+            // The latest: the others may then grow old enough to be closed.
+            let Idle { client, facts, since } = self.idle.borrow_mut().get_mut(key)?.pop()?;
+            if since.elapsed() < DEFAULT_POOL_IDLE_TIMEOUT && client.is_reusable() {
+                return Some(Lease { carrier: Carrier::Http1 { client, key: key.clone(), pool: self.clone() }, facts, reused: true });
+            }
+        }
+    }
+
+    /// The connection with the fewest exchanges; a full one only where `full` says so.
+    fn share(&self, key: &Key, full: bool) -> Option<Lease> {
+        let mut shared = self.shared.borrow_mut();
+        let list = shared.get_mut(key)?;
+        list.retain(|shared| !shared.client.is_ended());
+        let least = list.iter().min_by_key(|shared| Rc::strong_count(&shared.under_way))?;
+        if !full && Rc::strong_count(&least.under_way) > least.client.capacity() && list.len() < MAX_SHARED {
+            return None;
+        }
+        let carrier = Carrier::Http2 { client: least.client.clone(), _under_way: least.under_way.clone(), used: least.used.clone() };
+        Some(Lease { carrier, facts: least.facts.clone(), reused: true })
+    }
+
+    /// Waits for whoever is connecting to the same destination with HTTP/2, so that a burst makes one connection, not one each.
+    pub async fn turn(&self, key: &Key) -> Option<OwnedMutexGuard<()>> {
+        if key.protocol == Negotiated::Http1 {
+            return None;
+        }
+        let turn = self.connecting.borrow_mut().entry(key.clone()).or_default().clone();
+        Some(turn.lock_owned().await)
+    }
+
+    /// Takes a new connection of HTTP/1 into use.
+    pub fn add_http1(self: &Rc<Self>, key: Key, client: Http1Client, facts: Facts) -> Lease {
+        self.made.set(self.made.get() + 1);
+        Lease { carrier: Carrier::Http1 { client, key, pool: self.clone() }, facts, reused: false }
+    }
+
+    /// Takes a new connection of HTTP/2 into use.
+    pub fn add_http2(&self, key: Key, client: Http2Client, facts: Facts) -> Lease {
+        self.made.set(self.made.get() + 1);
+        let (under_way, used) = (Rc::new(()), Rc::new(Cell::new(Instant::now())));
+        let carrier = Carrier::Http2 { client: client.clone(), _under_way: under_way.clone(), used: used.clone() };
+        self.shared.borrow_mut().entry(key).or_default().push(Shared { client, facts: facts.clone(), under_way, used });
+        Lease { carrier, facts, reused: false }
+    }
+
+    fn keep(&self, key: Key, client: Http1Client, facts: Facts) {
+        let mut idle = self.idle.borrow_mut();
+        let list = idle.entry(key).or_default();
+        if list.len() < MAX_IDLE_PER_ENDPOINT {
+            list.push(Idle { client, facts, since: Instant::now() });
+        }
+    }
+
+    /// Closes what has been idle too long or was closed by its server; run each second.
+    pub fn sweep(&self) {
+        self.idle.borrow_mut().retain(|_, list| {
+            list.retain(|idle| idle.since.elapsed() < DEFAULT_POOL_IDLE_TIMEOUT && idle.client.is_reusable());
+            !list.is_empty()
+        });
+        // A shared connection costs its server little, and its next handshake much.
+        self.shared.borrow_mut().retain(|_, list| {
+            list.retain(|shared| !shared.client.is_ended() && (Rc::strong_count(&shared.under_way) > 1 || shared.used.get().elapsed() < SHARED_IDLE));
+            !list.is_empty()
+        });
+        self.connecting.borrow_mut().retain(|_, turn| Arc::strong_count(turn) > 1);
+    }
+}
+
+/// How long an HTTP/2 connection without exchanges is kept. Its end is told by GOAWAY, which no request races with.
+const SHARED_IDLE: Duration = Duration::from_secs(60);

@@ -1,0 +1,303 @@
+//! The sidecar: one proxy beside one app, from its start to its end.
+//!
+//! listeners of the host → registration → SVID and first units → `Prepared` → listeners of the app's namespace →
+//! worker → `Serving` → … → drain → end. The main thread keeps identity, configuration, DNS and metrics; the worker's
+//! thread serves. Whatever fails before `Serving` is told to the supervisor, which tells the user.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use lorica_capture::{AppListener, FromProxy, ListenerLabel, ProxyChannel};
+use lorica_identity::TlsEpoch;
+use lorica_model::snapshot::{InboundUnit, Locality};
+use lorica_observe::Telemetry;
+use lorica_observe::access_log::Target;
+use lorica_observe::otlp::{Sender, SpanSink};
+use lorica_xds::client::{Client, ClientConfig, ConnectionState, Endpoint};
+use lorica_xds::{NodeMetadata, NodePort};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::watch;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::timeout;
+
+use crate::app::App;
+use crate::config::ProxyConfig;
+use crate::dns::Dns;
+use crate::identity::Keeper;
+use crate::path::accept;
+use crate::supervisor::{Ending, Interior, Listener, Supervisor};
+use crate::view::{self, View};
+use crate::worker::{Parts, Worker};
+use crate::admin;
+use crate::path::record::UnderWay;
+
+/// How long callers' proxies may take to acknowledge that this workload is gone, before the drain goes on without them.
+const WITHDRAWAL: Duration = Duration::from_secs(5);
+
+/// Runs until the app or the supervisor has ended.
+///
+/// # Errors
+/// What kept the proxy from serving; the supervisor has been told.
+pub fn run(config: ProxyConfig, channel: ProxyChannel) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        let supervisor = Supervisor::new(channel)?;
+        match serve(Arc::new(config), &supervisor).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // A supervisor that is gone cannot be told; the error below then says so too.
+                drop(supervisor.say(&FromProxy::Failed { message: format!("{error:#}") }));
+                Err(error)
+            }
+        }
+    })
+}
+
+async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Result<()> {
+    let host = supervisor.host_listeners().await.context("the supervisor is gone")?;
+    let metrics = TcpListener::bind(("127.0.0.1", 0)).await.context("no port for metrics")?;
+    let telemetry = telemetry(&config)?;
+    let under_way = Arc::new(UnderWay::default());
+    let metadata = metadata(&config, &host, metrics.local_addr()?)?;
+    let node = serde_json::json!({ "id": config.workload, "metadata": metadata }).to_string();
+    let endpoint = Endpoint::Unix(config.control_socket.clone());
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let (client, receiving) = Client::start(ClientConfig { endpoint, node_id: config.workload.clone(), version, metadata }, None);
+    spawn_local(receiving);
+    config.upstreams.iter().for_each(|port| client.want(port.clone()));
+
+    let (epochs, epoch) = watch::channel(None);
+    spawn_local(Keeper { control_socket: config.control_socket.clone(), node, snapshots: client.snapshot(), epochs }.run());
+    let (views_in, views) = watch::channel(Arc::new(View::default()));
+    spawn_local(view::follow(client.snapshot(), views_in));
+
+    let inbound = prepared(&config, &client, epoch.clone()).await?;
+    let known_names = known_names(&views.borrow());
+    supervisor.say(&FromProxy::Prepared { virtual_v4: inbound.virtual_v4, virtual_v6: Some(inbound.virtual_v6), known_names })?;
+    let (app, listening) = watch::channel(Vec::new());
+    let Interior { listeners, sockets } = supervisor.interior(&app).await.context("the supervisor is gone")?;
+
+    let (ending_in, ending) = watch::channel(Ending::Running);
+    let (ended_in, ended) = watch::channel(false);
+    let (dns, served): (Vec<Listener>, Vec<Listener>) =
+        host.into_iter().chain(listeners).partition(|(label, _)| matches!(label, ListenerLabel::DnsUdp | ListenerLabel::DnsTcp));
+    let app_has_ipv6 = served.iter().any(|(label, socket)| *label == ListenerLabel::Outbound && is_ipv6(socket));
+    serve_names(&config, dns, views.clone(), app_has_ipv6)?;
+    spawn_local(admin::serve(metrics, telemetry.clone(), client.clone(), epoch.clone()));
+
+    let parts = WorkerParts { config: config.clone(), client: client.clone(), views, epochs: epoch, telemetry: telemetry.clone(), under_way: under_way.clone(), ending, ended };
+    let (ready, started) = tokio::sync::oneshot::channel();
+    let worker = std::thread::Builder::new()
+        .name("lorica-worker".to_owned())
+        .spawn(move || work(parts, listening, sockets, served, ready))
+        .context("no thread for the worker")?;
+    started.await.context("the worker did not start")??;
+    supervisor.say(&FromProxy::Serving)?;
+    spawn_local(announce(app.subscribe(), client.clone()));
+
+    let mut ending = ending_in.subscribe();
+    let outcome = tokio::select! {
+        gone = supervisor.follow(&app, &ending_in) => gone.map_err(anyhow::Error::from),
+        () = end(&config, &client, &mut ending, &under_way, supervisor) => Ok(()),
+    };
+    ended_in.send_replace(true);
+    telemetry.flush(Duration::from_secs(1)).await;
+    drop(worker.join());
+    outcome
+}
+
+fn telemetry(config: &ProxyConfig) -> anyhow::Result<Telemetry> {
+    let target = Target::from(config.telemetry.access_log.as_str());
+    let spans = match &config.telemetry.otlp {
+        None => SpanSink::none(),
+        Some(endpoint) => {
+            let sender = Sender {
+                service: config.service.as_ref().map_or_else(|| config.account.to_string(), |service| service.name.to_string()),
+                namespace: config.namespace.to_string(),
+                version: config.version.clone(),
+                instance: config.workload.to_string(),
+            };
+            let started = SpanSink::start(endpoint, sender);
+            let (sink, sending) = started.with_context(|| format!("`{endpoint}` is no address of a collector\nhint: write http://HOST:4317"))?;
+            spawn_local(sending);
+            sink
+        }
+    };
+    let opened = Telemetry::open(&target, spans, config.telemetry.sampling);
+    opened.with_context(|| format!("the access log {} cannot be written", config.telemetry.access_log))
+}
+
+/// What the proxy says of itself when it registers.
+fn metadata(config: &ProxyConfig, listeners: &[Listener], metrics: SocketAddr) -> anyhow::Result<NodeMetadata> {
+    let address = |app_port: u16| -> anyhow::Result<SocketAddr> {
+        let listener = listeners.iter().find(|(label, _)| *label == ListenerLabel::Inbound { app_port });
+        let (_, socket) = listener.with_context(|| format!("there is no listener for port {app_port}"))?;
+        let bound = SocketAddr::try_from(rustix::net::getsockname(socket)?)?;
+        Ok(SocketAddr::new(config.advertise, bound.port()))
+    };
+    let port = |port: &crate::config::DeclaredPort| -> anyhow::Result<NodePort> {
+        Ok(NodePort { service_port: port.service_port, app_port: port.app_port, protocol: port.protocol, address: address(port.app_port)? })
+    };
+    Ok(NodeMetadata {
+        namespace: config.namespace.clone(),
+        service: config.service.clone(),
+        account: config.account.clone(),
+        version: config.version.clone(),
+        ports: config.ports.iter().map(port).collect::<anyhow::Result<_>>()?,
+        metrics: Some(metrics),
+        locality: Locality::default(),
+        ..NodeMetadata::client(config.namespace.clone(), config.account.clone())
+    })
+}
+
+/// Waits for the workload's own unit, an SVID, and the units of explicit listeners.
+async fn prepared(config: &ProxyConfig, client: &Client, mut epochs: watch::Receiver<Option<Arc<TlsEpoch>>>) -> anyhow::Result<Arc<InboundUnit>> {
+    let mut snapshots = client.snapshot();
+    let mut states = client.state();
+    let all = async {
+        let ready = snapshots.wait_for(|snapshot| {
+            let settled = |port| snapshot.outbound.contains_key(port) || snapshot.absent.contains(port);
+            snapshot.inbound.is_some() && snapshot.bundle.is_some() && config.upstreams.iter().all(settled)
+        });
+        let inbound = ready.await.ok().and_then(|snapshot| snapshot.inbound.clone()).context("the control plane's client ended")?;
+        epochs.wait_for(Option::is_some).await.context("the identity's keeper ended")?;
+        Ok(inbound)
+    };
+    let refused = async {
+        match states.wait_for(|state| matches!(state, ConnectionState::Refused { .. })).await.as_deref() {
+            Ok(ConnectionState::Refused { message }) => message.clone(),
+            _ => std::future::pending().await,
+        }
+    };
+    let socket = config.control_socket.display();
+    tokio::select! {
+        inbound = all => inbound,
+        message = refused => bail!("the control plane does not take {}: {message}", config.workload),
+        () = tokio::time::sleep(config.start_deadline) => match &*client.state().borrow() {
+            ConnectionState::Connecting { last_error } => {
+                bail!("no control plane answers on {socket}{}\nhint: start one with `lorica control`, or name another with --server", last_error.as_deref().map(|error| format!(" ({error})")).unwrap_or_default())
+            }
+            _ => bail!("the control plane on {socket} has not sent everything within {} s\nhint: `lorica status` shows what it knows", config.start_deadline.as_secs()),
+        },
+    }
+}
+
+fn known_names(view: &View) -> Vec<String> {
+    let services = view.snapshot.names.values().flat_map(|table| table.records.iter().map(move |record| format!("{}.{}", record.name, table.namespace)));
+    // Environment variables have a length, too.
+    services.take(200).collect()
+}
+
+fn is_ipv6(socket: &std::os::fd::OwnedFd) -> bool {
+    rustix::net::getsockname(socket).is_ok_and(|address| SocketAddr::try_from(address).is_ok_and(|address| address.is_ipv6()))
+}
+
+fn serve_names(config: &ProxyConfig, sockets: Vec<Listener>, views: watch::Receiver<Arc<View>>, app_has_ipv6: bool) -> anyhow::Result<()> {
+    let dns = Dns::new(config.namespace.clone(), views, app_has_ipv6);
+    for (label, socket) in sockets {
+        match label {
+            ListenerLabel::DnsUdp => drop(spawn_local(dns.clone().serve_udp(UdpSocket::from_std(socket.into())?))),
+            _ => drop(spawn_local(dns.clone().serve_tcp(TcpListener::from_std(socket.into())?))),
+        }
+    }
+    Ok(())
+}
+
+/// What the worker's thread is given.
+struct WorkerParts {
+    config: Arc<ProxyConfig>,
+    client: Client,
+    views: watch::Receiver<Arc<View>>,
+    epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
+    telemetry: Telemetry,
+    under_way: Arc<UnderWay>,
+    ending: watch::Receiver<Ending>,
+    ended: watch::Receiver<bool>,
+}
+
+/// The worker's thread.
+fn work(
+    parts: WorkerParts,
+    listening: watch::Receiver<Vec<AppListener>>,
+    sockets: Option<lorica_capture::SocketSource>,
+    listeners: Vec<Listener>,
+    ready: tokio::sync::oneshot::Sender<anyhow::Result<()>>,
+) {
+    let WorkerParts { config, client, views, epochs, telemetry, under_way, ending, ended } = parts;
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return drop(ready.send(Err(error.into()))),
+    };
+    LocalSet::new().block_on(&runtime, async move {
+        let start = || -> anyhow::Result<()> {
+            let app = App::new(listening, sockets)?;
+            let worker = Worker::start(Parts { config, client, views, epochs, app, telemetry: telemetry.worker(), under_way, ending, ended: ended.clone() });
+            for (label, socket) in listeners {
+                let listener = TcpListener::from_std(socket.into())?;
+                spawn_local(accept::serve(worker.clone(), label, listener));
+            }
+            Ok(())
+        };
+        let started = start();
+        let failed = started.is_err();
+        drop(ready.send(started));
+        let mut ended = ended;
+        if !failed {
+            // An error means that the main thread is gone, which is an end too.
+            drop(ended.wait_for(|ended| *ended).await);
+        }
+    });
+}
+
+/// Tells the control plane on which ports the app listens: only then may callers come.
+async fn announce(mut app: watch::Receiver<Vec<AppListener>>, client: Client) {
+    loop {
+        let ports = app.borrow_and_update().iter().map(|listener| listener.port).collect::<Vec<_>>();
+        client.update_metadata(|metadata| {
+            metadata.listening = metadata.ports.iter().map(|port| port.app_port).filter(|port| ports.contains(port)).collect();
+        });
+        if app.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Drains when asked to, and returns when nothing is left to serve.
+async fn end(config: &ProxyConfig, client: &Client, ending: &mut watch::Receiver<Ending>, under_way: &UnderWay, supervisor: &Supervisor) {
+    if ending.wait_for(|ending| *ending != Ending::Running).await.is_err() {
+        return;
+    }
+    client.update_metadata(|metadata| metadata.draining = true);
+    if *ending.borrow() == Ending::Drain {
+        // Callers' proxies stop choosing this workload before it stops answering: no request runs into a closed door.
+        let mut snapshots = client.snapshot();
+        let withdrawn = snapshots.wait_for(|snapshot| snapshot.inbound.as_ref().is_some_and(|inbound| inbound.withdrawn));
+        let connected = matches!(*client.state().borrow(), ConnectionState::Connected { .. });
+        if connected && !config.ports.is_empty() && timeout(WITHDRAWAL, withdrawn).await.is_err() {
+            tracing::warn!("not every caller has acknowledged within {} s that this workload ends", WITHDRAWAL.as_secs());
+        }
+        let deadline = Instant::now() + config.drain_deadline;
+        while under_way.inbound.load(Ordering::Relaxed) > 0 && Instant::now() < deadline && *ending.borrow() == Ending::Drain {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        tell_drained(supervisor);
+        if ending.wait_for(|ending| *ending == Ending::AppEnded).await.is_err() {
+            return;
+        }
+    }
+    // The app is gone; what it said last is still on its way.
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while under_way.inbound.load(Ordering::Relaxed) + under_way.outbound.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tell_drained(supervisor);
+}
+
+fn tell_drained(supervisor: &Supervisor) {
+    if let Err(error) = supervisor.say(&FromProxy::Drained) {
+        tracing::debug!(%error, "the supervisor is gone");
+    }
+}

@@ -1,0 +1,142 @@
+//! A body of HTTP/1 as it comes in.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Buf;
+
+use super::super::body::Frame;
+use super::super::error::WireError;
+use super::connection::Connection;
+use super::parse::{self, Framing};
+
+/// The longest line of a chunk, extensions included, in bytes.
+const CHUNK_LINE: usize = 1024;
+
+/// Where a body of HTTP/1 stands; shared with its connection, which goes on only behind it.
+pub(super) type Progress = Rc<Cell<State>>;
+
+/// Where a body of HTTP/1 stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Length(u64),
+    ChunkLine,
+    ChunkData(u64),
+    ChunkEnd,
+    Trailers,
+    UntilClose,
+    End,
+}
+
+impl From<Framing> for State {
+    fn from(framing: Framing) -> Self {
+        match framing {
+            Framing::None | Framing::Length(0) => Self::End,
+            Framing::Length(length) => Self::Length(length),
+            Framing::Chunked => Self::ChunkLine,
+            Framing::UntilClose => Self::UntilClose,
+        }
+    }
+}
+
+/// A body of HTTP/1 as it comes in.
+pub struct Http1Body {
+    connection: Rc<RefCell<Connection>>,
+    progress: Progress,
+    length: Option<u64>,
+}
+
+impl Http1Body {
+    pub(super) fn new(connection: Rc<RefCell<Connection>>, progress: Progress) -> Self {
+        let length = match progress.get() {
+            State::End => Some(0),
+            State::Length(length) => Some(length),
+            _ => None,
+        };
+        Self { connection, progress, length }
+    }
+
+    pub(crate) fn is_end(&self) -> bool {
+        self.progress.get() == State::End
+    }
+
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, WireError>>> {
+        self.poll(cx).map(Result::transpose)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, WireError>> {
+        let mut connection = self.connection.borrow_mut();
+        loop {
+            match self.progress.get() {
+                State::End => return Poll::Ready(Ok(None)),
+                State::Length(left) | State::ChunkData(left) if !connection.inbox.is_empty() => {
+                    let count = usize::try_from(left).map_or(connection.inbox.len(), |left| left.min(connection.inbox.len()));
+                    let data = connection.inbox.split_to(count).freeze();
+                    let left = left - count as u64;
+                    let next = match (self.progress.get(), left) {
+                        (State::Length(_), 0) => State::End,
+                        (State::Length(_), _) => State::Length(left),
+                        (_, 0) => State::ChunkEnd,
+                        (_, _) => State::ChunkData(left),
+                    };
+                    self.progress.set(next);
+                    return Poll::Ready(Ok(Some(Frame::Data(data))));
+                }
+                State::UntilClose if !connection.inbox.is_empty() => return Poll::Ready(Ok(Some(Frame::Data(connection.inbox.split().freeze())))),
+                State::UntilClose if connection.ended => {
+                    self.progress.set(State::End);
+                    return Poll::Ready(Ok(None));
+                }
+                State::ChunkLine => {
+                    if let Some(length) = chunk_line(&mut connection.inbox)? {
+                        self.progress.set(if length == 0 { State::Trailers } else { State::ChunkData(length) });
+                        continue;
+                    }
+                }
+                State::ChunkEnd if connection.inbox.len() >= 2 => {
+                    if !connection.inbox.starts_with(b"\r\n") {
+                        return Poll::Ready(Err(WireError::Invalid("a chunk does not end where it said")));
+                    }
+                    connection.inbox.advance(2);
+                    self.progress.set(State::ChunkLine);
+                    continue;
+                }
+                State::Trailers => {
+                    if let Some(trailers) = parse::trailers(&mut connection.inbox)? {
+                        self.progress.set(State::End);
+                        return Poll::Ready(Ok((!trailers.is_empty()).then_some(Frame::Trailers(trailers))));
+                    }
+                }
+                State::Length(_) | State::ChunkData(_) | State::ChunkEnd | State::UntilClose => {}
+            }
+            let read = ready!(connection.poll_fill(cx))?;
+            if read == 0 && self.progress.get() != State::UntilClose {
+                return Poll::Ready(Err(WireError::Closed));
+            }
+        }
+    }
+}
+
+/// The size of the next chunk, if its line is there; it is taken out of `inbox`.
+fn chunk_line(inbox: &mut bytes::BytesMut) -> Result<Option<u64>, WireError> {
+    let Some(end) = inbox.iter().take(CHUNK_LINE).position(|byte| *byte == b'\n') else {
+        return if inbox.len() >= CHUNK_LINE { Err(WireError::Invalid("a chunk's line is too long")) } else { Ok(None) };
+    };
+    let line = inbox.split_to(end + 1);
+    // A bare LF is where parsers begin to disagree.
+    let line = line.strip_suffix(b"\r\n").ok_or(WireError::Invalid("a chunk's line does not end as it must"))?;
+    if line.contains(&b'\r') {
+        return Err(WireError::Invalid("a chunk's line has a bare CR"));
+    }
+    let size = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
+    if size.is_empty() || size.len() > 15 || !size.iter().all(u8::is_ascii_hexdigit) {
+        return Err(WireError::Invalid("a chunk's size is no number"));
+    }
+    let digits = size.iter().filter_map(|digit| char::from(*digit).to_digit(16));
+    Ok(Some(digits.fold(0, |sum, digit| sum * 16 + u64::from(digit))))
+}

@@ -1,0 +1,144 @@
+//! The connection under a codec: what was read and not yet used, what is to be written.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::stream::Stream;
+
+/// How much is read at once, in bytes: one TLS record, so that a record's rest never waits in the TLS layer.
+const READ: usize = 16 * 1024;
+/// How much may wait to be written before the writer must wait for the peer, in bytes.
+const WRITE: usize = 64 * 1024;
+/// The most slices in one vectored write.
+const SLICES: usize = 16;
+
+/// A connection with its buffers.
+pub(super) struct Connection {
+    /// Taken out when the connection becomes a tunnel.
+    stream: Option<Stream>,
+    /// What was read and not yet used.
+    pub(super) inbox: BytesMut,
+    /// Whether the peer has ended its side.
+    pub(super) ended: bool,
+    outbox: VecDeque<Bytes>,
+    waiting: usize,
+}
+
+impl Connection {
+    pub(super) fn new(stream: Stream, read: &[u8]) -> Self {
+        Self { stream: Some(stream), inbox: BytesMut::from(read), ended: false, outbox: VecDeque::new(), waiting: 0 }
+    }
+
+    fn stream(&mut self) -> io::Result<&mut Stream> {
+        self.stream.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Reads more into the inbox; 0 at the end.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.ended {
+            return Poll::Ready(Ok(0));
+        }
+        if self.inbox.capacity() - self.inbox.len() < READ / 2 {
+            self.inbox.reserve(READ);
+        }
+        let before = self.inbox.len();
+        let Self { stream: Some(stream), inbox, .. } = self else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        let count = ready!(tokio_util::io::poll_read_buf(Pin::new(stream), cx, inbox))?;
+        debug_assert_eq!(count, self.inbox.len() - before);
+        self.ended = count == 0;
+        Poll::Ready(Ok(count))
+    }
+
+    /// Queues bytes to be written.
+    pub(super) fn push(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.waiting += bytes.len();
+            self.outbox.push_back(bytes);
+        }
+    }
+
+    /// Writes all that is queued.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outbox.is_empty() {
+            let Self { stream: Some(stream), outbox, .. } = self else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let mut used = 0;
+            for (slice, bytes) in slices.iter_mut().zip(outbox.iter()) {
+                *slice = IoSlice::new(bytes);
+                used += 1;
+            }
+            let mut count = ready!(Pin::new(stream).poll_write_vectored(cx, &slices[..used]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.waiting -= count.min(self.waiting);
+            while let Some(first) = self.outbox.front_mut() {
+                if count < first.len() {
+                    bytes::Buf::advance(first, count);
+                    break;
+                }
+                count -= first.len();
+                self.outbox.pop_front();
+            }
+        }
+        Pin::new(self.stream()?).poll_flush(cx)
+    }
+
+    /// Waits until there is room to queue more.
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.waiting < WRITE { Poll::Ready(Ok(())) } else { self.poll_flush(cx) }
+    }
+
+    /// Whether the peer has closed, or sent what nobody asked for. Reads only what is there.
+    pub(super) fn is_stale(&mut self) -> bool {
+        if self.ended || !self.inbox.is_empty() {
+            return true;
+        }
+        let Some(stream) = self.stream.as_mut() else { return true };
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        Pin::new(stream).poll_read(&mut cx, &mut buffer).is_ready()
+    }
+
+    /// Waits until the peer ends its side. Bytes of a next request stay in the inbox; past a bound nobody waits any more.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.inbox.len() >= READ {
+                return Poll::Pending;
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Ends our side.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.stream()?).poll_shutdown(cx)
+    }
+
+    /// Takes the connection out of HTTP, with what was read of it.
+    pub(super) fn take(&mut self) -> Option<(Stream, Bytes)> {
+        Some((self.stream.take()?, self.inbox.split().freeze()))
+    }
+
+    /// Makes the close of the connection a reset.
+    pub(super) fn reset_on_close(&self) {
+        if let Some(stream) = &self.stream {
+            stream.reset_on_close();
+        }
+    }
+}
+
+/// Waits until all that `connection` has queued is written.
+pub(super) async fn flush(connection: &std::cell::RefCell<Connection>) -> io::Result<()> {
+    poll_fn(|cx| connection.borrow_mut().poll_flush(cx)).await
+}

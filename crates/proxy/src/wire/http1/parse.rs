@@ -1,0 +1,214 @@
+//! Heads of HTTP/1: bytes in, heads and the framing of their bodies out. Pure.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use httparse::{EMPTY_HEADER, Status};
+use lorica_model::head::{Fields, MAX_FIELDS, MAX_HEAD_BYTES, Parts, RequestHead, ResponseHead, Version, tokens};
+
+use super::super::error::WireError;
+
+/// How the end of a body is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// There is no body.
+    None,
+    /// It has so many bytes.
+    Length(u64),
+    /// It comes in chunks.
+    Chunked,
+    /// It ends with the connection.
+    UntilClose,
+}
+
+/// A request's head, if all of it is there; it is taken out of `inbox`.
+pub(super) fn request(inbox: &mut BytesMut) -> Result<Option<(RequestHead, Framing)>, WireError> {
+    // Empty lines before a request are left-overs of old clients (RFC 9112, 2.2).
+    while inbox.starts_with(b"\r\n") {
+        bytes::Buf::advance(inbox, 2);
+    }
+    let mut fields = [EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    let length = match request.parse(&inbox[..inbox.len().min(MAX_HEAD_BYTES)]) {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) if inbox.len() >= MAX_HEAD_BYTES => return Err(WireError::HeadTooLarge),
+        Ok(Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(WireError::HeadTooLarge),
+        Err(error) => return Err(WireError::Invalid(invalid(error))),
+    };
+    let within = |text: &[u8]| range(inbox, text);
+    let version = if request.version == Some(0) { Version::Http10 } else { Version::Http11 };
+    let method = within(request.method.unwrap_or_default().as_bytes());
+    let target = request.path.unwrap_or_default();
+    let mut parts = Parts::default();
+    let mut host = None;
+    for field in request.headers.iter() {
+        if field.value.contains(&0) {
+            return Err(WireError::Invalid("a field value has a NUL"));
+        }
+        if field.name.eq_ignore_ascii_case("host") && host.replace(within(field.value)).is_some() {
+            return Err(WireError::Invalid("there are two Host fields"));
+        }
+        parts.fields.push((within(field.name.as_bytes()), within(field.value)));
+    }
+    let (path, authority) = match Target::of(request.method.unwrap_or_default(), target)? {
+        Target::Origin => (within(target.as_bytes()), host.clone()),
+        Target::Absolute { authority, path } => (within(path.as_bytes()), Some(within(authority.as_bytes()))),
+    };
+    if host.is_none() && version == Version::Http11 {
+        return Err(WireError::Invalid("there is no Host field"));
+    }
+    let authority = authority.unwrap_or(0..0);
+    if !inbox[authority.clone()].iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'?' | b'#' | b'@' | b'\\')) {
+        return Err(WireError::Invalid("the Host is no host"));
+    }
+    let bytes = inbox.split_to(length).freeze();
+    let head = parts.request(bytes, version, method, path, authority);
+    let framing = request_framing(&head)?;
+    Ok(Some((head, framing)))
+}
+
+/// An answer's head, if all of it is there; it is taken out of `inbox`. `to_head`: the request was a HEAD.
+pub(super) fn response(inbox: &mut BytesMut, to_head: bool) -> Result<Option<(ResponseHead, Framing)>, WireError> {
+    let mut fields = [EMPTY_HEADER; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut fields);
+    let length = match response.parse(&inbox[..inbox.len().min(MAX_HEAD_BYTES)]) {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) if inbox.len() >= MAX_HEAD_BYTES => return Err(WireError::HeadTooLarge),
+        Ok(Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(WireError::HeadTooLarge),
+        Err(error) => return Err(WireError::Invalid(invalid(error))),
+    };
+    let status = response.code.unwrap_or_default();
+    if !(100..1000).contains(&status) {
+        return Err(WireError::Invalid("the status is none"));
+    }
+    let version = if response.version == Some(0) { Version::Http10 } else { Version::Http11 };
+    let mut parts = Parts::default();
+    for field in response.headers.iter() {
+        if field.value.contains(&0) {
+            return Err(WireError::Invalid("a field value has a NUL"));
+        }
+        parts.fields.push((range(inbox, field.name.as_bytes()), range(inbox, field.value)));
+    }
+    let fields = parts.fields(inbox.split_to(length).freeze());
+    let framing = match status {
+        100..=199 | 204 | 304 => Framing::None,
+        _ if to_head => Framing::None,
+        _ => message_framing(&fields)?.unwrap_or(Framing::UntilClose),
+    };
+    Ok(Some((ResponseHead { version, status, fields }, framing)))
+}
+
+/// Trailers, if all of them are there (up to and with the empty line); they are taken out of `inbox`.
+pub(super) fn trailers(inbox: &mut BytesMut) -> Result<Option<Fields>, WireError> {
+    let mut fields = [EMPTY_HEADER; MAX_FIELDS];
+    match httparse::parse_headers(&inbox[..inbox.len().min(MAX_HEAD_BYTES)], &mut fields) {
+        Ok(Status::Complete((length, fields))) => {
+            let mut parts = Parts::default();
+            for field in fields {
+                if field.value.contains(&0) {
+                    return Err(WireError::Invalid("a field value has a NUL"));
+                }
+                parts.fields.push((range(inbox, field.name.as_bytes()), range(inbox, field.value)));
+            }
+            Ok(Some(parts.fields(inbox.split_to(length).freeze())))
+        }
+        Ok(Status::Partial) if inbox.len() >= MAX_HEAD_BYTES => Err(WireError::HeadTooLarge),
+        Ok(Status::Partial) => Ok(None),
+        Err(httparse::Error::TooManyHeaders) => Err(WireError::HeadTooLarge),
+        Err(error) => Err(WireError::Invalid(invalid(error))),
+    }
+}
+
+/// The forms of a request target (RFC 9112, 3.2).
+enum Target<'t> {
+    Origin,
+    Absolute { authority: &'t str, path: &'t str },
+}
+
+impl<'t> Target<'t> {
+    fn of(method: &str, target: &'t str) -> Result<Self, WireError> {
+        if method == "CONNECT" {
+            return Err(WireError::Unsupported("CONNECT is not passed on"));
+        }
+        if target.contains('#') {
+            return Err(WireError::Invalid("the target has a fragment"));
+        }
+        if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+            return Ok(Self::Origin);
+        }
+        let rest = ["http://", "https://"].iter().find_map(|scheme| {
+            target.get(..scheme.len()).filter(|start| start.eq_ignore_ascii_case(scheme)).map(|_| &target[scheme.len()..])
+        });
+        let rest = rest.ok_or(WireError::Invalid("the target is neither a path nor an http URL"))?;
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        if authority.is_empty() || path.starts_with('?') {
+            return Err(WireError::Invalid("the target's URL has no host or no path"));
+        }
+        // `http://host` means its root; the slash of the scheme stands for it, as a range must lie in the head.
+        let path = if path.is_empty() { &target[target.find("//").map_or(0, |at| at + 1)..][..1] } else { path };
+        Ok(Self::Absolute { authority, path })
+    }
+}
+
+fn request_framing(head: &RequestHead) -> Result<Framing, WireError> {
+    if head.version == Version::Http10 && head.fields.position("transfer-encoding").is_some() {
+        return Err(WireError::Invalid("HTTP/1.0 has no Transfer-Encoding"));
+    }
+    Ok(message_framing(&head.fields)?.unwrap_or(Framing::None))
+}
+
+/// What Transfer-Encoding and Content-Length say; both at once are how requests are smuggled.
+fn message_framing(fields: &Fields) -> Result<Option<Framing>, WireError> {
+    let mut length = None;
+    for value in fields.get_all("content-length").flat_map(|value| value.split(|byte| *byte == b',')) {
+        let value = value.trim_ascii();
+        let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
+        let parsed = digits.then(|| value.iter().fold(0, |sum: u64, digit| sum * 10 + u64::from(digit - b'0')));
+        let parsed = parsed.ok_or(WireError::Invalid("the Content-Length is no number"))?;
+        if length.replace(parsed).is_some_and(|before| before != parsed) {
+            return Err(WireError::Invalid("there are two Content-Lengths"));
+        }
+    }
+    let mut codings = fields.get_all("transfer-encoding").flat_map(tokens);
+    match (codings.next(), codings.next(), length) {
+        (None, _, length) if fields.position("transfer-encoding").is_none() => Ok(length.map(Framing::Length)),
+        (Some(coding), None, None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Some(Framing::Chunked)),
+        (_, _, Some(_)) => Err(WireError::Invalid("there are both Content-Length and Transfer-Encoding")),
+        _ => Err(WireError::Unsupported("the only Transfer-Encoding is chunked")),
+    }
+}
+
+/// Where `part` lies in `whole`, of which it is a slice.
+fn range(whole: &[u8], part: &[u8]) -> Range<usize> {
+    let start = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
+    if start <= whole.len() { start..start + part.len() } else { 0..0 }
+}
+
+fn invalid(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "a field name is none",
+        httparse::Error::HeaderValue => "a field value has a byte that it may not have",
+        httparse::Error::NewLine => "a line does not end as it must",
+        httparse::Error::Status => "the status is none",
+        httparse::Error::Token => "the method or the target is none",
+        httparse::Error::TooManyHeaders => "there are too many fields",
+        httparse::Error::Version => "the version is neither HTTP/1.0 nor HTTP/1.1",
+    }
+}
+
+/// Room for the text of a head that is written.
+pub(super) fn line(text: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    text.reserve(name.len() + value.len() + 4);
+    text.extend_from_slice(name);
+    text.extend_from_slice(b": ");
+    text.extend_from_slice(value);
+    text.extend_from_slice(b"\r\n");
+}
+
+/// A chunk's first line.
+pub(super) fn chunk(length: usize) -> Bytes {
+    Bytes::from(format!("{length:x}\r\n"))
+}

@@ -1,0 +1,286 @@
+//! Both ends of an exchange, whatever version carries them: what goes out, and what answers.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use lorica_model::head::{Edits, Fields, RequestHead, ResponseHead};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::body::Body;
+use super::error::WireError;
+use super::fields::Onward;
+use super::http1::{Http1Receiver, Http1Responder, Http1Sender};
+use super::http2::{Http2Receiver, Http2Responder, Http2Sender, Http2Tunnel};
+use crate::stream::Stream;
+
+/// A request as it goes out: the head as received, with its edits.
+pub struct Outgoing<'o> {
+    /// The head as received.
+    pub head: &'o RequestHead,
+    /// What is altered in it.
+    pub edits: &'o Edits,
+    /// The length of its body, where known; `Some(0)`: none.
+    pub length: Option<u64>,
+    /// What it asks to upgrade to.
+    pub upgrade: Option<&'o [u8]>,
+}
+
+impl Outgoing<'_> {
+    pub(super) fn path_and_query(&self) -> &str {
+        self.edits.path_and_query.as_deref().unwrap_or_else(|| self.head.path_and_query())
+    }
+
+    pub(super) fn authority(&self) -> &str {
+        self.edits.authority.as_deref().unwrap_or_else(|| self.head.authority())
+    }
+
+    /// Every field that goes on.
+    pub(super) fn fields(&self, mut each: impl FnMut(&[u8], &[u8])) {
+        let onward = Onward::new(&self.head.fields);
+        let moved = self.edits.authority.is_some();
+        for (name, value) in self.edits.apply(&self.head.fields) {
+            if onward.keeps(name, value) && !(moved && name.eq_ignore_ascii_case(b"host")) {
+                each(name, value);
+            }
+        }
+    }
+
+    /// Whether the caller said that there is no body, as it must for a POST.
+    pub(super) fn declared_length(&self) -> bool {
+        self.head.fields.position("content-length").is_some()
+    }
+}
+
+/// What an upstream answers.
+pub enum Answer {
+    /// 1xx: more follows.
+    Informational(ResponseHead),
+    /// The answer.
+    Final(ResponseHead, Body),
+    /// The end of HTTP.
+    Upgraded(ResponseHead, Tunnel),
+}
+
+/// Sends the body of one request. Dropped before its end, it tells the peer that the rest does not come.
+pub enum Sender {
+    /// On HTTP/1.
+    Http1(Http1Sender),
+    /// On HTTP/2.
+    Http2(Http2Sender),
+}
+
+impl Sender {
+    /// Sends bytes; waits where the peer is slow.
+    ///
+    /// # Errors
+    /// When the connection failed; the answer may say more.
+    pub async fn data(&mut self, data: Bytes) -> Result<(), WireError> {
+        match self {
+            Self::Http1(sender) => sender.data(data).await,
+            Self::Http2(sender) => sender.data(data).await,
+        }
+    }
+
+    /// Ends the request.
+    ///
+    /// # Errors
+    /// As [`Self::data`].
+    pub async fn end(&mut self, trailers: Option<&Fields>) -> Result<(), WireError> {
+        match self {
+            Self::Http1(sender) => sender.end(trailers).await,
+            Self::Http2(sender) => sender.end(trailers),
+        }
+    }
+
+    /// Sends what is queued, where nothing follows at once.
+    ///
+    /// # Errors
+    /// As [`Self::data`].
+    pub async fn flush(&mut self) -> Result<(), WireError> {
+        match self {
+            Self::Http1(sender) => sender.flush().await,
+            Self::Http2(_) => Ok(()),
+        }
+    }
+}
+
+/// Receives the answer to one request.
+pub enum Receiver {
+    /// On HTTP/1.
+    Http1(Http1Receiver),
+    /// On HTTP/2.
+    Http2(Http2Receiver),
+}
+
+impl Receiver {
+    /// The next head of the answer. Nothing is lost if the future is dropped.
+    ///
+    /// # Errors
+    /// What went wrong; [`WireError::NotProcessed`] where the request certainly had no effect.
+    pub async fn answer(&mut self) -> Result<Answer, WireError> {
+        match self {
+            Self::Http1(receiver) => receiver.answer().await,
+            Self::Http2(receiver) => receiver.answer().await,
+        }
+    }
+}
+
+/// Answers one request. Dropped before its end, it resets.
+pub enum Responder {
+    /// On HTTP/1.
+    Http1(Http1Responder),
+    /// On HTTP/2.
+    Http2(Http2Responder),
+}
+
+impl Responder {
+    /// Passes on an interim answer.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn informational(&mut self, head: &ResponseHead) -> Result<(), WireError> {
+        let onward = Onward::new(&head.fields);
+        let fields = head.fields.iter().filter(|(name, value)| onward.keeps(name, value));
+        match self {
+            Self::Http1(responder) => responder.informational(head.status, fields).await,
+            Self::Http2(responder) => responder.informational(head.status, fields),
+        }
+    }
+
+    /// Begins the answer with an upstream's head and its edits. `length`: of the body, where known; `end`: there is none.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub fn head(&mut self, head: &ResponseHead, edits: &Edits, length: Option<u64>, end: bool) -> Result<(), WireError> {
+        let onward = Onward::new(&head.fields);
+        let fields = edits.apply(&head.fields).filter(|(name, value)| onward.keeps(name, value));
+        self.raw_head(head.status, fields, length, end)
+    }
+
+    /// Begins an answer of our own.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub fn raw_head<'f>(&mut self, status: u16, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>, length: Option<u64>, end: bool) -> Result<(), WireError> {
+        match self {
+            Self::Http1(responder) => {
+                responder.head(status, fields, length, end);
+                Ok(())
+            }
+            Self::Http2(responder) => responder.head(status, fields, length, end),
+        }
+    }
+
+    /// Sends bytes of the body; waits where the client is slow.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn data(&mut self, data: Bytes) -> Result<(), WireError> {
+        match self {
+            Self::Http1(responder) => responder.data(data).await,
+            Self::Http2(responder) => responder.data(data).await,
+        }
+    }
+
+    /// Sends what is queued, where nothing follows at once.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn flush(&mut self) -> Result<(), WireError> {
+        match self {
+            Self::Http1(responder) => responder.flush().await,
+            Self::Http2(_) => Ok(()),
+        }
+    }
+
+    /// Ends the answer.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn end(self, trailers: Option<&Fields>) -> Result<(), WireError> {
+        match self {
+            Self::Http1(responder) => responder.end(trailers).await,
+            Self::Http2(responder) => responder.end(trailers),
+        }
+    }
+
+    /// Ends HTTP on this connection or stream, as the upstream did with `head`. `body` is what the client goes on to send.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn upgrade(self, head: &ResponseHead, protocol: &[u8], body: Body) -> Result<Tunnel, WireError> {
+        let onward = Onward::new(&head.fields);
+        let fields = head.fields.iter().filter(|(name, value)| onward.keeps(name, value));
+        match self {
+            Self::Http1(responder) => responder.upgrade(fields, protocol).await,
+            Self::Http2(responder) => responder.upgrade(fields, body),
+        }
+    }
+
+    /// Breaks the answer off, so that it cannot be taken for a whole one.
+    pub fn reset(self) {
+        match self {
+            Self::Http1(responder) => responder.reset(),
+            Self::Http2(responder) => responder.reset(),
+        }
+    }
+
+    /// Waits until the client is gone. Only once the request's body has been read.
+    pub async fn gone(&mut self) {
+        match self {
+            Self::Http1(responder) => responder.gone().await,
+            Self::Http2(responder) => responder.gone().await,
+        }
+    }
+}
+
+/// Bytes both ways, where HTTP has ended.
+pub enum Tunnel {
+    /// The connection itself, with what was read of it.
+    Http1 {
+        /// The connection.
+        stream: Stream,
+        /// What was read of it.
+        read: Bytes,
+    },
+    /// A stream of HTTP/2.
+    Http2(Http2Tunnel),
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Http1 { read, .. } if !read.is_empty() => {
+                let count = read.len().min(buffer.remaining());
+                buffer.put_slice(&read[..count]);
+                read.advance(count);
+                Poll::Ready(Ok(()))
+            }
+            Self::Http1 { stream, .. } => Pin::new(stream).poll_read(cx, buffer),
+            Self::Http2(tunnel) => tunnel.poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Http1 { stream, .. } => Pin::new(stream).poll_write(cx, bytes),
+            Self::Http2(tunnel) => tunnel.poll_write(cx, bytes),
+        }
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Http1 { stream, .. } => Pin::new(stream).poll_flush(cx),
+            Self::Http2(_) => Poll::Ready(Ok(())),
+        }
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Http1 { stream, .. } => Pin::new(stream).poll_shutdown(cx),
+            Self::Http2(tunnel) => Poll::Ready(tunnel.shutdown()),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! A worker: one thread, one runtime, and all that an exchange on it uses. Nothing of it is shared but what says so.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use lorica_identity::{AcceptedIdentities, TlsEpoch};
+use lorica_model::name::ServicePort;
+use lorica_model::reason::Reason;
+use lorica_model::snapshot::{Cluster, InboundPort, MtlsMode, Protocol};
+use lorica_model::spiffe::SpiffeId;
+use lorica_observe::WorkerTelemetry;
+use tokio::sync::watch;
+use tokio_rustls::rustls::ClientConfig;
+
+use crate::app::App;
+use crate::config::ProxyConfig;
+use crate::path::caller::{Caller, Entry};
+use crate::path::connect::ClientConfigs;
+use crate::path::mtls::Negotiated;
+use crate::path::pick;
+use crate::path::record::{Parties, UnderWay};
+use crate::path::relay::Relayed;
+use crate::pool::Pool;
+use crate::supervisor::Ending;
+use crate::view::View;
+
+/// What an exchange uses.
+pub struct Worker {
+    /// What the proxy was told at its start.
+    pub config: Arc<ProxyConfig>,
+    /// Where service ports are subscribed to.
+    pub client: lorica_xds::client::Client,
+    /// Views to come; [`Self::view`] has the present one.
+    pub views: watch::Receiver<Arc<View>>,
+    /// The way to the app.
+    pub app: App,
+    /// Connections kept.
+    pub pool: Rc<Pool>,
+    /// Counts, spans and log lines.
+    pub telemetry: WorkerTelemetry,
+    /// How much is under way, over all workers.
+    pub under_way: Arc<UnderWay>,
+    /// Who is who, for the record.
+    pub parties: Parties,
+    /// How many connections are served.
+    pub connections: Cell<usize>,
+    /// How the proxy is to end.
+    pub ending: watch::Receiver<Ending>,
+    /// Set when nothing is served any more.
+    pub ended: watch::Receiver<bool>,
+    view: RefCell<Arc<View>>,
+    epoch: RefCell<Option<Arc<TlsEpoch>>>,
+    client_configs: RefCell<ClientConfigs>,
+    accepted: RefCell<Vec<(Arc<Cluster>, AcceptedIdentities)>>,
+}
+
+/// What a worker is made of.
+pub struct Parts {
+    /// See [`Worker::config`].
+    pub config: Arc<ProxyConfig>,
+    /// See [`Worker::client`].
+    pub client: lorica_xds::client::Client,
+    /// See [`Worker::views`].
+    pub views: watch::Receiver<Arc<View>>,
+    /// TLS epochs as they come.
+    pub epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
+    /// See [`Worker::app`].
+    pub app: App,
+    /// See [`Worker::telemetry`].
+    pub telemetry: WorkerTelemetry,
+    /// See [`Worker::under_way`].
+    pub under_way: Arc<UnderWay>,
+    /// See [`Worker::ending`].
+    pub ending: watch::Receiver<Ending>,
+    /// See [`Worker::ended`].
+    pub ended: watch::Receiver<bool>,
+}
+
+impl Worker {
+    /// A worker, with the tasks that keep its view and its epoch the newest. Called on its own thread's local set.
+    #[must_use]
+    pub fn start(parts: Parts) -> Rc<Self> {
+        let Parts { config, client, mut views, mut epochs, app, telemetry, under_way, ending, ended } = parts;
+        let parties = Parties::new(&config);
+        let view = RefCell::new(views.borrow_and_update().clone());
+        let worker = Rc::new(Self {
+            config,
+            client,
+            view,
+            views: views.clone(),
+            app,
+            pool: Rc::default(),
+            telemetry,
+            under_way,
+            parties,
+            connections: Cell::new(0),
+            ending,
+            ended,
+            epoch: RefCell::new(epochs.borrow_and_update().clone()),
+            client_configs: RefCell::default(),
+            accepted: RefCell::default(),
+        });
+        let newest = worker.clone();
+        tokio::task::spawn_local(async move {
+            while views.changed().await.is_ok() {
+                *newest.view.borrow_mut() = views.borrow_and_update().clone();
+            }
+        });
+        let newest = worker.clone();
+        tokio::task::spawn_local(async move {
+            while epochs.changed().await.is_ok() {
+                *newest.epoch.borrow_mut() = epochs.borrow_and_update().clone();
+            }
+        });
+        let pool = worker.pool.clone();
+        tokio::task::spawn_local(async move {
+            let mut second = tokio::time::interval(std::time::Duration::from_secs(1));
+            loop {
+                second.tick().await;
+                pool.sweep();
+            }
+        });
+        worker
+    }
+
+    /// The present view.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// The TLS epoch in force.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Arc<TlsEpoch>> {
+        self.epoch.borrow().clone()
+    }
+
+    /// This workload's identity.
+    #[must_use]
+    pub fn identity(&self) -> Option<SpiffeId> {
+        self.epoch.borrow().as_ref().map(|epoch| epoch.svid().id().clone())
+    }
+
+    /// The identities that a cluster's endpoints may prove, in the form that TLS wants.
+    #[must_use]
+    pub fn accepted(&self, cluster: &Arc<Cluster>) -> AcceptedIdentities {
+        let mut known = self.accepted.borrow_mut();
+        if let Some((_, accepted)) = known.iter().find(|(known, _)| Arc::ptr_eq(known, cluster)) {
+            return accepted.clone();
+        }
+        // Old clusters are found no more; a bound keeps them from adding up.
+        if known.len() >= 256 {
+            known.clear();
+        }
+        let accepted = pick::accepted(cluster);
+        known.push((cluster.clone(), accepted.clone()));
+        accepted
+    }
+
+    /// The TLS configuration for calling a cluster.
+    #[must_use]
+    pub fn client_config(&self, epoch: &TlsEpoch, cluster: &Arc<Cluster>, protocol: Option<Negotiated>) -> Arc<ClientConfig> {
+        self.client_configs.borrow_mut().get(epoch, &self.accepted(cluster), protocol)
+    }
+
+    /// What the workload's unit says of an app port.
+    #[must_use]
+    pub fn inbound_port(&self, app_port: u16) -> Option<Arc<InboundPort>> {
+        let view = self.view();
+        let inbound = view.snapshot.inbound.as_ref()?;
+        inbound.ports.iter().find(|port| port.app_port == app_port).cloned().map(Arc::new)
+    }
+
+    /// An app port that was published and not declared.
+    #[must_use]
+    pub fn undeclared_port(&self, app_port: u16) -> Arc<InboundPort> {
+        let service = self.config.service.clone().unwrap_or_else(|| {
+            lorica_model::name::ServiceName::new(self.config.namespace.clone(), self.config.workload.name.clone())
+        });
+        let service_port = ServicePort { service, port: app_port };
+        Arc::new(InboundPort { service_port, app_port, protocol: Protocol::Detect, mtls: MtlsMode::Permissive })
+    }
+
+    /// Whether connections of this kind of caller are to end: callers' when the proxy drains, the app's own only with the app.
+    #[must_use]
+    pub fn is_draining(&self, caller: &Caller) -> bool {
+        ends(*self.ending.borrow(), caller)
+    }
+
+    /// Waits until connections of this kind of caller are to end.
+    pub async fn drain_begins(&self, caller: &Caller) {
+        let mut ending = self.ending.clone();
+        if ending.wait_for(|ending| ends(*ending, caller)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Runs a relay until it is over, or the proxy's time is.
+    pub async fn until_ended(&self, relay: impl Future<Output = Relayed>) -> Relayed {
+        let mut ended = self.ended.clone();
+        tokio::select! {
+            relayed = relay => relayed,
+            _ = ended.wait_for(|ended| *ended) => Relayed { up: 0, down: 0, reason: Some(Reason::Draining) },
+        }
+    }
+}
+
+fn ends(ending: Ending, caller: &Caller) -> bool {
+    match (ending, &caller.entry) {
+        (Ending::Running, _) | (Ending::Drain, Entry::Outbound { .. }) => false,
+        (Ending::Drain, Entry::Inbound { .. }) | (Ending::AppEnded, _) => true,
+    }
+}

@@ -1,0 +1,256 @@
+//! One stream to the control plane, from its opening to its end.
+//!
+//! A response is acknowledged once it is in force: after the snapshot that holds it is published. Rules that lead to service
+//! ports which are not known yet are in force only when those have come, and their acknowledgement waits for that.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use envoy_types::pb::google::rpc;
+use hyper_util::rt::TokioIo;
+use lorica_model::name::ServicePort;
+use lorica_model::snapshot::Snapshot;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::known::{Known, Names};
+use super::{ClientConfig, ConnectionState, Endpoint, Shared};
+use crate::decode::Rejected;
+use crate::node::{NodeMetadata, node};
+use crate::{Kind, MAX_MESSAGE_BYTES};
+
+/// How often the connection is probed, and how long the answer may take: together, a peer that is gone is noticed within 10 s.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// How long opening the connection and the stream may take.
+const OPENING: Duration = Duration::from_secs(5);
+/// How long an acknowledgement waits for what new rules lead to. A control plane that never sends that is at fault.
+const DEFERRAL: Duration = Duration::from_secs(5);
+/// How many acknowledgements wait so at once; the control plane holds back other changes meanwhile.
+const MAX_DEFERRED: usize = 4;
+/// Requests that wait for the connection.
+const QUEUE: usize = 16;
+/// How many faults an acknowledgement names.
+const MAX_FAULTS: usize = 10;
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) message: String,
+    /// Whether the control plane does not take this workload as it is.
+    pub(super) refused: bool,
+    /// Since when the control plane sent.
+    pub(super) connected: Option<Instant>,
+}
+
+/// An acknowledgement that waits until the rules are in force.
+struct Deferred {
+    nonce: String,
+    routes: Vec<String>,
+    until: Instant,
+}
+
+struct Connection<'a> {
+    config: &'a ClientConfig,
+    shared: &'a Shared,
+    known: &'a mut Known,
+    snapshots: &'a watch::Sender<Arc<Snapshot>>,
+    subscribed: Names,
+    /// What the control plane was told of this proxy.
+    told: Option<NodeMetadata>,
+    /// Each response is answered once and each name subscribed to once, so this is bounded by what is wanted.
+    requests: VecDeque<DeltaDiscoveryRequest>,
+    deferred: VecDeque<Deferred>,
+}
+
+/// Connects and keeps the snapshot until the connection ends.
+pub(super) async fn serve(
+    config: &ClientConfig,
+    shared: &Shared,
+    known: &mut Known,
+    snapshots: &watch::Sender<Arc<Snapshot>>,
+    states: &watch::Sender<ConnectionState>,
+) -> Ended {
+    let mut connected = None;
+    let mut connection = Connection {
+        config,
+        shared,
+        known,
+        snapshots,
+        subscribed: Names::new(),
+        told: None,
+        requests: VecDeque::new(),
+        deferred: VecDeque::new(),
+    };
+    let status = match connection.run(states, &mut connected).await {
+        Ok(()) => Status::unavailable("the control plane closed the stream"),
+        Err(status) => status,
+    };
+    let refused = matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument);
+    Ended { message: status.message().to_owned(), refused, connected }
+}
+
+impl Connection<'_> {
+    async fn run(&mut self, states: &watch::Sender<ConnectionState>, connected: &mut Option<Instant>) -> Result<(), Status> {
+        self.subscribe();
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        // Some servers answer the opening only after the first request, so that must be on its way.
+        if let Some(first) = self.requests.pop_front()
+            && sender.try_send(first).is_err()
+        {
+            return Err(Status::internal("the request queue has no room"));
+        }
+        let opening = async {
+            let mut client = AggregatedDiscoveryServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES);
+            client.delta_aggregated_resources(ReceiverStream::new(receiver)).await
+        };
+        let opened = tokio::time::timeout(OPENING, opening).await;
+        let mut responses = opened.map_err(|_| Status::unavailable(format!("no answer within {OPENING:?}")))??.into_inner();
+        loop {
+            let deadline = self.deferred.front().map(|deferred| deferred.until);
+            tokio::select! {
+                permit = sender.reserve(), if !self.requests.is_empty() => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    if let Some(request) = self.requests.pop_front() {
+                        permit.send(request);
+                    }
+                }
+                response = responses.message() => {
+                    let Some(response) = response? else { return Ok(()) };
+                    if connected.is_none() {
+                        *connected = Some(Instant::now());
+                        states.send_replace(ConnectionState::Connected { since: SystemTime::now() });
+                    }
+                    self.receive(response);
+                }
+                () = self.shared.changed.notified() => {
+                    self.subscribe();
+                    self.publish();
+                }
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    if let Some(deferred) = self.deferred.pop_front() {
+                        self.acknowledge(Kind::Route, deferred.nonce, None);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Channel, Status> {
+        let Endpoint::Unix(path) = &self.config.endpoint;
+        let endpoint = tonic::transport::Endpoint::from_static("http://control.lorica")
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .keep_alive_while_idle(true);
+        let target = path.clone();
+        let connector = tower::service_fn(move |_: tonic::codegen::http::Uri| {
+            let target = target.clone();
+            async move { UnixStream::connect(target).await.map(TokioIo::new) }
+        });
+        endpoint.connect_with_connector(connector).await.map_err(|error| {
+            let mut cause: &dyn std::error::Error = &error;
+            while let Some(deeper) = cause.source() {
+                cause = deeper;
+            }
+            Status::unavailable(format!("no control plane answers at {}: {cause}", path.display()))
+        })
+    }
+
+    fn wanted(&self) -> BTreeSet<ServicePort> {
+        self.shared.lock().wanted.keys().cloned().collect()
+    }
+
+    /// Asks for what has become of interest, gives up what has not, and says what the proxy has become.
+    fn subscribe(&mut self) {
+        let desired = self.known.subscriptions(&self.wanted());
+        for (kind, names) in &desired {
+            let had = self.subscribed.get(kind);
+            let none = BTreeSet::new();
+            let before = had.unwrap_or(&none);
+            let more: Vec<String> = names.difference(before).cloned().collect();
+            let less: Vec<String> = before.difference(names).cloned().collect();
+            if more.is_empty() && less.is_empty() {
+                continue;
+            }
+            // Only the first request of a kind says what is known already.
+            let known = if had.is_none_or(BTreeSet::is_empty) { self.known.versions(*kind, names) } else { Default::default() };
+            self.requests.push_back(DeltaDiscoveryRequest {
+                resource_names_subscribe: more,
+                resource_names_unsubscribe: less,
+                initial_resource_versions: known,
+                ..request(*kind)
+            });
+        }
+        self.known.keep(&desired);
+        self.subscribed = desired;
+        let metadata = self.shared.lock().metadata.clone();
+        if self.told.as_ref() != Some(&metadata) {
+            let node = node(&self.config.node_id.to_string(), &self.config.version, &metadata);
+            let first = self.told.is_none();
+            match self.requests.front_mut().filter(|_| first) {
+                Some(request) => request.node = Some(node),
+                None => self.requests.push_back(DeltaDiscoveryRequest { node: Some(node), ..request(Kind::Names) }),
+            }
+            self.told = Some(metadata);
+        }
+    }
+
+    fn receive(&mut self, response: DeltaDiscoveryResponse) {
+        let Some(kind) = Kind::from_type_url(&response.type_url) else { return };
+        let none = BTreeSet::new();
+        let rejected = self.known.take(kind, &response, self.subscribed.get(&kind).unwrap_or(&none));
+        for rejected in &rejected {
+            tracing::warn!(%rejected, "a resource of the control plane was refused; what was there before stays in force");
+        }
+        self.subscribe();
+        self.publish();
+        let routes: Vec<String> = match kind {
+            Kind::Route => response.resources.iter().map(|one| one.name.clone()).filter(|name| self.known.is_behind(name)).collect(),
+            _ => Vec::new(),
+        };
+        if rejected.is_empty() && !routes.is_empty() {
+            self.deferred.push_back(Deferred { nonce: response.nonce, routes, until: Instant::now() + DEFERRAL });
+            if self.deferred.len() > MAX_DEFERRED
+                && let Some(oldest) = self.deferred.pop_front()
+            {
+                self.acknowledge(Kind::Route, oldest.nonce, None);
+            }
+        } else {
+            self.acknowledge(kind, response.nonce, refusal(&rejected));
+        }
+    }
+
+    /// Brings in force what is complete, and acknowledges what waited for that.
+    fn publish(&mut self) {
+        let wanted = self.wanted();
+        self.snapshots.send_replace(Arc::new(self.known.snapshot(&wanted)));
+        for deferred in std::mem::take(&mut self.deferred) {
+            if deferred.routes.iter().any(|name| self.known.is_behind(name)) {
+                self.deferred.push_back(deferred);
+            } else {
+                self.acknowledge(Kind::Route, deferred.nonce, None);
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, kind: Kind, response_nonce: String, error_detail: Option<rpc::Status>) {
+        self.requests.push_back(DeltaDiscoveryRequest { response_nonce, error_detail, ..request(kind) });
+    }
+}
+
+fn request(kind: Kind) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest { type_url: kind.type_url().to_owned(), ..DeltaDiscoveryRequest::default() }
+}
+
+fn refusal(rejected: &[Rejected]) -> Option<rpc::Status> {
+    let named: Vec<String> = rejected.iter().take(MAX_FAULTS).map(ToString::to_string).collect();
+    let more = rejected.len().saturating_sub(MAX_FAULTS);
+    let tail = if more > 0 { format!("; and {more} more") } else { String::new() };
+    (!named.is_empty()).then(|| rpc::Status { code: Code::InvalidArgument.into(), message: named.join("; ") + &tail, ..rpc::Status::default() })
+}

@@ -1,0 +1,285 @@
+//! What is encoded reads back as it was; what is not understood is refused with its place.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster as EnvoyCluster, OutlierDetection};
+use envoy_types::pb::envoy::config::core::v3::{Metadata, RuntimeFractionalPercent};
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::config::listener::v3::{Listener, filter::ConfigType};
+use envoy_types::pb::envoy::config::route::v3::{
+    HedgePolicy, RouteConfiguration, header_matcher::HeaderMatchSpecifier, route::Action, route_action::ClusterSpecifier, route_match::PathSpecifier,
+};
+use envoy_types::pb::envoy::data::dns::v3::DnsTable;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret};
+use lorica_model::snapshot::{EndpointSet, InboundUnit, NameTable, OutboundUnit, Protocol, TrustBundle};
+use proptest::prelude::*;
+use prost::{Message, Name};
+
+use super::*;
+use crate::encode::{self, Context, no};
+use crate::node::Dialect;
+use crate::resource::pack;
+use crate::{Resource, samples};
+
+fn of_kind(resources: &[Resource], kind: Kind) -> &Resource {
+    resources.iter().find(|resource| resource.kind == kind).unwrap()
+}
+
+fn decode_unit(resources: &[Resource]) -> Result<OutboundUnit, Rejected> {
+    let (listener, route, cluster_) = (of_kind(resources, Kind::Listener), of_kind(resources, Kind::Route), of_kind(resources, Kind::Cluster));
+    Ok(outbound(
+        outbound_listener(&listener.name, &listener.body)?,
+        rules(&route.name, &route.body)?,
+        cluster(&cluster_.name, &cluster_.body)?,
+    ))
+}
+
+fn encoded(unit: &OutboundUnit) -> Vec<Resource> {
+    encode::outbound(unit, Dialect::Lorica, Context::of(&samples::metadata()))
+}
+
+proptest! {
+    #[test]
+    fn units_read_back(unit in samples::any_unit()) {
+        prop_assert_eq!(decode_unit(&encoded(&unit)).unwrap(), unit);
+    }
+
+    #[test]
+    fn endpoints_read_back(set in samples::any_endpoints()) {
+        let resource = encode::endpoints(&set, Dialect::Lorica);
+        let read: EndpointSet = endpoints(&resource.name, &resource.body).unwrap();
+        prop_assert_eq!(read, set);
+    }
+
+    #[test]
+    fn inbounds_read_back(unit in samples::any_inbound()) {
+        let resource = encode::inbound(&unit);
+        let read: InboundUnit = inbound(&resource.name, &resource.body).unwrap();
+        prop_assert_eq!(read, unit);
+    }
+
+    #[test]
+    fn names_read_back(table in samples::any_names()) {
+        let resource = encode::names(&table);
+        let read: NameTable = names(&resource.name, &resource.body).unwrap();
+        prop_assert_eq!(read, table);
+    }
+
+    #[test]
+    fn bundles_read_back(roots in samples::any_bundle()) {
+        let resource = encode::bundle(&roots);
+        let read: TrustBundle = bundle(&resource.name, &resource.body).unwrap();
+        prop_assert_eq!(read, roots);
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), index in 0..Kind::ALL.len()) {
+        let kind = Kind::ALL[index];
+        let body = Any { type_url: kind.type_url().to_owned(), value: bytes };
+        let name = "recording.contact.mesh:80";
+        let _ = (cluster(name, &body), endpoints(name, &body), outbound_listener(name, &body), rules(name, &body));
+        let _ = (inbound(name, &body), names("contact", &body), bundle("bundle", &body));
+    }
+
+    #[test]
+    fn a_field_newer_than_our_types_is_refused(unit in samples::any_unit()) {
+        for resource in encoded(&unit) {
+            let mut resources = encoded(&unit);
+            let newer = resources.iter_mut().find(|other| other.kind == resource.kind).unwrap();
+            // Field 9999, a number.
+            newer.body.value.extend([0xf8, 0xf0, 0x04, 0x01]);
+            let rejected = decode_unit(&resources).unwrap_err();
+            prop_assert!(rejected.message.contains("does not know"), "{}", rejected);
+        }
+    }
+}
+
+/// Changes a message of `resources` and checks the place that is refused.
+fn refuses<M: Message + Name + Default>(path: &str, change: impl FnOnce(&mut M)) {
+    let mut unit = samples::unit("recording.contact.mesh:80", &["a.contact.mesh:80", "b.contact.mesh:80"]);
+    unit.rules[0].matches.headers = vec![lorica_model::snapshot::FieldMatch {
+        name: "x".into(),
+        value: lorica_model::snapshot::ValueMatch::Exact("y".into()),
+    }];
+    let mut all = samples::resources(&unit, &samples::endpoints("recording.contact.mesh:80", &[1]));
+    all.push(encode::names(&samples::names("contact", &["recording"])));
+    all.push(encode::bundle(&samples::bundle()));
+    let resource = all.iter_mut().find(|resource| resource.body.type_url == M::type_url()).unwrap();
+    let mut message = M::decode(resource.body.value.as_slice()).unwrap();
+    change(&mut message);
+    resource.body = pack(&message);
+    let (name, body) = (resource.name.as_str(), &resource.body);
+    let rejected = match resource.kind {
+        Kind::Secret => bundle(name, body).map(drop),
+        Kind::Cluster => cluster(name, body).map(drop),
+        Kind::Endpoints => endpoints(name, body).map(drop),
+        Kind::Listener => outbound_listener(name, body).map(drop),
+        Kind::Route => rules(name, body).map(drop),
+        Kind::Names => names(name, body).map(drop),
+    };
+    let rejected = rejected.unwrap_err();
+    assert_eq!(rejected.path, path, "{rejected}");
+}
+
+#[test]
+fn what_is_not_understood_is_refused_with_its_place() {
+    refuses("traffic_direction", |m: &mut Listener| m.traffic_direction = 1);
+    refuses("bind_to_port", |m: &mut Listener| m.bind_to_port = None);
+    refuses("transparent", |m: &mut Listener| m.transparent = no());
+    refuses("filter_chains", |m: &mut Listener| m.filter_chains.clear());
+    refuses("default_filter_chain", |m: &mut Listener| m.default_filter_chain = None);
+    refuses("filter_chains[0].metadata", |m: &mut Listener| m.filter_chains[0].metadata = Some(Metadata::default()));
+    refuses("filter_chains[0].filter_chain_match", |m: &mut Listener| m.filter_chains[0].filter_chain_match = None);
+    refuses("metadata.filter_metadata", |m: &mut Listener| m.metadata = Some(Metadata::default()));
+    refuses("filter_chains[0].filters", |m: &mut Listener| {
+        let twice = m.filter_chains[0].filters[0].clone();
+        m.filter_chains[0].filters.push(twice);
+    });
+    refuses("filter_chains[0].filters[0].typed_config.via", |m: &mut Listener| {
+        let Some(ConfigType::TypedConfig(config)) = &mut m.filter_chains[0].filters[0].config_type else { panic!() };
+        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
+        manager.via = "x".into();
+        *config = pack(&manager);
+    });
+    refuses("additional_addresses", |m: &mut Listener| m.additional_addresses.clear());
+    refuses("address.socket_address.address", |m: &mut Listener| {
+        let Some(address::Address::SocketAddress(socket)) = &mut m.address.as_mut().unwrap().address else { panic!() };
+        socket.address = "host".into();
+    });
+
+    refuses("virtual_hosts[0].domains", |m: &mut RouteConfiguration| m.virtual_hosts[0].domains.push("x".into()));
+    refuses("virtual_hosts[0].hedge_policy", |m: &mut RouteConfiguration| m.virtual_hosts[0].hedge_policy = Some(HedgePolicy::default()));
+    let wanted = |m: &mut RouteConfiguration| m.virtual_hosts[0].routes[0].r#match.clone().unwrap();
+    refuses("virtual_hosts[0].routes[0].match.runtime_fraction", |m: &mut RouteConfiguration| {
+        let runtime_fraction = Some(RuntimeFractionalPercent::default());
+        m.virtual_hosts[0].routes[0].r#match = Some(envoy_types::pb::envoy::config::route::v3::RouteMatch { runtime_fraction, ..wanted(m) });
+    });
+    refuses("virtual_hosts[0].routes[0].match.path_specifier", |m: &mut RouteConfiguration| {
+        m.virtual_hosts[0].routes[0].r#match.as_mut().unwrap().path_specifier = Some(PathSpecifier::Prefix("/a".into()));
+    });
+    refuses("virtual_hosts[0].routes[0].match.headers[0].header_match_specifier", |m: &mut RouteConfiguration| {
+        m.virtual_hosts[0].routes[0].r#match.as_mut().unwrap().headers[0].header_match_specifier = Some(HeaderMatchSpecifier::PresentMatch(true));
+    });
+    refuses("virtual_hosts[0].routes[0].match.headers[0].invert_match", |m: &mut RouteConfiguration| {
+        m.virtual_hosts[0].routes[0].r#match.as_mut().unwrap().headers[0].invert_match = true;
+    });
+    refuses("virtual_hosts[0].routes[0].route.weighted_clusters.clusters[1].name", |m: &mut RouteConfiguration| {
+        let Some(Action::Route(action)) = &mut m.virtual_hosts[0].routes[0].action else { panic!() };
+        let Some(ClusterSpecifier::WeightedClusters(weighted)) = &mut action.cluster_specifier else { panic!() };
+        weighted.clusters[1].name = "elsewhere".into();
+    });
+    refuses("virtual_hosts[0].routes[0].route.prefix_rewrite", |m: &mut RouteConfiguration| {
+        let Some(Action::Route(action)) = &mut m.virtual_hosts[0].routes[0].action else { panic!() };
+        action.prefix_rewrite = "/x".into();
+    });
+    refuses("virtual_hosts[0].routes[0].route.timeout", |m: &mut RouteConfiguration| {
+        let Some(Action::Route(action)) = &mut m.virtual_hosts[0].routes[0].action else { panic!() };
+        action.timeout.as_mut().unwrap().seconds = -1;
+    });
+
+    refuses("lb_policy", |m: &mut EnvoyCluster| m.lb_policy = 3);
+    refuses("outlier_detection", |m: &mut EnvoyCluster| m.outlier_detection = Some(OutlierDetection::default()));
+    refuses("transport_socket_matches", |m: &mut EnvoyCluster| m.transport_socket_matches.clear());
+    refuses("transport_socket", |m: &mut EnvoyCluster| m.transport_socket = None);
+
+    refuses("endpoints[0].priority", |m: &mut ClusterLoadAssignment| m.endpoints[0].priority = 1);
+    refuses("endpoints[0].lb_endpoints[0].health_status", |m: &mut ClusterLoadAssignment| m.endpoints[0].lb_endpoints[0].health_status = 2);
+    refuses("endpoints[0].lb_endpoints[0].metadata", |m: &mut ClusterLoadAssignment| {
+        m.endpoints[0].lb_endpoints[0].metadata.as_mut().unwrap().filter_metadata.remove("envoy.transport_socket_match");
+    });
+
+    refuses("virtual_domains[0].name", |m: &mut DnsTable| m.virtual_domains[0].name = "recording.other.mesh".into());
+    refuses("external_retry_count", |m: &mut DnsTable| m.external_retry_count = 1);
+    refuses("type", |m: &mut Secret| m.r#type = Some(secret::Type::TlsCertificate(TlsCertificate::default())));
+}
+
+#[test]
+fn a_cluster_that_accepts_no_identity_accepts_nobody() {
+    let mut unit = samples::unit("recording.contact.mesh:80", &[]);
+    unit.cluster.accepted.clear();
+    for dialect in [Dialect::Lorica, Dialect::Envoy, Dialect::Grpc] {
+        let resources = encode::outbound(&unit, dialect, Context::of(&samples::metadata()));
+        let text = String::from_utf8_lossy(&of_kind(&resources, Kind::Cluster).body.value).into_owned();
+        assert!(text.contains("none"), "{dialect:?}");
+    }
+}
+
+#[test]
+fn an_inbound_that_differs_from_its_ports_is_refused() {
+    let resource = encode::inbound(&samples::inbound());
+    let message = Listener::decode(resource.body.value.as_slice()).unwrap();
+    let check = |path: &str, change: &dyn Fn(&mut Listener)| {
+        let mut message = message.clone();
+        change(&mut message);
+        let rejected = inbound(&resource.name, &pack(&message)).unwrap_err();
+        assert_eq!(rejected.path, path, "{rejected}");
+    };
+    check("filter_chains[0].transport_socket", &|m| m.filter_chains[0].transport_socket = None);
+    check("filter_chains[0].filters", &|m| m.filter_chains[0].filters.clear());
+    check("filter_chains[1].name", &|m| drop(m.filter_chains.remove(1)));
+    check("filter_chains[1].metadata", &|m| m.filter_chains[1].metadata = m.filter_chains[0].metadata.clone());
+    check("name", &|m| m.name = "inbound/other.contact".into());
+}
+
+#[test]
+fn an_envoy_gets_what_it_can_honour() {
+    let unit = samples::unit("recording.contact.mesh:80", &[]);
+    let mut node = samples::metadata();
+    node.secrets_directory = Some("/var/lib/x".into());
+    let resources = encode::outbound(&unit, Dialect::Envoy, Context::of(&node));
+    let listener = Listener::decode(of_kind(&resources, Kind::Listener).body.value.as_slice()).unwrap();
+    assert_eq!((listener.bind_to_port, listener.listener_filters.len()), (no(), 1));
+    let cluster = EnvoyCluster::decode(of_kind(&resources, Kind::Cluster).body.value.as_slice()).unwrap();
+    assert_eq!(cluster.typed_extension_protocol_options.len(), 1);
+    assert!(String::from_utf8_lossy(&of_kind(&resources, Kind::Cluster).body.value).contains("/var/lib/x/svid.yaml"));
+
+    // With listeners of its own: one is bound where it says, others are not there.
+    node.upstreams = [(unit.port.clone(), "127.0.0.1:9001".parse().unwrap())].into();
+    let resources = encode::outbound(&unit, Dialect::Envoy, Context::of(&node));
+    let listener = Listener::decode(of_kind(&resources, Kind::Listener).body.value.as_slice()).unwrap();
+    assert_eq!((listener.bind_to_port, listener.address), (None, Some(encode::address("127.0.0.1:9001".parse().unwrap()))));
+    let other = encode::outbound(&samples::unit("agents.contact.mesh:80", &[]), Dialect::Envoy, Context::of(&node));
+    assert!(!other.iter().any(|resource| resource.kind == Kind::Listener));
+}
+
+#[test]
+fn grpc_gets_no_secret_service_and_no_transport_matches() {
+    let mut unit = samples::unit("recording.contact.mesh:80", &[]);
+    unit.protocol = Protocol::Grpc;
+    unit.rules[0].matches.path = lorica_model::snapshot::PathMatch::Prefix("/a.b".into());
+    let node = samples::metadata();
+    let resources = encode::outbound(&unit, Dialect::Grpc, Context::of(&node));
+    let listener = Listener::decode(of_kind(&resources, Kind::Listener).body.value.as_slice()).unwrap();
+    assert!(listener.api_listener.is_some() && listener.address.is_none() && listener.filter_chains.is_empty());
+    let cluster = EnvoyCluster::decode(of_kind(&resources, Kind::Cluster).body.value.as_slice()).unwrap();
+    assert!(cluster.transport_socket_matches.is_empty() && cluster.transport_socket.is_some());
+    let text = String::from_utf8_lossy(&of_kind(&resources, Kind::Cluster).body.value).into_owned();
+    assert!(!text.contains("svid"), "{text}");
+    let route = RouteConfiguration::decode(of_kind(&resources, Kind::Route).body.value.as_slice()).unwrap();
+    let path = route.virtual_hosts[0].routes[0].r#match.clone().unwrap().path_specifier;
+    assert!(matches!(path, Some(PathSpecifier::SafeRegex(regex)) if regex.regex == r"/a\.b(/.*)?"));
+
+    let plaintext = encode::outbound(&unit, Dialect::Grpc, Context { node: &node, plaintext: true });
+    let cluster = EnvoyCluster::decode(of_kind(&plaintext, Kind::Cluster).body.value.as_slice()).unwrap();
+    assert!(cluster.transport_socket.is_none());
+    let weights = encode::endpoints(&samples::endpoints("recording.contact.mesh:80", &[1, 2]), Dialect::Grpc);
+    let assignment = ClusterLoadAssignment::decode(weights.body.value.as_slice()).unwrap();
+    assert_eq!(assignment.endpoints[0].load_balancing_weight.unwrap().value, 2);
+}
+
+#[test]
+fn a_share_that_leads_nowhere_is_answered_with_500() {
+    let mut unit = samples::unit("recording.contact.mesh:80", &["a.contact.mesh:80", "b.contact.mesh:80"]);
+    unit.rules[0].backends[1].backend = lorica_model::snapshot::Backend::Missing { name: "b.contact:80".into() };
+    let action = |unit: &OutboundUnit| {
+        let resources = encode::outbound(unit, Dialect::Envoy, Context::of(&samples::metadata()));
+        let route = RouteConfiguration::decode(of_kind(&resources, Kind::Route).body.value.as_slice()).unwrap();
+        route.virtual_hosts[0].routes[0].action.clone().unwrap()
+    };
+    let Action::Route(route) = action(&unit) else { panic!() };
+    assert_eq!(route.cluster_not_found_response_code, 2);
+    unit.rules[0].backends.clear();
+    let Action::DirectResponse(response) = action(&unit) else { panic!() };
+    assert_eq!(response.status, 500);
+}

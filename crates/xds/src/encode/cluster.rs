@@ -1,0 +1,93 @@
+//! How the endpoints of a service port are reached.
+//!
+//! Each endpoint says by its metadata whether it takes mutual TLS or plaintext. Mutual TLS is the cluster's own transport
+//! and plaintext the exception, so an endpoint that says nothing is never called in plaintext.
+
+use envoy_types::pb::envoy::config::cluster::v3::{
+    Cluster as EnvoyCluster,
+    cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch},
+};
+use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, TransportSocket, transport_socket::ConfigType};
+use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
+    HttpProtocolOptions,
+    http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig},
+};
+use envoy_types::pb::google::protobuf::Struct;
+use lorica_model::snapshot::{Cluster, Protocol};
+
+use super::{Context, ads, duration, tls};
+use crate::facts::{ClusterFacts, metadata};
+use crate::node::Dialect;
+use crate::resource::pack;
+use crate::value::to_struct;
+
+/// The mark of an endpoint that takes mutual TLS.
+pub(crate) const MUTUAL_TLS: &str = "mutual-tls";
+/// The mark of an endpoint that takes plaintext.
+pub(crate) const PLAINTEXT: &str = "plaintext";
+/// The balancing that Lorica's proxy is told: the less loaded of two.
+pub(crate) const LEAST_REQUEST: i32 = LbPolicy::LeastRequest as i32;
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+pub(super) fn cluster(cluster: &Cluster, dialect: Dialect, context: Context<'_>) -> EnvoyCluster {
+    let name = cluster.port.to_string();
+    let mut out = EnvoyCluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(ads()), service_name: name.clone() }),
+        name,
+        connect_timeout: Some(duration(cluster.connect_timeout)),
+        lb_policy: LEAST_REQUEST,
+        metadata: Some(metadata(&ClusterFacts { protocol: cluster.protocol })),
+        transport_socket: Some(tls::upstream(cluster, dialect, context)),
+        ..EnvoyCluster::default()
+    };
+    match dialect {
+        Dialect::Lorica => out.transport_socket_matches = vec![plaintext()],
+        Dialect::Envoy => {
+            out.transport_socket_matches = vec![plaintext()];
+            if let Some(options) = http_options(cluster.protocol) {
+                out.typed_extension_protocol_options = [(HTTP_OPTIONS.to_owned(), pack(&options))].into();
+            }
+        }
+        Dialect::Grpc => {
+            // Not every gRPC has the policy, and those without refuse the cluster.
+            out.lb_policy = LbPolicy::RoundRobin.into();
+            if context.plaintext {
+                out.transport_socket = None;
+            }
+        }
+    }
+    out
+}
+
+/// The metadata under `envoy.transport_socket_match` that marks an endpoint.
+pub(crate) fn transport_match(transport: &str) -> Struct {
+    to_struct(&serde_json::json!({ "transport": transport }))
+}
+
+fn plaintext() -> TransportSocketMatch {
+    TransportSocketMatch {
+        name: PLAINTEXT.to_owned(),
+        r#match: Some(transport_match(PLAINTEXT)),
+        transport_socket: Some(TransportSocket {
+            name: "envoy.transport_sockets.raw_buffer".to_owned(),
+            config_type: Some(ConfigType::TypedConfig(pack(&RawBuffer {}))),
+        }),
+    }
+}
+
+fn http_options(protocol: Protocol) -> Option<HttpProtocolOptions> {
+    let options = match protocol {
+        Protocol::Tcp => return None,
+        Protocol::Detect | Protocol::Http => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+            http_protocol_options: Some(Http1ProtocolOptions::default()),
+            http2_protocol_options: Some(Http2ProtocolOptions::default()),
+            ..UseDownstreamHttpConfig::default()
+        }),
+        Protocol::Http2 | Protocol::Grpc => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
+        }),
+    };
+    Some(HttpProtocolOptions { upstream_protocol_options: Some(options), ..HttpProtocolOptions::default() })
+}

@@ -1,0 +1,108 @@
+//! The inbound of a workload, for Lorica's proxy alone: other data planes have theirs from their bootstrap.
+//!
+//! One filter chain an app port for mutual TLS, a second one where plaintext is taken too. They say in Envoy's words what
+//! the proxy does; what those words cannot say (the app's port behind it, the identity) is in the metadata.
+
+use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
+use envoy_types::pb::envoy::config::route::v3::{
+    Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route::Action, route_action::ClusterSpecifier, route_match::PathSpecifier,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, http_connection_manager::RouteSpecifier,
+};
+use lorica_model::name::{Label, Namespace, WorkloadName};
+use lorica_model::snapshot::{InboundPort, InboundUnit, MtlsMode, Version};
+
+use super::{Context, duration, listener, no, number, tls};
+use crate::facts::{InboundFacts, InboundPortFacts, metadata};
+use crate::node::NodeMetadata;
+use crate::resource::pack;
+use crate::{Kind, Resource};
+
+/// The name of a workload's inbound listener: `inbound/recording-7f3a2c.contact`.
+#[must_use]
+pub fn inbound_name(workload: &WorkloadName) -> String {
+    format!("inbound/{workload}")
+}
+
+/// The resource of `unit`.
+#[must_use]
+pub fn inbound(unit: &InboundUnit) -> Resource {
+    let facts = InboundFacts {
+        workload: unit.workload.clone(),
+        service: unit.service.clone(),
+        account: unit.account.clone(),
+        identity: unit.identity.clone(),
+        virtual_v4: unit.virtual_v4,
+        virtual_v6: unit.virtual_v6,
+        withdrawn: unit.withdrawn,
+    };
+    let name = inbound_name(&unit.workload);
+    let listener = Listener {
+        name: name.clone(),
+        filter_chains: unit.ports.iter().flat_map(|port| inbound_chains(&unit.workload.namespace, &unit.account, port)).collect(),
+        metadata: Some(metadata(&facts)),
+        traffic_direction: TrafficDirection::Inbound.into(),
+        bind_to_port: no(),
+        ..Listener::default()
+    };
+    Resource::new(Kind::Listener, name, Version::of(unit), &listener)
+}
+
+/// The filter chains of one app port: the one for mutual TLS, and the one for plaintext where that is taken.
+pub(crate) fn inbound_chains(namespace: &Namespace, account: &Label, port: &InboundPort) -> Vec<FilterChain> {
+    let node = NodeMetadata::client(namespace.clone(), account.clone());
+    let facts = InboundPortFacts { service_port: port.service_port.clone(), app_port: port.app_port, protocol: port.protocol, mtls: port.mtls };
+    let app = format!("app/{}", port.app_port);
+    let filters = if port.protocol.is_http() {
+        vec![listener::network_filter("envoy.filters.network.http_connection_manager", pack(&connection_manager(&app)))]
+    } else {
+        vec![listener::tcp_filter(&app)]
+    };
+    let matches = |transport: &str, server_names| FilterChainMatch {
+        destination_port: number(port.app_port.into()),
+        server_names,
+        transport_protocol: transport.to_owned(),
+        ..FilterChainMatch::default()
+    };
+    let mut chains = vec![FilterChain {
+        name: port.service_port.to_string(),
+        filter_chain_match: Some(matches("tls", vec![port.service_port.sni()])),
+        filters: filters.clone(),
+        transport_socket: Some(tls::downstream(port.protocol, Context::of(&node))),
+        metadata: Some(metadata(&facts)),
+        ..FilterChain::default()
+    }];
+    if port.mtls == MtlsMode::Permissive {
+        chains.push(FilterChain {
+            name: format!("{} plaintext", port.service_port),
+            filter_chain_match: Some(matches("raw_buffer", Vec::new())),
+            filters,
+            ..FilterChain::default()
+        });
+    }
+    chains
+}
+
+/// Everything goes to the app; how long it takes is the caller's affair.
+fn connection_manager(app: &str) -> HttpConnectionManager {
+    let action = RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(app.to_owned())),
+        timeout: Some(duration(std::time::Duration::ZERO)),
+        ..RouteAction::default()
+    };
+    let route = Route {
+        r#match: Some(RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..RouteMatch::default() }),
+        action: Some(Action::Route(action)),
+        ..Route::default()
+    };
+    let host = VirtualHost { name: app.to_owned(), domains: vec!["*".to_owned()], routes: vec![route], ..VirtualHost::default() };
+    let configuration = RouteConfiguration { name: app.to_owned(), virtual_hosts: vec![host], ..RouteConfiguration::default() };
+    HttpConnectionManager {
+        stat_prefix: app.to_owned(),
+        http_filters: vec![listener::router()],
+        route_specifier: Some(RouteSpecifier::RouteConfig(configuration)),
+        ..HttpConnectionManager::default()
+    }
+}

@@ -1,0 +1,131 @@
+//! The listener of a service port.
+//!
+//! Lorica and Envoy get an ordinary listener: HTTP connection manager, TCP proxy as default chain, as far as the protocol
+//! allows each. gRPC gets an `ApiListener`, which has no address at all.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::listener::v3::{
+    AdditionalAddress, ApiListener, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_connection_manager::{RouteSpecifier, ServerHeaderTransformation, UpgradeConfig},
+    http_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier};
+use envoy_types::pb::google::protobuf::Any;
+use lorica_model::name::ServicePort;
+use lorica_model::snapshot::{OutboundUnit, Protocol, Version};
+
+use super::{Context, address, ads, duration, no, yes};
+use crate::facts::{ListenerFacts, metadata};
+use crate::node::Dialect;
+use crate::resource::pack;
+use crate::{Kind, Resource};
+
+/// What Envoy's HTTP inspector says of a connection that speaks HTTP.
+pub(crate) const HTTP_PROTOCOLS: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
+/// Where captured connections of an Envoy sidecar arrive; the port that service meshes use for it since Istio.
+const ORIGINAL_DST_PORT: u16 = 15001;
+/// How long Envoy waits for a client's first bytes before it takes a connection for TCP: as long as a service that speaks
+/// first may hesitate a client without anyone noticing. Lorica's proxy does not wait at all.
+const INSPECTION: Duration = Duration::from_millis(200);
+
+pub(super) fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'_>) -> Option<Listener> {
+    let name = unit.port.to_string();
+    let http = || vec![network_filter("envoy.filters.network.http_connection_manager", pack(&connection_manager(&unit.port, dialect)))];
+    if dialect == Dialect::Grpc {
+        let manager = connection_manager(&unit.port, dialect);
+        return Some(Listener { name, api_listener: Some(ApiListener { api_listener: Some(pack(&manager)) }), ..Listener::default() });
+    }
+    let mut listener = Listener {
+        stat_prefix: String::new(),
+        metadata: Some(metadata(&ListenerFacts { protocol: unit.protocol, http_only: unit.http_only })),
+        traffic_direction: TrafficDirection::Outbound.into(),
+        ..Listener::default()
+    };
+    let local = context.node.upstreams.get(&unit.port);
+    if let (Dialect::Envoy, Some(local)) = (dialect, local) {
+        listener.address = Some(address(*local));
+    } else if dialect == Dialect::Envoy && !context.node.upstreams.is_empty() {
+        return None;
+    } else {
+        let v6 = SocketAddr::new(IpAddr::V6(unit.virtual_v6), unit.port.port);
+        listener.address = Some(address(SocketAddr::new(IpAddr::V4(unit.virtual_v4), unit.port.port)));
+        listener.additional_addresses = vec![AdditionalAddress { address: Some(address(v6)), ..AdditionalAddress::default() }];
+        listener.bind_to_port = no();
+    }
+    let detects = unit.protocol == Protocol::Detect;
+    let both = detects && !unit.http_only;
+    if unit.protocol != Protocol::Tcp {
+        let application_protocols = HTTP_PROTOCOLS.map(str::to_owned).to_vec();
+        let matches = both.then(|| FilterChainMatch { application_protocols, ..FilterChainMatch::default() });
+        listener.filter_chains =
+            vec![FilterChain { name: "http".to_owned(), filter_chain_match: matches, filters: http(), ..FilterChain::default() }];
+    }
+    if both || unit.protocol == Protocol::Tcp {
+        listener.default_filter_chain = Some(FilterChain { name: "tcp".to_owned(), filters: vec![tcp_filter(&name)], ..FilterChain::default() });
+    }
+    if both && dialect == Dialect::Envoy {
+        listener.listener_filters = vec![listener_filter("envoy.filters.listener.http_inspector", pack(&HttpInspector {}))];
+        listener.listener_filters_timeout = Some(duration(INSPECTION));
+        listener.continue_on_listener_filters_timeout = true;
+    }
+    listener.name = name;
+    Some(listener)
+}
+
+/// The listener at which an Envoy without listeners of its own takes captured connections, to hand each to the unbound
+/// listener of its destination. What is addressed to no service port ends there, since an Envoy cannot tell it from the mesh.
+#[must_use]
+pub fn capture() -> Resource {
+    let listener = Listener {
+        name: "outbound".to_owned(),
+        address: Some(address(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ORIGINAL_DST_PORT))),
+        use_original_dst: yes(),
+        listener_filters: vec![listener_filter("envoy.filters.listener.original_dst", pack(&OriginalDst {}))],
+        default_filter_chain: Some(FilterChain { filters: vec![tcp_filter("outbound")], ..FilterChain::default() }),
+        traffic_direction: TrafficDirection::Outbound.into(),
+        ..Listener::default()
+    };
+    let version = Version::of(&"capture 1");
+    Resource::new(Kind::Listener, "outbound", version, &listener)
+}
+
+fn connection_manager(port: &ServicePort, dialect: Dialect) -> HttpConnectionManager {
+    let route = RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: port.to_string() });
+    let mut manager =
+        HttpConnectionManager { stat_prefix: port.to_string(), http_filters: vec![router()], route_specifier: Some(route), ..HttpConnectionManager::default() };
+    if dialect == Dialect::Envoy {
+        manager.server_header_transformation = ServerHeaderTransformation::PassThrough.into();
+        manager.upgrade_configs = vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..UpgradeConfig::default() }];
+    }
+    manager
+}
+
+pub(super) fn router() -> HttpFilter {
+    HttpFilter {
+        name: "envoy.filters.http.router".to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Router::default()))),
+        ..HttpFilter::default()
+    }
+}
+
+pub(super) fn tcp_filter(cluster: &str) -> Filter {
+    let proxy =
+        TcpProxy { stat_prefix: cluster.to_owned(), cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())), ..TcpProxy::default() };
+    network_filter("envoy.filters.network.tcp_proxy", pack(&proxy))
+}
+
+pub(super) fn network_filter(name: &str, config: Any) -> Filter {
+    Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
+}
+
+fn listener_filter(name: &str, config: Any) -> ListenerFilter {
+    ListenerFilter { name: name.to_owned(), config_type: Some(listener_filter::ConfigType::TypedConfig(config)), ..ListenerFilter::default() }
+}

@@ -1,0 +1,115 @@
+//! Units in, resources out, in the dialect of the client that they are for.
+//!
+//! The version of a resource is its unit's, so replicas agree and what did not change is not sent. For Lorica's proxy an
+//! encoding is complete: [`crate::decode`] gives the unit back. For Envoy and gRPC it says what they can honour.
+
+mod bundle;
+mod cluster;
+mod endpoint;
+mod inbound;
+mod listener;
+mod names;
+mod route;
+mod tls;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, AggregatedConfigSource, ApiVersion, ConfigSource, SocketAddress, address, config_source::ConfigSourceSpecifier,
+    socket_address::PortSpecifier,
+};
+use envoy_types::pb::google::protobuf;
+use lorica_model::snapshot::{OutboundUnit, Version};
+
+pub use bundle::bundle;
+pub use endpoint::endpoints;
+pub use inbound::{inbound, inbound_name};
+pub use listener::capture;
+pub use names::names;
+
+pub(crate) use cluster::{LEAST_REQUEST, MUTUAL_TLS, PLAINTEXT, transport_match};
+pub(crate) use inbound::inbound_chains;
+pub(crate) use listener::HTTP_PROTOCOLS;
+pub(crate) use route::{MISSING_PREFIX, path_specifier};
+pub(crate) use tls::{BUNDLE, NOBODY, SVID, alpn, tls_parameters};
+
+use crate::node::{Dialect, NodeMetadata};
+use crate::{Kind, Resource};
+
+/// What an encoding depends on besides the unit.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// What the client says of itself: where Envoy listens, and where its secrets are.
+    pub node: &'a NodeMetadata,
+    /// Whether the endpoints of the unit's service port are all plaintext. gRPC has one transport for a cluster, not one
+    /// for each endpoint; for the other dialects the endpoints say it.
+    pub plaintext: bool,
+}
+
+impl<'a> Context<'a> {
+    /// The context of a client whose clusters are reached by mutual TLS where nothing else is said.
+    #[must_use]
+    pub fn of(node: &'a NodeMetadata) -> Self {
+        Self { node, plaintext: false }
+    }
+
+    /// Envoy's secrets; the directory that it was started in where it names none.
+    fn secrets_directory(&self) -> &Path {
+        self.node.secrets_directory.as_deref().unwrap_or_else(|| Path::new("."))
+    }
+}
+
+/// The resources of a unit: cluster, listener, route. An Envoy that has listeners of its own for some service ports gets no
+/// listener for others.
+#[must_use]
+pub fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'_>) -> Vec<Resource> {
+    let version = Version::of(unit);
+    let name = unit.port.to_string();
+    let mut resources = Vec::with_capacity(3);
+    resources.push(Resource::new(Kind::Cluster, &name, version, &cluster::cluster(&unit.cluster, dialect, context)));
+    if let Some(listener) = listener::outbound(unit, dialect, context) {
+        resources.push(Resource::new(Kind::Listener, &name, version, &listener));
+    }
+    resources.push(Resource::new(Kind::Route, &name, version, &route::configuration(unit, dialect)));
+    resources
+}
+
+/// "Ask on this stream."
+fn ads() -> ConfigSource {
+    ConfigSource {
+        resource_api_version: ApiVersion::V3.into(),
+        config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+        ..ConfigSource::default()
+    }
+}
+
+pub(crate) fn address(address: SocketAddr) -> Address {
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: address.ip().to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(address.port().into())),
+            ..SocketAddress::default()
+        })),
+    }
+}
+
+/// Durations beyond protobuf's range (10,000 years) are cut to it.
+pub(crate) fn duration(value: Duration) -> protobuf::Duration {
+    const LIMIT: u64 = 315_576_000_000;
+    #[allow(clippy::cast_possible_wrap, reason = "both are far below the limits of their types")]
+    protobuf::Duration { seconds: value.as_secs().min(LIMIT) as i64, nanos: value.subsec_nanos() as i32 }
+}
+
+fn yes() -> Option<protobuf::BoolValue> {
+    Some(protobuf::BoolValue { value: true })
+}
+
+pub(crate) fn no() -> Option<protobuf::BoolValue> {
+    Some(protobuf::BoolValue { value: false })
+}
+
+pub(crate) fn number(value: u32) -> Option<protobuf::UInt32Value> {
+    Some(protobuf::UInt32Value { value })
+}

@@ -1,0 +1,92 @@
+//! What Lorica's proxy needs and Envoy's types have no field for, written into `metadata.filter_metadata["lorica"]`
+//! of the resource concerned. Other clients pass it over; Lorica's refuses a field that it does not know.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use envoy_types::pb::envoy::config::core::v3::Metadata;
+use lorica_model::name::{Label, ServiceName, ServicePort, WorkloadName};
+use lorica_model::snapshot::{MtlsMode, Origin, Protocol, Timeouts, WeightedBackend};
+use lorica_model::spiffe::SpiffeId;
+use serde::{Deserialize, Serialize};
+
+use crate::node::KEY;
+use crate::value::to_struct;
+
+/// Where Envoy looks up by which transport an endpoint is reached.
+pub(crate) const TRANSPORT_MATCH: &str = "envoy.transport_socket_match";
+
+/// Of an outbound listener.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListenerFacts {
+    pub(crate) protocol: Protocol,
+    pub(crate) http_only: bool,
+}
+
+/// Of a route.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RouteFacts {
+    pub(crate) origin: Origin,
+    /// The prefix as written, where Envoy's matcher takes another spelling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) prefix: Option<String>,
+    /// What a rule says that Envoy is told to answer with 500 by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unanswered: Option<Unanswered>,
+}
+
+/// A rule of no weight.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Unanswered {
+    pub(crate) backends: Vec<WeightedBackend>,
+    pub(crate) timeouts: Timeouts,
+}
+
+/// Of a cluster.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClusterFacts {
+    pub(crate) protocol: Protocol,
+}
+
+/// Of an endpoint.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EndpointFacts {
+    pub(crate) workload: WorkloadName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) version: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) virtual_address: Option<Ipv4Addr>,
+}
+
+/// Of an inbound listener.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InboundFacts {
+    pub(crate) workload: WorkloadName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) service: Option<ServiceName>,
+    pub(crate) account: Label,
+    pub(crate) identity: SpiffeId,
+    pub(crate) virtual_v4: Ipv4Addr,
+    pub(crate) virtual_v6: Ipv6Addr,
+    pub(crate) withdrawn: bool,
+}
+
+/// Of one app port, on its filter chain for mutual TLS.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InboundPortFacts {
+    pub(crate) service_port: ServicePort,
+    pub(crate) app_port: u16,
+    pub(crate) protocol: Protocol,
+    pub(crate) mtls: MtlsMode,
+}
+
+/// Metadata that holds `facts` alone.
+pub(crate) fn metadata(facts: &impl Serialize) -> Metadata {
+    Metadata { filter_metadata: [(KEY.to_owned(), to_struct(facts))].into(), ..Metadata::default() }
+}

