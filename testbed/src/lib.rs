@@ -1,1 +1,51 @@
-//! testbed
+//! One harness for tests of the real binary: a mesh of its own for each test, with unmodified apps under `lorica run`.
+//!
+//! In flow the built binary and what the machine allows; out flow processes that can be watched, asked and ended, and at the end the
+//! certainty that none is left. It looks at the mesh from outside only: command line, sockets, files, what apps see. It knows nothing of the
+//! crates that the binary is made of, except that it asks `lorica-capture` whether this machine lets apps be captured.
+//!
+//! ```no_run
+//! use testbed::{Mesh, Who, can_namespaces, left_out};
+//!
+//! # async fn test() -> anyhow::Result<()> {
+//! if let Err(why) = can_namespaces(Who::Nobody) {
+//!     left_out(&format!("calls between captured apps: {why}"));
+//!     return Ok(());
+//! }
+//! let mesh = Mesh::as_nobody().start().await?;
+//! let app = mesh.program(testbed::app()?)?;
+//! let recording = mesh.service("recording.contact").port("80:8080/http").start([app.as_os_str(), "http".as_ref(), "--listen".as_ref(), "0.0.0.0:8080".as_ref()])?;
+//! mesh.announced("recording.contact", 1).await?;
+//! let reply = mesh.client().output(["curl", "-s", "http://recording.contact/"]).await?.success()?;
+//! assert!(reply.stdout.contains("\"method\":\"GET\""));
+//! recording.stop().await?;
+//! mesh.finish().await
+//! # }
+//! ```
+
+mod binary;
+mod connection;
+mod echo;
+mod eventually;
+mod http_client;
+mod machine;
+mod mesh;
+mod place;
+mod port;
+mod process;
+mod run;
+mod tree;
+
+pub use binary::{app, lorica};
+pub use connection::{Connection, send_raw};
+pub use echo::{Echo, EchoServer, TcpEcho, program};
+pub use eventually::eventually;
+pub use http_client::{HttpConnection, Reply, http_get, http_send, http2_send};
+pub use machine::{Peer, Who, can_namespaces, left_out, peer, python_path};
+pub use mesh::{Mesh, MeshOptions};
+pub use port::Port;
+pub use process::{Output, Running};
+pub use run::Run;
+
+/// How long anything may take that ought to take moments: a test that waits so long hangs.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);

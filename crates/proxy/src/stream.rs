@@ -15,22 +15,22 @@ pub enum Stream {
     Plain(TcpStream),
     /// Inside mutual TLS. Boxed: the TLS state is large and most of a sidecar's app side is plain.
     Tls(Box<TlsStream<TcpStream>>),
+    /// In memory, for tests of the codecs.
+    #[cfg(test)]
+    Memory(tokio::io::DuplexStream),
 }
 
 impl Stream {
-    /// The socket under it.
-    #[must_use]
-    pub fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => tls.get_ref().0,
-        }
-    }
-
     /// Makes the close of this connection a reset, so that the peer sees at once that it was refused.
     pub fn reset_on_close(&self) {
+        let tcp = match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+            #[cfg(test)]
+            Self::Memory(_) => return,
+        };
         // An old kernel that refuses it only makes the close gentler.
-        if let Err(error) = self.tcp().set_zero_linger() {
+        if let Err(error) = tcp.set_zero_linger() {
             tracing::debug!(%error, "a connection could not be made to reset");
         }
     }
@@ -45,6 +45,11 @@ macro_rules! each {
             }
             Stream::Tls($stream) => {
                 let $stream = Pin::new($stream.as_mut());
+                $call
+            }
+            #[cfg(test)]
+            Stream::Memory($stream) => {
+                let $stream = Pin::new($stream);
                 $call
             }
         }
@@ -68,6 +73,8 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(tcp) => tcp.is_write_vectored(),
             Self::Tls(tls) => tls.is_write_vectored(),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.is_write_vectored(),
         }
     }
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

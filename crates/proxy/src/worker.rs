@@ -7,7 +7,7 @@ use std::sync::Arc;
 use lorica_identity::{AcceptedIdentities, TlsEpoch};
 use lorica_model::name::ServicePort;
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Cluster, InboundPort, MtlsMode, Protocol};
+use lorica_model::snapshot::{InboundPort, MtlsMode, OutboundUnit, Protocol};
 use lorica_model::spiffe::SpiffeId;
 use lorica_observe::WorkerTelemetry;
 use tokio::sync::watch;
@@ -52,7 +52,7 @@ pub struct Worker {
     view: RefCell<Arc<View>>,
     epoch: RefCell<Option<Arc<TlsEpoch>>>,
     client_configs: RefCell<ClientConfigs>,
-    accepted: RefCell<Vec<(Arc<Cluster>, AcceptedIdentities)>>,
+    accepted: RefCell<Vec<(Arc<OutboundUnit>, AcceptedIdentities)>>,
 }
 
 /// What a worker is made of.
@@ -142,26 +142,26 @@ impl Worker {
         self.epoch.borrow().as_ref().map(|epoch| epoch.svid().id().clone())
     }
 
-    /// The identities that a cluster's endpoints may prove, in the form that TLS wants.
+    /// The identities that a service port's endpoints may prove, in the form that TLS wants.
     #[must_use]
-    pub fn accepted(&self, cluster: &Arc<Cluster>) -> AcceptedIdentities {
+    pub fn accepted(&self, unit: &Arc<OutboundUnit>) -> AcceptedIdentities {
         let mut known = self.accepted.borrow_mut();
-        if let Some((_, accepted)) = known.iter().find(|(known, _)| Arc::ptr_eq(known, cluster)) {
+        if let Some((_, accepted)) = known.iter().find(|(known, _)| Arc::ptr_eq(known, unit)) {
             return accepted.clone();
         }
-        // Old clusters are found no more; a bound keeps them from adding up.
+        // Old units are found no more; a bound keeps them from adding up.
         if known.len() >= 256 {
             known.clear();
         }
-        let accepted = pick::accepted(cluster);
-        known.push((cluster.clone(), accepted.clone()));
+        let accepted = pick::accepted(&unit.cluster);
+        known.push((unit.clone(), accepted.clone()));
         accepted
     }
 
-    /// The TLS configuration for calling a cluster.
+    /// The TLS configuration for calling a service port.
     #[must_use]
-    pub fn client_config(&self, epoch: &TlsEpoch, cluster: &Arc<Cluster>, protocol: Option<Negotiated>) -> Arc<ClientConfig> {
-        self.client_configs.borrow_mut().get(epoch, &self.accepted(cluster), protocol)
+    pub fn client_config(&self, epoch: &TlsEpoch, unit: &Arc<OutboundUnit>, protocol: Option<Negotiated>) -> Arc<ClientConfig> {
+        self.client_configs.borrow_mut().get(epoch, &self.accepted(unit), protocol)
     }
 
     /// What the workload's unit says of an app port.

@@ -16,10 +16,10 @@ mod facts;
 mod kind;
 mod node;
 mod resource;
-pub mod server;
-pub mod session;
 #[cfg(test)]
 mod samples;
+pub mod server;
+pub mod session;
 mod value;
 
 pub use kind::Kind;
@@ -30,7 +30,9 @@ pub use resource::Resource;
 pub mod wire {
     pub use envoy_types::pb::envoy::config::core::v3::Node;
     pub use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
-    pub use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
+    pub use envoy_types::pb::envoy::service::discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    };
     pub use envoy_types::pb::google::protobuf::{Any, Struct};
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use lorica_model::name::{Label, Namespace, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Backend, Cluster, Endpoint, EndpointSet, FieldMatch, HttpRule, InboundPort, InboundUnit, Locality, MtlsMode, NameRecord, NameTable, Origin,
-    OutboundUnit, PathMatch, Pattern, Protocol, RouteMatch, Timeouts, Transport, TrustBundle, ValueMatch, WeightedBackend,
+    Backend, Cluster, Endpoint, EndpointSet, FieldMatch, HttpRule, InboundPort, InboundUnit, Locality, MtlsMode, NameRecord, NameTable,
+    Origin, OutboundUnit, PathMatch, Pattern, Protocol, RouteMatch, Timeouts, Transport, TrustBundle, ValueMatch, WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use proptest::collection::{btree_set, vec};
@@ -46,7 +46,12 @@ pub(crate) fn unit(text: &str, backends: &[&str]) -> OutboundUnit {
             timeouts: Timeouts::default(),
         }],
         http_only: false,
-        cluster: Cluster { port: own.clone(), protocol: Protocol::Detect, accepted: [identity].into(), connect_timeout: Duration::from_secs(5) },
+        cluster: Cluster {
+            port: own.clone(),
+            protocol: Protocol::Detect,
+            accepted: [identity].into(),
+            connect_timeout: Duration::from_secs(5),
+        },
         port: own,
     }
 }
@@ -75,8 +80,18 @@ pub(crate) fn inbound() -> InboundUnit {
         virtual_v4: Ipv4Addr::new(240, 0, 3, 3),
         virtual_v6: "fd00::3".parse().unwrap(),
         ports: vec![
-            InboundPort { service_port: ServicePort { service: service.clone(), port: 80 }, app_port: 8080, protocol: Protocol::Http, mtls: MtlsMode::Permissive },
-            InboundPort { service_port: ServicePort { service, port: 9000 }, app_port: 9000, protocol: Protocol::Detect, mtls: MtlsMode::Strict },
+            InboundPort {
+                service_port: ServicePort { service: service.clone(), port: 80 },
+                app_port: 8080,
+                protocol: Protocol::Http,
+                mtls: MtlsMode::Permissive,
+            },
+            InboundPort {
+                service_port: ServicePort { service, port: 9000 },
+                app_port: 9000,
+                protocol: Protocol::Detect,
+                mtls: MtlsMode::Strict,
+            },
         ],
         withdrawn: false,
     }
@@ -166,8 +181,12 @@ fn any_rule() -> impl Strategy<Value = HttpRule> {
         .prop_map(|(path, method, headers, query)| RouteMatch { path, method, headers, query });
     let timeouts = (option::of(any_duration()), option::of(any_duration()), option::of(any_duration()))
         .prop_map(|(request, backend_request, idle)| Timeouts { request, backend_request, idle });
-    (origin, matches, vec(any_backend(), 0..4), timeouts)
-        .prop_map(|(origin, matches, backends, timeouts)| HttpRule { origin, matches, backends, timeouts })
+    (origin, matches, vec(any_backend(), 0..4), timeouts).prop_map(|(origin, matches, backends, timeouts)| HttpRule {
+        origin,
+        matches,
+        backends,
+        timeouts,
+    })
 }
 
 pub(crate) fn any_unit() -> impl Strategy<Value = OutboundUnit> {
@@ -189,8 +208,8 @@ pub(crate) fn any_endpoints() -> impl Strategy<Value = EndpointSet> {
     let locality = ("[a-z0-9-]{0,6}", "[a-z0-9-]{0,6}").prop_map(|(region, zone)| Locality { region, zone });
     let transport = prop_oneof![Just(Transport::MutualTls), Just(Transport::Plaintext)];
     let endpoint =
-        (any_workload(), any::<SocketAddr>(), transport, 1..=u32::MAX, option::of(".{0,6}"), option::of(any::<Ipv4Addr>()), locality).prop_map(
-            |(workload, address, transport, weight, version, virtual_address, locality)| Endpoint {
+        (any_workload(), any::<SocketAddr>(), transport, 1..=u32::MAX, option::of(".{0,6}"), option::of(any::<Ipv4Addr>()), locality)
+            .prop_map(|(workload, address, transport, weight, version, virtual_address, locality)| Endpoint {
                 workload,
                 // Flow label and scope are of one host; they do not travel.
                 address: SocketAddr::new(address.ip(), address.port()),
@@ -199,15 +218,18 @@ pub(crate) fn any_endpoints() -> impl Strategy<Value = EndpointSet> {
                 version,
                 virtual_address,
                 locality,
-            },
-        );
+            });
     (any_port(), btree_set(endpoint, 0..6)).prop_map(|(port, endpoints)| EndpointSet { port, endpoints: endpoints.into_iter().collect() })
 }
 
 pub(crate) fn any_inbound() -> impl Strategy<Value = InboundUnit> {
     let mtls = prop_oneof![Just(MtlsMode::Strict), Just(MtlsMode::Permissive)];
-    let one = (any_port(), 1..=u16::MAX, any_protocol(), mtls)
-        .prop_map(|(service_port, app_port, protocol, mtls)| InboundPort { service_port, app_port, protocol, mtls });
+    let one = (any_port(), 1..=u16::MAX, any_protocol(), mtls).prop_map(|(service_port, app_port, protocol, mtls)| InboundPort {
+        service_port,
+        app_port,
+        protocol,
+        mtls,
+    });
     let addresses = (any::<Ipv4Addr>(), any::<Ipv6Addr>());
     (any_workload(), option::of(any_service()), any_label(), any_identity(), addresses, vec(one, 0..4), any::<bool>()).prop_map(
         |(workload, service, account, identity, (virtual_v4, virtual_v6), ports, withdrawn)| InboundUnit {

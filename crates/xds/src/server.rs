@@ -200,9 +200,14 @@ impl<S: Source> Opening<S> {
         Box::pin(ReceiverStream::new(receiver))
     }
 
-    async fn serve<M: Wire>(self, requests: &mut Streaming<M>, responses: &mpsc::Sender<Result<M::Response, Status>>) -> Result<(), Status> {
+    async fn serve<M: Wire>(
+        self,
+        requests: &mut Streaming<M>,
+        responses: &mpsc::Sender<Result<M::Response, Status>>,
+    ) -> Result<(), Status> {
         let Some(mut first) = requests.message().await? else { return Ok(()) };
-        let mut node = first.node().ok_or_else(|| Status::invalid_argument("the first request of a stream must say by its node who asks"))?;
+        let mut node =
+            first.node().ok_or_else(|| Status::invalid_argument("the first request of a stream must say by its node who asks"))?;
         let (mut observer, mut publications) = self.source.open(&node, self.form, self.peer).await?;
         let Publication { revision, catalog } = publications.borrow_and_update().clone();
         let mut session = Session::new(self.form, catalog, revision);

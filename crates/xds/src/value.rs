@@ -31,7 +31,9 @@ fn to_value(json: Json) -> Value {
         Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
         Json::String(text) => Kind::StringValue(text),
         Json::Array(values) => Kind::ListValue(ListValue { values: values.into_iter().map(to_value).collect() }),
-        Json::Object(fields) => Kind::StructValue(Struct { fields: fields.into_iter().map(|(name, value)| (name, to_value(value))).collect() }),
+        Json::Object(fields) => {
+            Kind::StructValue(Struct { fields: fields.into_iter().map(|(name, value)| (name, to_value(value))).collect() })
+        }
     };
     Value { kind: Some(kind) }
 }

@@ -175,7 +175,7 @@ fn shortened(path: &std::path::Path) -> String {
 
 async fn watch(arguments: &DemoArgs, stage: &Stage, company: &mut Company, api: &ApiClient, printer: &mut Printer) -> anyhow::Result<()> {
     let end = arguments.minutes.map(|minutes| Instant::now() + Duration::from_secs_f64((minutes * 60.0).clamp(0.0, 1e9)));
-    let mut view = screen::View::open(arguments.headless, printer)?;
+    let mut view = screen::View::open(arguments.headless)?;
     let mut sight = Sight::default();
     let mut tick = tokio::time::interval(view.interval());
     loop {

@@ -1,1 +1,131 @@
-//! Resources and registry in, units out.
+//! Resources and registry in, units out: one pure function, used by the control plane to push and by the command line to
+//! check. Whatever is missing in the world is taken, with the Gateway API's answer to it: the world changes later.
+
+mod outbound;
+mod registry;
+mod status;
+
+pub use outbound::outbound;
+pub use registry::{RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses};
+pub use status::{Condition, ParentStatus, route_status};
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use crate::name::{Namespace, ServiceName, ServicePort, WorkloadName};
+use crate::resource::Resources;
+use crate::snapshot::{Endpoint, EndpointSet, InboundPort, InboundUnit, MtlsMode, NameRecord, NameTable, Transport};
+use crate::spiffe::{SpiffeId, TrustDomain};
+
+/// All that units are made of.
+#[derive(Debug, Clone, Copy)]
+pub struct World<'w> {
+    /// What users wrote.
+    pub resources: &'w Resources,
+    /// Who is there.
+    pub registry: &'w Registry,
+    /// Whose identities they have.
+    pub trust_domain: &'w TrustDomain,
+}
+
+/// The names of every namespace.
+#[must_use]
+pub fn names(world: &World<'_>) -> BTreeMap<Namespace, NameTable> {
+    let mut tables: BTreeMap<Namespace, NameTable> = BTreeMap::new();
+    for (metadata, _) in world.resources.services() {
+        let name = ServiceName::new(metadata.namespace.clone(), metadata.name.clone());
+        if let Some(addresses) = world.registry.services.get(&name) {
+            let table = tables.entry(name.namespace.clone()).or_insert_with(|| NameTable { namespace: name.namespace.clone(), records: Vec::new() });
+            table.records.push(NameRecord { name: name.name, v4: addresses.v4, v6: addresses.v6 });
+        }
+    }
+    tables
+}
+
+/// Every service port that there is.
+pub fn outbound_ports<'w>(world: &World<'w>) -> impl Iterator<Item = ServicePort> + use<'w> {
+    world.resources.services().flat_map(|(metadata, service)| {
+        let name = ServiceName::new(metadata.namespace.clone(), metadata.name.clone());
+        service.ports.iter().map(move |port| ServicePort { service: name.clone(), port: port.port })
+    })
+}
+
+/// The endpoints of a service port that may be called; none where the port does not exist.
+#[must_use]
+pub fn endpoints(world: &World<'_>, port: &ServicePort) -> Option<EndpointSet> {
+    world.resources.service(&port.service)?.1.port(port.port)?;
+    let mut endpoints = Vec::new();
+    for (name, workload) in &world.registry.workloads {
+        if workload.service.as_ref() != Some(&port.service) || workload.draining {
+            continue;
+        }
+        let listening = workload.ports.iter().filter(|known| known.service_port == port.port && known.listening);
+        endpoints.extend(listening.map(|known| Endpoint {
+            workload: name.clone(),
+            address: known.address,
+            transport: Transport::MutualTls,
+            weight: workload.weight.max(1),
+            version: workload.version.clone(),
+            virtual_address: Some(workload.addresses.v4),
+            locality: workload.locality.clone(),
+        }));
+    }
+    for (metadata, workload) in world.resources.workloads().filter(|(_, workload)| workload.service == port.service) {
+        let name = WorkloadName::new(metadata.namespace.clone(), metadata.name.clone());
+        endpoints.extend(workload.ports.iter().filter(|known| known.service_port == port.port).map(|known| Endpoint {
+            workload: name.clone(),
+            address: SocketAddr::new(workload.address, known.port),
+            transport: workload.transport,
+            weight: workload.weight,
+            version: workload.version.clone(),
+            virtual_address: None,
+            locality: workload.locality.clone(),
+        }));
+    }
+    endpoints.sort();
+    Some(EndpointSet { port: port.clone(), endpoints })
+}
+
+/// The inbound of a registered workload.
+#[must_use]
+pub fn inbound(world: &World<'_>, name: &WorkloadName) -> Option<InboundUnit> {
+    let workload = world.registry.workloads.get(name)?;
+    let service = workload.service.as_ref();
+    let mtls = service.map_or(MtlsMode::Strict, |service| mtls(world, service));
+    let mut ports: Vec<_> = service
+        .into_iter()
+        .flat_map(|service| {
+            workload.ports.iter().map(move |port| {
+                let declared = world.resources.service(service).and_then(|(_, spec)| spec.port(port.service_port)).map(|spec| spec.protocol);
+                InboundPort {
+                    service_port: ServicePort { service: service.clone(), port: port.service_port },
+                    app_port: port.app_port,
+                    protocol: declared.unwrap_or(port.protocol),
+                    mtls,
+                }
+            })
+        })
+        .collect();
+    ports.sort_by_key(|port| port.app_port);
+    Some(InboundUnit {
+        workload: name.clone(),
+        service: workload.service.clone(),
+        account: workload.account.clone(),
+        identity: SpiffeId::of_account(world.trust_domain, &name.namespace, &workload.account),
+        virtual_v4: workload.addresses.v4,
+        virtual_v6: workload.addresses.v6,
+        ports,
+        withdrawn: workload.withdrawn,
+    })
+}
+
+/// The mode that holds for a service: its own policy's before its namespace's; strict without either. Where two policies hold
+/// equally, the stricter does: nobody is let in by accident.
+fn mtls(world: &World<'_>, service: &ServiceName) -> MtlsMode {
+    let of = || world.resources.authentication().filter(|(metadata, _)| metadata.namespace == service.namespace);
+    let own = of().filter(|(_, policy)| policy.targets.iter().any(|target| target.name == service.name)).map(|(_, policy)| policy.mtls).min();
+    own.or_else(|| of().filter(|(_, policy)| policy.targets.is_empty()).map(|(_, policy)| policy.mtls).min()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -37,12 +37,10 @@ use crate::spiffe::TrustDomain;
 pub struct Snapshot {
     /// The names of every namespace.
     pub names: BTreeMap<Namespace, Arc<NameTable>>,
-    /// The service ports that the app has called.
+    /// The service ports that the app has called, and those that their routes lead to.
     pub outbound: HashMap<ServicePort, Arc<OutboundUnit>>,
     /// Service ports that were asked for and do not exist.
     pub absent: BTreeSet<ServicePort>,
-    /// How the endpoints of the service ports, and of those that their routes lead to, are reached.
-    pub clusters: HashMap<ServicePort, Arc<Cluster>>,
     /// The endpoints of the service ports, and of those that their routes lead to.
     pub endpoints: HashMap<ServicePort, Arc<EndpointSet>>,
     /// The workload's own inbound.

@@ -140,7 +140,7 @@ async fn spoken_http(worker: &Rc<Worker>, caller: Caller, mut stream: Stream) {
 
 /// A connection of which nothing is known: bytes decide, and whoever sends the first. While the app is silent the proxy has
 /// connected already, only as far as TCP goes, so that a server which speaks first is not kept waiting.
-async fn detected(worker: &Rc<Worker>, caller: Caller, mut stream: Stream, unit: &OutboundUnit) {
+async fn detected(worker: &Rc<Worker>, caller: Caller, mut stream: Stream, unit: &Arc<OutboundUnit>) {
     let mut sent = BytesMut::with_capacity(http::FIRST_READ);
     let mut answered = BytesMut::new();
     let mut connecting = std::pin::pin!(tcp::connect(worker, unit));

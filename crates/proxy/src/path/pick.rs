@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use lorica_identity::AcceptedIdentities;
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Cluster, Transport};
+use lorica_model::snapshot::{Cluster, OutboundUnit, Transport};
 use tokio::task::spawn_local;
 
 use super::connect::{self, Connected, NotConnected};
@@ -32,13 +32,14 @@ pub struct Picked {
 /// Where nobody takes it.
 pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Vec<u64>) -> Result<Picked, NotConnected> {
     match &way.to {
-        To::Endpoints { cluster, live } => {
+        To::Endpoints { unit, live } => {
+            let cluster = &unit.cluster;
             let active = live.pick(tried, Instant::now(), fastrand::f64).map_err(|none| match none {
                 NoPick::None => NotConnected::new(Reason::NoEndpoint, format!("{} has no endpoint left to try", cluster.port)),
                 NoPick::Full => NotConnected::new(Reason::Overflow, format!("{} has too many requests under way", cluster.port)),
             })?;
             tried.push(active.live.id);
-            match endpoint(worker, cluster, &active, way.protocol).await {
+            match endpoint(worker, unit, &active, way.protocol).await {
                 Ok(lease) => Ok(Picked { lease, active: Some(active) }),
                 Err(error) => {
                     active.failed(Instant::now());
@@ -59,13 +60,14 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Vec<u64>) -> Resul
     }
 }
 
-async fn endpoint(worker: &Rc<Worker>, cluster: &Arc<Cluster>, active: &Active, protocol: Negotiated) -> Result<Lease, NotConnected> {
+async fn endpoint(worker: &Rc<Worker>, unit: &Arc<OutboundUnit>, active: &Active, protocol: Negotiated) -> Result<Lease, NotConnected> {
     let endpoint = &active.live.endpoint;
     let epoch = match endpoint.transport {
         Transport::Plaintext => None,
         Transport::MutualTls => Some(worker.epoch().ok_or_else(|| NotConnected::new(Reason::UpstreamTls, "this proxy has no SVID yet"))?),
     };
-    let accepted = worker.accepted(cluster);
+    let cluster = &unit.cluster;
+    let accepted = worker.accepted(unit);
     let to = Destination::Endpoint { id: active.live.id, epoch: epoch.as_ref().map_or(0, |epoch| epoch.number()), accepted };
     let key = Key { to, protocol };
     if let Some(lease) = worker.pool.ready(&key) {
@@ -77,7 +79,7 @@ async fn endpoint(worker: &Rc<Worker>, cluster: &Arc<Cluster>, active: &Active, 
     {
         return Ok(lease);
     }
-    let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, cluster, Some(protocol))));
+    let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, unit, Some(protocol))));
     let Connected { stream, peer } = connect::connect(cluster, endpoint, tls, Some(protocol)).await?;
     take(worker, key, stream, Facts { peer, remote: Some(endpoint.address) }).await
 }

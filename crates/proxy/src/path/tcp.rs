@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,7 +30,7 @@ pub struct Upstream {
     /// The connection.
     pub stream: Stream,
     /// Who is at its other end.
-    pub peer: Option<std::sync::Arc<lorica_identity::PeerIdentity>>,
+    pub peer: Option<Arc<lorica_identity::PeerIdentity>>,
     /// The endpoint.
     pub active: Active,
 }
@@ -43,10 +44,8 @@ pub struct Early {
 }
 
 /// Connects to an endpoint of the unit's service port, trying others where one cannot be reached: nothing was sent yet.
-pub async fn connect(worker: &Worker, unit: &OutboundUnit) -> Result<Upstream, NotConnected> {
-    let view = worker.view();
-    let (live, cluster) = (view.live(&unit.port), view.snapshot.clusters.get(&unit.port).cloned());
-    let cluster = cluster.ok_or_else(|| NotConnected::new(Reason::NoConfiguration, ""))?;
+pub async fn connect(worker: &Worker, unit: &Arc<OutboundUnit>) -> Result<Upstream, NotConnected> {
+    let live = worker.view().live(&unit.port);
     let mut tried = Vec::new();
     loop {
         let active = live.pick(&tried, Instant::now(), fastrand::f64).map_err(|none| match none {
@@ -56,8 +55,8 @@ pub async fn connect(worker: &Worker, unit: &OutboundUnit) -> Result<Upstream, N
         tried.push(active.live.id);
         let endpoint = &active.live.endpoint;
         let epoch = worker.epoch().filter(|_| endpoint.transport == Transport::MutualTls);
-        let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, &cluster, None)));
-        match connect::connect(&cluster, endpoint, tls, None).await {
+        let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, unit, None)));
+        match connect::connect(&unit.cluster, endpoint, tls, None).await {
             Ok(Connected { stream, peer }) => {
                 active.answered(Instant::now());
                 return Ok(Upstream { stream, peer, active });
@@ -74,7 +73,7 @@ pub async fn connect(worker: &Worker, unit: &OutboundUnit) -> Result<Upstream, N
 }
 
 /// The app's connection to a service port.
-pub async fn outbound(worker: &Rc<Worker>, caller: &Caller, mut stream: Stream, sent: Bytes, unit: &OutboundUnit, early: Option<Early>) {
+pub async fn outbound(worker: &Rc<Worker>, caller: &Caller, mut stream: Stream, sent: Bytes, unit: &Arc<OutboundUnit>, early: Option<Early>) {
     let mut record = ConnectionRecord::begin(worker, caller);
     let (upstream, answered) = match early {
         Some(Early { upstream: Some(upstream), answered }) => (upstream, answered),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lorica_model::head::{RequestHead, Version};
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Cluster, Origin, OutboundUnit, Protocol, Timeouts, route as rules};
+use lorica_model::snapshot::{Origin, OutboundUnit, Protocol, Timeouts, route as rules};
 
 use super::mtls::Negotiated;
 use crate::endpoints::LiveSet;
@@ -40,8 +40,8 @@ impl Way {
 pub enum To {
     /// To one of the endpoints of a service port.
     Endpoints {
-        /// How they are reached.
-        cluster: Arc<Cluster>,
+        /// The unit that says how they are reached.
+        unit: Arc<OutboundUnit>,
         /// Who they are.
         live: Arc<LiveSet>,
     },
@@ -58,13 +58,13 @@ pub enum To {
 ///
 /// # Errors
 /// Where no rule takes it, or the rule leads nowhere.
-pub fn outbound(unit: &OutboundUnit, view: &View, head: &RequestHead, random: f64) -> Result<Way, Reason> {
+pub fn outbound(unit: &Arc<OutboundUnit>, view: &View, head: &RequestHead, random: f64) -> Result<Way, Reason> {
     let rule = rules::rule(unit, head, &mut ())?;
     let port = rules::backend(rule, random, &mut ())?;
-    let cluster = view.snapshot.clusters.get(port).cloned().ok_or(Reason::NoConfiguration)?;
-    let protocol = spoken(cluster.protocol, head.version);
+    let reached = if *port == unit.port { unit } else { view.snapshot.outbound.get(port).ok_or(Reason::NoConfiguration)? };
+    let protocol = spoken(reached.cluster.protocol, head.version);
     let live = view.live(port);
-    Ok(Way { to: To::Endpoints { cluster, live }, protocol, timeouts: rule.timeouts, origin: Some(rule.origin.clone()) })
+    Ok(Way { to: To::Endpoints { unit: reached.clone(), live }, protocol, timeouts: rule.timeouts, origin: Some(rule.origin.clone()) })
 }
 
 /// The way of a request for the app's port.

@@ -16,3 +16,6 @@ pub use error::WireError;
 pub use http1::{Http1Client, Http1Server};
 pub use http2::{Http2Client, Http2Server};
 pub use upstream::{Answer, Outgoing, Receiver, Responder, Sender, Tunnel};
+
+#[cfg(test)]
+mod tests;

@@ -112,15 +112,15 @@ impl Connection<'_> {
         };
         let opened = tokio::time::timeout(OPENING, opening).await;
         let mut responses = opened.map_err(|_| Status::unavailable(format!("no answer within {OPENING:?}")))??.into_inner();
+        let mut open = true;
         loop {
             let deadline = self.deferred.front().map(|deferred| deferred.until);
             tokio::select! {
-                permit = sender.reserve(), if !self.requests.is_empty() => {
-                    let Ok(permit) = permit else { return Ok(()) };
-                    if let Some(request) = self.requests.pop_front() {
-                        permit.send(request);
-                    }
-                }
+                permit = sender.reserve(), if open && !self.requests.is_empty() => match (permit, self.requests.pop_front()) {
+                    (Ok(permit), Some(request)) => permit.send(request),
+                    // The control plane takes no more; what it says last tells why.
+                    _ => open = false,
+                },
                 response = responses.message() => {
                     let Some(response) = response? else { return Ok(()) };
                     if connected.is_none() {
@@ -252,5 +252,9 @@ fn refusal(rejected: &[Rejected]) -> Option<rpc::Status> {
     let named: Vec<String> = rejected.iter().take(MAX_FAULTS).map(ToString::to_string).collect();
     let more = rejected.len().saturating_sub(MAX_FAULTS);
     let tail = if more > 0 { format!("; and {more} more") } else { String::new() };
-    (!named.is_empty()).then(|| rpc::Status { code: Code::InvalidArgument.into(), message: named.join("; ") + &tail, ..rpc::Status::default() })
+    (!named.is_empty()).then(|| rpc::Status {
+        code: Code::InvalidArgument.into(),
+        message: named.join("; ") + &tail,
+        ..rpc::Status::default()
+    })
 }

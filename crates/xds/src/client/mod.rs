@@ -106,14 +106,11 @@ impl Shared {
 impl Client {
     /// A client and its task, which the caller spawns or polls. `last_good` is in force until the control plane says otherwise,
     /// and its service ports count as wanted.
-    #[must_use]
     pub fn start(config: ClientConfig, last_good: Option<Snapshot>) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let last_good = last_good.unwrap_or_default();
         let wanted = last_good.outbound.keys().take(MAX_WANTED).map(|port| (port.clone(), 0)).collect();
-        let shared = Arc::new(Shared {
-            asked: Mutex::new(Asked { wanted, tick: 0, metadata: config.metadata.clone() }),
-            changed: Notify::new(),
-        });
+        let shared =
+            Arc::new(Shared { asked: Mutex::new(Asked { wanted, tick: 0, metadata: config.metadata.clone() }), changed: Notify::new() });
         let known = Known::new(&config.node_id, &last_good);
         let (snapshots_in, snapshots) = watch::channel(Arc::new(last_good));
         let (states_in, states) = watch::channel(ConnectionState::Connecting { last_error: None });
@@ -181,7 +178,11 @@ async fn run(
         tracing::debug!(%message, refused, "the connection to the control plane ended");
         let lasted = connected.is_some_and(|since: Instant| since.elapsed() >= BACKOFF.1);
         failures = if lasted { 0 } else { failures + 1 };
-        states.send_replace(if refused { ConnectionState::Refused { message } } else { ConnectionState::Connecting { last_error: Some(message) } });
+        states.send_replace(if refused {
+            ConnectionState::Refused { message }
+        } else {
+            ConnectionState::Connecting { last_error: Some(message) }
+        });
         let first = connected.is_some() && failures <= 1;
         let pause = if first { Duration::ZERO } else { pause(failures, fastrand::f64()) };
         tokio::select! {

@@ -62,25 +62,26 @@ enum Seen {
 struct Control {
     /// None once the control plane is ending, which ends its streams.
     publications: Mutex<Option<watch::Sender<Publication>>>,
-    seen: mpsc::UnboundedSender<Seen>,
+    seen: mpsc::Sender<Seen>,
     refusal: Mutex<Option<Status>>,
 }
 
-struct Watcher(mpsc::UnboundedSender<Seen>);
+struct Watcher(mpsc::Sender<Seen>);
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        let _ = self.0.send(Seen::Ended);
+        // The test may be over.
+        let _ = self.0.try_send(Seen::Ended);
     }
 }
 
 impl SessionObserver for Watcher {
     fn node_changed(&mut self, node: &Node) -> Result<(), Status> {
-        let _ = self.0.send(Seen::Node(node.clone()));
+        self.0.try_send(Seen::Node(node.clone())).unwrap();
         Ok(())
     }
     fn event(&mut self, event: Event) {
-        let _ = self.0.send(Seen::Event(event));
+        self.0.try_send(Seen::Event(event)).unwrap();
     }
 }
 
@@ -93,7 +94,7 @@ impl Source for Control {
         }
         let publications = self.publications.lock().unwrap().as_ref().map(watch::Sender::subscribe);
         let publications = publications.ok_or_else(|| Status::unavailable("ending"))?;
-        let _ = self.seen.send(Seen::Opened(node.clone(), peer));
+        self.seen.try_send(Seen::Opened(node.clone(), peer)).unwrap();
         Ok((Watcher(self.seen.clone()), publications))
     }
 }
@@ -102,7 +103,7 @@ impl Source for Control {
 struct Bench {
     directory: tempfile::TempDir,
     control: Arc<Control>,
-    seen: mpsc::UnboundedReceiver<Seen>,
+    seen: mpsc::Receiver<Seen>,
     server: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     revision: u64,
     tasks: JoinSet<()>,
@@ -111,7 +112,7 @@ struct Bench {
 impl Bench {
     fn new(world: World) -> Self {
         let (publications, _) = watch::channel(Publication { revision: 1, catalog: Arc::new(world) });
-        let (sender, seen) = mpsc::unbounded_channel();
+        let (sender, seen) = mpsc::channel(MANY);
         let control = Arc::new(Control { publications: Mutex::new(Some(publications)), seen: sender, refusal: Mutex::new(None) });
         let directory = tempfile::tempdir().unwrap();
         Self { directory, control, seen, server: None, revision: 1, tasks: JoinSet::new() }
@@ -143,7 +144,7 @@ impl Bench {
         server.await.unwrap();
         std::fs::remove_file(self.socket()).unwrap();
         let (publications, _) = watch::channel(Publication { revision: self.revision, catalog });
-        let (sender, seen) = mpsc::unbounded_channel();
+        let (sender, seen) = mpsc::channel(MANY);
         self.control = Arc::new(Control { publications: Mutex::new(Some(publications)), seen: sender, refusal: Mutex::new(None) });
         self.seen = seen;
     }
@@ -194,6 +195,8 @@ async fn snapshot(client: &Client, fits: impl Fn(&Snapshot) -> bool) -> Arc<Snap
     client.snapshot().wait_for(|snapshot| fits(snapshot)).await.unwrap().clone()
 }
 
+/// More than any test sees.
+const MANY: usize = 1024;
 const A: &str = "agents.contact.mesh:80";
 const B: &str = "recording.contact.mesh:80";
 const C: &str = "analytics.contact.mesh:80";
@@ -268,7 +271,9 @@ async fn what_is_refused_leaves_what_was_there_and_is_named() {
     client.want(samples::port(A));
     client.want(samples::port(B));
     snapshot(&client, |snapshot| snapshot.outbound.len() == 2).await;
-    bench.until(|seen| matches!(seen, Seen::Event(Event::Subscribed { kind: Kind::Route, names }) if names.len() == 2 || names[0] == B)).await;
+    bench
+        .until(|seen| matches!(seen, Seen::Event(Event::Subscribed { kind: Kind::Route, names }) if names.len() == 2 || names[0] == B))
+        .await;
     // A new cluster for both, of which one says what the proxy cannot do.
     let mut slow = samples::unit(A, &[]);
     slow.cluster.connect_timeout = std::time::Duration::from_secs(9);
@@ -282,14 +287,23 @@ async fn what_is_refused_leaves_what_was_there_and_is_named() {
     let revision = bench.publish(next.clone());
     let events = bench.reached(revision).await;
     let rejected: Vec<_> = events.iter().filter(|seen| matches!(seen, Seen::Event(Event::Rejected { .. }))).collect();
-    let [Seen::Event(Event::Rejected { kind: Kind::Cluster, name, message, revision: at })] = rejected.as_slice() else { panic!("{rejected:?}") };
+    let [Seen::Event(Event::Rejected { kind: Kind::Cluster, name, message, revision: at })] = rejected.as_slice() else {
+        panic!("{rejected:?}")
+    };
     assert_eq!((name.as_str(), *at), (A, revision));
     assert!(message.contains("alt_stat_name"), "{message}");
     let seen = client.snapshot().borrow().clone();
     assert_eq!(seen.outbound[&samples::port(A)].cluster, samples::unit(A, &[]).cluster);
     assert_eq!(seen.outbound[&samples::port(B)].cluster, fast.cluster);
     // Mended, it goes through.
-    let revision = bench.publish(next.service(&{ let mut unit = slow.clone(); unit.http_only = true; unit }, &[1]));
+    let revision = bench.publish(next.service(
+        &{
+            let mut unit = slow.clone();
+            unit.http_only = true;
+            unit
+        },
+        &[1],
+    ));
     bench.reached(revision).await;
     assert_eq!(client.snapshot().borrow().outbound[&samples::port(A)].cluster, slow.cluster);
 }
@@ -301,7 +315,8 @@ async fn a_restart_keeps_the_snapshot_and_sends_nothing_twice() {
     bench.serve();
     let client = bench.client(None);
     client.want(samples::port(A));
-    let before = snapshot(&client, |snapshot| snapshot.outbound.len() == 1 && snapshot.inbound.is_some() && snapshot.bundle.is_some()).await;
+    let before =
+        snapshot(&client, |snapshot| snapshot.outbound.len() == 1 && snapshot.inbound.is_some() && snapshot.bundle.is_some()).await;
     bench.stop().await;
     client.state().wait_for(|state| matches!(state, ConnectionState::Connecting { last_error: Some(_) })).await.unwrap();
     assert!(Arc::ptr_eq(&client.snapshot().borrow().outbound[&samples::port(A)], &before.outbound[&samples::port(A)]));
@@ -357,10 +372,12 @@ async fn a_changed_node_is_announced_on_the_same_stream() {
 async fn a_refusal_is_told_apart_from_an_absence() {
     let mut bench = Bench::new(World::basic());
     let client = bench.client(None);
-    let state = client.state().wait_for(|state| matches!(state, ConnectionState::Connecting { last_error: Some(_) })).await.unwrap().clone();
+    let state =
+        client.state().wait_for(|state| matches!(state, ConnectionState::Connecting { last_error: Some(_) })).await.unwrap().clone();
     let ConnectionState::Connecting { last_error: Some(message) } = state else { panic!() };
     assert!(message.contains("no control plane answers at") && message.contains("control.sock"), "{message}");
-    *bench.control.refusal.lock().unwrap() = Some(Status::failed_precondition("port 80 of recording.contact is http, this workload says tcp"));
+    *bench.control.refusal.lock().unwrap() =
+        Some(Status::failed_precondition("port 80 of recording.contact is http, this workload says tcp"));
     bench.serve();
     let state = client.state().wait_for(|state| matches!(state, ConnectionState::Refused { .. })).await.unwrap().clone();
     assert_eq!(state, ConnectionState::Refused { message: "port 80 of recording.contact is http, this workload says tcp".into() });

@@ -62,15 +62,15 @@ fn read(at: &At<'_>, listener: Listener) -> Result<OutboundListener, Fault> {
     let both = protocol == Protocol::Detect && !http_only;
     let wanted = usize::from(protocol != Protocol::Tcp);
     if filter_chains.len() != wanted {
-        return Err(at.field("filter_chains").fault(format!("has {} chains, where protocol {protocol:?} has {wanted}", filter_chains.len())));
+        return Err(at
+            .field("filter_chains")
+            .fault(format!("has {} chains, where protocol {protocol:?} has {wanted}", filter_chains.len())));
     }
     for (index, chain) in filter_chains.into_iter().enumerate() {
         let at = at.index("filter_chains", index);
         let (filter_chain_match, filters) = chain_parts(&at, chain)?;
-        let expected = both.then(|| FilterChainMatch {
-            application_protocols: HTTP_PROTOCOLS.map(str::to_owned).to_vec(),
-            ..FilterChainMatch::default()
-        });
+        let expected = both
+            .then(|| FilterChainMatch { application_protocols: HTTP_PROTOCOLS.map(str::to_owned).to_vec(), ..FilterChainMatch::default() });
         at.equal("filter_chain_match", &filter_chain_match, &expected)?;
         let manager = only_filter(&at, filters)?;
         connection_manager(&at.index("filters", 0).field("typed_config"), manager, &name)?;

@@ -59,7 +59,11 @@ pub struct Rejected {
 
 /// The unit of the three resources that say it, already decoded.
 #[must_use]
-pub fn outbound(listener: OutboundListener, rules: Vec<lorica_model::snapshot::HttpRule>, cluster: lorica_model::snapshot::Cluster) -> OutboundUnit {
+pub fn outbound(
+    listener: OutboundListener,
+    rules: Vec<lorica_model::snapshot::HttpRule>,
+    cluster: lorica_model::snapshot::Cluster,
+) -> OutboundUnit {
     let OutboundListener { port, virtual_v4, virtual_v6, protocol, http_only } = listener;
     OutboundUnit { port, virtual_v4, virtual_v6, protocol, rules, http_only, cluster }
 }
@@ -83,7 +87,9 @@ fn unpack<M: Message + Name + Default>(at: &At<'_>, any: &Any) -> Result<M, Faul
     }
     let message = M::decode(any.value.as_slice()).map_err(|error| at.fault(format!("cannot be read: {error}")))?;
     if message.encoded_len() != any.value.len() {
-        return Err(at.fault("has fields that this version of Lorica does not know; upgrade the proxy, or do not use what is newer".to_owned()));
+        return Err(
+            at.fault("has fields that this version of Lorica does not know; upgrade the proxy, or do not use what is newer".to_owned())
+        );
     }
     Ok(message)
 }

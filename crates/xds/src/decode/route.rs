@@ -1,9 +1,14 @@
 //! The rules of a service port.
 
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch as EnvoyMatch,
-    VirtualHost, WeightedCluster, header_matcher::HeaderMatchSpecifier, query_parameter_matcher::QueryParameterMatchSpecifier, route::Action,
-    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier}, route_match::PathSpecifier, weighted_cluster::ClusterWeight,
+    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration,
+    RouteMatch as EnvoyMatch, VirtualHost, WeightedCluster,
+    header_matcher::HeaderMatchSpecifier,
+    query_parameter_matcher::QueryParameterMatchSpecifier,
+    route::Action,
+    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier},
+    route_match::PathSpecifier,
+    weighted_cluster::ClusterWeight,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::Any;
@@ -64,11 +69,7 @@ fn route(at: &At<'_>, route: Route) -> Result<HttpRule, Fault> {
             (backends, timeouts)
         }
         (
-            Action::Route(_)
-            | Action::DirectResponse(_)
-            | Action::Redirect(_)
-            | Action::FilterAction(_)
-            | Action::NonForwardingAction(_),
+            Action::Route(_) | Action::DirectResponse(_) | Action::Redirect(_) | Action::FilterAction(_) | Action::NonForwardingAction(_),
             _,
         ) => return Err(at.field("action").fault("is not understood by this proxy".to_owned())),
     };
@@ -134,7 +135,9 @@ fn header(at: &At<'_>, matcher: HeaderMatcher) -> Result<FieldMatch, Fault> {
 fn parameter(at: &At<'_>, matcher: QueryParameterMatcher) -> Result<FieldMatch, Fault> {
     let QueryParameterMatcher { name, query_parameter_match_specifier } = matcher;
     match query_parameter_match_specifier {
-        Some(QueryParameterMatchSpecifier::StringMatch(matcher)) => Ok(FieldMatch { name, value: value(&at.field("string_match"), matcher)? }),
+        Some(QueryParameterMatchSpecifier::StringMatch(matcher)) => {
+            Ok(FieldMatch { name, value: value(&at.field("string_match"), matcher)? })
+        }
         Some(QueryParameterMatchSpecifier::PresentMatch(_)) | None => {
             Err(at.field("query_parameter_match_specifier").fault("is not understood by this proxy".to_owned()))
         }
@@ -167,7 +170,9 @@ fn forward(at: &At<'_>, action: RouteAction) -> Result<(Vec<WeightedBackend>, Ti
     let backends = match present(&at.field("cluster_specifier"), cluster_specifier)? {
         ClusterSpecifier::Cluster(name) => vec![WeightedBackend { weight: 1, backend: backend(&at.field("cluster"), &name)? }],
         ClusterSpecifier::WeightedClusters(weighted) => weighted_backends(&at.field("weighted_clusters"), weighted)?,
-        ClusterSpecifier::ClusterHeader(_) | ClusterSpecifier::ClusterSpecifierPlugin(_) | ClusterSpecifier::InlineClusterSpecifierPlugin(_) => {
+        ClusterSpecifier::ClusterHeader(_)
+        | ClusterSpecifier::ClusterSpecifierPlugin(_)
+        | ClusterSpecifier::InlineClusterSpecifierPlugin(_) => {
             return Err(at.field("cluster_specifier").fault("is not understood by this proxy".to_owned()));
         }
     };

@@ -7,7 +7,8 @@ use envoy_types::pb::envoy::config::core::v3::{Metadata, RuntimeFractionalPercen
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::{Listener, filter::ConfigType};
 use envoy_types::pb::envoy::config::route::v3::{
-    HedgePolicy, RouteConfiguration, header_matcher::HeaderMatchSpecifier, route::Action, route_action::ClusterSpecifier, route_match::PathSpecifier,
+    HedgePolicy, RouteConfiguration, header_matcher::HeaderMatchSpecifier, route::Action, route_action::ClusterSpecifier,
+    route_match::PathSpecifier,
 };
 use envoy_types::pb::envoy::data::dns::v3::DnsTable;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
@@ -27,7 +28,8 @@ fn of_kind(resources: &[Resource], kind: Kind) -> &Resource {
 }
 
 fn decode_unit(resources: &[Resource]) -> Result<OutboundUnit, Rejected> {
-    let (listener, route, cluster_) = (of_kind(resources, Kind::Listener), of_kind(resources, Kind::Route), of_kind(resources, Kind::Cluster));
+    let (listener, route, cluster_) =
+        (of_kind(resources, Kind::Listener), of_kind(resources, Kind::Route), of_kind(resources, Kind::Cluster));
     Ok(outbound(
         outbound_listener(&listener.name, &listener.body)?,
         rules(&route.name, &route.body)?,
@@ -98,10 +100,8 @@ proptest! {
 /// Changes a message of `resources` and checks the place that is refused.
 fn refuses<M: Message + Name + Default>(path: &str, change: impl FnOnce(&mut M)) {
     let mut unit = samples::unit("recording.contact.mesh:80", &["a.contact.mesh:80", "b.contact.mesh:80"]);
-    unit.rules[0].matches.headers = vec![lorica_model::snapshot::FieldMatch {
-        name: "x".into(),
-        value: lorica_model::snapshot::ValueMatch::Exact("y".into()),
-    }];
+    unit.rules[0].matches.headers =
+        vec![lorica_model::snapshot::FieldMatch { name: "x".into(), value: lorica_model::snapshot::ValueMatch::Exact("y".into()) }];
     let mut all = samples::resources(&unit, &samples::endpoints("recording.contact.mesh:80", &[1]));
     all.push(encode::names(&samples::names("contact", &["recording"])));
     all.push(encode::bundle(&samples::bundle()));
@@ -153,13 +153,15 @@ fn what_is_not_understood_is_refused_with_its_place() {
     let wanted = |m: &mut RouteConfiguration| m.virtual_hosts[0].routes[0].r#match.clone().unwrap();
     refuses("virtual_hosts[0].routes[0].match.runtime_fraction", |m: &mut RouteConfiguration| {
         let runtime_fraction = Some(RuntimeFractionalPercent::default());
-        m.virtual_hosts[0].routes[0].r#match = Some(envoy_types::pb::envoy::config::route::v3::RouteMatch { runtime_fraction, ..wanted(m) });
+        m.virtual_hosts[0].routes[0].r#match =
+            Some(envoy_types::pb::envoy::config::route::v3::RouteMatch { runtime_fraction, ..wanted(m) });
     });
     refuses("virtual_hosts[0].routes[0].match.path_specifier", |m: &mut RouteConfiguration| {
         m.virtual_hosts[0].routes[0].r#match.as_mut().unwrap().path_specifier = Some(PathSpecifier::Prefix("/a".into()));
     });
     refuses("virtual_hosts[0].routes[0].match.headers[0].header_match_specifier", |m: &mut RouteConfiguration| {
-        m.virtual_hosts[0].routes[0].r#match.as_mut().unwrap().headers[0].header_match_specifier = Some(HeaderMatchSpecifier::PresentMatch(true));
+        m.virtual_hosts[0].routes[0].r#match.as_mut().unwrap().headers[0].header_match_specifier =
+            Some(HeaderMatchSpecifier::PresentMatch(true));
     });
     refuses("virtual_hosts[0].routes[0].match.headers[0].invert_match", |m: &mut RouteConfiguration| {
         m.virtual_hosts[0].routes[0].r#match.as_mut().unwrap().headers[0].invert_match = true;

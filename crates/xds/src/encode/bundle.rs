@@ -21,7 +21,10 @@ pub fn bundle(bundle: &TrustBundle) -> Resource {
     let domain = TrustDomain { name: bundle.trust_domain.to_string(), trust_bundle: Some(roots), ..TrustDomain::default() };
     let validator = SpiffeCertValidatorConfig { trust_domains: vec![domain], ..SpiffeCertValidatorConfig::default() };
     let context = CertificateValidationContext {
-        custom_validator_config: Some(TypedExtensionConfig { name: "envoy.tls.cert_validator.spiffe".to_owned(), typed_config: Some(pack(&validator)) }),
+        custom_validator_config: Some(TypedExtensionConfig {
+            name: "envoy.tls.cert_validator.spiffe".to_owned(),
+            typed_config: Some(pack(&validator)),
+        }),
         ..CertificateValidationContext::default()
     };
     let secret = Secret { name: BUNDLE.to_owned(), r#type: Some(Type::ValidationContext(context)) };

@@ -6,7 +6,8 @@
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
 use envoy_types::pb::envoy::config::route::v3::{
-    Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route::Action, route_action::ClusterSpecifier, route_match::PathSpecifier,
+    Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route::Action, route_action::ClusterSpecifier,
+    route_match::PathSpecifier,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, http_connection_manager::RouteSpecifier,
@@ -53,7 +54,8 @@ pub fn inbound(unit: &InboundUnit) -> Resource {
 /// The filter chains of one app port: the one for mutual TLS, and the one for plaintext where that is taken.
 pub(crate) fn inbound_chains(namespace: &Namespace, account: &Label, port: &InboundPort) -> Vec<FilterChain> {
     let node = NodeMetadata::client(namespace.clone(), account.clone());
-    let facts = InboundPortFacts { service_port: port.service_port.clone(), app_port: port.app_port, protocol: port.protocol, mtls: port.mtls };
+    let facts =
+        InboundPortFacts { service_port: port.service_port.clone(), app_port: port.app_port, protocol: port.protocol, mtls: port.mtls };
     let app = format!("app/{}", port.app_port);
     let filters = if port.protocol.is_http() {
         vec![listener::network_filter("envoy.filters.network.http_connection_manager", pack(&connection_manager(&app)))]

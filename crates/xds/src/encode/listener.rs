@@ -14,7 +14,8 @@ use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, Rds, http_connection_manager::{RouteSpecifier, ServerHeaderTransformation, UpgradeConfig},
+    HttpConnectionManager, HttpFilter, Rds,
+    http_connection_manager::{RouteSpecifier, ServerHeaderTransformation, UpgradeConfig},
     http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier};
@@ -69,7 +70,8 @@ pub(super) fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'
             vec![FilterChain { name: "http".to_owned(), filter_chain_match: matches, filters: http(), ..FilterChain::default() }];
     }
     if both || unit.protocol == Protocol::Tcp {
-        listener.default_filter_chain = Some(FilterChain { name: "tcp".to_owned(), filters: vec![tcp_filter(&name)], ..FilterChain::default() });
+        listener.default_filter_chain =
+            Some(FilterChain { name: "tcp".to_owned(), filters: vec![tcp_filter(&name)], ..FilterChain::default() });
     }
     if both && dialect == Dialect::Envoy {
         listener.listener_filters = vec![listener_filter("envoy.filters.listener.http_inspector", pack(&HttpInspector {}))];
@@ -99,8 +101,12 @@ pub fn capture() -> Resource {
 
 fn connection_manager(port: &ServicePort, dialect: Dialect) -> HttpConnectionManager {
     let route = RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: port.to_string() });
-    let mut manager =
-        HttpConnectionManager { stat_prefix: port.to_string(), http_filters: vec![router()], route_specifier: Some(route), ..HttpConnectionManager::default() };
+    let mut manager = HttpConnectionManager {
+        stat_prefix: port.to_string(),
+        http_filters: vec![router()],
+        route_specifier: Some(route),
+        ..HttpConnectionManager::default()
+    };
     if dialect == Dialect::Envoy {
         manager.server_header_transformation = ServerHeaderTransformation::PassThrough.into();
         manager.upgrade_configs = vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..UpgradeConfig::default() }];
@@ -117,8 +123,11 @@ pub(super) fn router() -> HttpFilter {
 }
 
 pub(super) fn tcp_filter(cluster: &str) -> Filter {
-    let proxy =
-        TcpProxy { stat_prefix: cluster.to_owned(), cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())), ..TcpProxy::default() };
+    let proxy = TcpProxy {
+        stat_prefix: cluster.to_owned(),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        ..TcpProxy::default()
+    };
     network_filter("envoy.filters.network.tcp_proxy", pack(&proxy))
 }
 
@@ -127,5 +136,9 @@ pub(super) fn network_filter(name: &str, config: Any) -> Filter {
 }
 
 fn listener_filter(name: &str, config: Any) -> ListenerFilter {
-    ListenerFilter { name: name.to_owned(), config_type: Some(listener_filter::ConfigType::TypedConfig(config)), ..ListenerFilter::default() }
+    ListenerFilter {
+        name: name.to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(config)),
+        ..ListenerFilter::default()
+    }
 }

@@ -6,9 +6,14 @@
 //! weighted cluster of no weight.
 
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch as EnvoyMatch,
-    VirtualHost, WeightedCluster, header_matcher::HeaderMatchSpecifier, query_parameter_matcher::QueryParameterMatchSpecifier, route::Action,
-    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier}, route_match::PathSpecifier, weighted_cluster::ClusterWeight,
+    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration,
+    RouteMatch as EnvoyMatch, VirtualHost, WeightedCluster,
+    header_matcher::HeaderMatchSpecifier,
+    query_parameter_matcher::QueryParameterMatchSpecifier,
+    route::Action,
+    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier},
+    route_match::PathSpecifier,
+    weighted_cluster::ClusterWeight,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
 use lorica_model::snapshot::{Backend, FieldMatch, HttpRule, OutboundUnit, PathMatch, RouteMatch, ValueMatch, WeightedBackend};
@@ -68,7 +73,8 @@ fn action(rule: &HttpRule) -> (Action, Option<Unanswered>) {
         }),
     };
     // Without a retry condition nothing is tried again; the policy is there for its time limit alone.
-    let retry_policy = rule.timeouts.backend_request.map(|limit| RetryPolicy { per_try_timeout: Some(duration(limit)), ..RetryPolicy::default() });
+    let retry_policy =
+        rule.timeouts.backend_request.map(|limit| RetryPolicy { per_try_timeout: Some(duration(limit)), ..RetryPolicy::default() });
     let action = RouteAction {
         cluster_specifier: Some(specifier),
         cluster_not_found_response_code: if missing { ClusterNotFoundResponseCode::InternalServerError.into() } else { 0 },
@@ -139,7 +145,11 @@ fn matches(matches: &RouteMatch, specifier: PathSpecifier) -> EnvoyMatch {
 }
 
 fn header(name: &str, matcher: StringMatcher) -> HeaderMatcher {
-    HeaderMatcher { name: name.to_owned(), header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(matcher)), ..HeaderMatcher::default() }
+    HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(matcher)),
+        ..HeaderMatcher::default()
+    }
 }
 
 fn query(field: &FieldMatch) -> QueryParameterMatcher {

@@ -9,7 +9,8 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateProviderPluginInstance, CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
     SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext,
-    common_tls_context::{CombinedCertificateValidationContext, ValidationContextType}, subject_alt_name_matcher::SanType,
+    common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
+    subject_alt_name_matcher::SanType,
     tls_parameters::TlsProtocol,
 };
 use lorica_model::snapshot::{Cluster, Protocol};
@@ -43,7 +44,8 @@ pub(super) fn upstream(cluster: &Cluster, dialect: Dialect, context: Context<'_>
         // gRPC reads the older field, in which the type of the name is not told.
         validation.match_subject_alt_names = accepted;
     } else {
-        let uri = |matcher| SubjectAltNameMatcher { san_type: SanType::Uri.into(), matcher: Some(matcher), ..SubjectAltNameMatcher::default() };
+        let uri =
+            |matcher| SubjectAltNameMatcher { san_type: SanType::Uri.into(), matcher: Some(matcher), ..SubjectAltNameMatcher::default() };
         validation.match_typed_subject_alt_names = accepted.into_iter().map(uri).collect();
     }
     common.alpn_protocols = alpn(cluster.protocol, dialect);
@@ -58,7 +60,8 @@ pub(super) fn downstream(protocol: Protocol, context: Context<'_>) -> TransportS
         Protocol::Tcp => Vec::new(),
         Protocol::Detect | Protocol::Http | Protocol::Http2 | Protocol::Grpc => vec!["h2".to_owned(), "http/1.1".to_owned()],
     };
-    let tls = DownstreamTlsContext { common_tls_context: Some(common), require_client_certificate: yes(), ..DownstreamTlsContext::default() };
+    let tls =
+        DownstreamTlsContext { common_tls_context: Some(common), require_client_certificate: yes(), ..DownstreamTlsContext::default() };
     socket(ConfigType::TypedConfig(pack(&tls)))
 }
 
@@ -88,7 +91,8 @@ fn common(dialect: Dialect, context: Context<'_>) -> CommonTlsContext {
         ..CombinedCertificateValidationContext::default()
     };
     if dialect == Dialect::Grpc {
-        let provider = || CertificateProviderPluginInstance { instance_name: PROVIDER.to_owned(), ..CertificateProviderPluginInstance::default() };
+        let provider =
+            || CertificateProviderPluginInstance { instance_name: PROVIDER.to_owned(), ..CertificateProviderPluginInstance::default() };
         common.tls_certificate_provider_instance = Some(provider());
         combined.default_validation_context.get_or_insert_default().ca_certificate_provider_instance = Some(provider());
     } else {

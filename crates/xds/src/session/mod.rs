@@ -135,7 +135,11 @@ pub struct Session {
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("form", &self.form).field("revision", &self.revision).field("reached", &self.reached).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("form", &self.form)
+            .field("revision", &self.revision)
+            .field("reached", &self.reached)
+            .finish_non_exhaustive()
     }
 }
 
@@ -263,9 +267,7 @@ impl Session {
             gone.push(WILDCARD.to_owned());
         }
         let wildcard = subscription.wildcard;
-        names.retain(|name| {
-            if name == WILDCARD { !wildcard } else { subscription.entries.get(name).is_none_or(|entry| !entry.explicit) }
-        });
+        names.retain(|name| if name == WILDCARD { !wildcard } else { subscription.entries.get(name).is_none_or(|entry| !entry.explicit) });
         self.unsubscribe(kind, gone);
         self.subscribe(kind, names.into_iter().collect());
         Ok(())

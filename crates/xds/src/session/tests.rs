@@ -348,7 +348,10 @@ fn too_many_names_end_the_session() {
         })
     };
     script.session.on_request(request(names(0, MAX_SUBSCRIPTIONS))).unwrap();
-    assert_eq!(script.session.on_request(request(names(MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS + 1))), Err(ProtocolError::TooManySubscriptions));
+    assert_eq!(
+        script.session.on_request(request(names(MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS + 1))),
+        Err(ProtocolError::TooManySubscriptions)
+    );
     assert_eq!(script.session.on_request(Request::World(DiscoveryRequest::default())), Err(ProtocolError::WrongForm));
 }
 

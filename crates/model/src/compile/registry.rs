@@ -1,0 +1,65 @@
+//! Who is there: services with their addresses and workloads with what they registered, as the control plane knows them.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{Label, ServiceName, WorkloadName};
+use crate::snapshot::{Locality, Protocol};
+
+/// A virtual address of each family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VirtualAddresses {
+    /// In 240.0.0.0/12.
+    pub v4: Ipv4Addr,
+    /// In the mesh's ULA range.
+    pub v6: Ipv6Addr,
+}
+
+/// Who is there.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    /// The addresses of every service.
+    pub services: BTreeMap<ServiceName, VirtualAddresses>,
+    /// The workloads that registered.
+    pub workloads: BTreeMap<WorkloadName, RegisteredWorkload>,
+}
+
+/// A workload that registered by its proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisteredWorkload {
+    /// The service that it is an instance of; none for a mere client.
+    pub service: Option<ServiceName>,
+    /// The account whose identity it has.
+    pub account: Label,
+    /// Its version label.
+    pub version: Option<String>,
+    /// Its share of calls among equals.
+    pub weight: u32,
+    /// Where it runs.
+    pub locality: Locality,
+    /// Its own virtual addresses.
+    pub addresses: VirtualAddresses,
+    /// Its ports.
+    pub ports: Vec<RegisteredPort>,
+    /// Whether it is about to end.
+    pub draining: bool,
+    /// Whether every caller's proxy has acknowledged that it is no endpoint any more.
+    pub withdrawn: bool,
+}
+
+/// A port of a registered workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisteredPort {
+    /// The port that callers use.
+    pub service_port: u16,
+    /// The port that the app listens on.
+    pub app_port: u16,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where its proxy takes calls for it.
+    pub address: SocketAddr,
+    /// Whether the app listens now: only then is it an endpoint.
+    pub listening: bool,
+}

@@ -1,0 +1,154 @@
+//! What only all resources together can tell: a change is held against the world it would make.
+
+use std::collections::BTreeSet;
+
+use crate::name::ServiceName;
+use crate::snapshot::Protocol;
+
+use super::diagnostic::{Diagnostic, Severity};
+use super::kinds::{HttpRoute, Spec};
+use super::nearest::nearest;
+use super::read::Document;
+use super::{Metadata, Resources};
+
+/// How a change is checked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// What does not exist yet is a warning.
+    pub allow_missing: bool,
+}
+
+/// What is wrong with `change` in the world as it is. `source` gives the text of a file.
+#[must_use]
+pub fn check(change: &[Document], world: &Resources, options: Options, source: impl Fn(&str) -> String) -> Vec<Diagnostic> {
+    let mut after = world.clone();
+    let mut found = Vec::new();
+    let mut seen = BTreeSet::new();
+    for document in change {
+        if !seen.insert(document.resource.key()) {
+            let text = source(&document.file);
+            found.push(Diagnostic::error(&document.file, &text, document.name_span.clone(), format!("{} is there twice", document.resource.key())));
+        }
+        after.insert(document.resource.clone());
+    }
+    for document in change {
+        let text = source(&document.file);
+        let mut checked = Checked { document, text: &text, after: &after, options, found: &mut found };
+        checked.document();
+    }
+    found
+}
+
+struct Checked<'c> {
+    document: &'c Document,
+    text: &'c str,
+    after: &'c Resources,
+    options: Options,
+    found: &'c mut Vec<Diagnostic>,
+}
+
+impl Checked<'_> {
+    fn wrong(&self, span: &std::ops::Range<usize>, message: String) -> Diagnostic {
+        Diagnostic::error(&self.document.file, self.text, span.clone(), message)
+    }
+
+    /// Missing in the world, not wrong in itself: the world changes later.
+    fn missing(&mut self, span: &std::ops::Range<usize>, message: String, hint: Option<String>) {
+        let severity = if self.options.allow_missing { Severity::Warning } else { Severity::Error };
+        let hint = hint.unwrap_or_else(|| "create it in the same change, or say --allow-missing".to_owned());
+        let found = Diagnostic { severity, ..self.wrong(span, message).hint(hint) };
+        self.found.push(found);
+    }
+
+    fn document(&mut self) {
+        let metadata = &self.document.resource.metadata;
+        match &self.document.resource.spec {
+            Spec::Service(_) => {}
+            Spec::Workload(workload) => {
+                let Some(ports) = self.service(&workload.service, &workload.service_span) else { return };
+                for port in &workload.ports {
+                    self.port(&workload.service, &ports, port.service_port, &port.span);
+                }
+            }
+            Spec::AuthenticationPolicy(policy) => {
+                for target in &policy.targets {
+                    self.service(&ServiceName::new(metadata.namespace.clone(), target.name.clone()), &target.span);
+                }
+            }
+            Spec::HttpRoute(route) => self.route(metadata, route),
+        }
+    }
+
+    /// The ports of a service that must be there.
+    fn service(&mut self, name: &ServiceName, span: &std::ops::Range<usize>) -> Option<Vec<(u16, Protocol)>> {
+        if let Some((_, service)) = self.after.service(name) {
+            return Some(service.ports.iter().map(|port| (port.port, port.protocol)).collect());
+        }
+        let known: Vec<String> = self.after.services().map(|(metadata, _)| format!("{}.{}", metadata.name, metadata.namespace)).collect();
+        let hint = nearest(&name.to_string(), known.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
+        self.missing(span, format!("there is no service `{name}`"), hint);
+        None
+    }
+
+    fn port(&mut self, service: &ServiceName, ports: &[(u16, Protocol)], port: u16, span: &std::ops::Range<usize>) -> Option<Protocol> {
+        let found = ports.iter().find(|(known, _)| *known == port).map(|(_, protocol)| *protocol);
+        if found.is_none() {
+            let known = ports.iter().map(|(port, _)| port.to_string()).collect::<Vec<_>>().join(", ");
+            let hint = if known.is_empty() { "it has no port".to_owned() } else { format!("it has {known}") };
+            self.missing(span, format!("the service `{service}` has no port {port}"), Some(hint));
+        }
+        found
+    }
+
+    fn route(&mut self, metadata: &Metadata, route: &HttpRoute) {
+        for parent in &route.parents {
+            let Some(ports) = self.service(&parent.service, &parent.span) else { continue };
+            let protocols: Vec<_> = match parent.port {
+                Some(port) => self.port(&parent.service, &ports, port, &parent.span).into_iter().collect(),
+                None => ports.iter().map(|(_, protocol)| *protocol).collect(),
+            };
+            if !protocols.is_empty() && protocols.iter().all(|protocol| *protocol == Protocol::Tcp) {
+                let found = self.wrong(&parent.span, format!("`{}` is declared as tcp there: its bytes are not looked at, so no rule would ever match", parent.service));
+                self.found.push(found.hint("declare the port as http, or leave its appProtocol out"));
+            }
+        }
+        for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
+            if let Some(ports) = self.service(&backend.service, &backend.span) {
+                self.port(&backend.service, &ports, backend.port, &backend.span);
+            }
+        }
+        self.repeated(metadata, route);
+    }
+
+    /// A match that another rule has already: only a tie-break would decide, which is never what was meant.
+    fn repeated(&mut self, metadata: &Metadata, route: &HttpRoute) {
+        let matches: Vec<_> = route.rules.iter().enumerate().flat_map(|(rule, spec)| spec.matches.iter().map(move |found| (rule, found))).collect();
+        for (index, (rule, (found, span))) in matches.iter().enumerate() {
+            let earlier = matches[..index].iter().find(|(before, (known, _))| before != rule && known == found);
+            if let Some((before, (_, first))) = earlier {
+                let wrong = self.wrong(span, format!("rule {rule} takes what rule {before} takes already, so it never matches"));
+                self.found.push(wrong.related(first.clone(), "here it is taken").hint("remove one of them, or let them differ"));
+            }
+        }
+        for (other_metadata, other) in self.after.routes().filter(|(other, _)| (&other.namespace, &other.name) != (&metadata.namespace, &metadata.name)) {
+            // Routes of callers' namespaces replace the service's own for those callers, and never meet them.
+            let same_side = |service: &ServiceName| {
+                let producer = |metadata: &Metadata| metadata.namespace == service.namespace;
+                producer(metadata) == producer(other_metadata) && (producer(metadata) || metadata.namespace == other_metadata.namespace)
+            };
+            let meet = route.parents.iter().any(|parent| {
+                same_side(&parent.service) && other.parents.iter().any(|known| known.service == parent.service && (known.port.is_none() || parent.port.is_none() || known.port == parent.port))
+            });
+            if !meet {
+                continue;
+            }
+            for (found, span) in route.rules.iter().flat_map(|rule| &rule.matches) {
+                if other.rules.iter().flat_map(|rule| &rule.matches).any(|(known, _)| known == found) {
+                    let place = format!("HTTPRoute {}.{}", other_metadata.name, other_metadata.namespace);
+                    let wrong = self.wrong(span, format!("{place} takes the same requests of the same service; only their age would decide between them"));
+                    self.found.push(wrong.hint(format!("put the rules into one route, or change {place} first")));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! Documents in, resources out: strictly at the door, leniently from the store.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::name::{Label, Namespace, ServiceName};
+use crate::snapshot::{FieldMatch, Locality, MtlsMode, PathMatch, Pattern, Protocol, RouteMatch, Transport, ValueMatch};
+
+use super::diagnostic::Diagnostic;
+use super::kinds::{
+    AuthenticationPolicy, BackendRef, HttpRoute, ParentRef, PolicyTarget, RouteRule, Service, ServicePortSpec, Spec, Workload, WorkloadPort,
+    in_namespace,
+};
+use super::nearest::nearest;
+use super::reader::{Object, Reader};
+use super::tree::{self, Node};
+use super::{GATEWAY_API, Kind, LORICA_API, Metadata, Resource};
+
+/// A resource as a user gave it, with the place of its name.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// The file, as the user named it.
+    pub file: String,
+    /// The bytes of its name.
+    pub name_span: Range<usize>,
+    /// The resource.
+    pub resource: Resource,
+}
+
+/// The resources in a file of YAML or JSON.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn read(file: &str, source: &str) -> Result<Vec<Document>, Vec<Diagnostic>> {
+    let nodes = tree::documents(file, source).map_err(|error| vec![error])?;
+    let mut reader = Reader { file, source, strict: true, found: Vec::new() };
+    let mut documents = Vec::new();
+    for node in nodes {
+        documents.extend(document(node, &mut reader).map(|(resource, name_span)| Document { file: file.to_owned(), name_span, resource }));
+    }
+    if reader.found.is_empty() { Ok(documents) } else { Err(reader.found) }
+}
+
+/// A resource as it was stored; fields that this version does not know are kept in its document.
+///
+/// # Errors
+/// What keeps it from being understood.
+pub fn stored(json: &serde_json::Value) -> Result<Resource, Vec<Diagnostic>> {
+    let mut reader = Reader { file: "store", source: "", strict: false, found: Vec::new() };
+    match document(Node::of_json(json), &mut reader) {
+        Some((resource, _)) if reader.found.is_empty() => Ok(resource),
+        _ => Err(reader.found),
+    }
+}
+
+fn document(node: Node, reader: &mut Reader<'_>) -> Option<(Resource, Range<usize>)> {
+    let json = node.to_json();
+    let mut object = reader.object(node, "a resource")?;
+    let api = object.need("apiVersion", reader);
+    let kind_node = object.need("kind", reader);
+    let metadata = object.need("metadata", reader);
+    let spec = object.take("spec");
+    // What the control plane adds; it is not the user's to say.
+    object.take("status");
+    let span = object.span.clone();
+    reader.end(object);
+    let kind = kind(api.as_ref(), kind_node.as_ref()?, reader)?;
+    let (metadata, name_span) = self::metadata(metadata?, reader)?;
+    let spec = match spec {
+        Some(spec) => spec,
+        None => {
+            reader.wrong(&(span.start..span.start + 1), format!("{kind} needs `spec`"));
+            return None;
+        }
+    };
+    let spec = match kind {
+        Kind::Service => Spec::Service(service(spec, reader)?),
+        Kind::Workload => Spec::Workload(workload(spec, &metadata.namespace, reader)?),
+        Kind::AuthenticationPolicy => Spec::AuthenticationPolicy(authentication(spec, reader)?),
+        Kind::HttpRoute => Spec::HttpRoute(route(spec, &metadata.namespace, reader)?),
+    };
+    Some((Resource { kind, metadata, spec, document: json }, name_span))
+}
+
+fn kind(api: Option<&Node>, node: &Node, reader: &mut Reader<'_>) -> Option<Kind> {
+    let written = reader.text(node, "`kind`")?;
+    let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.as_str() == written) else {
+        let message = format!("there is no kind `{written}`");
+        match nearest(&written, Kind::ALL.iter().map(|kind| kind.as_str())) {
+            Some(near) => reader.wrong_with(&node.span, message, format!("did you mean `{near}`?")),
+            None => {
+                let known = Kind::ALL.iter().map(|kind| format!("`{kind}`")).collect::<Vec<_>>().join(", ");
+                reader.wrong_with(&node.span, message, format!("one of {known}"));
+            }
+        }
+        return None;
+    };
+    let api = api?;
+    let version = reader.text(api, "`apiVersion`")?;
+    // Gateways served v1beta1 for years, with the same fields.
+    let older = kind == Kind::HttpRoute && version == "gateway.networking.k8s.io/v1beta1";
+    if version != kind.api_version() && !older {
+        reader.wrong_with(&api.span, format!("{kind} is not of `{version}`"), format!("write `apiVersion: {}`", kind.api_version()));
+        return None;
+    }
+    debug_assert!([LORICA_API, GATEWAY_API].contains(&kind.api_version()));
+    Some(kind)
+}
+
+fn metadata(node: Node, reader: &mut Reader<'_>) -> Option<(Metadata, Range<usize>)> {
+    let mut object = reader.object(node, "`metadata`")?;
+    let name_node = object.need("name", reader);
+    let namespace = object.take("namespace");
+    let annotations = object.take("annotations");
+    let labels = object.take("labels");
+    let generation = object.take("generation");
+    let created = object.take("creationTimestamp");
+    for ours in ["resourceVersion", "uid", "managedFields", "selfLink"] {
+        // Of Kubernetes; `get … -o yaml | apply -f -` brings them along.
+        object.take(ours);
+    }
+    reader.end(object);
+    let name_node = name_node?;
+    let name: Label = reader.parsed(&name_node, "`name`")?;
+    let namespace = match namespace {
+        Some(namespace) => reader.parsed::<Namespace>(&namespace, "`namespace`")?,
+        None => Namespace::default(),
+    };
+    let annotations = annotations.and_then(|node| reader.object(node, "`annotations`")).map_or_else(BTreeMap::new, |object| object.texts(reader));
+    if let Some(object) = labels.and_then(|node| reader.object(node, "`labels`")) {
+        object.texts(reader);
+    }
+    let generation = generation.and_then(|node| reader.number(&node, "`generation`", 0..=i64::MAX)).and_then(|number| u64::try_from(number).ok());
+    let created_at = created.and_then(|node| reader.text(&node, "`creationTimestamp`")).unwrap_or_default();
+    Some((Metadata { name, namespace, generation: generation.unwrap_or_default(), created_at, annotations }, name_node.span))
+}
+
+const PROTOCOLS: [(&str, Protocol); 6] = [
+    ("http", Protocol::Http),
+    ("http2", Protocol::Http2),
+    ("h2", Protocol::Http2),
+    ("kubernetes.io/h2c", Protocol::Http2),
+    ("grpc", Protocol::Grpc),
+    ("tcp", Protocol::Tcp),
+];
+
+fn port(node: &Node, reader: &mut Reader<'_>) -> Option<u16> {
+    reader.number(node, "a port", 1..=65_535).and_then(|port| u16::try_from(port).ok())
+}
+
+fn service(node: Node, reader: &mut Reader<'_>) -> Option<Service> {
+    let mut object = reader.object(node, "a Service's `spec`")?;
+    let ports = object.need("ports", reader);
+    let accounts = object.take("accounts");
+    reader.end(object);
+    let mut service = Service::default();
+    for node in ports.map(|node| reader.list(node, "`ports`")).unwrap_or_default() {
+        let span = node.span.clone();
+        let Some(mut object) = reader.object(node, "a port") else { continue };
+        let number = object.need("port", reader);
+        let protocol = object.take("appProtocol");
+        object.take("name");
+        reader.end(object);
+        let protocol = protocol.and_then(|node| reader.word(&node, "appProtocol", &PROTOCOLS));
+        let Some(port) = number.and_then(|node| port(&node, reader)) else { continue };
+        if service.port(port).is_some() {
+            reader.wrong(&span, format!("port {port} is there twice"));
+            continue;
+        }
+        service.ports.push(ServicePortSpec { port, protocol: protocol.unwrap_or_default(), span });
+    }
+    for node in accounts.map(|node| reader.list(node, "`accounts`")).unwrap_or_default() {
+        service.accounts.extend(reader.parsed::<Label>(&node, "an account"));
+    }
+    Some(service)
+}
+
+fn workload(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<Workload> {
+    let mut object = reader.object(node, "a Workload's `spec`")?;
+    let service = object.need("service", reader);
+    let account = object.take("account");
+    let address = object.need("address", reader);
+    let ports = object.need("ports", reader);
+    let version = object.take("version");
+    let weight = object.take("weight");
+    let locality = object.take("locality");
+    let transport = object.take("transport");
+    reader.end(object);
+    let service = service?;
+    let name: Label = reader.parsed(&service, "`service`")?;
+    let mut workload = Workload {
+        service: ServiceName::new(own.clone(), name),
+        service_span: service.span.clone(),
+        account: account.and_then(|node| reader.parsed(&node, "`account`")),
+        address: address.and_then(|node| reader.parsed::<IpAddr>(&node, "`address`"))?,
+        ports: Vec::new(),
+        version: version.and_then(|node| reader.text(&node, "`version`")),
+        weight: weight.and_then(|node| reader.number(&node, "`weight`", 1..=1_000_000)).and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1),
+        locality: Locality::default(),
+        transport: Transport::MutualTls,
+    };
+    if let Some(node) = transport {
+        let words = [("MutualTls", Transport::MutualTls), ("Plaintext", Transport::Plaintext)];
+        workload.transport = reader.word(&node, "transport", &words).unwrap_or(Transport::MutualTls);
+    }
+    if let Some(mut object) = locality.and_then(|node| reader.object(node, "`locality`")) {
+        let (region, zone) = (object.take("region"), object.take("zone"));
+        reader.end(object);
+        let mut text = |node: Option<Node>| node.and_then(|node| reader.text(&node, "a locality's part")).unwrap_or_default();
+        workload.locality = Locality { region: text(region), zone: text(zone) };
+    }
+    for node in ports.map(|node| reader.list(node, "`ports`")).unwrap_or_default() {
+        let span = node.span.clone();
+        let Some(mut object) = reader.object(node, "a port") else { continue };
+        let (service_port, number) = (object.need("servicePort", reader), object.take("port"));
+        reader.end(object);
+        let Some(service_port) = service_port.and_then(|node| port(&node, reader)) else { continue };
+        let number = number.map_or(Some(service_port), |node| port(&node, reader));
+        workload.ports.extend(number.map(|port| WorkloadPort { service_port, port, span }));
+    }
+    Some(workload)
+}
+
+fn authentication(node: Node, reader: &mut Reader<'_>) -> Option<AuthenticationPolicy> {
+    let mut object = reader.object(node, "an AuthenticationPolicy's `spec`")?;
+    let targets = object.take("targetRefs");
+    let mtls = object.need("mtls", reader);
+    reader.end(object);
+    let mut policy = AuthenticationPolicy { targets: Vec::new(), mtls: MtlsMode::Strict };
+    for node in targets.map(|node| reader.list(node, "`targetRefs`")).unwrap_or_default() {
+        let span = node.span.clone();
+        let Some(mut object) = reader.object(node, "a target") else { continue };
+        service_kind(&mut object, reader);
+        let name = object.need("name", reader);
+        reader.end(object);
+        policy.targets.extend(name.and_then(|node| reader.parsed(&node, "`name`")).map(|name| PolicyTarget { name, span }));
+    }
+    let mut object = reader.object(mtls?, "`mtls`")?;
+    let mode = object.need("mode", reader);
+    reader.end(object);
+    policy.mtls = reader.word(&mode?, "mode", &[("Strict", MtlsMode::Strict), ("Permissive", MtlsMode::Permissive)])?;
+    Some(policy)
+}
+
+/// Takes `group` and `kind` of a reference, which must mean a Service.
+fn service_kind(object: &mut Object, reader: &mut Reader<'_>) {
+    if let Some(node) = object.take("kind")
+        && let Some(kind) = reader.text(&node, "`kind`")
+        && kind != "Service"
+    {
+        match kind.as_str() {
+            "Gateway" => reader.wrong_with(&node.span, "gateways are not supported here yet", "attach it to a Service: calls inside the mesh"),
+            _ => reader.wrong_with(&node.span, format!("a reference to `{kind}` means nothing here"), "write `kind: Service`"),
+        }
+    }
+    if let Some(node) = object.take("group")
+        && let Some(group) = reader.text(&node, "`group`")
+        && !matches!(group.as_str(), "" | "core" | "lorica.io")
+    {
+        reader.wrong_with(&node.span, format!("no Service is of the group `{group}`"), "write `group: lorica.io`, or leave it out");
+    }
+}
+
+fn route(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<HttpRoute> {
+    let mut object = reader.object(node, "an HTTPRoute's `spec`")?;
+    let parents = object.need("parentRefs", reader);
+    let rules = object.take("rules");
+    object.unsupported(&["hostnames", "useDefaultGateways"]);
+    reader.end(object);
+    let mut route = HttpRoute { parents: Vec::new(), rules: Vec::new() };
+    for node in parents.map(|node| reader.list(node, "`parentRefs`")).unwrap_or_default() {
+        let span = node.span.clone();
+        let Some(mut object) = reader.object(node, "a parent") else { continue };
+        if object.take("kind").map(|node| (reader.text(&node, "`kind`"), node.span)).is_none_or(|(kind, _)| kind.as_deref() == Some("Gateway")) {
+            reader.wrong_with(&span, "gateways are not supported here yet", "write `kind: Service` to route calls inside the mesh");
+        }
+        service_kind(&mut object, reader);
+        let (name, namespace, number) = (object.need("name", reader), object.take("namespace"), object.take("port"));
+        object.unsupported(&["sectionName"]);
+        reader.end(object);
+        let namespace = namespace.and_then(|node| reader.parsed(&node, "`namespace`"));
+        let number = number.and_then(|node| port(&node, reader));
+        let name = name.and_then(|node| reader.parsed(&node, "`name`"));
+        route.parents.extend(name.map(|name| ParentRef { service: in_namespace(name, namespace, own), port: number, span }));
+    }
+    let rules_span = rules.as_ref().map(|node| node.span.clone());
+    for node in rules.map(|node| reader.list(node, "`rules`")).unwrap_or_default() {
+        route.rules.extend(rule(node, own, reader));
+    }
+    if route.rules.len() > 16 {
+        reader.wrong(&rules_span.unwrap_or_default(), "a route has at most 16 rules");
+    }
+    Some(route)
+}
+
+fn rule(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<RouteRule> {
+    let span = node.span.clone();
+    let mut object = reader.object(node, "a rule")?;
+    let (matches, backends, timeouts) = (object.take("matches"), object.take("backendRefs"), object.take("timeouts"));
+    object.take("name");
+    object.unsupported(&["filters", "retry", "sessionPersistence"]);
+    reader.end(object);
+    let mut rule = RouteRule { matches: Vec::new(), backends: Vec::new(), request_timeout: None, backend_request_timeout: None };
+    let matches = matches.map(|node| reader.list(node, "`matches`")).unwrap_or_default();
+    if matches.len() > 64 {
+        reader.wrong(&span, "a rule has at most 64 matches");
+    }
+    for node in matches {
+        let span = node.span.clone();
+        rule.matches.extend(route_match(node, reader).map(|found| (found, span)));
+    }
+    if rule.matches.is_empty() {
+        rule.matches.push((RouteMatch::any(), span));
+    }
+    for node in backends.map(|node| reader.list(node, "`backendRefs`")).unwrap_or_default() {
+        rule.backends.extend(backend(node, own, reader));
+    }
+    if let Some(mut object) = timeouts.and_then(|node| reader.object(node, "`timeouts`")) {
+        let (request, attempt) = (object.take("request"), object.take("backendRequest"));
+        reader.end(object);
+        rule.request_timeout = request.as_ref().and_then(|node| duration(node, reader)).filter(|limit| !limit.is_zero());
+        rule.backend_request_timeout = attempt.as_ref().and_then(|node| duration(node, reader)).filter(|limit| !limit.is_zero());
+        if let (Some(request), Some(limit), Some(node)) = (rule.request_timeout, rule.backend_request_timeout, attempt)
+            && limit > request
+        {
+            reader.wrong(&node.span, "`backendRequest` is longer than `request`, of which it is a part");
+        }
+    }
+    Some(rule)
+}
+
+fn backend(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<BackendRef> {
+    let span = node.span.clone();
+    let mut object = reader.object(node, "a backend")?;
+    service_kind(&mut object, reader);
+    let (name, namespace, number, weight) =
+        (object.need("name", reader), object.take("namespace"), object.need("port", reader), object.take("weight"));
+    object.unsupported(&["filters"]);
+    reader.end(object);
+    let namespace = namespace.and_then(|node| reader.parsed(&node, "`namespace`"));
+    let weight = weight.map_or(Some(1), |node| reader.number(&node, "a weight", 0..=1_000_000))?;
+    let name = name.and_then(|node| reader.parsed(&node, "`name`"))?;
+    let port = number.and_then(|node| port(&node, reader))?;
+    Some(BackendRef { service: in_namespace(name, namespace, own), port, weight: u32::try_from(weight).unwrap_or(1), span })
+}
+
+fn route_match(node: Node, reader: &mut Reader<'_>) -> Option<RouteMatch> {
+    let mut object = reader.object(node, "a match")?;
+    let (path, headers, query, method) = (object.take("path"), object.take("headers"), object.take("queryParams"), object.take("method"));
+    reader.end(object);
+    let mut found = RouteMatch::any();
+    if let Some(mut object) = path.and_then(|node| reader.object(node, "a path")) {
+        let (kind, value) = (object.take("type"), object.take("value"));
+        reader.end(object);
+        found.path = path_match(kind, value, reader)?;
+    }
+    const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    if let Some(node) = method {
+        let words: Vec<(&str, &str)> = METHODS.iter().map(|method| (*method, *method)).collect();
+        found.method = reader.word(&node, "method", &words).map(str::to_owned);
+    }
+    found.headers = fields(headers, true, reader);
+    found.query = fields(query, false, reader);
+    Some(found)
+}
+
+fn path_match(kind: Option<Node>, value: Option<Node>, reader: &mut Reader<'_>) -> Option<PathMatch> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Type {
+        Exact,
+        Prefix,
+        Regex,
+    }
+    let words = [("Exact", Type::Exact), ("PathPrefix", Type::Prefix), ("RegularExpression", Type::Regex)];
+    let kind = kind.map_or(Some(Type::Prefix), |node| reader.word(&node, "type of path", &words))?;
+    let Some(node) = value else { return Some(PathMatch::Prefix("/".to_owned())) };
+    let text = reader.text(&node, "a path's value")?;
+    if kind == Type::Regex {
+        return pattern(&node, &text, reader).map(PathMatch::Regex);
+    }
+    let lower = text.to_ascii_lowercase();
+    let never = ["//", "/./", "/../", "%2f", "#"].into_iter().find(|part| lower.contains(part));
+    if !text.starts_with('/') {
+        reader.wrong_with(&node.span, "a path begins with `/`", format!("write `/{text}`"));
+        return None;
+    }
+    if let Some(part) = never.or_else(|| ["/..", "/."].into_iter().find(|end| text.ends_with(end))) {
+        reader.wrong(&node.span, format!("a path with `{part}` never comes in"));
+        return None;
+    }
+    Some(if kind == Type::Exact { PathMatch::Exact(text) } else { PathMatch::Prefix(text) })
+}
+
+fn pattern(node: &Node, text: &str, reader: &mut Reader<'_>) -> Option<Pattern> {
+    match Pattern::new(text) {
+        Ok(pattern) => Some(pattern),
+        Err(error) => {
+            let why = error.to_string();
+            let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            reader.wrong_with(&node.span, format!("this is no regular expression: {why}"), "back-references and look-around are not known, as they take unbounded time");
+            None
+        }
+    }
+}
+
+fn fields(node: Option<Node>, headers: bool, reader: &mut Reader<'_>) -> Vec<FieldMatch> {
+    let what = if headers { "`headers`" } else { "`queryParams`" };
+    let mut found: Vec<FieldMatch> = Vec::new();
+    for node in node.map(|node| reader.list(node, what)).unwrap_or_default() {
+        let span = node.span.clone();
+        let Some(mut object) = reader.object(node, "a match") else { continue };
+        let (kind, name, value) = (object.take("type"), object.need("name", reader), object.need("value", reader));
+        reader.end(object);
+        let regex = kind.map_or(Some(false), |node| reader.word(&node, "type of match", &[("Exact", false), ("RegularExpression", true)]));
+        let (Some(regex), Some(name), Some(node)) = (regex, name.and_then(|node| reader.text(&node, "a name")), value) else { continue };
+        let Some(text) = reader.text(&node, "a value") else { continue };
+        let value = if regex { pattern(&node, &text, reader).map(ValueMatch::Regex) } else { Some(ValueMatch::Exact(text)) };
+        let name = if headers { name.to_ascii_lowercase() } else { name };
+        if found.iter().any(|known| known.name == name) {
+            reader.wrong(&span, format!("`{name}` is matched twice"));
+        } else if let Some(value) = value {
+            found.push(FieldMatch { name, value });
+        }
+    }
+    found
+}
+
+/// A duration as the Gateway API writes it (GEP-2257): `1h30m`, `10s`, `500ms`.
+fn duration(node: &Node, reader: &mut Reader<'_>) -> Option<Duration> {
+    let text = reader.text(node, "a duration")?;
+    let parsed = parse_duration(&text);
+    if parsed.is_none() {
+        reader.wrong_with(&node.span, format!("`{text}` is no duration"), "write `500ms`, `10s`, `1m30s` or `2h`");
+    }
+    parsed
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    let mut parts = 0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|count| (1..=5).contains(count))?;
+        let number: u64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let (unit, length) = match rest {
+            _ if rest.starts_with("ms") => (Duration::from_millis(1), 2),
+            _ if rest.starts_with('h') => (Duration::from_secs(3600), 1),
+            _ if rest.starts_with('m') => (Duration::from_secs(60), 1),
+            _ if rest.starts_with('s') => (Duration::from_secs(1), 1),
+            _ => return None,
+        };
+        rest = &rest[length..];
+        total += unit * u32::try_from(number).ok()?;
+        parts += 1;
+    }
+    (1..=4).contains(&parts).then_some(total)
+}

@@ -1,0 +1,61 @@
+//! An app for tests that need one without Python, Node or curl, and the probe for namespaces. In flow arguments; out flow answers to whoever
+//! calls, and lines that say where it listens. It knows nothing of the mesh, but for the probe, which is the product's own.
+//!
+//! `testbed-app http --listen ADDRESS [--name NAME]` · `testbed-app tcp --listen ADDRESS [--greeting TEXT]` · `testbed-app get HOST[:PORT] [PATH]`
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an app speaks by printing")]
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        // The helper must be alone in its process: no runtime before it.
+        ["probe-helper"] => return lorica_capture::helper_main(),
+        ["probe"] => {
+            return match lorica_capture::probe(&["probe-helper".into()]) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(missing) => {
+                    println!("{missing}");
+                    ExitCode::from(3)
+                }
+            };
+        }
+        _ => {}
+    }
+    match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no runtime")
+        .and_then(|runtime| runtime.block_on(run(&words)))
+    {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("testbed-app: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
+    let flag = |name: &str| words.iter().position(|word| *word == name).and_then(|at| words.get(at + 1)).copied();
+    let listen = || flag("--listen").context("--listen ADDRESS is missing");
+    let listening = |address| println!("listening on {address}");
+    match words {
+        ["http", ..] => match testbed::program::http(listen()?, flag("--name").unwrap_or("app").to_owned(), listening).await? {},
+        ["tcp", ..] => {
+            match testbed::program::tcp(listen()?, flag("--greeting").unwrap_or_default().replace("\\n", "\n"), listening).await? {}
+        }
+        ["get", host, rest @ ..] => {
+            let with_port = if host.contains(':') { (*host).to_owned() } else { format!("{host}:80") };
+            let address = tokio::net::lookup_host(&with_port).await.with_context(|| format!("{host} has no address"))?.next();
+            let path = rest.first().copied().unwrap_or("/");
+            let reply = testbed::http_get(address.context("no address")?, host, path).await?;
+            println!("{}\n{}", reply.status.as_u16(), reply.text());
+            Ok(if reply.status.is_success() { ExitCode::SUCCESS } else { ExitCode::from(22) })
+        }
+        _ => bail!("it is `http`, `tcp` or `get`: see the head of its source"),
+    }
+}
