@@ -1,1 +1,10 @@
-//! lorica-api
+//! The REST API's JSON, and its client: what the command line and the demo know of a control plane. No handlers, no storage.
+
+mod client;
+mod views;
+
+pub use client::{ApiClient, ApiError, Server};
+pub use views::{
+    AcknowledgedAt, ApplyReply, ApplyRequest, AuthorityStatus, Change, ChangeAction, DeleteRequest, ErrorBody, NamedText, PortStatus, ProxyStatus,
+    Receipt, Refusal, RefusedBy, RejectedAt, RenderedDiagnostic, ResourceList, Status, Target,
+};

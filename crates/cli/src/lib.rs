@@ -7,3 +7,4 @@ pub mod args;
 pub mod places;
 pub mod printer;
 pub mod server;
+pub mod verbs;

@@ -1,1 +1,126 @@
-//! lorica-control
+//! The control plane: resources and registrations in, configuration and identities out.
+//!
+//! | module | noun |
+//! | --- | --- |
+//! | [`store`] | what must not be lost |
+//! | [`mesh`] | the mesh as it is now: resources, workloads, sessions, publications |
+//! | [`catalog`] | what one viewer may have of a publication |
+//! | [`receipt`] | who acknowledged a publication |
+//! | [`sessions`] | xDS streams, tied to the mesh |
+//! | [`issue`] | the CA's door |
+//! | [`addresses`], [`declare`] | virtual addresses; services that workloads declare |
+//! | [`api`] | the REST API's handlers |
+//!
+//! One Unix socket serves REST and gRPC to its owner. Nothing here sees a request between services.
+
+pub mod addresses;
+pub mod api;
+pub mod catalog;
+pub mod declare;
+pub mod issue;
+pub mod mesh;
+pub mod receipt;
+pub mod sessions;
+pub mod store;
+
+mod serve;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use lorica_api::Receipt;
+use lorica_model::snapshot::TrustBundle;
+use lorica_model::spiffe::TrustDomain;
+
+use crate::issue::Issuer;
+use crate::mesh::Mesh;
+use crate::store::{Embedded, Expected, Store, StoreError, Table, Write};
+
+/// What a control plane is told at its start.
+#[derive(Debug, Clone)]
+pub struct ControlConfig {
+    /// Where its state is kept.
+    pub state_directory: PathBuf,
+    /// The Unix socket that it serves.
+    pub socket: PathBuf,
+    /// The trust domain of a new mesh.
+    pub trust_domain: Option<TrustDomain>,
+}
+
+/// A control plane.
+pub struct ControlPlane {
+    /// The mesh.
+    pub mesh: Arc<Mesh>,
+    /// The CA.
+    pub issuer: Arc<Issuer>,
+    started_at: SystemTime,
+    state_directory: PathBuf,
+    socket: PathBuf,
+}
+
+/// Runs a control plane until `shutdown`. `ready` is called once it answers.
+///
+/// # Errors
+/// When its state or its socket cannot be had.
+pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.state_directory)?);
+    let authority = issue::authority(&*store, config.trust_domain.as_ref())?;
+    let roots = vec![authority.root().as_ref().to_vec()];
+    let trust_domain = authority.trust_domain().clone();
+    let bundle = TrustBundle { trust_domain: trust_domain.clone(), roots };
+    let mesh = Mesh::load(store.clone(), trust_domain.clone(), bundle, prefix(&*store)?)?;
+    let issuer = Issuer::new(mesh.clone(), authority);
+    let control = Arc::new(ControlPlane { mesh: mesh.clone(), issuer: issuer.clone(), started_at: SystemTime::now(), state_directory: config.state_directory, socket: config.socket });
+    let listener = serve::bind(&control.socket).await.with_context(|| format!("{} cannot be served", control.socket.display()))?;
+    let renewing = tokio::spawn(issuer.keep_fresh(store));
+    let expiring = tokio::spawn(expire(mesh));
+    ready(&trust_domain);
+    serve::serve(listener, control.clone(), shutdown).await;
+    renewing.abort();
+    expiring.abort();
+    // A socket without anybody behind it only confuses; one that is gone already is no loss.
+    let _: std::io::Result<()> = std::fs::remove_file(&control.socket);
+    Ok(())
+}
+
+/// The IPv6 prefix of the mesh, drawn once.
+fn prefix(store: &dyn Store) -> Result<u64, StoreError> {
+    const KEY: &str = "prefix";
+    if let Some(prefix) = store.get(Table::Mesh, KEY)?.and_then(|record| serde_json::from_slice(&record).ok()) {
+        return Ok(prefix);
+    }
+    let prefix = addresses::prefix(fastrand::u64(..));
+    store.write(&[Write { table: Table::Mesh, key: KEY.to_owned(), value: Some(prefix.to_string().into_bytes()), expected: Expected::Absent }])?;
+    Ok(prefix)
+}
+
+/// Lets go of workloads that are gone.
+async fn expire(mesh: Arc<Mesh>) {
+    loop {
+        // A drained workload goes at once, a lost one after its grace.
+        drop(tokio::time::timeout(Duration::from_millis(500), mesh.said.notified()).await);
+        let expiring = mesh.clone();
+        drop(tokio::task::spawn_blocking(move || expiring.expire(Instant::now())).await);
+    }
+}
+
+/// The receipt of a publication, once nobody is left to say something or `limit` has passed.
+pub(crate) async fn wait_for(mesh: &Arc<Mesh>, revision: u64, limit: Duration) -> Option<Receipt> {
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        let said = mesh.said.notified();
+        tokio::pin!(said);
+        said.as_mut().enable();
+        let receipt = mesh.receipt(revision)?;
+        if receipt.is_complete() || tokio::time::timeout_at(deadline, said).await.is_err() {
+            return mesh.receipt(revision);
+        }
+    }
+}
+
+/// A time as the API writes it: RFC 3339, to the millisecond.
+pub(crate) fn timestamp(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map_or_else(|_| String::new(), |time| format!("{time:.3}"))
+}

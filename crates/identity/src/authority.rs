@@ -300,6 +300,12 @@ impl Authority {
         &self.root
     }
 
+    /// When the root ends.
+    #[must_use]
+    pub fn root_end(&self) -> SystemTime {
+        self.root_end
+    }
+
     /// Begin and end of the intermediate's life.
     #[must_use]
     pub fn intermediate_validity(&self) -> (SystemTime, SystemTime) {

@@ -95,7 +95,7 @@ fn spec(arguments: RunArgs, configuration: &ProxyConfig, places: &Places, verbos
 }
 
 /// A workload's name: what it is, and six random digits.
-fn unique(stem: &str) -> anyhow::Result<Label> {
+pub(crate) fn unique(stem: &str) -> anyhow::Result<Label> {
     let mut random = [0; 3];
     getrandom(&mut random)?;
     let stem: String = stem.chars().take(50).collect();

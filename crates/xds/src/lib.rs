@@ -28,7 +28,7 @@ pub use resource::Resource;
 
 /// The messages of the protocol, as Envoy defines them, for who registers services or reads nodes.
 pub mod wire {
-    pub use envoy_types::pb::envoy::config::core::v3::Node;
+    pub use envoy_types::pb::envoy::config::core::v3::{Node, node};
     pub use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
     pub use envoy_types::pb::envoy::service::discovery::v3::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,

@@ -1,0 +1,190 @@
+//! The client: one request a connection, over the control plane's Unix socket.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use lorica_model::resource::Kind;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::views::{ApplyReply, ApplyRequest, DeleteRequest, ErrorBody, Receipt, Refusal, RenderedDiagnostic, ResourceList, Status};
+
+/// The largest answer that is read, in bytes.
+const MAX_ANSWER: usize = 256 * 1024 * 1024;
+
+/// Which control plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Server {
+    /// By its Unix socket.
+    Unix(PathBuf),
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// Nobody answers.
+    #[error("no control plane answers on {socket}: {error}\nhint: start one with `lorica control`, or name another with --server")]
+    Unreachable {
+        /// The socket.
+        socket: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The socket is somebody else's.
+    #[error("{socket} belongs to another user\nhint: only the user who started a control plane may talk to it there")]
+    Forbidden {
+        /// The socket.
+        socket: String,
+    },
+    /// It broke off, or what answers is no control plane.
+    #[error("the control plane on {socket} broke off: {error}")]
+    Broken {
+        /// The socket.
+        socket: String,
+        /// What happened.
+        error: String,
+    },
+    /// The change set has mistakes.
+    #[error("{}", rendered(.0))]
+    Refused(Vec<RenderedDiagnostic>),
+    /// It said no.
+    #[error("{message}{}", hint.as_deref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default())]
+    Failed {
+        /// The HTTP status.
+        status: u16,
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+}
+
+fn rendered(diagnostics: &[RenderedDiagnostic]) -> String {
+    let mut text = diagnostics.iter().map(|found| found.rendered.as_str()).collect::<Vec<_>>().join("\n\n");
+    text.push_str(&format!("\n\nnothing was changed: {} to mend", if diagnostics.len() == 1 { "one mistake".to_owned() } else { format!("{} mistakes", diagnostics.len()) }));
+    text
+}
+
+/// Talks to a control plane.
+#[derive(Debug, Clone)]
+pub struct ApiClient {
+    server: Server,
+}
+
+impl ApiClient {
+    /// A client of `server`. Nothing is connected yet.
+    #[must_use]
+    pub fn new(server: Server) -> Self {
+        Self { server }
+    }
+
+    /// The control plane and its proxies.
+    ///
+    /// # Errors
+    /// See [`ApiError`], as for all calls.
+    pub async fn status(&self) -> Result<Status, ApiError> {
+        self.get("/v1/status").await
+    }
+
+    /// Applies a change set, and waits for its receipt.
+    ///
+    /// # Errors
+    /// [`ApiError::Refused`] where it has mistakes.
+    pub async fn apply(&self, request: &ApplyRequest, wait: Duration) -> Result<ApplyReply, ApiError> {
+        self.post(&format!("/v1/apply?wait={}ms", wait.as_millis()), request).await
+    }
+
+    /// Deletes resources, and waits for the receipt.
+    ///
+    /// # Errors
+    /// 404 where one does not exist.
+    pub async fn delete(&self, request: &DeleteRequest, wait: Duration) -> Result<ApplyReply, ApiError> {
+        self.post(&format!("/v1/delete?wait={}ms", wait.as_millis()), request).await
+    }
+
+    /// The receipt of a publication.
+    ///
+    /// # Errors
+    /// 404 where it is too old.
+    pub async fn receipt(&self, revision: u64, wait: Duration) -> Result<Receipt, ApiError> {
+        self.get(&format!("/v1/receipts/{revision}?wait={}ms", wait.as_millis())).await
+    }
+
+    /// Resources of a kind, of one namespace or all.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn list(&self, kind: Kind, namespace: Option<&str>) -> Result<ResourceList, ApiError> {
+        let query = namespace.map(|namespace| format!("?namespace={namespace}")).unwrap_or_default();
+        self.get(&format!("/v1/resources/{}{query}", kind.plural())).await
+    }
+
+    /// One resource.
+    ///
+    /// # Errors
+    /// 404 where it does not exist.
+    pub async fn resource(&self, kind: Kind, namespace: &str, name: &str) -> Result<serde_json::Value, ApiError> {
+        self.get(&format!("/v1/resources/{}/{namespace}/{name}", kind.plural())).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        self.call(Method::GET, path, Bytes::new()).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ApiError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.broken(error))?;
+        self.call(Method::POST, path, body.into()).await
+    }
+
+    fn socket(&self) -> String {
+        let Server::Unix(socket) = &self.server;
+        socket.display().to_string()
+    }
+
+    fn broken(&self, error: impl std::fmt::Display) -> ApiError {
+        ApiError::Broken { socket: self.socket(), error: error.to_string() }
+    }
+
+    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ApiError> {
+        let Server::Unix(socket) = &self.server;
+        let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => ApiError::Forbidden { socket: self.socket() },
+            _ => ApiError::Unreachable { socket: self.socket(), error },
+        })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
+        let request = Request::builder().method(method).uri(path).header("host", "control.lorica").header("content-type", "application/json");
+        let request = request.body(Full::new(body)).map_err(|error| self.broken(error))?;
+        let exchange = async {
+            let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| self.broken(error))?.to_bytes();
+            Ok((status, body))
+        };
+        let driver = async {
+            // What breaks it is told by the exchange.
+            drop(connection.await);
+            std::future::pending::<()>().await
+        };
+        let (status, body) = tokio::select! {
+            done = exchange => done?,
+            () = driver => return Err(self.broken("the connection ended")),
+        };
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| self.broken(error));
+        }
+        if status == StatusCode::UNPROCESSABLE_ENTITY
+            && let Ok(Refusal { diagnostics }) = serde_json::from_slice(&body)
+        {
+            return Err(ApiError::Refused(diagnostics));
+        }
+        let error = serde_json::from_slice(&body).unwrap_or_else(|_| ErrorBody { message: String::from_utf8_lossy(&body).into_owned(), hint: None });
+        Err(ApiError::Failed { status: status.as_u16(), message: error.message, hint: error.hint })
+    }
+}

@@ -1,0 +1,265 @@
+//! What goes over the API: plain JSON, the same for reading and writing.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use lorica_model::name::{Label, Namespace, ServiceName, WorkloadName};
+use lorica_model::resource::{Diagnostic, Kind};
+use lorica_model::snapshot::Protocol;
+use serde::{Deserialize, Serialize};
+
+/// A file's name and its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedText {
+    /// As the user named it.
+    pub name: String,
+    /// What is in it.
+    pub text: String,
+}
+
+/// What is to be applied: `POST /v1/apply?wait=30s`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ApplyRequest {
+    /// The files of the change set.
+    pub files: Vec<NamedText>,
+    /// Check only.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Take references to what does not exist yet.
+    #[serde(default)]
+    pub allow_missing: bool,
+}
+
+/// What is to be deleted: `POST /v1/delete?wait=30s`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct DeleteRequest {
+    /// The resources.
+    pub targets: Vec<Target>,
+    /// Files that hold resources to delete.
+    #[serde(default)]
+    pub files: Vec<NamedText>,
+}
+
+/// A resource by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The kind.
+    pub kind: Kind,
+    /// The namespace.
+    pub namespace: Namespace,
+    /// The name.
+    pub name: Label,
+}
+
+/// What became of a change set.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ApplyReply {
+    /// Its revision; 0 for a dry run, and where nothing changed.
+    pub revision: u64,
+    /// What it did.
+    pub changes: Vec<Change>,
+    /// What is worth knowing.
+    #[serde(default)]
+    pub warnings: Vec<RenderedDiagnostic>,
+    /// Who acknowledged it.
+    pub receipt: Option<Receipt>,
+}
+
+/// What a change set did to one resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The resource.
+    #[serde(flatten)]
+    pub target: Target,
+    /// What was done.
+    pub action: ChangeAction,
+}
+
+/// What is done to a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeAction {
+    /// It was not there.
+    Created,
+    /// It was another.
+    Changed,
+    /// It was the same.
+    Unchanged,
+    /// It is gone.
+    Deleted,
+}
+
+/// Who acknowledged a change set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The publication that it speaks of.
+    pub revision: u64,
+    /// How many proxies use what it changed.
+    pub concerned: usize,
+    /// How many of them have it in force (Envoy: have accepted it).
+    pub acknowledged: usize,
+    /// Those that have not said yet.
+    pub pending: Vec<String>,
+    /// Those that refused it.
+    pub rejected: Vec<RefusedBy>,
+    /// Those that went away before they said.
+    pub gone: Vec<String>,
+    /// How long it took.
+    pub elapsed_ms: u64,
+}
+
+impl Receipt {
+    /// Whether nobody is left to say something.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.pending.is_empty()
+    }
+}
+
+/// A proxy that refused a change, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedBy {
+    /// The proxy.
+    pub proxy: String,
+    /// What it refused.
+    pub resource: String,
+    /// Why.
+    pub message: String,
+}
+
+/// Why a change set was refused.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Every mistake in it.
+    pub diagnostics: Vec<RenderedDiagnostic>,
+}
+
+/// A mistake, and its picture.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RenderedDiagnostic {
+    /// The mistake.
+    #[serde(flatten)]
+    pub diagnostic: Diagnostic,
+    /// As a compiler would show it.
+    pub rendered: String,
+}
+
+/// The control plane and its proxies: `GET /v1/status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The control plane's version.
+    pub version: String,
+    /// When it began, RFC 3339.
+    pub started_at: String,
+    /// Whose identities it issues.
+    pub trust_domain: String,
+    /// The revision of the newest change set.
+    pub revision: u64,
+    /// Where its state is.
+    pub state_directory: String,
+    /// The socket that it serves.
+    pub socket: String,
+    /// Its certificates.
+    pub authority: AuthorityStatus,
+    /// How many services there are.
+    pub services: usize,
+    /// How many resources there are.
+    pub resources: usize,
+    /// The proxies, by name.
+    pub proxies: Vec<ProxyStatus>,
+    /// Services whose endpoints were kept although all their proxies were lost at once.
+    #[serde(default)]
+    pub held_back: Vec<String>,
+}
+
+/// Until when the CA's certificates hold, RFC 3339.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AuthorityStatus {
+    /// The root.
+    pub root_not_after: String,
+    /// The intermediate, which signs.
+    pub intermediate_not_after: String,
+}
+
+/// A proxy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProxyStatus {
+    /// Its workload.
+    pub id: WorkloadName,
+    /// The service that the workload is an instance of.
+    pub service: Option<ServiceName>,
+    /// The account.
+    pub account: Label,
+    /// The version label.
+    pub version_label: Option<String>,
+    /// `lorica 0.1.0`, `envoy`.
+    pub software: String,
+    /// Whether its stream is up.
+    pub connected: bool,
+    /// Since when it is connected, or not.
+    pub since: String,
+    /// Its ports.
+    pub ports: Vec<PortStatus>,
+    /// The app ports on which the app listens.
+    pub listening: Vec<u16>,
+    /// Whether it is about to end.
+    pub draining: bool,
+    /// Where its metrics are scraped.
+    pub metrics: Option<SocketAddr>,
+    /// Its own virtual address.
+    pub virtual_address: Ipv4Addr,
+    /// Until when its certificate holds.
+    pub certificate_not_after: Option<String>,
+    /// What it acknowledged last.
+    pub last_ack: Option<AcknowledgedAt>,
+    /// What it refused last.
+    pub last_nack: Option<RejectedAt>,
+}
+
+/// A port of a workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// The port that callers use.
+    pub service_port: u16,
+    /// The port that the app listens on.
+    pub app_port: u16,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where its proxy takes calls for it.
+    pub address: SocketAddr,
+}
+
+/// The last acknowledgement.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AcknowledgedAt {
+    /// Up to which publication.
+    pub revision: u64,
+    /// When, RFC 3339.
+    pub at: String,
+}
+
+/// The last refusal.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RejectedAt {
+    /// What.
+    pub resource: String,
+    /// Why.
+    pub message: String,
+    /// When, RFC 3339.
+    pub at: String,
+}
+
+/// Resources: `GET /v1/resources/KIND`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ResourceList {
+    /// As stored, each with its status.
+    pub items: Vec<serde_json::Value>,
+}
+
+/// Every other error.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}

@@ -1,0 +1,102 @@
+//! `lorica get`.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use comfy_table::{Table, presets};
+use lorica_api::ApiClient;
+use lorica_model::resource::{Kind, nearest};
+use serde_json::Value;
+
+use crate::args::{GetArgs, ResourceFormat};
+use crate::printer::Printer;
+
+pub(super) async fn get(client: &ApiClient, arguments: GetArgs, printer: &mut Printer) -> anyhow::Result<ExitCode> {
+    let kind = kind(&arguments.kind)?;
+    let namespace = arguments.namespace.as_deref().unwrap_or("default");
+    let (items, one) = match &arguments.name {
+        Some(name) => (vec![client.resource(kind, namespace, name).await?], true),
+        None => (client.list(kind, (!arguments.all_namespaces).then_some(namespace)).await?.items, false),
+    };
+    match arguments.output {
+        ResourceFormat::Json if one => printer.data(&serde_json::to_string_pretty(&items[0])?),
+        ResourceFormat::Json => printer.data(&serde_json::to_string_pretty(&items)?),
+        ResourceFormat::Yaml => {
+            let documents = items.iter().map(serde_saphyr::to_string).collect::<Result<Vec<_>, _>>()?;
+            printer.data(documents.iter().map(|document| document.trim_end()).collect::<Vec<_>>().join("\n---\n").as_str());
+        }
+        ResourceFormat::Table | ResourceFormat::Wide if items.is_empty() => {
+            let place = if arguments.all_namespaces { "anywhere".to_owned() } else { format!("in the namespace `{namespace}`") };
+            printer.note(&format!("there are no {} {place}{}", kind.plural(), if arguments.all_namespaces { "" } else { "; -A shows all namespaces" }));
+        }
+        ResourceFormat::Table | ResourceFormat::Wide => printer.data(&table(kind, &items, arguments.output == ResourceFormat::Wide)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The kind that was typed.
+pub(super) fn kind(text: &str) -> anyhow::Result<Kind> {
+    if let Some(kind) = Kind::named(text) {
+        return Ok(kind);
+    }
+    let names = Kind::ALL.map(Kind::plural);
+    match nearest(text, names) {
+        Some(near) => bail!("there is no kind `{text}`\nhint: did you mean `{near}`?"),
+        None => bail!("there is no kind `{text}`\nhint: there are {}", names.join(", ")),
+    }
+}
+
+fn table(kind: Kind, items: &[Value], wide: bool) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    let mut header = vec!["NAMESPACE", "NAME"];
+    header.extend(match kind {
+        Kind::Service => vec!["PORTS", "DECLARED BY"],
+        Kind::Workload => vec!["SERVICE", "ADDRESS"],
+        Kind::AuthenticationPolicy => vec!["MTLS"],
+        Kind::HttpRoute => vec!["PARENTS", "RULES", "STATUS"],
+    });
+    if wide {
+        header.extend(["GENERATION", "CREATED"]);
+    }
+    table.set_header(header);
+    for item in items {
+        let at = |pointer: &str| item.pointer(pointer).map(text).unwrap_or_default();
+        let mut row = vec![at("/metadata/namespace"), at("/metadata/name")];
+        row.extend(match kind {
+            Kind::Service => vec![list(item, "/spec/ports", |port| format!("{}/{}", text(&port["port"]), port.get("appProtocol").map_or("any".to_owned(), text))), declared(item)],
+            Kind::Workload => vec![at("/spec/service"), at("/spec/address")],
+            Kind::AuthenticationPolicy => vec![at("/spec/mtls/mode")],
+            Kind::HttpRoute => vec![
+                list(item, "/spec/parentRefs", |parent| text(&parent["name"])),
+                item.pointer("/spec/rules").and_then(Value::as_array).map_or(0, Vec::len).to_string(),
+                condition(item),
+            ],
+        });
+        if wide {
+            row.extend([at("/metadata/generation"), at("/metadata/creationTimestamp")]);
+        }
+        table.add_row(row);
+    }
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+fn declared(item: &Value) -> String {
+    let by = item.pointer("/metadata/annotations").and_then(|annotations| annotations.get(lorica_model::resource::DECLARED_BY));
+    by.map_or_else(|| "resource".to_owned(), text)
+}
+
+fn list(item: &Value, pointer: &str, each: impl Fn(&Value) -> String) -> String {
+    item.pointer(pointer).and_then(Value::as_array).map(|list| list.iter().map(each).collect::<Vec<_>>().join(", ")).unwrap_or_default()
+}
+
+/// The first condition that does not hold, of any parent.
+fn condition(item: &Value) -> String {
+    let parents = item.pointer("/status/parents").and_then(Value::as_array).into_iter().flatten();
+    let conditions = parents.filter_map(|parent| parent["conditions"].as_array()).flatten();
+    conditions.into_iter().find(|condition| condition["status"] == "False").map_or_else(|| "Accepted".to_owned(), |condition| format!("{}: {}", text(&condition["reason"]), text(&condition["message"])))
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}

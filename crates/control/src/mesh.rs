@@ -1,0 +1,527 @@
+//! The mesh as this control plane knows it: resources and registrations in, publications out to every session, and what
+//! each session said to them.
+//!
+//! One lock guards it, held for moments and never across a wait. What must survive is in the store before it is published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use lorica_api::{AcknowledgedAt, Receipt, RejectedAt};
+use lorica_model::compile::{RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses};
+use lorica_model::name::{ServiceName, WorkloadName};
+use lorica_model::resource::{Key, Kind as ResourceKind, Resource, Resources};
+use lorica_model::snapshot::TrustBundle;
+use lorica_model::spiffe::TrustDomain;
+use lorica_xds::server::Publication;
+use lorica_xds::session::Catalog;
+use lorica_xds::{Dialect, Kind, NodeMetadata};
+use tokio::sync::{Notify, watch};
+
+use crate::addresses::{Addresses, Taken};
+use crate::catalog::{Published, Viewed};
+use crate::receipt::Receipts;
+use crate::store::{Expected, Revision, Store, StoreError, Table, Write};
+use crate::timestamp;
+
+/// How long a registration outlives its stream: a proxy reconnects within a third of it.
+pub const GRACE: Duration = Duration::from_secs(15);
+
+/// The mesh.
+pub struct Mesh {
+    store: Arc<dyn Store>,
+    state: Mutex<State>,
+    /// Told at every acknowledgement, refusal and end, for who waits for a receipt.
+    pub said: Notify,
+}
+
+/// A number for each stream.
+pub type SessionId = u64;
+
+struct State {
+    resources: Arc<Resources>,
+    registry: Arc<Registry>,
+    addresses: Addresses,
+    trust_domain: TrustDomain,
+    bundle: Arc<TrustBundle>,
+    published: Arc<Published>,
+    sessions: BTreeMap<SessionId, Session>,
+    lost: BTreeMap<WorkloadName, Lost>,
+    proxies: BTreeMap<WorkloadName, Proxy>,
+    receipts: Receipts,
+    next_session: SessionId,
+    revision: Revision,
+    held_back: BTreeSet<ServiceName>,
+}
+
+/// A stream.
+struct Session {
+    name: String,
+    dialect: Dialect,
+    node: Arc<NodeMetadata>,
+    workload: Option<WorkloadName>,
+    subscribed: BTreeSet<(Kind, String)>,
+    publications: watch::Sender<Publication>,
+}
+
+/// A workload whose stream broke.
+struct Lost {
+    since: Instant,
+}
+
+/// What is known of a proxy besides its registration.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// `lorica 0.1.0`.
+    pub software: String,
+    /// Its stream, if it is up.
+    pub session: Option<SessionId>,
+    /// Since when it is up, or not.
+    pub since: SystemTime,
+    /// Where its metrics are scraped.
+    pub metrics: Option<std::net::SocketAddr>,
+    /// Until when its certificate holds.
+    pub certificate_not_after: Option<SystemTime>,
+    /// What it acknowledged last.
+    pub last_ack: Option<AcknowledgedAt>,
+    /// What it refused last.
+    pub last_nack: Option<RejectedAt>,
+}
+
+/// Why a workload is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// It contradicts what a user wrote.
+    #[error("{0}")]
+    Contradicts(String),
+    /// No address is left.
+    #[error("no virtual address is left in 240.0.0.0/12")]
+    NoAddress,
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What is shown of the mesh.
+pub struct Seen {
+    /// The newest publication.
+    pub published: Arc<Published>,
+    /// The newest batch.
+    pub revision: Revision,
+    /// The proxies.
+    pub proxies: Vec<(WorkloadName, RegisteredWorkload, Proxy)>,
+    /// Services whose endpoints were kept although all were lost at once.
+    pub held_back: Vec<ServiceName>,
+}
+
+impl Mesh {
+    /// The mesh as the store has it.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or holds what cannot be understood.
+    pub fn load(store: Arc<dyn Store>, trust_domain: TrustDomain, bundle: TrustBundle, prefix: u64) -> anyhow::Result<Arc<Self>> {
+        let mut resources = Resources::default();
+        for (key, record) in store.list(Table::Resources)? {
+            let json = serde_json::from_slice(&record)?;
+            let resource = lorica_model::resource::stored(&json).map_err(|found| {
+                let first = found.first().map(|found| found.message.clone()).unwrap_or_default();
+                anyhow::anyhow!("the stored resource {key} cannot be understood: {first}")
+            })?;
+            resources.insert(resource);
+        }
+        let remembered = store.list(Table::Addresses)?.into_iter().filter_map(|(name, record)| Some((name, serde_json::from_slice::<Taken>(&record).ok()?)));
+        let mut addresses = Addresses::new(prefix, remembered.collect::<Vec<_>>());
+        let now = SystemTime::now();
+        let mut registry = Registry::default();
+        for (metadata, _) in resources.services() {
+            let name = ServiceName::new(metadata.namespace.clone(), metadata.name.clone());
+            if let Some((taken, _)) = addresses.take(&service_key(&name), now) {
+                registry.services.insert(name, taken);
+            }
+        }
+        let mut lost = BTreeMap::new();
+        let mut proxies = BTreeMap::new();
+        for (name, record) in store.list(Table::Registrations)? {
+            // A registration of another version is made anew as soon as its proxy reconnects.
+            let (Ok(name), Ok(workload)) = (name.parse::<WorkloadName>(), serde_json::from_slice::<RegisteredWorkload>(&record)) else { continue };
+            lost.insert(name.clone(), Lost { since: Instant::now() });
+            proxies.insert(name.clone(), Proxy::unseen());
+            registry.workloads.insert(name, workload);
+        }
+        let (resources, registry, bundle) = (Arc::new(resources), Arc::new(registry), Arc::new(bundle));
+        let published = Arc::new(Published::new(1, resources.clone(), registry.clone(), trust_domain.clone(), bundle.clone()));
+        let revision = store.revision()?;
+        let state = State {
+            resources,
+            registry,
+            addresses,
+            trust_domain,
+            bundle,
+            published,
+            sessions: BTreeMap::new(),
+            lost,
+            proxies,
+            receipts: Receipts::default(),
+            next_session: 1,
+            revision,
+            held_back: BTreeSet::new(),
+        };
+        Ok(Arc::new(Self { store, state: Mutex::new(state), said: Notify::new() }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of it is complete before the next line can fail.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is shown of it.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        let state = self.state();
+        let proxies = state.proxies.iter().filter_map(|(name, proxy)| Some((name.clone(), state.registry.workloads.get(name)?.clone(), proxy.clone())));
+        Seen {
+            published: state.published.clone(),
+            revision: state.revision,
+            proxies: proxies.collect(),
+            held_back: state.held_back.iter().cloned().collect(),
+        }
+    }
+
+    /// Whose identities it issues.
+    #[must_use]
+    pub fn trust_domain(&self) -> TrustDomain {
+        self.state().trust_domain.clone()
+    }
+
+    /// The receipt of a publication.
+    #[must_use]
+    pub fn receipt(&self, revision: u64) -> Option<Receipt> {
+        self.state().receipts.receipt(revision, Instant::now())
+    }
+
+    /// Stores a change set and publishes it; the number of the publication. Waits for the disk.
+    ///
+    /// # Errors
+    /// When the store refuses; then nothing has changed.
+    pub fn change(&self, put: Vec<Resource>, delete: &[Key]) -> Result<(Revision, u64), StoreError> {
+        let mut state = self.state();
+        let now = SystemTime::now();
+        let mut writes: Vec<Write> = Vec::new();
+        let mut services = state.registry.services.clone();
+        for resource in &put {
+            writes.push(Write { table: Table::Resources, key: resource.key().to_string(), value: Some(encoded(&resource.document)?), expected: Expected::Anything });
+            if resource.kind == ResourceKind::Service {
+                let name = ServiceName::new(resource.metadata.namespace.clone(), resource.metadata.name.clone());
+                let Some((taken, remember)) = state.addresses.take(&service_key(&name), now) else { continue };
+                writes.extend(remember.map(|remember| address(&service_key(&name), &remember)));
+                services.insert(name, taken);
+            }
+        }
+        for key in delete {
+            writes.push(Write { table: Table::Resources, key: key.to_string(), value: None, expected: Expected::Anything });
+            if key.kind == ResourceKind::Service {
+                let name = ServiceName::new(key.namespace.clone(), key.name.clone());
+                let rested = state.addresses.give_back(&service_key(&name), now);
+                writes.extend(rested.map(|rested| address(&service_key(&name), &rested)));
+                services.remove(&name);
+            }
+        }
+        let history = serde_json::json!({ "at": timestamp(now), "put": put.iter().map(|resource| resource.key().to_string()).collect::<Vec<_>>(), "deleted": delete.iter().map(ToString::to_string).collect::<Vec<_>>() });
+        let next = state.revision.0 + 1;
+        writes.push(Write { table: Table::History, key: format!("{next:020}"), value: Some(history.to_string().into_bytes()), expected: Expected::Anything });
+        if let Some(old) = next.checked_sub(HISTORY) {
+            writes.push(Write { table: Table::History, key: format!("{old:020}"), value: None, expected: Expected::Anything });
+        }
+        let revision = self.store.write(&writes)?;
+        let mut resources = (*state.resources).clone();
+        put.into_iter().for_each(|resource| drop(resources.insert(resource)));
+        delete.iter().for_each(|key| drop(resources.remove(key)));
+        state.resources = Arc::new(resources);
+        state.registry = Arc::new(Registry { services, workloads: state.registry.workloads.clone() });
+        state.revision = revision;
+        let number = state.publish();
+        drop(state);
+        self.said.notify_waiters();
+        Ok((revision, number))
+    }
+
+    /// Takes a workload in, or what is new about it. Waits for the disk.
+    ///
+    /// # Errors
+    /// Where it contradicts what a user wrote, or cannot be stored.
+    pub fn register(&self, name: &WorkloadName, node: &NodeMetadata) -> Result<VirtualAddresses, NotTaken> {
+        let declared = self.declared(node)?;
+        if let Some(resource) = declared {
+            self.change(vec![resource], &[])?;
+        }
+        let mut state = self.state();
+        let (addresses, remember) = state.addresses.take(&workload_key(name), SystemTime::now()).ok_or(NotTaken::NoAddress)?;
+        let before = state.registry.workloads.get(name);
+        let workload = RegisteredWorkload {
+            service: node.service.clone(),
+            account: node.account.clone(),
+            version: node.version.clone(),
+            weight: 1,
+            locality: node.locality.clone(),
+            addresses,
+            ports: node.ports.iter().map(|port| registered(port, node)).collect(),
+            draining: node.draining,
+            withdrawn: before.is_some_and(|before| before.withdrawn) && node.draining,
+        };
+        if before == Some(&workload) {
+            return Ok(addresses);
+        }
+        let record = serde_json::to_vec(&workload).map_err(|error| StoreError::Failed { path: name.to_string(), error: error.to_string() })?;
+        let mut writes = vec![Write { table: Table::Registrations, key: name.to_string(), value: Some(record), expected: Expected::Anything }];
+        writes.extend(remember.map(|remember| address(&workload_key(name), &remember)));
+        self.store.write(&writes)?;
+        state.workloads(|workloads| drop(workloads.insert(name.clone(), workload)));
+        state.proxies.entry(name.clone()).or_insert_with(Proxy::unseen);
+        state.publish();
+        drop(state);
+        self.said.notify_waiters();
+        Ok(addresses)
+    }
+
+    /// The Service that a workload declares: one where no resource does, or more ports of one that was declared so.
+    fn declared(&self, node: &NodeMetadata) -> Result<Option<Resource>, NotTaken> {
+        let Some(service) = &node.service else { return Ok(None) };
+        let resources = self.state().resources.clone();
+        crate::declare::declared(&resources, service, &node.ports).map_err(NotTaken::Contradicts)
+    }
+
+    /// A stream begins.
+    pub fn open(&self, name: &str, workload: Option<WorkloadName>, dialect: Dialect, software: String, node: Arc<NodeMetadata>) -> (SessionId, watch::Receiver<Publication>) {
+        let mut state = self.state();
+        let id = state.next_session;
+        state.next_session += 1;
+        let viewed = Viewed { published: state.published.clone(), dialect, node: node.clone(), workload: workload.clone() };
+        let (publications, receiver) = watch::channel(Publication { revision: state.published.revision, catalog: Arc::new(viewed) });
+        if let Some(workload) = &workload {
+            state.lost.remove(workload);
+            let (metrics, revision) = (node.metrics, state.published.revision);
+            let proxy = state.proxies.entry(workload.clone()).or_insert_with(Proxy::unseen);
+            proxy.software = software;
+            proxy.session = Some(id);
+            proxy.since = SystemTime::now();
+            proxy.metrics = metrics;
+            proxy.last_ack = Some(AcknowledgedAt { revision, at: timestamp(SystemTime::now()) });
+            let services: Vec<_> = node.service.iter().cloned().collect();
+            services.iter().for_each(|service| drop(state.held_back.remove(service)));
+        }
+        state.sessions.insert(id, Session { name: name.to_owned(), dialect, node, workload, subscribed: BTreeSet::new(), publications });
+        (id, receiver)
+    }
+
+    /// A stream's client sent another node.
+    pub fn renewed(&self, id: SessionId, node: Arc<NodeMetadata>) {
+        let mut state = self.state();
+        if let Some(session) = state.sessions.get_mut(&id) {
+            session.node = node;
+        }
+    }
+
+    /// A stream's client subscribes to more, or less.
+    pub fn subscribed(&self, id: SessionId, kind: Kind, names: Vec<String>, more: bool) {
+        let mut state = self.state();
+        if let Some(session) = state.sessions.get_mut(&id) {
+            for name in names {
+                if more {
+                    session.subscribed.insert((kind, name));
+                } else {
+                    session.subscribed.remove(&(kind, name));
+                }
+            }
+        }
+    }
+
+    /// A stream's client has acknowledged everything up to a publication.
+    pub fn reached(&self, id: SessionId, revision: u64) {
+        let mut state = self.state();
+        if let Some((name, workload)) = state.sessions.get(&id).map(|session| (session.name.clone(), session.workload.clone())) {
+            state.receipts.reached(&name, revision, Instant::now());
+            if let Some(proxy) = workload.and_then(|workload| state.proxies.get_mut(&workload)) {
+                proxy.last_ack = Some(AcknowledgedAt { revision, at: timestamp(SystemTime::now()) });
+            }
+        }
+        drop(state);
+        self.said.notify_waiters();
+    }
+
+    /// A stream's client refused a resource.
+    pub fn rejected(&self, id: SessionId, kind: Kind, resource: &str, message: &str, revision: u64) {
+        let mut state = self.state();
+        if let Some((name, workload)) = state.sessions.get(&id).map(|session| (session.name.clone(), session.workload.clone())) {
+            let resource = format!("{kind:?} {resource}");
+            tracing::warn!(proxy = name, resource, message, "a proxy refused a resource");
+            state.receipts.rejected(&name, revision, &resource, message, Instant::now());
+            if let Some(proxy) = workload.and_then(|workload| state.proxies.get_mut(&workload)) {
+                proxy.last_nack = Some(RejectedAt { resource, message: message.to_owned(), at: timestamp(SystemTime::now()) });
+            }
+        }
+        drop(state);
+        self.said.notify_waiters();
+    }
+
+    /// A stream has ended. Its workload stays for [`GRACE`], unless it said that it ends.
+    pub fn closed(&self, id: SessionId) {
+        let mut state = self.state();
+        let Some(session) = state.sessions.remove(&id) else { return };
+        state.receipts.gone(&session.name, Instant::now());
+        if let Some(name) = session.workload
+            && let Some(proxy) = state.proxies.get_mut(&name).filter(|proxy| proxy.session == Some(id))
+        {
+            proxy.session = None;
+            proxy.since = SystemTime::now();
+            state.lost.insert(name, Lost { since: Instant::now() });
+        }
+        drop(state);
+        self.said.notify_waiters();
+    }
+
+    /// Lets go of workloads whose streams have been down too long, or that said that they end. Waits for the disk.
+    pub fn expire(&self, now: Instant) {
+        let mut state = self.state();
+        let workloads = &state.registry.workloads;
+        let ends = |name: &WorkloadName| workloads.get(name).is_none_or(|workload| workload.draining);
+        let over = state.lost.iter().filter(|(name, lost)| ends(name) || now.duration_since(lost.since) >= GRACE);
+        let over: Vec<WorkloadName> = over.map(|(name, _)| name.clone()).collect();
+        let (over, held): (Vec<_>, Vec<_>) = over.into_iter().partition(|name| !state.is_last_of_many(name));
+        for service in held.iter().filter_map(|name| state.registry.workloads.get(name)?.service.clone()).collect::<Vec<_>>() {
+            if state.held_back.insert(service.clone()) {
+                tracing::warn!(%service, "all endpoints were lost at once; the last ones known are kept until one comes back");
+            }
+        }
+        if over.is_empty() {
+            return;
+        }
+        let rested: Vec<_> = over.iter().filter_map(|name| Some((workload_key(name), state.addresses.give_back(&workload_key(name), SystemTime::now())?))).collect();
+        let mut writes: Vec<Write> = over.iter().map(|name| Write { table: Table::Registrations, key: name.to_string(), value: None, expected: Expected::Anything }).collect();
+        writes.extend(rested.iter().map(|(key, taken)| address(key, taken)));
+        if let Err(error) = self.store.write(&writes) {
+            // They expire again at the next look; a stale endpoint is avoided by callers in the meantime.
+            tracing::warn!(%error, "workloads that ended could not be removed from the store");
+            return;
+        }
+        for name in &over {
+            state.lost.remove(name);
+            state.proxies.remove(name);
+        }
+        state.workloads(|workloads| workloads.retain(|name, _| !over.contains(name)));
+        state.publish();
+        drop(state);
+        self.said.notify_waiters();
+    }
+
+    /// Every caller's proxy knows that a workload ends: it may stop answering.
+    pub fn withdraw(&self, name: &WorkloadName) {
+        let mut state = self.state();
+        let draining = state.registry.workloads.get(name).is_some_and(|workload| workload.draining && !workload.withdrawn);
+        if draining {
+            state.workloads(|workloads| {
+                if let Some(workload) = workloads.get_mut(name) {
+                    workload.withdrawn = true;
+                }
+            });
+            state.publish();
+        }
+    }
+
+    /// A certificate was issued.
+    pub fn issued(&self, name: &WorkloadName, not_after: SystemTime) {
+        if let Some(proxy) = self.state().proxies.get_mut(name) {
+            proxy.certificate_not_after = Some(not_after);
+        }
+    }
+
+    /// The newest publication's number.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.state().published.revision
+    }
+}
+
+impl State {
+    fn workloads(&mut self, change: impl FnOnce(&mut BTreeMap<WorkloadName, RegisteredWorkload>)) {
+        let mut registry = (*self.registry).clone();
+        change(&mut registry.workloads);
+        self.registry = Arc::new(registry);
+    }
+
+    /// Whether letting go of a workload would leave its service without an endpoint although it had several, all of them
+    /// lost and none of them ended: a broken network or host looks so, and stale endpoints are better than none.
+    fn is_last_of_many(&self, name: &WorkloadName) -> bool {
+        let Some(workload) = self.registry.workloads.get(name).filter(|workload| !workload.draining) else { return false };
+        let Some(service) = &workload.service else { return false };
+        let others: Vec<_> = self.registry.workloads.iter().filter(|(other, known)| *other != name && known.service.as_ref() == Some(service) && !known.draining).collect();
+        !others.is_empty() && others.iter().all(|(other, _)| self.lost.contains_key(*other))
+    }
+
+    /// Gives every session what is new, and notes whom it concerns.
+    fn publish(&mut self) -> u64 {
+        let revision = self.published.revision + 1;
+        let next = Arc::new(Published::new(revision, self.resources.clone(), self.registry.clone(), self.trust_domain.clone(), self.bundle.clone()));
+        let mut concerned = BTreeSet::new();
+        for session in self.sessions.values() {
+            let viewed = |published: &Arc<Published>| Viewed { published: published.clone(), dialect: session.dialect, node: session.node.clone(), workload: session.workload.clone() };
+            let (before, after) = (viewed(&self.published), viewed(&next));
+            if session.subscribed.iter().any(|(kind, name)| versions(&before, *kind, name) != versions(&after, *kind, name)) {
+                concerned.insert(session.name.clone());
+            }
+            session.publications.send_replace(Publication { revision, catalog: Arc::new(after) });
+        }
+        self.receipts.published(revision, concerned, Instant::now());
+        self.published = next;
+        revision
+    }
+}
+
+fn versions(viewed: &Viewed, kind: Kind, name: &str) -> Vec<(String, String)> {
+    if name == "*" {
+        return viewed.all(kind).iter().map(|resource| (resource.name.clone(), resource.version.clone())).collect();
+    }
+    viewed.get(kind, name).iter().map(|resource| (resource.name.clone(), resource.version.clone())).collect()
+}
+
+impl Proxy {
+    fn unseen() -> Self {
+        Self {
+            software: "unknown".to_owned(),
+            session: None,
+            since: SystemTime::now(),
+            metrics: None,
+            certificate_not_after: None,
+            last_ack: None,
+            last_nack: None,
+        }
+    }
+}
+
+/// How many change sets are remembered.
+const HISTORY: u64 = 1000;
+
+fn registered(port: &lorica_xds::NodePort, node: &NodeMetadata) -> RegisteredPort {
+    RegisteredPort {
+        service_port: port.service_port,
+        app_port: port.app_port,
+        protocol: port.protocol,
+        address: port.address,
+        listening: node.listening.contains(&port.app_port),
+    }
+}
+
+fn encoded(document: &serde_json::Value) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(document).map_err(|error| StoreError::Failed { path: "resource".to_owned(), error: error.to_string() })
+}
+
+fn address(key: &str, taken: &Taken) -> Write {
+    Write { table: Table::Addresses, key: key.to_owned(), value: serde_json::to_vec(taken).ok(), expected: Expected::Anything }
+}
+
+fn service_key(name: &ServiceName) -> String {
+    format!("service/{name}")
+}
+
+fn workload_key(name: &WorkloadName) -> String {
+    format!("workload/{name}")
+}

@@ -1,0 +1,106 @@
+//! The control plane's socket: REST over HTTP/1, gRPC over HTTP/2, to its owner and nobody else.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use lorica_identity::ca_api::CertificateServiceServer;
+use lorica_xds::server::{self, PeerInfo};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::ControlPlane;
+use crate::sessions::Streams;
+
+/// How long calls under way may take once the control plane ends. Streams of proxies end at once: they reconnect.
+const END: Duration = Duration::from_millis(500);
+
+/// Binds the socket. One that nobody answers on is a left-over, and replaced.
+///
+/// # Errors
+/// When another control plane answers there, or the system refuses.
+pub(crate) async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    if UnixStream::connect(path).await.is_ok() {
+        anyhow::bail!("another control plane answers there already\nhint: `lorica status` shows it");
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves until `shutdown`.
+pub(crate) async fn serve(listener: UnixListener, control: Arc<ControlPlane>, shutdown: impl Future<Output = ()>) {
+    let ads = server::service(Arc::new(Streams(control.mesh.clone())));
+    let certificates = CertificateServiceServer::new(control.issuer.clone());
+    let grpc = tonic::service::Routes::new(ads).add_service(certificates).into_axum_router();
+    let router = crate::api::router(control).merge(grpc.reset_fallback());
+    let own = rustix::process::geteuid().as_raw();
+    let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
+    tokio::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut shutdown => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let peer = match stream.peer_cred() {
+            Ok(peer) if peer.uid() == own || peer.uid() == 0 => PeerInfo { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() },
+            Ok(peer) => {
+                tracing::warn!(uid = peer.uid(), "another user was refused");
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection without credentials was refused");
+                continue;
+            }
+        };
+        tasks.spawn(connection(stream, router.clone(), peer, ending.clone()));
+    }
+    ending.cancel();
+    tasks.close();
+    if tokio::time::timeout(END, tasks.wait()).await.is_err() {
+        tracing::debug!("streams of proxies were cut off; they reconnect");
+    }
+}
+
+async fn connection(stream: UnixStream, router: Router, peer: PeerInfo, ending: CancellationToken) {
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.clone().oneshot(request.map(axum::body::Body::new))
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(10)));
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let served = tokio::select! {
+        served = &mut connection => served,
+        () = ending.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection broke off");
+    }
+}

@@ -1,0 +1,118 @@
+//! Streams of xDS, tied to the mesh: a stream registers its workload, and what happens on it is told to the mesh.
+
+use std::sync::Arc;
+
+use lorica_model::name::WorkloadName;
+use lorica_xds::server::{PeerInfo, Publication, SessionObserver, Source};
+use lorica_xds::session::{Event, Form};
+use lorica_xds::wire::Node;
+use lorica_xds::{Dialect, NodeMetadata};
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::mesh::{Mesh, NotTaken, SessionId};
+
+/// The mesh as the xDS server sees it.
+pub struct Streams(pub Arc<Mesh>);
+
+/// One stream. Dropped, it tells the mesh that the stream has ended.
+pub struct Stream {
+    mesh: Arc<Mesh>,
+    id: SessionId,
+    workload: Option<WorkloadName>,
+    drained: bool,
+}
+
+impl Source for Streams {
+    type Registration = Stream;
+
+    async fn open(&self, node: &Node, _form: Form, _peer: Option<PeerInfo>) -> Result<(Stream, watch::Receiver<Publication>), Status> {
+        let metadata = NodeMetadata::of(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let dialect = Dialect::of(node);
+        // Lorica's proxies and Envoys that were made a bootstrap are workloads; a gRPC client is whoever it says.
+        let workload = match dialect {
+            Dialect::Grpc => None,
+            _ => Some(node.id.parse::<WorkloadName>().map_err(|error| Status::invalid_argument(format!("Node.id names no workload: {error}")))?),
+        };
+        let metadata = listening(metadata, dialect);
+        if let Some(name) = &workload {
+            register(&self.0, name, &metadata).await?;
+        }
+        let software = software(node);
+        let (id, publications) = self.0.open(&node.id, workload.clone(), dialect, software, Arc::new(metadata));
+        Ok((Stream { mesh: self.0.clone(), id, workload, drained: false }, publications))
+    }
+}
+
+/// What an Envoy's bootstrap declares counts as listening: nobody tells when its app does.
+fn listening(mut metadata: NodeMetadata, dialect: Dialect) -> NodeMetadata {
+    if dialect == Dialect::Envoy {
+        metadata.listening = metadata.ports.iter().map(|port| port.app_port).collect();
+    }
+    metadata
+}
+
+fn software(node: &Node) -> String {
+    use lorica_xds::wire::node::UserAgentVersionType;
+    match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentVersion(version)) => format!("{} {version}", node.user_agent_name),
+        _ => node.user_agent_name.clone(),
+    }
+}
+
+/// Registers a workload off the runtime's threads, as it waits for the disk.
+///
+/// # Errors
+/// The status that says why not.
+pub async fn register(mesh: &Arc<Mesh>, name: &WorkloadName, metadata: &NodeMetadata) -> Result<lorica_model::compile::VirtualAddresses, Status> {
+    let (mesh, name, metadata) = (mesh.clone(), name.clone(), metadata.clone());
+    let registered = tokio::task::spawn_blocking(move || mesh.register(&name, &metadata)).await;
+    registered.map_err(|error| Status::internal(error.to_string()))?.map_err(|error| match error {
+        NotTaken::Contradicts(_) => Status::failed_precondition(error.to_string()),
+        NotTaken::NoAddress => Status::resource_exhausted(error.to_string()),
+        NotTaken::Store(_) => Status::unavailable(error.to_string()),
+    })
+}
+
+impl SessionObserver for Stream {
+    fn node_changed(&mut self, node: &Node) -> Result<(), Status> {
+        let metadata = NodeMetadata::of(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let metadata = listening(metadata, Dialect::of(node));
+        self.mesh.renewed(self.id, Arc::new(metadata.clone()));
+        let Some(name) = self.workload.clone() else { return Ok(()) };
+        let mesh = self.mesh.clone();
+        let drains = metadata.draining && !std::mem::replace(&mut self.drained, metadata.draining);
+        tokio::spawn(async move {
+            if let Err(status) = register(&mesh, &name, &metadata).await {
+                tracing::warn!(workload = %name, message = status.message(), "what a workload says of itself could not be taken in");
+            }
+            if drains {
+                withdraw(&mesh, &name).await;
+            }
+        });
+        Ok(())
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Subscribed { kind, names } => self.mesh.subscribed(self.id, kind, names, true),
+            Event::Unsubscribed { kind, names } => self.mesh.subscribed(self.id, kind, names, false),
+            // Whom it concerns was settled when it was published.
+            Event::Published { .. } => {}
+            Event::Reached { revision } => self.mesh.reached(self.id, revision),
+            Event::Rejected { kind, name, message, revision } => self.mesh.rejected(self.id, kind, &name, &message, revision),
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.mesh.closed(self.id);
+    }
+}
+
+/// Waits until every caller's proxy knows that a workload ends, 5 s at most, and then lets it stop.
+async fn withdraw(mesh: &Arc<Mesh>, name: &WorkloadName) {
+    crate::wait_for(mesh, mesh.newest(), std::time::Duration::from_secs(5)).await;
+    mesh.withdraw(name);
+}

@@ -1,0 +1,132 @@
+//! What a control plane must not lose: records in tables, written in batches that hold as a whole or not at all.
+//!
+//! In: writes with what they expect to find. Out: a revision once the batch is durable, and its changes to who watches.
+//! A replica keeps nothing that is not here or cannot be recomputed, so any may die at any moment.
+
+mod embedded;
+
+pub use embedded::Embedded;
+
+use tokio::sync::broadcast;
+
+/// The largest record, in bytes.
+pub const MAX_RECORD: usize = 1024 * 1024;
+
+/// The place of a batch in the order of batches. Ordered, and otherwise opaque: back ends count differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Revision(pub u64);
+
+/// What records are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Resources, by kind, namespace and name.
+    Resources,
+    /// The virtual addresses of services and workloads, by kind and name.
+    Addresses,
+    /// The last registration of each workload, so that a restart takes no endpoint from anybody.
+    Registrations,
+    /// The mesh itself: trust domain, address range, CA.
+    Mesh,
+    /// Change sets, by revision.
+    History,
+}
+
+/// One write.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// The table.
+    pub table: Table,
+    /// The key in it.
+    pub key: String,
+    /// The record; none deletes it.
+    pub value: Option<Vec<u8>>,
+    /// What must be there for the batch to hold.
+    pub expected: Expected,
+}
+
+/// What must be there for a batch to hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// Whatever is there.
+    Anything,
+    /// Nothing.
+    Absent,
+    /// Exactly this.
+    Value(Vec<u8>),
+}
+
+/// A batch that has become durable.
+#[derive(Debug, Clone)]
+pub struct Changed {
+    /// Its revision.
+    pub revision: Revision,
+    /// What it wrote.
+    pub keys: Vec<(Table, String)>,
+}
+
+/// Why the store refused.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk is full. Nothing of the batch was written, nothing acknowledged is lost.
+    #[error("the disk under {path} is full: nothing was changed")]
+    Full {
+        /// The store's file.
+        path: String,
+    },
+    /// The system failed. Nothing of the batch was written, nothing acknowledged is lost.
+    #[error("the store {path} cannot be used: {error}")]
+    Failed {
+        /// The store's file.
+        path: String,
+        /// What the system said.
+        error: String,
+    },
+    /// Another control plane has it.
+    #[error("{path} is in use by another control plane")]
+    InUse {
+        /// The store's file.
+        path: String,
+    },
+    /// Somebody else wrote first.
+    #[error("{key} was changed by somebody else meanwhile")]
+    Conflict {
+        /// The key.
+        key: String,
+    },
+    /// A record is larger than [`MAX_RECORD`].
+    #[error("{key} is larger than 1 MiB")]
+    TooLarge {
+        /// The key.
+        key: String,
+    },
+}
+
+/// A back end.
+pub trait Store: Send + Sync + 'static {
+    /// A record.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn get(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// All records of a table, by key.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn list(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
+
+    /// Writes a batch: all of it, durably, or nothing. It waits for the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where something else than expected is there, and whatever the disk says.
+    fn write(&self, batch: &[Write]) -> Result<Revision, StoreError>;
+
+    /// The revision of the newest batch.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn revision(&self) -> Result<Revision, StoreError>;
+
+    /// Batches from now on. A watcher that lags is told so, and reads again what it needs.
+    fn watch(&self) -> broadcast::Receiver<Changed>;
+}

@@ -1,0 +1,36 @@
+//! `lorica control`: a control plane in the foreground.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use lorica_cli::args::{ControlArgs, Global};
+use lorica_cli::places::Places;
+use lorica_cli::printer::Printer;
+use lorica_control::ControlConfig;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs a control plane until SIGINT or SIGTERM.
+pub(crate) fn control(arguments: ControlArgs, global: &Global, printer: &mut Printer) -> anyhow::Result<ExitCode> {
+    crate::logging::start("lorica_control=info,warn", global.verbose);
+    let places = Places::from_environment();
+    places.make()?;
+    let trust_domain = arguments.trust_domain.as_deref().map(str::parse).transpose().context("--trust-domain")?;
+    let socket = arguments.socket.unwrap_or_else(|| places.control_socket());
+    let config = ControlConfig { state_directory: arguments.state.unwrap_or_else(|| places.control_state()), socket: socket.clone(), trust_domain };
+    let state = config.state_directory.display().to_string();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let shutdown = async move {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        };
+        let default = socket == places.control_socket();
+        let ready = |trust_domain: &lorica_model::spiffe::TrustDomain| {
+            printer.data(&format!("control plane ready: trust domain {trust_domain}, socket unix://{}, state {state}", socket.display()));
+            let server = if default { String::new() } else { format!(" --server unix://{}", socket.display()) };
+            printer.note(&format!("next: lorica{server} run --service web.shop --port 80/http -- CMD"));
+        };
+        lorica_control::run(config, ready, shutdown).await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,237 @@
+//! `lorica envoy bootstrap`: a stock Envoy joins the mesh. A key is made here and stays here; its certificate and the roots go
+//! into files that the printed bootstrap names, and that Envoy watches.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use lorica_cli::args::{EnvoyArgs, Global};
+use lorica_cli::places::Places;
+use lorica_cli::printer::Printer;
+use lorica_identity::ca_api::request_certificate;
+use lorica_identity::{KeyPair, Svid, rotation};
+use lorica_model::name::{Label, Namespace, ServicePort, WorkloadName};
+use lorica_model::snapshot::Protocol;
+use lorica_model::spiffe::{SpiffeId, TrustDomain};
+use lorica_proxy::identity::control_channel;
+use lorica_xds::{NodeMetadata, NodePort};
+use serde_json::{Value, json};
+
+/// How long the control plane may take to sign.
+const ISSUE: Duration = Duration::from_secs(10);
+
+/// Prints a bootstrap, and with `--watch` stays to renew the SVID.
+pub(crate) fn bootstrap(arguments: EnvoyArgs, global: &Global, printer: &mut Printer) -> anyhow::Result<ExitCode> {
+    crate::logging::start("warn", global.verbose);
+    let places = Places::from_environment();
+    places.make()?;
+    let socket = lorica_cli::server::socket(global.server.as_deref(), &places)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let trust_domain: TrustDomain = lorica_api::ApiClient::new(lorica_api::Server::Unix(socket.clone())).status().await?.trust_domain.parse()?;
+        let member = Member::new(&arguments, &places, socket)?;
+        let mut svid = member.renew(&trust_domain).await?;
+        printer.data(&serde_json::to_string_pretty(&member.bootstrap(&arguments)?)?);
+        while arguments.watch {
+            let due = rotation::renew_at(svid.not_before(), svid.not_after(), f64::from(std::process::id() % 1000) / 1000.0);
+            tokio::time::sleep(due.duration_since(SystemTime::now()).unwrap_or_default()).await;
+            let mut failures = 0;
+            svid = loop {
+                match member.renew(&trust_domain).await {
+                    Ok(svid) => break svid,
+                    Err(error) => {
+                        failures += 1;
+                        printer.warning(&format!("the SVID could not be renewed: {error:#}"));
+                        tokio::time::sleep(rotation::pause(failures, 0.5)).await;
+                    }
+                }
+            };
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// An Envoy as a workload of the mesh.
+struct Member {
+    workload: WorkloadName,
+    metadata: NodeMetadata,
+    directory: PathBuf,
+    socket: PathBuf,
+}
+
+impl Member {
+    fn new(arguments: &EnvoyArgs, places: &Places, socket: PathBuf) -> anyhow::Result<Self> {
+        let namespace = match (&arguments.service, &arguments.namespace) {
+            (Some(service), _) => service.namespace.clone(),
+            (None, Some(namespace)) => namespace.clone(),
+            (None, None) => Namespace::default(),
+        };
+        let account = match (&arguments.account, &arguments.service) {
+            (Some(account), _) => account.clone(),
+            (None, Some(service)) => service.name.clone(),
+            (None, None) => Label::new("default")?,
+        };
+        let stem = arguments.service.as_ref().map_or("envoy", |service| service.name.as_str());
+        let workload = WorkloadName::new(namespace.clone(), crate::run::unique(stem)?);
+        let directory = arguments.directory.clone().unwrap_or_else(|| places.state.join("envoy").join(workload.to_string()));
+        let directory = std::path::absolute(directory)?;
+        fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
+        let mut metadata = NodeMetadata::client(namespace, account);
+        metadata.service.clone_from(&arguments.service);
+        metadata.secrets_directory = Some(directory.clone());
+        metadata.upstreams = arguments.upstreams.iter().map(|upstream| (upstream.port.clone(), upstream.local)).collect();
+        for (index, port) in arguments.ports.iter().enumerate() {
+            let address = match arguments.inbound.get(index) {
+                Some(address) => *address,
+                None => std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?,
+            };
+            metadata.ports.push(NodePort { service_port: port.service_port, app_port: port.app_port, protocol: port.protocol, address });
+        }
+        Ok(Self { workload, metadata, directory, socket })
+    }
+
+    /// Makes a key, has it signed, and writes both where Envoy looks.
+    async fn renew(&self, trust_domain: &TrustDomain) -> anyhow::Result<Svid> {
+        let key = KeyPair::generate()?;
+        let identity = SpiffeId::of_account(trust_domain, &self.workload.namespace, &self.metadata.account);
+        let node = json!({ "id": self.workload, "metadata": self.metadata }).to_string();
+        let request = key.request_pem(&identity)?;
+        let issued = request_certificate(control_channel(&self.socket), request, &node, None, ISSUE).await;
+        let issued = issued.map_err(|status| anyhow::anyhow!("the control plane issued no certificate: {}", status.message()))?;
+        let svid = Svid::new(&issued.chain, key)?;
+        let root = lorica_identity::Bundle::new(trust_domain.clone(), vec![issued.root])?;
+        self.write("svid.pem", svid.chain_pem().as_bytes())?;
+        self.write("key.pem", svid.key().to_pem().expose().as_bytes())?;
+        self.write("bundle.pem", root.to_pem().as_bytes())?;
+        let file = |name: &str| json!({ "filename": self.directory.join(name) });
+        let secret = |name: &str, what: Value| {
+            let mut secret = json!({ "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret", "name": name });
+            merge(&mut secret, what);
+            json!({ "resources": [secret] }).to_string()
+        };
+        let watched = json!({ "path": self.directory });
+        self.write("svid.yaml", secret("svid", json!({ "tls_certificate": { "certificate_chain": file("svid.pem"), "private_key": file("key.pem"), "watched_directory": watched } })).as_bytes())?;
+        self.write("bundle.yaml", secret("bundle", json!({ "validation_context": { "trusted_ca": file("bundle.pem"), "watched_directory": watched } })).as_bytes())?;
+        Ok(svid)
+    }
+
+    /// Writes a file for its owner alone, and moves it into place, which is what Envoy watches for.
+    fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        let (new, place) = (self.directory.join(format!(".{name}.new")), self.directory.join(name));
+        let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+        std::io::Write::write_all(&mut file, bytes)?;
+        fs::rename(&new, &place).with_context(|| format!("{} cannot be written", place.display()))
+    }
+
+    /// The bootstrap. JSON is YAML, and Envoy takes either.
+    fn bootstrap(&self, arguments: &EnvoyArgs) -> anyhow::Result<Value> {
+        let mut bootstrap = json!({
+            "node": { "id": self.workload, "cluster": self.metadata.service.as_ref().map_or_else(|| self.workload.namespace.to_string(), ToString::to_string), "metadata": { "lorica": self.metadata } },
+            "dynamic_resources": {
+                "ads_config": { "api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": [{ "envoy_grpc": { "cluster_name": "lorica-control" } }] },
+                "lds_config": { "ads": {}, "resource_api_version": "V3" },
+                "cds_config": { "ads": {}, "resource_api_version": "V3" },
+            },
+            "static_resources": {
+                "clusters": [{
+                    "name": "lorica-control",
+                    "type": "STATIC",
+                    "connect_timeout": "5s",
+                    "typed_extension_protocol_options": http2(),
+                    "load_assignment": { "cluster_name": "lorica-control", "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": { "pipe": { "path": self.socket } } } }] }] },
+                }],
+                "listeners": [],
+            },
+        });
+        if let Some(admin) = arguments.admin {
+            merge(&mut bootstrap, json!({ "admin": { "address": address(admin) } }));
+        }
+        for port in &self.metadata.ports {
+            let service = self.metadata.service.as_ref().context("--port without --service")?;
+            let service_port = ServicePort { service: service.clone(), port: port.service_port };
+            if let Some(listeners) = bootstrap["static_resources"]["listeners"].as_array_mut() {
+                listeners.push(self.inbound(&service_port, port));
+            }
+            if let Some(clusters) = bootstrap["static_resources"]["clusters"].as_array_mut() {
+                clusters.push(app(port));
+            }
+        }
+        Ok(bootstrap)
+    }
+
+    /// A listener that takes mutual TLS from the mesh and passes on to the app.
+    fn inbound(&self, service_port: &ServicePort, port: &NodePort) -> Value {
+        let name = format!("inbound-{}", port.app_port);
+        let source = |secret: &str| json!({ "name": secret, "sds_config": { "path_config_source": { "path": self.directory.join(format!("{secret}.yaml")), "watched_directory": { "path": self.directory } }, "resource_api_version": "V3" } });
+        let filter = match port.protocol {
+            Protocol::Tcp | Protocol::Detect => json!({ "name": "envoy.filters.network.tcp_proxy", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": name, "cluster": name } }),
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => json!({ "name": "envoy.filters.network.http_connection_manager", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+                "stat_prefix": name,
+                "forward_client_cert_details": "SANITIZE_SET",
+                "set_current_client_cert_details": { "uri": true },
+                "route_config": { "virtual_hosts": [{ "name": name, "domains": ["*"], "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": name, "timeout": "0s" } }] }] },
+                "http_filters": [{ "name": "envoy.filters.http.router", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } }],
+            } }),
+        };
+        let alpn: &[&str] = if matches!(port.protocol, Protocol::Tcp | Protocol::Detect) { &[] } else { &["h2", "http/1.1"] };
+        json!({
+            "name": name,
+            "address": address(port.address),
+            "listener_filters": [{ "name": "envoy.filters.listener.tls_inspector", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" } }],
+            "filter_chains": [{
+                "filter_chain_match": { "server_names": [service_port.sni()] },
+                "filters": [filter],
+                "transport_socket": { "name": "envoy.transport_sockets.tls", "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                    "require_client_certificate": true,
+                    "common_tls_context": {
+                        "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" },
+                        "alpn_protocols": alpn,
+                        "tls_certificate_sds_secret_configs": [source("svid")],
+                        "validation_context_sds_secret_config": source("bundle"),
+                    },
+                } },
+            }],
+        })
+    }
+}
+
+/// The app beside Envoy.
+fn app(port: &NodePort) -> Value {
+    let name = format!("inbound-{}", port.app_port);
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, port.app_port));
+    let mut cluster = json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address(local) } }] }] },
+    });
+    if matches!(port.protocol, Protocol::Http2 | Protocol::Grpc) {
+        merge(&mut cluster, json!({ "typed_extension_protocol_options": http2() }));
+    }
+    cluster
+}
+
+fn http2() -> Value {
+    json!({ "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": { "http2_protocol_options": { "connection_keepalive": { "interval": "10s", "timeout": "5s" } } },
+    } })
+}
+
+fn address(address: SocketAddr) -> Value {
+    json!({ "socket_address": { "address": address.ip(), "port_value": address.port() } })
+}
+
+fn merge(into: &mut Value, more: Value) {
+    if let (Some(into), Value::Object(more)) = (into.as_object_mut(), more) {
+        into.extend(more);
+    }
+}
+
