@@ -130,6 +130,11 @@ impl Worker {
         self.view.borrow().clone()
     }
 
+    /// Takes a view into use that a wait has brought, before the worker's own task does.
+    pub fn catch_up(&self, view: &Arc<View>) {
+        *self.view.borrow_mut() = view.clone();
+    }
+
     /// The TLS epoch in force.
     #[must_use]
     pub fn epoch(&self) -> Option<Arc<TlsEpoch>> {

@@ -22,7 +22,11 @@ pub async fn unit(worker: &Worker, port: &ServicePort) -> Result<Arc<OutboundUni
     let mut views = worker.views.clone();
     let arrived = views.wait_for(|view| view.snapshot.outbound.contains_key(port) || view.snapshot.absent.contains(port));
     match timeout(CONFIGURATION_TIMEOUT, arrived).await {
-        Ok(Ok(view)) => view.snapshot.outbound.get(port).cloned().ok_or(Reason::NoSuchPort),
+        Ok(Ok(view)) => {
+            // The endpoints came with the unit: what follows must see both.
+            worker.catch_up(&view);
+            view.snapshot.outbound.get(port).cloned().ok_or(Reason::NoSuchPort)
+        }
         Ok(Err(_)) | Err(_) => Err(Reason::NoConfiguration),
     }
 }
