@@ -35,7 +35,9 @@ pub fn names(world: &World<'_>) -> BTreeMap<Namespace, NameTable> {
     for (metadata, _) in world.resources.services() {
         let name = ServiceName::new(metadata.namespace.clone(), metadata.name.clone());
         if let Some(addresses) = world.registry.services.get(&name) {
-            let table = tables.entry(name.namespace.clone()).or_insert_with(|| NameTable { namespace: name.namespace.clone(), records: Vec::new() });
+            let table = tables
+                .entry(name.namespace.clone())
+                .or_insert_with(|| NameTable { namespace: name.namespace.clone(), records: Vec::new() });
             table.records.push(NameRecord { name: name.name, v4: addresses.v4, v6: addresses.v6 });
         }
     }
@@ -96,7 +98,8 @@ pub fn inbound(world: &World<'_>, name: &WorkloadName) -> Option<InboundUnit> {
         .into_iter()
         .flat_map(|service| {
             workload.ports.iter().map(move |port| {
-                let declared = world.resources.service(service).and_then(|(_, spec)| spec.port(port.service_port)).map(|spec| spec.protocol);
+                let declared =
+                    world.resources.service(service).and_then(|(_, spec)| spec.port(port.service_port)).map(|spec| spec.protocol);
                 InboundPort {
                     service_port: ServicePort { service: service.clone(), port: port.service_port },
                     app_port: port.app_port,
@@ -123,7 +126,8 @@ pub fn inbound(world: &World<'_>, name: &WorkloadName) -> Option<InboundUnit> {
 /// equally, the stricter does: nobody is let in by accident.
 fn mtls(world: &World<'_>, service: &ServiceName) -> MtlsMode {
     let of = || world.resources.authentication().filter(|(metadata, _)| metadata.namespace == service.namespace);
-    let own = of().filter(|(_, policy)| policy.targets.iter().any(|target| target.name == service.name)).map(|(_, policy)| policy.mtls).min();
+    let own =
+        of().filter(|(_, policy)| policy.targets.iter().any(|target| target.name == service.name)).map(|(_, policy)| policy.mtls).min();
     own.or_else(|| of().filter(|(_, policy)| policy.targets.is_empty()).map(|(_, policy)| policy.mtls).min()).unwrap_or_default()
 }
 

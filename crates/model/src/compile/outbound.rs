@@ -37,7 +37,9 @@ fn routes<'w>(world: &World<'w>, viewer: &Namespace, port: &ServicePort) -> Vec<
     let attached = |(_, route): &(&Metadata, &HttpRoute)| {
         route.parents.iter().any(|parent| parent.service == port.service && parent.port.is_none_or(|number| number == port.port))
     };
-    let of = |namespace: &Namespace| -> Vec<_> { world.resources.routes().filter(|(metadata, _)| metadata.namespace == *namespace).filter(attached).collect() };
+    let of = |namespace: &Namespace| -> Vec<_> {
+        world.resources.routes().filter(|(metadata, _)| metadata.namespace == *namespace).filter(attached).collect()
+    };
     let consumer = if *viewer == port.service.namespace { Vec::new() } else { of(viewer) };
     if consumer.is_empty() { of(&port.service.namespace) } else { consumer }
 }
@@ -58,16 +60,17 @@ fn merged(world: &World<'_>, routes: &[(&Metadata, &HttpRoute)]) -> Vec<HttpRule
     rules.into_iter().map(|(_, rule)| rule).collect()
 }
 
-/// A resource not stored yet is the youngest.
+/// A resource not stored yet is the youngest. Without its `Z` a time sorts as text: `…:00` before `…:00.5`.
 fn created(metadata: &Metadata) -> (bool, String) {
-    (metadata.created_at.is_empty(), metadata.created_at.clone())
+    (metadata.created_at.is_empty(), metadata.created_at.trim_end_matches('Z').to_owned())
 }
 
 /// Smaller comes first.
 fn precedence(matches: &RouteMatch) -> (u8, Reverse<usize>, bool, Reverse<usize>, Reverse<usize>) {
     let (form, length) = match &matches.path {
         PathMatch::Exact(path) => (0, path.len()),
-        PathMatch::Prefix(prefix) => (1, prefix.len()),
+        // `/a/` takes what `/a` takes.
+        PathMatch::Prefix(prefix) => (1, prefix.trim_end_matches('/').len()),
         PathMatch::Regex(pattern) => (2, pattern.as_str().len()),
     };
     (form, Reverse(length), matches.method.is_none(), Reverse(matches.headers.len()), Reverse(matches.query.len()))

@@ -47,7 +47,9 @@ pub fn route_status(resources: &Resources, metadata: &Metadata, route: &HttpRout
     let backends = || {
         route.rules.iter().flat_map(|rule| &rule.backends).find_map(|backend| match resources.service(&backend.service) {
             None => Some(("BackendNotFound", format!("there is no service {}", backend.service))),
-            Some((_, service)) if service.port(backend.port).is_none() => Some(("BackendNotFound", format!("{} has no port {}", backend.service, backend.port))),
+            Some((_, service)) if service.port(backend.port).is_none() => {
+                Some(("BackendNotFound", format!("{} has no port {}", backend.service, backend.port)))
+            }
             Some(_) => None,
         })
     };

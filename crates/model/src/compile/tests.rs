@@ -24,7 +24,8 @@ spec: {ports: [{port: 80, appProtocol: http}]}
 fn resources(texts: &[&str]) -> Resources {
     let mut resources = Resources::default();
     for text in texts {
-        let documents = read("mesh.yaml", text).unwrap_or_else(|found| panic!("{}", found.iter().map(|found| found.render(text, false)).collect::<String>()));
+        let documents = read("mesh.yaml", text)
+            .unwrap_or_else(|found| panic!("{}", found.iter().map(|found| found.render(text, false)).collect::<String>()));
         let found = check(&documents, &resources, Options::default(), |_| (*text).to_owned());
         assert!(found.is_empty(), "{}", found.iter().map(|found| found.render(text, false)).collect::<String>());
         documents.into_iter().for_each(|document| drop(resources.insert(document.resource)));
@@ -96,8 +97,13 @@ fn a_callers_own_routes_come_in_place_of_the_services() {
 
 #[test]
 fn weights_share_requests_and_missing_backends_fail_their_share() {
-    let mut unit = unit(&[SERVICES, &route_of("  - backendRefs: [{name: recording, port: 80, weight: 1}, {name: recording-v2, port: 80, weight: 3}]\n")], "contact");
-    let drawn = |unit: &crate::snapshot::OutboundUnit, random| route::backend(&unit.rules[0], random, &mut ()).map(|port| port.service.name.to_string());
+    let mut unit = unit(
+        &[SERVICES, &route_of("  - backendRefs: [{name: recording, port: 80, weight: 1}, {name: recording-v2, port: 80, weight: 3}]\n")],
+        "contact",
+    );
+    let drawn = |unit: &crate::snapshot::OutboundUnit, random| {
+        route::backend(&unit.rules[0], random, &mut ()).map(|port| port.service.name.to_string())
+    };
     assert_eq!(drawn(&unit, 0.24), Ok("recording".to_owned()));
     assert_eq!(drawn(&unit, 0.26), Ok("recording-v2".to_owned()));
     assert_eq!(drawn(&unit, 1.0), Ok("recording-v2".to_owned()));
@@ -105,6 +111,150 @@ fn weights_share_requests_and_missing_backends_fail_their_share() {
     assert_eq!(drawn(&unit, 0.26), Err(crate::reason::Reason::NoBackend));
     unit.rules[0].backends.clear();
     assert_eq!(drawn(&unit, 0.0), Err(crate::reason::Reason::NoBackend));
+}
+
+fn workload(service: &str, index: u8, ports: &[(u16, u16, bool)]) -> RegisteredWorkload {
+    RegisteredWorkload {
+        service: Some(service.parse().unwrap()),
+        account: crate::name::Label::new("recorder").unwrap(),
+        version: Some("v1".to_owned()),
+        weight: 1,
+        locality: crate::snapshot::Locality::default(),
+        addresses: VirtualAddresses { v4: [240, 0, 1, index].into(), v6: format!("fd00::1:{index:x}").parse().unwrap() },
+        ports: ports
+            .iter()
+            .map(|(service_port, app_port, listening)| RegisteredPort {
+                service_port: *service_port,
+                app_port: *app_port,
+                protocol: crate::snapshot::Protocol::Detect,
+                address: SocketAddr::from(([127, 0, 0, 1], 20_000 + app_port)),
+                listening: *listening,
+            })
+            .collect(),
+        draining: false,
+        withdrawn: false,
+    }
+}
+
+const BY_HAND: &str = "
+apiVersion: lorica.io/v1alpha1
+kind: Workload
+metadata: {name: old, namespace: contact}
+spec: {service: recording, address: 10.0.0.9, ports: [{servicePort: 80, port: 8080}], weight: 5, transport: Plaintext}
+";
+
+#[test]
+fn endpoints_are_those_that_listen_and_stay() {
+    let resources = resources(&[SERVICES, BY_HAND]);
+    let mut registry = registry(&resources);
+    let mut add = |name: &str, workload: RegisteredWorkload| drop(registry.workloads.insert(name.parse().unwrap(), workload));
+    add("recording-1.contact", workload("recording.contact", 1, &[(80, 8000, true), (80, 8001, true), (81, 8002, true)]));
+    add("recording-2.contact", workload("recording.contact", 2, &[(80, 8000, false)]));
+    add("recording-3.contact", RegisteredWorkload { draining: true, ..workload("recording.contact", 3, &[(80, 8000, true)]) });
+    add("recording-v2-1.contact", workload("recording-v2.contact", 4, &[(80, 8000, true)]));
+    let world = World { resources: &resources, registry: &registry, trust_domain: &TrustDomain::default() };
+    let set = endpoints(&world, &"recording.contact.mesh:80".parse().unwrap()).unwrap();
+    let seen: Vec<_> = set
+        .endpoints
+        .iter()
+        .map(|endpoint| (endpoint.workload.to_string(), endpoint.address.to_string(), endpoint.transport, endpoint.weight))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("old.contact".to_owned(), "10.0.0.9:8080".to_owned(), Transport::Plaintext, 5),
+            ("recording-1.contact".to_owned(), "127.0.0.1:28000".to_owned(), Transport::MutualTls, 1),
+            ("recording-1.contact".to_owned(), "127.0.0.1:28001".to_owned(), Transport::MutualTls, 1),
+        ]
+    );
+    assert_eq!(endpoints(&world, &"recording.contact.mesh:81".parse().unwrap()), None);
+    assert_eq!(
+        outbound_ports(&world).map(|port| port.to_string()).collect::<Vec<_>>(),
+        ["recording.contact.mesh:80", "recording-v2.contact.mesh:80"]
+    );
+    let accepted = |port: &str| {
+        outbound(&world, &Namespace::default(), &port.parse().unwrap())
+            .unwrap()
+            .cluster
+            .accepted
+            .iter()
+            .map(|id| id.path().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(accepted("recording.contact.mesh:80"), ["/ns/contact/sa/recorder", "/ns/contact/sa/recording"]);
+    assert_eq!(accepted("recording-v2.contact.mesh:80"), ["/ns/contact/sa/recorder"]);
+}
+
+#[test]
+fn a_services_own_policy_comes_before_its_namespaces() {
+    let policy = |name: &str, targets: &str, mode: &str| {
+        format!(
+            "apiVersion: lorica.io/v1alpha1\nkind: AuthenticationPolicy\nmetadata: {{name: {name}, namespace: contact}}\nspec: {{{targets}mtls: {{mode: {mode}}}}}\n"
+        )
+    };
+    let mode = |policies: &[String]| {
+        let texts: Vec<&str> = [SERVICES].into_iter().chain(policies.iter().map(String::as_str)).collect();
+        let resources = resources(&texts);
+        let mut registry = registry(&resources);
+        let name: WorkloadName = "recording-1.contact".parse().unwrap();
+        registry.workloads.insert(name.clone(), workload("recording.contact", 1, &[(80, 8000, false)]));
+        let unit = inbound(&World { resources: &resources, registry: &registry, trust_domain: &TrustDomain::default() }, &name).unwrap();
+        assert_eq!(unit.identity.to_string(), "spiffe://mesh.local/ns/contact/sa/recorder");
+        // The service's word, not the workload's.
+        assert_eq!(unit.ports[0].protocol, crate::snapshot::Protocol::Http);
+        unit.ports[0].mtls
+    };
+    let own = "targetRefs: [{kind: Service, name: recording}], ";
+    assert_eq!(mode(&[]), MtlsMode::Strict);
+    assert_eq!(mode(&[policy("all", "", "Permissive")]), MtlsMode::Permissive);
+    assert_eq!(mode(&[policy("all", "", "Permissive"), policy("own", own, "Strict")]), MtlsMode::Strict);
+    assert_eq!(mode(&[policy("all", "", "Strict"), policy("own", own, "Permissive")]), MtlsMode::Permissive);
+    assert_eq!(mode(&[policy("one", own, "Permissive"), policy("two", own, "Strict")]), MtlsMode::Strict);
+    assert_eq!(mode(&[policy("other", "targetRefs: [{kind: Service, name: recording-v2}], ", "Permissive")]), MtlsMode::Strict);
+}
+
+#[test]
+fn every_service_with_an_address_has_a_name() {
+    let resources = resources(&[SERVICES]);
+    let mut registry = registry(&resources);
+    registry.services.remove(&"recording-v2.contact".parse().unwrap());
+    let tables = names(&World { resources: &resources, registry: &registry, trust_domain: &TrustDomain::default() });
+    let seen: Vec<_> =
+        tables.values().flat_map(|table| &table.records).map(|record| (record.name.as_str(), record.v4.to_string())).collect();
+    assert_eq!(seen, [("recording", "240.0.0.2".to_owned())]);
+}
+
+#[test]
+fn a_route_says_how_it_stands_with_each_parent() {
+    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: contact, generation: 3}\nspec:\n  parentRefs: [{kind: Service, name: recording}, {kind: Service, name: gone}, {kind: Service, name: recording, port: 81}]\n  rules: [{backendRefs: [{name: recording, port: 82}]}]\n";
+    let mut resources = resources(&[SERVICES]);
+    read("mesh.yaml", text).unwrap().into_iter().for_each(|document| drop(resources.insert(document.resource)));
+    let (metadata, route) = resources.routes().next().unwrap();
+    insta::assert_json_snapshot!(route_status(&resources, metadata, route));
+}
+
+#[test]
+fn between_equal_matches_the_oldest_route_decides() {
+    let route = |name: &str, created: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: contact, creationTimestamp: '{created}'}}\nspec:\n  parentRefs: [{{kind: Service, name: recording}}]\n  rules: [{{backendRefs: [{{name: recording, port: 80}}]}}]\n"
+        )
+    };
+    let order = |routes: &[(&str, &str)]| {
+        let mut resources = resources(&[SERVICES]);
+        for (name, created) in routes {
+            read("mesh.yaml", &route(name, created)).unwrap().into_iter().for_each(|document| drop(resources.insert(document.resource)));
+        }
+        let registry = registry(&resources);
+        let world = World { resources: &resources, registry: &registry, trust_domain: &TrustDomain::default() };
+        let unit = outbound(&world, &Namespace::new("contact").unwrap(), &"recording.contact.mesh:80".parse().unwrap()).unwrap();
+        unit.rules.into_iter().map(|rule| rule.origin.name).collect::<Vec<_>>()
+    };
+    let mut routes = [("a", ""), ("b", "2026-01-01T00:00:00.5Z"), ("c", "2026-01-01T00:00:00Z"), ("d", "2026-01-01T00:00:00Z")];
+    for _ in 0..routes.len() {
+        assert_eq!(order(&routes), ["c", "d", "b", "a"]);
+        routes.rotate_left(1);
+    }
 }
 
 #[track_caller]
@@ -125,7 +275,9 @@ fn mistakes_are_shown_where_they_stand() {
     insta::assert_snapshot!(refused(&route_of("  - backendRefs: [{name: recordng, port: 80}, {name: recording, port: 81}]\n")));
     insta::assert_snapshot!(refused(&route_of("  - {}\n  - matches: [{path: {value: /}}]\n")));
     insta::assert_snapshot!(refused("apiVersion: lorica.io/v1alpha1\nkind: Servise\nmetadata: {name: web}\nspec: {}\n"));
-    insta::assert_snapshot!(refused("apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {name: Web}\nspec:\n  ports: [{port: eighty}, {port: 70000}]\n"));
+    insta::assert_snapshot!(refused(
+        "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {name: Web}\nspec:\n  ports: [{port: eighty}, {port: 70000}]\n"
+    ));
     insta::assert_snapshot!(refused("kind: Service\n  metadata: [\n"));
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::name::ServiceName;
-use crate::snapshot::Protocol;
+use crate::snapshot::{FieldMatch, PathMatch, Protocol, RouteMatch};
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::kinds::{HttpRoute, Spec};
@@ -27,7 +27,12 @@ pub fn check(change: &[Document], world: &Resources, options: Options, source: i
     for document in change {
         if !seen.insert(document.resource.key()) {
             let text = source(&document.file);
-            found.push(Diagnostic::error(&document.file, &text, document.name_span.clone(), format!("{} is there twice", document.resource.key())));
+            found.push(Diagnostic::error(
+                &document.file,
+                &text,
+                document.name_span.clone(),
+                format!("{} is there twice", document.resource.key()),
+            ));
         }
         after.insert(document.resource.clone());
     }
@@ -104,17 +109,20 @@ impl Checked<'_> {
         for parent in &route.parents {
             let Some(ports) = self.service(&parent.service, &parent.span) else { continue };
             let protocols: Vec<_> = match parent.port {
-                Some(port) => self.port(&parent.service, &ports, port, &parent.span).into_iter().collect(),
+                Some(port) => self.port(&parent.service, &ports, port, &parent.port_span).into_iter().collect(),
                 None => ports.iter().map(|(_, protocol)| *protocol).collect(),
             };
             if !protocols.is_empty() && protocols.iter().all(|protocol| *protocol == Protocol::Tcp) {
-                let found = self.wrong(&parent.span, format!("`{}` is declared as tcp there: its bytes are not looked at, so no rule would ever match", parent.service));
+                let found = self.wrong(
+                    &parent.port_span,
+                    format!("`{}` is declared as tcp there: its bytes are not looked at, so no rule would ever match", parent.service),
+                );
                 self.found.push(found.hint("declare the port as http, or leave its appProtocol out"));
             }
         }
         for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
             if let Some(ports) = self.service(&backend.service, &backend.span) {
-                self.port(&backend.service, &ports, backend.port, &backend.span);
+                self.port(&backend.service, &ports, backend.port, &backend.port_span);
             }
         }
         self.repeated(metadata, route);
@@ -122,33 +130,59 @@ impl Checked<'_> {
 
     /// A match that another rule has already: only a tie-break would decide, which is never what was meant.
     fn repeated(&mut self, metadata: &Metadata, route: &HttpRoute) {
-        let matches: Vec<_> = route.rules.iter().enumerate().flat_map(|(rule, spec)| spec.matches.iter().map(move |found| (rule, found))).collect();
+        let matches: Vec<_> =
+            route.rules.iter().enumerate().flat_map(|(rule, spec)| spec.matches.iter().map(move |found| (rule, found))).collect();
         for (index, (rule, (found, span))) in matches.iter().enumerate() {
-            let earlier = matches[..index].iter().find(|(before, (known, _))| before != rule && known == found);
+            let earlier = matches[..index].iter().find(|(before, (known, _))| before != rule && same(known, found));
             if let Some((before, (_, first))) = earlier {
                 let wrong = self.wrong(span, format!("rule {rule} takes what rule {before} takes already, so it never matches"));
                 self.found.push(wrong.related(first.clone(), "here it is taken").hint("remove one of them, or let them differ"));
             }
         }
-        for (other_metadata, other) in self.after.routes().filter(|(other, _)| (&other.namespace, &other.name) != (&metadata.namespace, &metadata.name)) {
+        for (other_metadata, other) in
+            self.after.routes().filter(|(other, _)| (&other.namespace, &other.name) != (&metadata.namespace, &metadata.name))
+        {
             // Routes of callers' namespaces replace the service's own for those callers, and never meet them.
             let same_side = |service: &ServiceName| {
                 let producer = |metadata: &Metadata| metadata.namespace == service.namespace;
                 producer(metadata) == producer(other_metadata) && (producer(metadata) || metadata.namespace == other_metadata.namespace)
             };
             let meet = route.parents.iter().any(|parent| {
-                same_side(&parent.service) && other.parents.iter().any(|known| known.service == parent.service && (known.port.is_none() || parent.port.is_none() || known.port == parent.port))
+                same_side(&parent.service)
+                    && other.parents.iter().any(|known| {
+                        known.service == parent.service && (known.port.is_none() || parent.port.is_none() || known.port == parent.port)
+                    })
             });
             if !meet {
                 continue;
             }
             for (found, span) in route.rules.iter().flat_map(|rule| &rule.matches) {
-                if other.rules.iter().flat_map(|rule| &rule.matches).any(|(known, _)| known == found) {
+                if other.rules.iter().flat_map(|rule| &rule.matches).any(|(known, _)| same(known, found)) {
                     let place = format!("HTTPRoute {}.{}", other_metadata.name, other_metadata.namespace);
-                    let wrong = self.wrong(span, format!("{place} takes the same requests of the same service; only their age would decide between them"));
+                    let wrong = self.wrong(
+                        span,
+                        format!("{place} takes the same requests of the same service; only their age would decide between them"),
+                    );
                     self.found.push(wrong.hint(format!("put the rules into one route, or change {place} first")));
                 }
             }
         }
     }
+}
+
+/// Whether two matches take the same requests: the order of their fields says nothing, nor does a prefix's last slash.
+fn same(one: &RouteMatch, other: &RouteMatch) -> bool {
+    fn path(path: &PathMatch) -> (u8, &str) {
+        match path {
+            PathMatch::Exact(path) => (0, path),
+            PathMatch::Prefix(prefix) => (1, prefix.trim_end_matches('/')),
+            PathMatch::Regex(pattern) => (2, pattern.as_str()),
+        }
+    }
+    // Names are unique among the fields of a match.
+    let fields = |one: &[FieldMatch], other: &[FieldMatch]| one.len() == other.len() && one.iter().all(|field| other.contains(field));
+    path(&one.path) == path(&other.path)
+        && one.method == other.method
+        && fields(&one.headers, &other.headers)
+        && fields(&one.query, &other.query)
 }

@@ -40,8 +40,8 @@ impl Diagnostic {
     /// An error at `span` of `source`.
     #[must_use]
     pub fn error(file: &str, source: &str, span: Range<usize>, message: impl Into<String>) -> Self {
-        let start = span.start.min(source.len());
-        let before = source.get(..start).unwrap_or_default();
+        let span = inside(source, &span);
+        let before = &source[..span.start];
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
         Self { severity: Severity::Error, file: file.to_owned(), line, column, span, message: message.into(), hint: None, related: None }
@@ -62,17 +62,13 @@ impl Diagnostic {
     /// The mistake as a compiler would show it.
     #[must_use]
     pub fn render(&self, source: &str, colours: bool) -> String {
-        let inside = |span: &Range<usize>| {
-            let start = span.start.min(source.len());
-            start..span.end.clamp(start, source.len())
-        };
         let level = match self.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let mut snippet = Snippet::source(source).path(&self.file).annotation(AnnotationKind::Primary.span(inside(&self.span)));
+        let mut snippet = Snippet::source(source).path(&self.file).annotation(AnnotationKind::Primary.span(inside(source, &self.span)));
         if let Some((span, label)) = &self.related {
-            snippet = snippet.annotation(AnnotationKind::Context.span(inside(span)).label(label));
+            snippet = snippet.annotation(AnnotationKind::Context.span(inside(source, span)).label(label));
         }
         let mut group = level.primary_title(&self.message).element(snippet);
         if let Some(hint) = &self.hint {
@@ -80,5 +76,28 @@ impl Diagnostic {
         }
         let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
         renderer.render(&[group])
+    }
+}
+
+/// The place in whole characters of `source`: one that the YAML reader gives may end within one or past the end, and the text
+/// shown may be another's.
+fn inside(source: &str, span: &Range<usize>) -> Range<usize> {
+    let start = source.floor_char_boundary(span.start);
+    start..source.ceil_char_boundary(span.end).max(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_place_is_too_odd_to_be_shown() {
+        for source in ["", "ä", "a\nää\n", "\u{feff}a: ä"] {
+            for (start, end) in (0..9).flat_map(|start| (0..9).map(move |end| (start, end))) {
+                let found = Diagnostic::error("x", source, start..end, "odd").related(end..start, "too");
+                assert!(found.render(source, true).contains("odd"));
+                assert!(found.render("", false).contains("odd"));
+            }
+        }
     }
 }

@@ -116,8 +116,10 @@ pub struct ParentRef {
     pub service: ServiceName,
     /// One of its ports; none: all.
     pub port: Option<u16>,
-    /// Its place, for diagnostics.
+    /// The place of its name, for diagnostics.
     pub span: Range<usize>,
+    /// The place of its port, or of its name where it names none.
+    pub port_span: Range<usize>,
 }
 
 /// A rule of a route.
@@ -142,8 +144,10 @@ pub struct BackendRef {
     pub port: u16,
     /// Its share.
     pub weight: u32,
-    /// Its place, for diagnostics.
+    /// The place of its name, for diagnostics.
     pub span: Range<usize>,
+    /// The place of its port.
+    pub port_span: Range<usize>,
 }
 
 /// The namespace of a reference that names none: its resource's own.

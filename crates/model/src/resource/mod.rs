@@ -109,6 +109,8 @@ pub struct Metadata {
     pub generation: u64,
     /// When it was first stored, RFC 3339; empty before.
     pub created_at: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
 }
@@ -210,22 +212,29 @@ impl Resources {
 
     /// All services.
     pub fn services(&self) -> impl Iterator<Item = (&Metadata, &Service)> {
-        self.iter().filter_map(|resource| if let Spec::Service(service) = &resource.spec { Some((&resource.metadata, service)) } else { None })
+        self.iter()
+            .filter_map(|resource| if let Spec::Service(service) = &resource.spec { Some((&resource.metadata, service)) } else { None })
     }
 
     /// All routes for HTTP.
     pub fn routes(&self) -> impl Iterator<Item = (&Metadata, &HttpRoute)> {
-        self.iter().filter_map(|resource| if let Spec::HttpRoute(route) = &resource.spec { Some((&resource.metadata, route)) } else { None })
+        self.iter()
+            .filter_map(|resource| if let Spec::HttpRoute(route) = &resource.spec { Some((&resource.metadata, route)) } else { None })
     }
 
     /// All workloads that no proxy registers.
     pub fn workloads(&self) -> impl Iterator<Item = (&Metadata, &Workload)> {
-        self.iter().filter_map(|resource| if let Spec::Workload(workload) = &resource.spec { Some((&resource.metadata, workload)) } else { None })
+        self.iter()
+            .filter_map(|resource| if let Spec::Workload(workload) = &resource.spec { Some((&resource.metadata, workload)) } else { None })
     }
 
     /// All authentication policies.
     pub fn authentication(&self) -> impl Iterator<Item = (&Metadata, &AuthenticationPolicy)> {
-        self.iter()
-            .filter_map(|resource| if let Spec::AuthenticationPolicy(policy) = &resource.spec { Some((&resource.metadata, policy)) } else { None })
+        self.iter().filter_map(|resource| {
+            if let Spec::AuthenticationPolicy(policy) = &resource.spec { Some((&resource.metadata, policy)) } else { None }
+        })
     }
 }
+
+#[cfg(test)]
+mod tests;

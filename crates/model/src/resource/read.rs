@@ -10,13 +10,13 @@ use crate::snapshot::{FieldMatch, Locality, MtlsMode, PathMatch, Pattern, Protoc
 
 use super::diagnostic::Diagnostic;
 use super::kinds::{
-    AuthenticationPolicy, BackendRef, HttpRoute, ParentRef, PolicyTarget, RouteRule, Service, ServicePortSpec, Spec, Workload, WorkloadPort,
-    in_namespace,
+    AuthenticationPolicy, BackendRef, HttpRoute, ParentRef, PolicyTarget, RouteRule, Service, ServicePortSpec, Spec, Workload,
+    WorkloadPort, in_namespace,
 };
 use super::nearest::nearest;
 use super::reader::{Object, Reader};
 use super::tree::{self, Node};
-use super::{GATEWAY_API, Kind, LORICA_API, Metadata, Resource};
+use super::{Kind, Metadata, Resource};
 
 /// A resource as a user gave it, with the place of its name.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub struct Document {
 /// # Errors
 /// Every mistake in it.
 pub fn read(file: &str, source: &str) -> Result<Vec<Document>, Vec<Diagnostic>> {
-    let nodes = tree::documents(file, source).map_err(|error| vec![error])?;
+    let nodes = tree::documents(file, source)?;
     let mut reader = Reader { file, source, strict: true, found: Vec::new() };
     let mut documents = Vec::new();
     for node in nodes {
@@ -67,20 +67,23 @@ fn document(node: Node, reader: &mut Reader<'_>) -> Option<(Resource, Range<usiz
     let span = object.span.clone();
     reader.end(object);
     let kind = kind(api.as_ref(), kind_node.as_ref()?, reader)?;
-    let (metadata, name_span) = self::metadata(metadata?, reader)?;
+    let metadata = metadata.and_then(|node| self::metadata(node, reader));
+    // The mistakes of a spec are shown even where its metadata has some.
+    let namespace = metadata.as_ref().map(|(metadata, _)| metadata.namespace.clone()).unwrap_or_default();
     let spec = match spec {
         Some(spec) => spec,
         None => {
-            reader.wrong(&(span.start..span.start + 1), format!("{kind} needs `spec`"));
+            reader.wrong(&span, format!("{kind} needs `spec`"));
             return None;
         }
     };
     let spec = match kind {
         Kind::Service => Spec::Service(service(spec, reader)?),
-        Kind::Workload => Spec::Workload(workload(spec, &metadata.namespace, reader)?),
+        Kind::Workload => Spec::Workload(workload(spec, &namespace, reader)?),
         Kind::AuthenticationPolicy => Spec::AuthenticationPolicy(authentication(spec, reader)?),
-        Kind::HttpRoute => Spec::HttpRoute(route(spec, &metadata.namespace, reader)?),
+        Kind::HttpRoute => Spec::HttpRoute(route(spec, &namespace, reader)?),
     };
+    let (metadata, name_span) = metadata?;
     Some((Resource { kind, metadata, spec, document: json }, name_span))
 }
 
@@ -105,7 +108,6 @@ fn kind(api: Option<&Node>, node: &Node, reader: &mut Reader<'_>) -> Option<Kind
         reader.wrong_with(&api.span, format!("{kind} is not of `{version}`"), format!("write `apiVersion: {}`", kind.api_version()));
         return None;
     }
-    debug_assert!([LORICA_API, GATEWAY_API].contains(&kind.api_version()));
     Some(kind)
 }
 
@@ -128,13 +130,13 @@ fn metadata(node: Node, reader: &mut Reader<'_>) -> Option<(Metadata, Range<usiz
         Some(namespace) => reader.parsed::<Namespace>(&namespace, "`namespace`")?,
         None => Namespace::default(),
     };
-    let annotations = annotations.and_then(|node| reader.object(node, "`annotations`")).map_or_else(BTreeMap::new, |object| object.texts(reader));
-    if let Some(object) = labels.and_then(|node| reader.object(node, "`labels`")) {
-        object.texts(reader);
-    }
-    let generation = generation.and_then(|node| reader.number(&node, "`generation`", 0..=i64::MAX)).and_then(|number| u64::try_from(number).ok());
+    let annotations =
+        annotations.and_then(|node| reader.object(node, "`annotations`")).map_or_else(BTreeMap::new, |object| object.texts(reader));
+    let labels = labels.and_then(|node| reader.object(node, "`labels`")).map_or_else(BTreeMap::new, |object| object.texts(reader));
+    let generation =
+        generation.and_then(|node| reader.number(&node, "`generation`", 0..=i64::MAX)).and_then(|number| u64::try_from(number).ok());
     let created_at = created.and_then(|node| reader.text(&node, "`creationTimestamp`")).unwrap_or_default();
-    Some((Metadata { name, namespace, generation: generation.unwrap_or_default(), created_at, annotations }, name_node.span))
+    Some((Metadata { name, namespace, generation: generation.unwrap_or_default(), created_at, labels, annotations }, name_node.span))
 }
 
 const PROTOCOLS: [(&str, Protocol); 6] = [
@@ -197,7 +199,10 @@ fn workload(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<Work
         address: address.and_then(|node| reader.parsed::<IpAddr>(&node, "`address`"))?,
         ports: Vec::new(),
         version: version.and_then(|node| reader.text(&node, "`version`")),
-        weight: weight.and_then(|node| reader.number(&node, "`weight`", 1..=1_000_000)).and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1),
+        weight: weight
+            .and_then(|node| reader.number(&node, "`weight`", 1..=1_000_000))
+            .and_then(|weight| u32::try_from(weight).ok())
+            .unwrap_or(1),
         locality: Locality::default(),
         transport: Transport::MutualTls,
     };
@@ -251,7 +256,9 @@ fn service_kind(object: &mut Object, reader: &mut Reader<'_>) {
         && kind != "Service"
     {
         match kind.as_str() {
-            "Gateway" => reader.wrong_with(&node.span, "gateways are not supported here yet", "attach it to a Service: calls inside the mesh"),
+            "Gateway" => {
+                reader.wrong_with(&node.span, "gateways are not supported here yet", "attach it to a Service: calls inside the mesh")
+            }
             _ => reader.wrong_with(&node.span, format!("a reference to `{kind}` means nothing here"), "write `kind: Service`"),
         }
     }
@@ -273,24 +280,33 @@ fn route(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<HttpRou
     for node in parents.map(|node| reader.list(node, "`parentRefs`")).unwrap_or_default() {
         let span = node.span.clone();
         let Some(mut object) = reader.object(node, "a parent") else { continue };
-        if object.take("kind").map(|node| (reader.text(&node, "`kind`"), node.span)).is_none_or(|(kind, _)| kind.as_deref() == Some("Gateway")) {
-            reader.wrong_with(&span, "gateways are not supported here yet", "write `kind: Service` to route calls inside the mesh");
+        if object.peek("kind").is_none() {
+            reader.wrong_with(
+                &span,
+                "a parent without `kind` is a gateway, and those are not supported here yet",
+                "write `kind: Service` to route calls inside the mesh",
+            );
         }
         service_kind(&mut object, reader);
         let (name, namespace, number) = (object.need("name", reader), object.take("namespace"), object.take("port"));
         object.unsupported(&["sectionName"]);
         reader.end(object);
+        let Some(name) = name else { continue };
+        let port_span = number.as_ref().unwrap_or(&name).span.clone();
         let namespace = namespace.and_then(|node| reader.parsed(&node, "`namespace`"));
         let number = number.and_then(|node| port(&node, reader));
-        let name = name.and_then(|node| reader.parsed(&node, "`name`"));
-        route.parents.extend(name.map(|name| ParentRef { service: in_namespace(name, namespace, own), port: number, span }));
+        let Some(label) = reader.parsed(&name, "`name`") else { continue };
+        route.parents.push(ParentRef { service: in_namespace(label, namespace, own), port: number, span: name.span, port_span });
     }
     let rules_span = rules.as_ref().map(|node| node.span.clone());
     for node in rules.map(|node| reader.list(node, "`rules`")).unwrap_or_default() {
         route.rules.extend(rule(node, own, reader));
     }
     if route.rules.len() > 16 {
-        reader.wrong(&rules_span.unwrap_or_default(), "a route has at most 16 rules");
+        reader.wrong(&rules_span.clone().unwrap_or_default(), "a route has at most 16 rules");
+    }
+    if route.rules.iter().map(|rule| rule.matches.len()).sum::<usize>() > 128 {
+        reader.wrong(&rules_span.unwrap_or_default(), "a route has at most 128 matches, all rules together");
     }
     Some(route)
 }
@@ -312,9 +328,13 @@ fn rule(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<RouteRul
         rule.matches.extend(route_match(node, reader).map(|found| (found, span)));
     }
     if rule.matches.is_empty() {
-        rule.matches.push((RouteMatch::any(), span));
+        rule.matches.push((RouteMatch::any(), span.clone()));
     }
-    for node in backends.map(|node| reader.list(node, "`backendRefs`")).unwrap_or_default() {
+    let backends = backends.map(|node| reader.list(node, "`backendRefs`")).unwrap_or_default();
+    if backends.len() > 16 {
+        reader.wrong(&span, "a rule has at most 16 backends");
+    }
+    for node in backends {
         rule.backends.extend(backend(node, own, reader));
     }
     if let Some(mut object) = timeouts.and_then(|node| reader.object(node, "`timeouts`")) {
@@ -332,7 +352,6 @@ fn rule(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<RouteRul
 }
 
 fn backend(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<BackendRef> {
-    let span = node.span.clone();
     let mut object = reader.object(node, "a backend")?;
     service_kind(&mut object, reader);
     let (name, namespace, number, weight) =
@@ -340,10 +359,17 @@ fn backend(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<Backe
     object.unsupported(&["filters"]);
     reader.end(object);
     let namespace = namespace.and_then(|node| reader.parsed(&node, "`namespace`"));
-    let weight = weight.map_or(Some(1), |node| reader.number(&node, "a weight", 0..=1_000_000))?;
-    let name = name.and_then(|node| reader.parsed(&node, "`name`"))?;
-    let port = number.and_then(|node| port(&node, reader))?;
-    Some(BackendRef { service: in_namespace(name, namespace, own), port, weight: u32::try_from(weight).unwrap_or(1), span })
+    let weight = weight.map_or(Some(1), |node| reader.number(&node, "a weight", 0..=1_000_000));
+    let label = name.as_ref().and_then(|node| reader.parsed(node, "`name`"));
+    let port_span = number.as_ref().map(|node| node.span.clone());
+    let port = number.and_then(|node| port(&node, reader));
+    Some(BackendRef {
+        service: in_namespace(label?, namespace, own),
+        port: port?,
+        weight: u32::try_from(weight?).unwrap_or(1),
+        span: name?.span,
+        port_span: port_span?,
+    })
 }
 
 fn route_match(node: Node, reader: &mut Reader<'_>) -> Option<RouteMatch> {
@@ -354,7 +380,8 @@ fn route_match(node: Node, reader: &mut Reader<'_>) -> Option<RouteMatch> {
     if let Some(mut object) = path.and_then(|node| reader.object(node, "a path")) {
         let (kind, value) = (object.take("type"), object.take("value"));
         reader.end(object);
-        found.path = path_match(kind, value, reader)?;
+        // Of a document with a mistake nothing is used, so that the rest may be looked at as if it had none.
+        found.path = path_match(kind, value, reader).unwrap_or(found.path);
     }
     const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
     if let Some(node) = method {
@@ -390,7 +417,19 @@ fn path_match(kind: Option<Node>, value: Option<Node>, reader: &mut Reader<'_>) 
         reader.wrong(&node.span, format!("a path with `{part}` never comes in"));
         return None;
     }
+    if let Some(unfit) = unfit_for_path(&text) {
+        reader.wrong_with(&node.span, format!("a path with `{unfit}` never comes in"), "write it percent-encoded, as it comes on the wire");
+        return None;
+    }
     Some(if kind == Type::Exact { PathMatch::Exact(text) } else { PathMatch::Prefix(text) })
+}
+
+/// The first character that no path holds as it is (RFC 3986), a `%` without its two digits among them.
+fn unfit_for_path(text: &str) -> Option<char> {
+    let bytes = text.as_bytes();
+    let escaped = |at: usize| bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    let fits = |at: usize, c: char| c.is_ascii_alphanumeric() || "-/._~!$&'()*+,;=:@".contains(c) || (c == '%' && escaped(at));
+    text.char_indices().find(|(at, c)| !fits(*at, *c)).map(|(_, c)| c)
 }
 
 fn pattern(node: &Node, text: &str, reader: &mut Reader<'_>) -> Option<Pattern> {
@@ -399,7 +438,11 @@ fn pattern(node: &Node, text: &str, reader: &mut Reader<'_>) -> Option<Pattern> 
         Err(error) => {
             let why = error.to_string();
             let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            reader.wrong_with(&node.span, format!("this is no regular expression: {why}"), "back-references and look-around are not known, as they take unbounded time");
+            reader.wrong_with(
+                &node.span,
+                format!("this is no regular expression: {why}"),
+                "back-references and look-around are not known, as they take unbounded time",
+            );
             None
         }
     }
@@ -408,13 +451,24 @@ fn pattern(node: &Node, text: &str, reader: &mut Reader<'_>) -> Option<Pattern> 
 fn fields(node: Option<Node>, headers: bool, reader: &mut Reader<'_>) -> Vec<FieldMatch> {
     let what = if headers { "`headers`" } else { "`queryParams`" };
     let mut found: Vec<FieldMatch> = Vec::new();
-    for node in node.map(|node| reader.list(node, what)).unwrap_or_default() {
+    let list_span = node.as_ref().map(|node| node.span.clone()).unwrap_or_default();
+    let list = node.map(|node| reader.list(node, what)).unwrap_or_default();
+    if list.len() > 16 {
+        reader.wrong(&list_span, format!("a match has at most 16 of {what}"));
+    }
+    for node in list {
         let span = node.span.clone();
         let Some(mut object) = reader.object(node, "a match") else { continue };
         let (kind, name, value) = (object.take("type"), object.need("name", reader), object.need("value", reader));
         reader.end(object);
         let regex = kind.map_or(Some(false), |node| reader.word(&node, "type of match", &[("Exact", false), ("RegularExpression", true)]));
-        let (Some(regex), Some(name), Some(node)) = (regex, name.and_then(|node| reader.text(&node, "a name")), value) else { continue };
+        let (Some(regex), Some(name_node), Some(node)) = (regex, name, value) else { continue };
+        let Some(name) = reader.text(&name_node, "a name") else { continue };
+        let fits = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if name.is_empty() || (headers && !name.chars().all(fits)) {
+            reader.wrong(&name_node.span, format!("`{name}` is no name of a {}", if headers { "header" } else { "query parameter" }));
+            continue;
+        }
         let Some(text) = reader.text(&node, "a value") else { continue };
         let value = if regex { pattern(&node, &text, reader).map(ValueMatch::Regex) } else { Some(ValueMatch::Exact(text)) };
         let name = if headers { name.to_ascii_lowercase() } else { name };

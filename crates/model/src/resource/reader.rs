@@ -164,12 +164,14 @@ impl Object {
     pub(super) fn need(&mut self, name: &'static str, reader: &mut Reader<'_>) -> Option<Node> {
         let taken = self.take(name);
         if taken.is_none() {
-            // The object's first line is enough to point at.
-            let end = reader.source.get(self.span.start..).and_then(|rest| rest.find('\n')).map_or(self.span.end, |end| self.span.start + end);
-            let span = self.span.start..self.span.end.min(end).max(self.span.start);
-            reader.wrong(&span, format!("{} needs `{name}`", self.what));
+            reader.wrong(&self.span.clone(), format!("{} needs `{name}`", self.what));
         }
         taken
+    }
+
+    /// A field that stays, for who takes it later.
+    pub(super) fn peek(&self, name: &str) -> Option<&Node> {
+        self.fields.iter().find(|(key, _)| key.name == name).map(|(_, node)| node)
     }
 
     /// Fields that a specification has and we do not carry out: said to be so, never passed over.

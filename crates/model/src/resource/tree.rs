@@ -81,15 +81,71 @@ impl Node {
 }
 
 /// The documents of `text`; empty ones are left out.
-pub(super) fn documents(file: &str, text: &str) -> Result<Vec<Node>, Diagnostic> {
+pub(super) fn documents(file: &str, text: &str) -> Result<Vec<Node>, Vec<Diagnostic>> {
+    // Depth, size and the replay of aliases are bounded by the reader's own defaults.
     let options = serde_saphyr::options! { strict_booleans: true };
-    let documents: Vec<Spanned<Bare>> = serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
-        let span = error.location().map_or(0..0, |location| place(location));
-        let message = error.without_snippet().to_string();
-        let message = message.lines().next().unwrap_or_default().split(" at line ").next().unwrap_or_default().to_owned();
-        Diagnostic::error(file, text, span, format!("this is no YAML: {message}"))
-    })?;
-    Ok(documents.into_iter().map(node).filter(|node| !matches!(node.value, Value::Null)).collect())
+    let documents: Vec<Spanned<Bare>> =
+        serde_saphyr::from_multiple_with_options(text, options).map_err(|error| vec![broken(file, text, &error)])?;
+    let settled = documents.into_iter().map(node).map(|mut node| {
+        settle(&mut node, text);
+        node
+    });
+    Ok(settled.filter(|node| !matches!(node.value, Value::Null)).collect())
+}
+
+/// What the YAML reader did not take, in our words where its own would not help.
+fn broken(file: &str, text: &str, error: &serde_saphyr::Error) -> Diagnostic {
+    let location = error.location();
+    let span = location.map_or(0..0, |location| match location.span().byte_offset() {
+        Some(_) => place(location),
+        None => in_line(text, location),
+    });
+    if let serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } = error.without_snippet() {
+        return Diagnostic::error(file, text, span, format!("`{key}` is there twice"));
+    }
+    let message = error.without_snippet().to_string();
+    let message = message.lines().next().unwrap_or_default().split(" at line ").next().unwrap_or_default().to_owned();
+    Diagnostic::error(file, text, span, format!("this is no YAML: {message}"))
+}
+
+/// The place of a line and column.
+fn in_line(text: &str, location: serde_saphyr::Location) -> Range<usize> {
+    let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX).saturating_sub(1);
+    let mut start = 0;
+    for line in text.split_inclusive('\n').take(number(location.line())) {
+        start += line.len();
+    }
+    let line = text[start..].lines().next().unwrap_or_default();
+    let column = line.char_indices().nth(number(location.column())).map_or(line.len(), |(at, _)| at);
+    start + column..start + column + 1
+}
+
+/// Lets the place of a list or an object reach to the end of what is in it, at most to the end of its first line: the reader
+/// knows only where it begins.
+fn settle(node: &mut Node, text: &str) {
+    let mut end = node.span.end;
+    let mut inside = |child: &mut Node| {
+        settle(child, text);
+        // What an alias brings along stands elsewhere.
+        if child.span.start >= node.span.start {
+            end = end.max(child.span.end);
+        }
+    };
+    match &mut node.value {
+        Value::List(list) => list.iter_mut().for_each(&mut inside),
+        Value::Map(map) => map.iter_mut().for_each(|(_, child)| inside(child)),
+        Value::Null | Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::Text(_) => {}
+    }
+    let close = match (&node.value, text.as_bytes().get(node.span.start)) {
+        (Value::List(_), Some(b'[')) => Some(']'),
+        (Value::Map(_), Some(b'{')) => Some('}'),
+        _ => None,
+    };
+    if let Some(length) = close.and_then(|close| text.get(end..)?.find(close)) {
+        end += length + 1;
+    }
+    let line = text.get(node.span.start..).and_then(|rest| rest.find(['\r', '\n'])).map_or(text.len(), |length| node.span.start + length);
+    node.span.end = end.min(line).max(node.span.start);
 }
 
 fn place(location: serde_saphyr::Location) -> Range<usize> {

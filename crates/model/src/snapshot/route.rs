@@ -38,8 +38,9 @@ pub enum MatchPart {
 /// # Errors
 /// [`Reason::NoRoute`] where none does.
 pub fn rule<'u>(unit: &'u OutboundUnit, head: &RequestHead, recorder: &mut impl Recorder) -> Result<&'u HttpRule, Reason> {
+    let request = Request::of(head);
     for rule in &unit.rules {
-        match mismatch(&rule.matches, head) {
+        match request.mismatch(&rule.matches) {
             None => {
                 recorder.matched(rule);
                 return Ok(rule);
@@ -76,16 +77,34 @@ pub fn backend<'r>(rule: &'r HttpRule, random: f64, recorder: &mut impl Recorder
 /// The first part of `matches` that does not hold for `head`.
 #[must_use]
 pub fn mismatch(matches: &RouteMatch, head: &RequestHead) -> Option<MatchPart> {
-    if !path_matches(&matches.path, head.path()) {
-        return Some(MatchPart::Path);
+    Request::of(head).mismatch(matches)
+}
+
+/// What every rule asks a head for, taken out of it once.
+struct Request<'h> {
+    head: &'h RequestHead,
+    path: &'h str,
+    method: &'h str,
+}
+
+impl<'h> Request<'h> {
+    fn of(head: &'h RequestHead) -> Self {
+        Self { head, path: head.path(), method: head.method() }
     }
-    if matches.method.as_deref().is_some_and(|method| method != head.method()) {
-        return Some(MatchPart::Method);
+
+    /// The cheap parts come first: most rules fail by their path.
+    fn mismatch(&self, matches: &RouteMatch) -> Option<MatchPart> {
+        if !path_matches(&matches.path, self.path) {
+            return Some(MatchPart::Path);
+        }
+        if matches.method.as_deref().is_some_and(|method| method != self.method) {
+            return Some(MatchPart::Method);
+        }
+        if let Some(index) = matches.headers.iter().position(|field| !header_matches(field, self.head)) {
+            return Some(MatchPart::Header(index));
+        }
+        matches.query.iter().position(|field| !query_matches(field, self.head)).map(MatchPart::Query)
     }
-    if let Some(index) = matches.headers.iter().position(|field| !header_matches(field, head)) {
-        return Some(MatchPart::Header(index));
-    }
-    matches.query.iter().position(|field| !query_matches(field, head)).map(MatchPart::Query)
 }
 
 fn path_matches(matches: &PathMatch, path: &str) -> bool {
@@ -119,7 +138,10 @@ fn header_matches(field: &FieldMatch, head: &RequestHead) -> bool {
 /// The first parameter of the name counts. Names and values are compared decoded.
 fn query_matches(field: &FieldMatch, head: &RequestHead) -> bool {
     let parameters = head.query().unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    parameters.into_iter().find(|(name, _)| decoded(name) == field.name).is_some_and(|(_, value)| value_matches(&field.value, &decoded(value)))
+    parameters
+        .into_iter()
+        .find(|(name, _)| decoded(name) == field.name)
+        .is_some_and(|(_, value)| value_matches(&field.value, &decoded(value)))
 }
 
 fn value_matches(matches: &ValueMatch, value: &str) -> bool {
@@ -155,3 +177,6 @@ fn decoded(text: &str) -> std::borrow::Cow<'_, str> {
     }
     String::from_utf8_lossy(&out).into_owned().into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+//! What is read, what is refused and how that looks: mistakes of each sort, at the door and from the store.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::snapshot::{MtlsMode, Protocol, Transport};
+
+fn service(name: &str, ports: &str) -> String {
+    format!(
+        "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: {name}, namespace: contact}}\nspec: {{ports: [{ports}]}}\n---\n"
+    )
+}
+
+fn route(name: &str, parent: &str, rules: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: contact}}\nspec:\n  parentRefs: [{parent}]\n  rules:\n{rules}\n---\n"
+    )
+}
+
+fn rendered(found: &[Diagnostic], text: &str) -> String {
+    found.iter().map(|found| found.render(text, false)).collect::<Vec<_>>().join("\n\n")
+}
+
+#[track_caller]
+fn taken(text: &str) -> Vec<Resource> {
+    match read("mesh.yaml", text) {
+        Ok(documents) => documents.into_iter().map(|document| document.resource).collect(),
+        Err(found) => panic!("{}", rendered(&found, text)),
+    }
+}
+
+/// What `read`, then `check` in a world of two services, find.
+fn found(text: &str, options: Options) -> Vec<Diagnostic> {
+    let mut world = Resources::default();
+    taken(&(service("recording", "{port: 80, appProtocol: http}, {port: 9000, appProtocol: tcp}") + &service("transcript", "{port: 80}")))
+        .into_iter()
+        .for_each(|resource| drop(world.insert(resource)));
+    match read("mesh.yaml", text) {
+        Ok(documents) => check(&documents, &world, options, |_| text.to_owned()),
+        Err(found) => found,
+    }
+}
+
+#[track_caller]
+fn refused(text: &str) -> String {
+    let found = found(text, Options::default());
+    assert!(!found.is_empty(), "it was taken");
+    rendered(&found, text)
+}
+
+/// The messages and the text that each underlines.
+fn pointed(text: &str) -> Vec<(String, String)> {
+    found(text, Options::default()).into_iter().map(|found| (found.message, text[found.span].to_owned())).collect()
+}
+
+const RECORDING: &str = "{kind: Service, name: recording, port: 80}";
+
+#[test]
+fn every_kind_is_read() {
+    let text = "
+apiVersion: lorica.io/v1alpha1
+kind: Service
+metadata: {name: recording, labels: {team: voice}, annotations: {note: '1'}}
+spec:
+  ports: [{port: 80, name: web, appProtocol: kubernetes.io/h2c}, {port: 81}]
+  accounts: [recorder]
+---
+apiVersion: lorica.io/v1alpha1
+kind: Workload
+metadata: {name: old-1}
+spec: {service: recording, address: 'fd00::1', ports: [{servicePort: 80, port: 8080}], weight: 3, version: v2, locality: {region: eu, zone: a}, transport: Plaintext}
+---
+---
+{\"apiVersion\": \"lorica.io/v1alpha1\", \"kind\": \"AuthenticationPolicy\", \"metadata\": {\"name\": \"all\", \"namespace\": \"contact\"}, \"spec\": {\"mtls\": {\"mode\": \"Permissive\"}}}
+";
+    let resources = taken(text);
+    let keys: Vec<_> = resources.iter().map(|resource| resource.key().to_string()).collect();
+    assert_eq!(keys, ["Service recording.default", "Workload old-1.default", "AuthenticationPolicy all.contact"]);
+    assert_eq!((&resources[0].metadata.labels["team"], &resources[0].metadata.annotations["note"]), (&"voice".to_owned(), &"1".to_owned()));
+    let Spec::Service(service) = &resources[0].spec else { panic!() };
+    assert_eq!(
+        service.ports.iter().map(|port| (port.port, port.protocol)).collect::<Vec<_>>(),
+        [(80, Protocol::Http2), (81, Protocol::Detect)]
+    );
+    let Spec::Workload(workload) = &resources[1].spec else { panic!() };
+    assert_eq!(
+        (workload.weight, workload.transport, workload.ports[0].port, workload.address.is_ipv6()),
+        (3, Transport::Plaintext, 8080, true)
+    );
+    let Spec::AuthenticationPolicy(policy) = &resources[2].spec else { panic!() };
+    assert_eq!((policy.mtls, policy.targets.len()), (MtlsMode::Permissive, 0));
+}
+
+#[test]
+fn all_mistakes_of_all_documents_are_told_at_once() {
+    let text = "apiVersion: lorica.io/v1alpha1
+kind: Service
+metadata: {name: Web}
+spec:
+  ports: [{port: eighty}, {port: 70000}, {port: 80, appProtocol: htpp}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web}
+spec:
+  parentRefs: [{name: edge}]
+  rules: [{backendRefs: [{name: web}]}, {matches: [{path: {value: a}, method: get}]}]
+";
+    insta::assert_snapshot!(refused(text));
+}
+
+#[test]
+fn fields_not_carried_out_are_never_passed_over() {
+    for (rules, field) in [
+        ("  - filters: [{type: RequestMirror}]", "filters"),
+        ("  - retry: {attempts: 3}", "retry"),
+        ("  - sessionPersistence: {}", "sessionPersistence"),
+        ("  - backendRefs: [{name: recording, port: 80, filters: []}]", "filters"),
+        ("  - {}\n  hostnames: [a.example]", "hostnames"),
+    ] {
+        let pointed = pointed(&route("r", RECORDING, rules));
+        assert_eq!(pointed, [(format!("`{field}` is part of the specification and not supported here yet"), field.to_owned())]);
+    }
+    for parent in
+        ["{name: edge}", "{kind: Gateway, name: edge}", "{kind: Srvice, name: edge}", "{kind: Service, group: apps, name: recording}"]
+    {
+        assert!(!pointed(&route("r", parent, "  - {}"))[0].1.is_empty(), "{parent}");
+    }
+}
+
+#[test]
+fn the_bounds_of_the_specification_hold() {
+    let matches = |count: usize| (0..count).map(|index| format!("{{path: {{value: /{index}}}}}")).collect::<Vec<_>>().join(", ");
+    let rules = |count: usize, each: usize| (0..count).map(|_| format!("  - matches: [{}]\n", matches(each))).collect::<String>();
+    let read = |rules: &str| {
+        read("r", &route("r", RECORDING, rules))
+            .map(|_| ())
+            .map_err(|found| found.into_iter().map(|found| found.message).collect::<Vec<_>>())
+    };
+    assert_eq!(read(&rules(2, 64)), Ok(()));
+    assert_eq!(read(&rules(16, 8)), Ok(()));
+    assert_eq!(read(&rules(1, 65)), Err(vec!["a rule has at most 64 matches".to_owned()]));
+    assert_eq!(read(&rules(17, 1)), Err(vec!["a route has at most 16 rules".to_owned()]));
+    assert_eq!(read(&rules(3, 43)), Err(vec!["a route has at most 128 matches, all rules together".to_owned()]));
+}
+
+#[test]
+fn paths_names_and_patterns_are_those_that_can_come_in() {
+    for bad in ["a", "/a//b", "/a/./b", "/a/../b", "/a/..", "/a/.", "/a%2Fb", "/a%2fb", "'/a#b'", "/a b", "/a%zz", "/ä", "'/a?b=c'"] {
+        let text = route("r", RECORDING, &format!("  - matches: [{{path: {{type: Exact, value: {bad}}}}}]"));
+        assert_eq!(pointed(&text).len(), 1, "{bad}");
+    }
+    for good in ["/", "/a.b/..c", "/a%20b", "/a/b/", "'/a~b!c$d&e(f)g*h+i,j;k=l:m@n'"] {
+        taken(&route("r", RECORDING, &format!("  - matches: [{{path: {{type: Exact, value: {good}}}}}]")));
+    }
+    for bad in [
+        "{headers: [{name: 'a b', value: c}]}",
+        "{headers: [{name: X, value: a}, {name: x, value: b}]}",
+        "{headers: [{name: x, type: RegularExpression, value: '(?=a)'}]}",
+        "{queryParams: [{name: '', value: c}]}",
+    ] {
+        assert_eq!(pointed(&route("r", RECORDING, &format!("  - matches: [{bad}]"))).len(), 1, "{bad}");
+    }
+}
+
+#[test]
+fn durations_are_those_of_the_gateway_api() {
+    let timeouts = |request: &str| route("r", RECORDING, &format!("  - timeouts: {{request: {request}}}"));
+    for (written, millis) in [("10s", 10_000), ("1h30m", 5_400_000), ("500ms", 500), ("1h1m1s1ms", 3_661_001), ("00010s", 10_000)] {
+        let resources = taken(&timeouts(written));
+        let Spec::HttpRoute(route) = &resources[0].spec else { panic!() };
+        assert_eq!(route.rules[0].request_timeout.map(|limit| limit.as_millis()), Some(millis), "{written}");
+    }
+    let Spec::HttpRoute(unlimited) = &taken(&timeouts("0s"))[0].spec else { panic!() };
+    assert_eq!(unlimited.rules[0].request_timeout, None);
+    for bad in ["10", "10 s", "-1s", "1.5s", "1d", "s", "100000s", "1s1s1s1s1s", "1µs", "''"] {
+        assert_eq!(pointed(&timeouts(bad)).len(), 1, "{bad}");
+    }
+    insta::assert_snapshot!(refused(&route(
+        "r",
+        RECORDING,
+        "  - timeouts: {request: 10 seconds}\n  - timeouts: {request: 1s, backendRequest: 2s}\n    matches: [{path: {value: /a}}]"
+    )));
+}
+
+#[test]
+fn what_is_missing_is_told_or_warned_of() {
+    let text = route("r", "{kind: Service, name: recordng}", "  - backendRefs: [{name: recording, port: 81}]");
+    insta::assert_snapshot!(refused(&text));
+    let found = found(&text, Options { allow_missing: true });
+    assert_eq!(found.iter().map(|found| found.severity).collect::<Vec<_>>(), [Severity::Warning, Severity::Warning]);
+    // The same change brings it.
+    assert_eq!(pointed(&(text + &service("recordng", "{port: 80}") + &service("recording", "{port: 81}"))), []);
+}
+
+#[test]
+fn a_match_that_another_has_is_refused_with_both_places() {
+    let rules = "  - matches: [{path: {value: /a}, headers: [{name: X, value: '1'}, {name: y, value: '2'}]}]\n  - matches: [{path: {value: /a/}, headers: [{name: y, value: '2'}, {name: x, value: '1'}]}]";
+    insta::assert_snapshot!(refused(&route("r", RECORDING, rules)));
+    let mine = route("mine", RECORDING, "  - matches: [{path: {value: /a}}]");
+    let all_ports = route("all", "{kind: Service, name: recording}", "  - matches: [{path: {value: /a}}]");
+    assert_eq!(found(&(mine.clone() + &all_ports), Options::default()).len(), 2);
+    let other_port = route("other", "{kind: Service, name: transcript, port: 80}", "  - matches: [{path: {value: /a}}]");
+    assert_eq!(pointed(&(mine.clone() + &other_port)), []);
+    let callers = mine.replace("namespace: contact", "namespace: shop").replace("name: recording", "name: recording, namespace: contact");
+    assert_eq!(pointed(&(mine + &callers)), []);
+}
+
+#[test]
+fn the_rest_is_told_where_it_stands() {
+    let workload =
+        |spec: &str| format!("apiVersion: lorica.io/v1alpha1\nkind: Workload\nmetadata: {{name: w, namespace: contact}}\nspec: {spec}\n");
+    let policy = |spec: &str| {
+        format!("apiVersion: lorica.io/v1alpha1\nkind: AuthenticationPolicy\nmetadata: {{name: p, namespace: contact}}\nspec: {spec}\n")
+    };
+    for (text, message, under) in [
+        (service("a", "{port: 80}, {port: 80}"), "port 80 is there twice", "{port: 80}"),
+        (service("a", "{port: 80}").repeat(2), "Service a.contact is there twice", "a"),
+        (service("a", "{port: 80, port: 81}"), "`port` is there twice", "port"),
+        (
+            route("r", "{kind: Service, name: recording, port: 9000}", "  - {}"),
+            "`recording.contact` is declared as tcp there: its bytes are not looked at, so no rule would ever match",
+            "9000",
+        ),
+        (
+            workload("{service: transcripts, address: 10.0.0.1, ports: [{servicePort: 80}]}"),
+            "there is no service `transcripts.contact`",
+            "transcripts",
+        ),
+        (
+            workload("{service: transcript, address: 10.0.0.1, ports: [{servicePort: 81}]}"),
+            "the service `transcript.contact` has no port 81",
+            "{servicePort: 81}",
+        ),
+        (workload("{service: transcript, address: example.com, ports: []}"), "invalid IP address syntax", "example.com"),
+        (workload("{service: transcript, address: 10.0.0.1, ports: [], weight: 0}"), "`weight` is from 1 to 1000000, not 0", "0"),
+        (policy("{mtls: {mode: strict}}"), "`strict` is no mode", "strict"),
+        (
+            policy("{targetRefs: [{kind: Service, name: nobody}], mtls: {mode: Strict}}"),
+            "there is no service `nobody.contact`",
+            "{kind: Service, name: nobody}",
+        ),
+        (policy("{}"), "an AuthenticationPolicy's `spec` needs `mtls`", "{}"),
+        ("- a\n".to_owned(), "a resource is an object, not a list", "- a"),
+        ("kind: Service\n  metadata: [\n".to_owned(), "this is no YAML: mapping values are not allowed in this context", ":"),
+        ("a: \"\n".to_owned(), "", ""),
+    ] {
+        let pointed = pointed(&text);
+        if message.is_empty() {
+            assert_eq!(pointed.len(), 1, "{text}");
+        } else {
+            assert!(pointed.contains(&(message.to_owned(), under.to_owned())), "{pointed:?}");
+        }
+    }
+}
+
+#[test]
+fn the_store_keeps_what_a_later_version_wrote() {
+    let json = json!({
+        "apiVersion": "lorica.io/v1alpha1", "kind": "Service", "later": 1,
+        "metadata": {"name": "recording", "namespace": "contact", "generation": 7, "creationTimestamp": "2026-01-01T00:00:00Z", "later": {"a": [1.5, null]}},
+        "spec": {"ports": [{"port": 80, "appProtocol": "http", "later": true}]},
+    });
+    let resource = stored(&json).unwrap();
+    assert_eq!((resource.metadata.generation, resource.metadata.created_at.as_str()), (7, "2026-01-01T00:00:00Z"));
+    assert_eq!(resource.document, json);
+    let text = json.to_string();
+    assert_eq!(read("mesh.json", &text).unwrap_err().len(), 3);
+    assert!(stored(&json!({"kind": "Service"})).is_err());
+}
+
+#[test]
+fn kinds_are_known_by_their_names() {
+    for (written, kind) in [
+        ("service", Some(Kind::Service)),
+        ("HTTPRoutes", Some(Kind::HttpRoute)),
+        ("AuthenticationPolicies", Some(Kind::AuthenticationPolicy)),
+        ("pod", None),
+    ] {
+        assert_eq!(Kind::named(written), kind);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_brings_the_reader_down(text in "[a-zA-Zä:{}\\[\\]\\-,'\"#&*!|> \n\t/0-9]{0,80}") {
+        if let Err(found) = read("x", &text) {
+            found.iter().for_each(|found| drop(found.render(&text, true)));
+        }
+    }
+
+    #[test]
+    fn no_value_in_a_known_place_brings_the_reader_down(value in "[a-z0-9:{}\\[\\],'\" -]{0,24}", place in 0..6_usize) {
+        let place = ["metadata: {name: web}\nspec: ", "metadata: {name: ", "metadata: {name: web}\nspec: {ports: ", "metadata: {name: web}\nspec: {ports: [{port: ", "metadata: ", "spec: {}\nmetadata: {name: a}\n"][place];
+        let text = format!("apiVersion: lorica.io/v1alpha1\nkind: Service\n{place}{value}\n");
+        if let Err(found) = read("x", &text) {
+            found.iter().for_each(|found| drop(found.render(&text, false)));
+        }
+    }
+}
