@@ -36,6 +36,14 @@ impl Addresses {
     pub fn new(prefix: u64, remembered: impl IntoIterator<Item = (String, Taken)>) -> Self {
         let mut addresses = Self { prefix, ..Self::default() };
         for (name, taken) in remembered {
+            // An address that had rested was given on: it belongs to who has it now, else to who had it last.
+            if let Some(other) = addresses.offsets.get(&taken.offset) {
+                let held_until = |taken: &Taken| taken.freed_at.unwrap_or(u64::MAX);
+                if addresses.names.get(other).is_some_and(|other| held_until(other) >= held_until(&taken)) {
+                    continue;
+                }
+                addresses.names.remove(other);
+            }
             addresses.offsets.insert(taken.offset, name.clone());
             addresses.names.insert(name, taken);
         }
@@ -55,6 +63,24 @@ impl Addresses {
         let taken = Taken { offset, freed_at: None };
         self.names.insert(name.to_owned(), taken);
         Some((self.addresses(offset), Some(taken)))
+    }
+
+    /// What is known of a name.
+    #[must_use]
+    pub fn known(&self, name: &str) -> Option<Taken> {
+        self.names.get(name).copied()
+    }
+
+    /// Takes back what was done to a name since it was `before`, as it could not be remembered.
+    pub fn restore(&mut self, name: &str, before: Option<Taken>) {
+        match before {
+            Some(before) => drop(self.names.insert(name.to_owned(), before)),
+            None => {
+                if let Some(taken) = self.names.remove(name) {
+                    self.offsets.remove(&taken.offset);
+                }
+            }
+        }
     }
 
     /// Gives the addresses of a name back; what is to be remembered of it.
@@ -121,6 +147,18 @@ mod tests {
         addresses.give_back("a", now).unwrap();
         assert!(!rested(&addresses.names["a"], now + Duration::from_secs(3600)));
         assert!(rested(&addresses.names["a"], now + REST));
+        // Where two remember one address, it is the one's who has it.
+        let (rested, held) = (Taken { offset: 5, freed_at: Some(1) }, Taken { offset: 5, freed_at: None });
+        for remembered in [[("x", rested), ("y", held)], [("x", held), ("y", rested)]] {
+            let has = if remembered[0].1 == held { "x" } else { "y" };
+            let again = Addresses::new(prefix(7), remembered.map(|(name, taken)| (name.to_owned(), taken)));
+            assert_eq!((again.names.len(), again.known(has)), (1, Some(held)));
+        }
+        // What could not be remembered is taken back.
+        let before = addresses.known("b");
+        addresses.take("b", now).unwrap();
+        addresses.restore("b", before);
+        assert_eq!((addresses.known("b"), addresses.offsets.len()), (None, 1));
         // It gets its own back at once.
         assert_eq!(addresses.take("a", now).unwrap().0, given);
         assert_eq!(addresses.names["a"].offset, offset);

@@ -1,10 +1,12 @@
 //! The CA's door: who may have which identity, and the signature. Whoever owns the socket may claim any service.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use lorica_identity::ca_api::{Issue, IssueRequest, encode_chain};
 use lorica_identity::{Authority, AuthorityRecord, Grant, Renewal, WorkloadFacts};
+use lorica_model::compile::VirtualAddresses;
 use lorica_model::name::WorkloadName;
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use lorica_xds::NodeMetadata;
@@ -12,7 +14,7 @@ use serde::Deserialize;
 use tonic::Status;
 
 use crate::mesh::Mesh;
-use crate::sessions::register;
+use crate::sessions::refusal;
 use crate::store::{Expected, Store, StoreError, Table, Write};
 
 /// Where the CA is kept in the store.
@@ -24,6 +26,8 @@ const RENEWAL: Duration = Duration::from_secs(3600);
 pub struct Issuer {
     mesh: Arc<Mesh>,
     authority: RwLock<Arc<Authority>>,
+    /// How many SVIDs were issued since the start.
+    issued: AtomicU64,
 }
 
 /// The CA that the store has, or a new one of `trust_domain`, stored before it signs anything.
@@ -53,7 +57,7 @@ impl Issuer {
     /// The CA's door.
     #[must_use]
     pub fn new(mesh: Arc<Mesh>, authority: Authority) -> Arc<Self> {
-        Arc::new(Self { mesh, authority: RwLock::new(Arc::new(authority)) })
+        Arc::new(Self { mesh, authority: RwLock::new(Arc::new(authority)), issued: AtomicU64::new(0) })
     }
 
     /// The CA.
@@ -72,6 +76,13 @@ impl Issuer {
             }
             tokio::time::sleep(RENEWAL).await;
         }
+    }
+
+    /// Keeps addresses for who asks. Its stream registers it: what is said here may be old when a certificate is renewed.
+    async fn reserve(&self, asker: &Asker) -> Result<VirtualAddresses, Status> {
+        let (mesh, id, metadata) = (self.mesh.clone(), asker.id.clone(), asker.metadata.clone());
+        let reserved = tokio::task::spawn_blocking(move || mesh.reserve(&id, &metadata)).await;
+        reserved.map_err(|error| Status::internal(error.to_string()))?.map_err(refusal)
     }
 
     fn renew(&self, store: &dyn Store) -> anyhow::Result<()> {
@@ -101,7 +112,7 @@ impl Issue for Issuer {
     async fn issue(&self, request: IssueRequest) -> Result<Vec<String>, Status> {
         let node = request.node.ok_or_else(|| Status::invalid_argument("the metadata `lorica-node` is missing: it names the workload that asks"))?;
         let asker: Asker = serde_json::from_str(&node).map_err(|error| Status::invalid_argument(format!("the metadata `lorica-node` cannot be read: {error}")))?;
-        let addresses = register(&self.mesh, &asker.id, &asker.metadata).await?;
+        let addresses = self.reserve(&asker).await?;
         let authority = self.authority();
         let id = SpiffeId::of_account(authority.trust_domain(), &asker.id.namespace, &asker.metadata.account);
         let facts = WorkloadFacts {
@@ -115,8 +126,10 @@ impl Issue for Issuer {
         grant.lifetime = request.validity.unwrap_or(grant.lifetime);
         let now = SystemTime::now();
         let chain = authority.sign(&request.csr_der, &grant, now).map_err(|error| Status::permission_denied(error.to_string()))?;
-        self.mesh.issued(&asker.id, now + grant.lifetime);
-        tracing::info!(workload = %asker.id, identity = %id, "an SVID was issued");
+        let not_after = lorica_identity::peer_identity(&chain).map_err(|error| Status::internal(error.to_string()))?.not_after;
+        self.mesh.issued(&asker.id, not_after);
+        let count = self.issued.fetch_add(1, Ordering::Relaxed) + 1;
+        tracing::info!(workload = %asker.id, identity = %id, not_after = crate::timestamp(not_after), count, "an SVID was issued");
         Ok(encode_chain(&chain, authority.root()))
     }
 }

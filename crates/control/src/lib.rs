@@ -74,12 +74,11 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
     let issuer = Issuer::new(mesh.clone(), authority);
     let control = Arc::new(ControlPlane { mesh: mesh.clone(), issuer: issuer.clone(), started_at: SystemTime::now(), state_directory: config.state_directory, socket: config.socket });
     let listener = serve::bind(&control.socket).await.with_context(|| format!("{} cannot be served", control.socket.display()))?;
-    let renewing = tokio::spawn(issuer.keep_fresh(store));
-    let expiring = tokio::spawn(expire(mesh));
+    let tasks = [tokio::spawn(issuer.keep_fresh(store.clone())), tokio::spawn(expire(mesh.clone())), tokio::spawn(catch_up(mesh))];
     ready(&trust_domain);
     serve::serve(listener, control.clone(), shutdown).await;
-    renewing.abort();
-    expiring.abort();
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    store.close();
     // A socket without anybody behind it only confuses; one that is gone already is no loss.
     let _: std::io::Result<()> = std::fs::remove_file(&control.socket);
     Ok(())
@@ -106,6 +105,15 @@ async fn expire(mesh: Arc<Mesh>) {
     }
 }
 
+/// Publishes what was held back under load.
+async fn catch_up(mesh: Arc<Mesh>) {
+    loop {
+        mesh.behind.notified().await;
+        tokio::time::sleep(mesh::PACE).await;
+        mesh.catch_up();
+    }
+}
+
 /// The receipt of a publication, once nobody is left to say something or `limit` has passed.
 pub(crate) async fn wait_for(mesh: &Arc<Mesh>, revision: u64, limit: Duration) -> Option<Receipt> {
     let deadline = tokio::time::Instant::now() + limit;
@@ -113,8 +121,10 @@ pub(crate) async fn wait_for(mesh: &Arc<Mesh>, revision: u64, limit: Duration) -
         let said = mesh.said.notified();
         tokio::pin!(said);
         said.as_mut().enable();
-        let receipt = mesh.receipt(revision)?;
-        if receipt.is_complete() || tokio::time::timeout_at(deadline, said).await.is_err() {
+        let receipt = mesh.receipt(revision);
+        // One that is still to come is waited for as well.
+        let open = receipt.as_ref().map_or_else(|| mesh.newest() < revision, |receipt| !receipt.is_complete());
+        if !open || mesh.has_ended() || tokio::time::timeout_at(deadline, said).await.is_err() {
             return mesh.receipt(revision);
         }
     }

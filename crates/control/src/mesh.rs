@@ -1,7 +1,8 @@
 //! The mesh as this control plane knows it: resources and registrations in, publications out to every session, and what
 //! each session said to them.
 //!
-//! One lock guards it, held for moments and never across a wait. What must survive is in the store before it is published.
+//! What must survive is in the store before it is published. One lock guards the state, held for moments; another puts
+//! changes of the store in order and is held while the disk is waited for, so that reading and streams never wait for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,11 +27,17 @@ use crate::timestamp;
 
 /// How long a registration outlives its stream: a proxy reconnects within a third of it.
 pub const GRACE: Duration = Duration::from_secs(15);
+/// The shortest time between publications of registrations: many workloads that come at once are published together.
+pub const PACE: Duration = Duration::from_millis(20);
 
 /// The mesh.
 pub struct Mesh {
     store: Arc<dyn Store>,
+    /// Held through each change of the store; taken before `state`, never after it.
+    writing: Mutex<()>,
     state: Mutex<State>,
+    /// Told when something waits to be published.
+    pub behind: Notify,
     /// Told at every acknowledgement, refusal and end, for who waits for a receipt.
     pub said: Notify,
 }
@@ -52,6 +59,12 @@ struct State {
     next_session: SessionId,
     revision: Revision,
     held_back: BTreeSet<ServiceName>,
+    certificates: BTreeMap<WorkloadName, SystemTime>,
+    published_at: Instant,
+    /// Whether something is not published yet.
+    behind: bool,
+    /// Whether this control plane is ending.
+    ended: bool,
 }
 
 /// A stream.
@@ -94,12 +107,24 @@ pub enum NotTaken {
     /// It contradicts what a user wrote.
     #[error("{0}")]
     Contradicts(String),
+    /// It is not what it may be.
+    #[error("{0}")]
+    Wrong(String),
     /// No address is left.
     #[error("no virtual address is left in 240.0.0.0/12")]
     NoAddress,
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// A workload that was taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Registered {
+    /// Its own virtual addresses.
+    pub addresses: VirtualAddresses,
+    /// The publication that holds it, which may be still to come.
+    pub publication: u64,
 }
 
 /// What is shown of the mesh.
@@ -122,8 +147,8 @@ impl Mesh {
     pub fn load(store: Arc<dyn Store>, trust_domain: TrustDomain, bundle: TrustBundle, prefix: u64) -> anyhow::Result<Arc<Self>> {
         let mut resources = Resources::default();
         for (key, record) in store.list(Table::Resources)? {
-            let json = serde_json::from_slice(&record)?;
-            let resource = lorica_model::resource::stored(&json).map_err(|found| {
+            let json: serde_json::Value = serde_json::from_slice(&record)?;
+            let resource = lorica_model::resource::stored(json.get("resource").unwrap_or(&json)).map_err(|found| {
                 let first = found.first().map(|found| found.message.clone()).unwrap_or_default();
                 anyhow::anyhow!("the stored resource {key} cannot be understood: {first}")
             })?;
@@ -165,8 +190,17 @@ impl Mesh {
             next_session: 1,
             revision,
             held_back: BTreeSet::new(),
+            certificates: BTreeMap::new(),
+            published_at: Instant::now(),
+            behind: false,
+            ended: false,
         };
-        Ok(Arc::new(Self { store, state: Mutex::new(state), said: Notify::new() }))
+        Ok(Arc::new(Self { store, writing: Mutex::new(()), state: Mutex::new(state), behind: Notify::new(), said: Notify::new() }))
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        // It guards an order, no value.
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -178,7 +212,10 @@ impl Mesh {
     #[must_use]
     pub fn seen(&self) -> Seen {
         let state = self.state();
-        let proxies = state.proxies.iter().filter_map(|(name, proxy)| Some((name.clone(), state.registry.workloads.get(name)?.clone(), proxy.clone())));
+        let proxies = state.proxies.iter().filter_map(|(name, proxy)| {
+            let proxy = Proxy { certificate_not_after: state.certificates.get(name).copied(), ..proxy.clone() };
+            Some((name.clone(), state.registry.workloads.get(name)?.clone(), proxy))
+        });
         Seen {
             published: state.published.clone(),
             revision: state.revision,
@@ -202,16 +239,24 @@ impl Mesh {
     /// Stores a change set and publishes it; the number of the publication. Waits for the disk.
     ///
     /// # Errors
-    /// When the store refuses; then nothing has changed.
+    /// When the store refuses, or a resource is not any more what the change was made from; then nothing has changed.
     pub fn change(&self, put: Vec<Resource>, delete: &[Key]) -> Result<(Revision, u64), StoreError> {
+        let writing = self.writing();
+        self.change_in_order(&writing, put, delete)
+    }
+
+    fn change_in_order(&self, _writing: &MutexGuard<'_, ()>, put: Vec<Resource>, delete: &[Key]) -> Result<(Revision, u64), StoreError> {
         let mut state = self.state();
+        state.check_generations(&put, delete)?;
+        let mut touched: Vec<(String, Option<Taken>)> = Vec::new();
         let now = SystemTime::now();
         let mut writes: Vec<Write> = Vec::new();
         let mut services = state.registry.services.clone();
         for resource in &put {
-            writes.push(Write { table: Table::Resources, key: resource.key().to_string(), value: Some(encoded(&resource.document)?), expected: Expected::Anything });
+            writes.push(Write { table: Table::Resources, key: resource.key().to_string(), value: Some(encoded(resource)?), expected: Expected::Anything });
             if resource.kind == ResourceKind::Service {
                 let name = ServiceName::new(resource.metadata.namespace.clone(), resource.metadata.name.clone());
+                touched.push((service_key(&name), state.addresses.known(&service_key(&name))));
                 let Some((taken, remember)) = state.addresses.take(&service_key(&name), now) else { continue };
                 writes.extend(remember.map(|remember| address(&service_key(&name), &remember)));
                 services.insert(name, taken);
@@ -221,6 +266,7 @@ impl Mesh {
             writes.push(Write { table: Table::Resources, key: key.to_string(), value: None, expected: Expected::Anything });
             if key.kind == ResourceKind::Service {
                 let name = ServiceName::new(key.namespace.clone(), key.name.clone());
+                touched.push((service_key(&name), state.addresses.known(&service_key(&name))));
                 let rested = state.addresses.give_back(&service_key(&name), now);
                 writes.extend(rested.map(|rested| address(&service_key(&name), &rested)));
                 services.remove(&name);
@@ -232,7 +278,16 @@ impl Mesh {
         if let Some(old) = next.checked_sub(HISTORY) {
             writes.push(Write { table: Table::History, key: format!("{old:020}"), value: None, expected: Expected::Anything });
         }
-        let revision = self.store.write(&writes)?;
+        drop(state);
+        let written = self.store.write(&writes);
+        let mut state = self.state();
+        let revision = match written {
+            Ok(revision) => revision,
+            Err(error) => {
+                touched.into_iter().rev().for_each(|(key, before)| state.addresses.restore(&key, before));
+                return Err(error);
+            }
+        };
         let mut resources = (*state.resources).clone();
         put.into_iter().for_each(|resource| drop(resources.insert(resource)));
         delete.iter().for_each(|key| drop(resources.remove(key)));
@@ -249,12 +304,14 @@ impl Mesh {
     ///
     /// # Errors
     /// Where it contradicts what a user wrote, or cannot be stored.
-    pub fn register(&self, name: &WorkloadName, node: &NodeMetadata) -> Result<VirtualAddresses, NotTaken> {
-        let declared = self.declared(node)?;
-        if let Some(resource) = declared {
-            self.change(vec![resource], &[])?;
+    pub fn register(&self, name: &WorkloadName, node: &NodeMetadata) -> Result<Registered, NotTaken> {
+        in_its_namespace(name, node)?;
+        let writing = self.writing();
+        if let Some(resource) = self.declared(node)? {
+            self.change_in_order(&writing, vec![resource], &[])?;
         }
         let mut state = self.state();
+        let known = state.addresses.known(&workload_key(name));
         let (addresses, remember) = state.addresses.take(&workload_key(name), SystemTime::now()).ok_or(NotTaken::NoAddress)?;
         let before = state.registry.workloads.get(name);
         let workload = RegisteredWorkload {
@@ -268,18 +325,60 @@ impl Mesh {
             draining: node.draining,
             withdrawn: before.is_some_and(|before| before.withdrawn) && node.draining,
         };
-        if before == Some(&workload) {
-            return Ok(addresses);
-        }
+        let same = before == Some(&workload);
         let record = serde_json::to_vec(&workload).map_err(|error| StoreError::Failed { path: name.to_string(), error: error.to_string() })?;
         let mut writes = vec![Write { table: Table::Registrations, key: name.to_string(), value: Some(record), expected: Expected::Anything }];
         writes.extend(remember.map(|remember| address(&workload_key(name), &remember)));
-        self.store.write(&writes)?;
-        state.workloads(|workloads| drop(workloads.insert(name.clone(), workload)));
-        state.proxies.entry(name.clone()).or_insert_with(Proxy::unseen);
-        state.publish();
+        drop(state);
+        let written = if same { Ok(None) } else { self.store.write(&writes).map(Some) };
+        let mut state = self.state();
+        match written {
+            Ok(revision) => state.revision = revision.unwrap_or(state.revision),
+            Err(error) => {
+                state.addresses.restore(&workload_key(name), known);
+                return Err(error.into());
+            }
+        }
+        let proxy = state.proxies.entry(name.clone()).or_insert_with(Proxy::unseen);
+        proxy.metrics = node.metrics;
+        if proxy.session.is_none() {
+            // Until its stream is there, it lives as one whose stream broke.
+            state.lost.entry(name.clone()).or_insert_with(|| Lost { since: Instant::now() });
+        }
+        let publication = if same {
+            state.latest()
+        } else {
+            state.workloads(|workloads| drop(workloads.insert(name.clone(), workload)));
+            self.announce(&mut state)
+        };
         drop(state);
         self.said.notify_waiters();
+        Ok(Registered { addresses, publication })
+    }
+
+    /// Keeps virtual addresses for a workload that is about to register. Waits for the disk.
+    ///
+    /// # Errors
+    /// Where there is none left, or it cannot be stored.
+    pub fn reserve(&self, name: &WorkloadName, node: &NodeMetadata) -> Result<VirtualAddresses, NotTaken> {
+        in_its_namespace(name, node)?;
+        let _writing = self.writing();
+        let mut state = self.state();
+        let known = state.addresses.known(&workload_key(name));
+        let (addresses, remember) = state.addresses.take(&workload_key(name), SystemTime::now()).ok_or(NotTaken::NoAddress)?;
+        drop(state);
+        let written = remember.map(|remember| self.store.write(&[address(&workload_key(name), &remember)])).transpose();
+        let mut state = self.state();
+        match written {
+            Ok(revision) => state.revision = revision.unwrap_or(state.revision),
+            Err(error) => {
+                state.addresses.restore(&workload_key(name), known);
+                return Err(error.into());
+            }
+        }
+        if !state.registry.workloads.contains_key(name) {
+            state.lost.entry(name.clone()).or_insert_with(|| Lost { since: Instant::now() });
+        }
         Ok(addresses)
     }
 
@@ -299,15 +398,15 @@ impl Mesh {
         let (publications, receiver) = watch::channel(Publication { revision: state.published.revision, catalog: Arc::new(viewed) });
         if let Some(workload) = &workload {
             state.lost.remove(workload);
-            let (metrics, revision) = (node.metrics, state.published.revision);
+            let revision = state.published.revision;
             let proxy = state.proxies.entry(workload.clone()).or_insert_with(Proxy::unseen);
             proxy.software = software;
             proxy.session = Some(id);
             proxy.since = SystemTime::now();
-            proxy.metrics = metrics;
             proxy.last_ack = Some(AcknowledgedAt { revision, at: timestamp(SystemTime::now()) });
-            let services: Vec<_> = node.service.iter().cloned().collect();
-            services.iter().for_each(|service| drop(state.held_back.remove(service)));
+            if let Some(service) = &node.service {
+                state.held_back.remove(service);
+            }
         }
         state.sessions.insert(id, Session { name: name.to_owned(), dialect, node, workload, subscribed: BTreeSet::new(), publications });
         (id, receiver)
@@ -338,8 +437,8 @@ impl Mesh {
     /// A stream's client has acknowledged everything up to a publication.
     pub fn reached(&self, id: SessionId, revision: u64) {
         let mut state = self.state();
-        if let Some((name, workload)) = state.sessions.get(&id).map(|session| (session.name.clone(), session.workload.clone())) {
-            state.receipts.reached(&name, revision, Instant::now());
+        if let Some(workload) = state.sessions.get(&id).map(|session| session.workload.clone()) {
+            state.receipts.reached(id, revision, Instant::now());
             if let Some(proxy) = workload.and_then(|workload| state.proxies.get_mut(&workload)) {
                 proxy.last_ack = Some(AcknowledgedAt { revision, at: timestamp(SystemTime::now()) });
             }
@@ -354,7 +453,7 @@ impl Mesh {
         if let Some((name, workload)) = state.sessions.get(&id).map(|session| (session.name.clone(), session.workload.clone())) {
             let resource = format!("{kind:?} {resource}");
             tracing::warn!(proxy = name, resource, message, "a proxy refused a resource");
-            state.receipts.rejected(&name, revision, &resource, message, Instant::now());
+            state.receipts.rejected(id, revision, &resource, message, Instant::now());
             if let Some(proxy) = workload.and_then(|workload| state.proxies.get_mut(&workload)) {
                 proxy.last_nack = Some(RejectedAt { resource, message: message.to_owned(), at: timestamp(SystemTime::now()) });
             }
@@ -367,7 +466,7 @@ impl Mesh {
     pub fn closed(&self, id: SessionId) {
         let mut state = self.state();
         let Some(session) = state.sessions.remove(&id) else { return };
-        state.receipts.gone(&session.name, Instant::now());
+        state.receipts.gone(id, Instant::now());
         if let Some(name) = session.workload
             && let Some(proxy) = state.proxies.get_mut(&name).filter(|proxy| proxy.session == Some(id))
         {
@@ -381,9 +480,12 @@ impl Mesh {
 
     /// Lets go of workloads whose streams have been down too long, or that said that they end. Waits for the disk.
     pub fn expire(&self, now: Instant) {
+        let _writing = self.writing();
         let mut state = self.state();
+        let today = SystemTime::now();
+        state.certificates.retain(|_, not_after| *not_after > today);
         let workloads = &state.registry.workloads;
-        let ends = |name: &WorkloadName| workloads.get(name).is_none_or(|workload| workload.draining);
+        let ends = |name: &WorkloadName| workloads.get(name).is_some_and(|workload| workload.draining);
         let over = state.lost.iter().filter(|(name, lost)| ends(name) || now.duration_since(lost.since) >= GRACE);
         let over: Vec<WorkloadName> = over.map(|(name, _)| name.clone()).collect();
         let (over, held): (Vec<_>, Vec<_>) = over.into_iter().partition(|name| !state.is_last_of_many(name));
@@ -395,20 +497,30 @@ impl Mesh {
         if over.is_empty() {
             return;
         }
-        let rested: Vec<_> = over.iter().filter_map(|name| Some((workload_key(name), state.addresses.give_back(&workload_key(name), SystemTime::now())?))).collect();
+        let known: Vec<_> = over.iter().map(|name| (workload_key(name), state.addresses.known(&workload_key(name)))).collect();
+        let rested: Vec<_> = over.iter().filter_map(|name| Some((workload_key(name), state.addresses.give_back(&workload_key(name), today)?))).collect();
         let mut writes: Vec<Write> = over.iter().map(|name| Write { table: Table::Registrations, key: name.to_string(), value: None, expected: Expected::Anything }).collect();
         writes.extend(rested.iter().map(|(key, taken)| address(key, taken)));
-        if let Err(error) = self.store.write(&writes) {
-            // They expire again at the next look; a stale endpoint is avoided by callers in the meantime.
-            tracing::warn!(%error, "workloads that ended could not be removed from the store");
-            return;
+        drop(state);
+        let written = self.store.write(&writes);
+        let mut state = self.state();
+        match written {
+            Ok(revision) => state.revision = revision,
+            Err(error) => {
+                known.into_iter().for_each(|(key, before)| state.addresses.restore(&key, before));
+                // They expire again at the next look; a stale endpoint is avoided by callers in the meantime.
+                tracing::warn!(%error, "workloads that ended could not be removed from the store");
+                return;
+            }
         }
         for name in &over {
+            // One whose stream came back meanwhile is told so by its stream's end: it connects and registers anew.
+            let session = state.proxies.remove(name).and_then(|proxy| proxy.session);
+            session.into_iter().for_each(|id| drop(state.sessions.remove(&id)));
             state.lost.remove(name);
-            state.proxies.remove(name);
         }
         state.workloads(|workloads| workloads.retain(|name, _| !over.contains(name)));
-        state.publish();
+        self.announce(&mut state);
         drop(state);
         self.said.notify_waiters();
     }
@@ -423,15 +535,49 @@ impl Mesh {
                     workload.withdrawn = true;
                 }
             });
+            self.announce(&mut state);
+        }
+    }
+
+    /// Publishes what is new: at once when the last time is long enough ago, else soon. The publication's number.
+    fn announce(&self, state: &mut State) -> u64 {
+        if state.published_at.elapsed() >= PACE {
+            return state.publish();
+        }
+        state.behind = true;
+        self.behind.notify_one();
+        state.latest()
+    }
+
+    /// Publishes what waits.
+    pub fn catch_up(&self) {
+        let mut state = self.state();
+        if state.behind {
             state.publish();
         }
+        drop(state);
+        self.said.notify_waiters();
+    }
+
+    /// Ends every stream, as this control plane ends: proxies reconnect to the next. Registrations stay.
+    pub fn end(&self) {
+        let mut state = self.state();
+        state.ended = true;
+        let sessions = std::mem::take(&mut state.sessions);
+        drop(state);
+        drop(sessions);
+        self.said.notify_waiters();
+    }
+
+    /// Whether this control plane is ending.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.state().ended
     }
 
     /// A certificate was issued.
     pub fn issued(&self, name: &WorkloadName, not_after: SystemTime) {
-        if let Some(proxy) = self.state().proxies.get_mut(name) {
-            proxy.certificate_not_after = Some(not_after);
-        }
+        self.state().certificates.insert(name.clone(), not_after);
     }
 
     /// The newest publication's number.
@@ -442,6 +588,24 @@ impl Mesh {
 }
 
 impl State {
+    /// The publication that holds all there is.
+    fn latest(&self) -> u64 {
+        self.published.revision + u64::from(self.behind)
+    }
+
+    /// Whether a change set was made from what is there now.
+    fn check_generations(&self, put: &[Resource], delete: &[Key]) -> Result<(), StoreError> {
+        let conflict = |key: &Key| Err(StoreError::Conflict { key: key.to_string() });
+        for resource in put {
+            let key = resource.key();
+            let now = self.resources.get(&key).map_or(0, |known| known.metadata.generation);
+            if resource.metadata.generation != now + 1 {
+                return conflict(&key);
+            }
+        }
+        delete.iter().find(|key| self.resources.get(key).is_none()).map_or(Ok(()), conflict)
+    }
+
     fn workloads(&mut self, change: impl FnOnce(&mut BTreeMap<WorkloadName, RegisteredWorkload>)) {
         let mut registry = (*self.registry).clone();
         change(&mut registry.workloads);
@@ -451,22 +615,24 @@ impl State {
     /// Whether letting go of a workload would leave its service without an endpoint although it had several, all of them
     /// lost and none of them ended: a broken network or host looks so, and stale endpoints are better than none.
     fn is_last_of_many(&self, name: &WorkloadName) -> bool {
-        let Some(workload) = self.registry.workloads.get(name).filter(|workload| !workload.draining) else { return false };
+        let is_endpoint = |workload: &RegisteredWorkload| !workload.draining && workload.ports.iter().any(|port| port.listening);
+        let Some(workload) = self.registry.workloads.get(name).filter(|workload| is_endpoint(workload)) else { return false };
         let Some(service) = &workload.service else { return false };
-        let others: Vec<_> = self.registry.workloads.iter().filter(|(other, known)| *other != name && known.service.as_ref() == Some(service) && !known.draining).collect();
+        let others: Vec<_> = self.registry.workloads.iter().filter(|(other, known)| *other != name && known.service.as_ref() == Some(service) && is_endpoint(known)).collect();
         !others.is_empty() && others.iter().all(|(other, _)| self.lost.contains_key(*other))
     }
 
     /// Gives every session what is new, and notes whom it concerns.
     fn publish(&mut self) -> u64 {
         let revision = self.published.revision + 1;
+        (self.behind, self.published_at) = (false, Instant::now());
         let next = Arc::new(Published::new(revision, self.resources.clone(), self.registry.clone(), self.trust_domain.clone(), self.bundle.clone()));
-        let mut concerned = BTreeSet::new();
-        for session in self.sessions.values() {
+        let mut concerned = BTreeMap::new();
+        for (id, session) in &self.sessions {
             let viewed = |published: &Arc<Published>| Viewed { published: published.clone(), dialect: session.dialect, node: session.node.clone(), workload: session.workload.clone() };
             let (before, after) = (viewed(&self.published), viewed(&next));
             if session.subscribed.iter().any(|(kind, name)| versions(&before, *kind, name) != versions(&after, *kind, name)) {
-                concerned.insert(session.name.clone());
+                concerned.insert(*id, session.name.clone());
             }
             session.publications.send_replace(Publication { revision, catalog: Arc::new(after) });
         }
@@ -510,8 +676,19 @@ fn registered(port: &lorica_xds::NodePort, node: &NodeMetadata) -> RegisteredPor
     }
 }
 
-fn encoded(document: &serde_json::Value) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(document).map_err(|error| StoreError::Failed { path: "resource".to_owned(), error: error.to_string() })
+/// A resource's record: its document, which names its apiVersion, and the version that wrote it.
+fn encoded(resource: &Resource) -> Result<Vec<u8>, StoreError> {
+    let record = serde_json::json!({ "writer": env!("CARGO_PKG_VERSION"), "resource": resource.document });
+    serde_json::to_vec(&record).map_err(|error| StoreError::Failed { path: resource.key().to_string(), error: error.to_string() })
+}
+
+/// A workload is in one namespace: its own, its service's, and the one that its identity is of.
+fn in_its_namespace(name: &WorkloadName, node: &NodeMetadata) -> Result<(), NotTaken> {
+    let service = node.service.as_ref().map(|service| &service.namespace);
+    match [Some(&node.namespace), service].into_iter().flatten().find(|namespace| **namespace != name.namespace) {
+        Some(other) => Err(NotTaken::Wrong(format!("the workload {name} is in namespace {}, and says that it is in {other}; a workload and its service are in one namespace", name.namespace))),
+        None => Ok(()),
+    }
 }
 
 fn address(key: &str, taken: &Taken) -> Write {

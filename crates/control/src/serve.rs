@@ -21,7 +21,8 @@ use tower::ServiceExt;
 use crate::ControlPlane;
 use crate::sessions::Streams;
 
-/// How long calls under way may take once the control plane ends. Streams of proxies end at once: they reconnect.
+/// How long calls under way may take once the control plane ends. Streams of proxies are ended by the mesh; what is left
+/// then is cut off.
 const END: Duration = Duration::from_millis(500);
 
 /// Binds the socket. One that nobody answers on is a left-over, and replaced.
@@ -46,7 +47,7 @@ pub(crate) async fn serve(listener: UnixListener, control: Arc<ControlPlane>, sh
     let ads = server::service(Arc::new(Streams(control.mesh.clone())));
     let certificates = CertificateServiceServer::new(control.issuer.clone());
     let grpc = tonic::service::Routes::new(ads).add_service(certificates).into_axum_router();
-    let router = crate::api::router(control).merge(grpc.reset_fallback());
+    let router = crate::api::router(control.clone()).merge(grpc.reset_fallback());
     let own = rustix::process::geteuid().as_raw();
     let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
     tokio::pin!(shutdown);
@@ -76,11 +77,10 @@ pub(crate) async fn serve(listener: UnixListener, control: Arc<ControlPlane>, sh
         };
         tasks.spawn(connection(stream, router.clone(), peer, ending.clone()));
     }
+    control.mesh.end();
     ending.cancel();
     tasks.close();
-    if tokio::time::timeout(END, tasks.wait()).await.is_err() {
-        tracing::debug!("streams of proxies were cut off; they reconnect");
-    }
+    tasks.wait().await;
 }
 
 async fn connection(stream: UnixStream, router: Router, peer: PeerInfo, ending: CancellationToken) {
@@ -97,7 +97,10 @@ async fn connection(stream: UnixStream, router: Router, peer: PeerInfo, ending: 
         served = &mut connection => served,
         () = ending.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            match tokio::time::timeout(END, connection).await {
+                Ok(served) => served,
+                Err(_) => return tracing::debug!("a connection was cut off"),
+            }
         }
     };
     if let Err(error) = served {

@@ -1,6 +1,7 @@
 //! Streams of xDS, tied to the mesh: a stream registers its workload, and what happens on it is told to the mesh.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lorica_model::name::WorkloadName;
 use lorica_xds::server::{PeerInfo, Publication, SessionObserver, Source};
@@ -8,9 +9,9 @@ use lorica_xds::session::{Event, Form};
 use lorica_xds::wire::Node;
 use lorica_xds::{Dialect, NodeMetadata};
 use tokio::sync::watch;
-use tonic::Status;
+use tonic::{Code, Status};
 
-use crate::mesh::{Mesh, NotTaken, SessionId};
+use crate::mesh::{Mesh, NotTaken, Registered, SessionId};
 
 /// The mesh as the xDS server sees it.
 pub struct Streams(pub Arc<Mesh>);
@@ -19,8 +20,8 @@ pub struct Streams(pub Arc<Mesh>);
 pub struct Stream {
     mesh: Arc<Mesh>,
     id: SessionId,
-    workload: Option<WorkloadName>,
-    drained: bool,
+    /// What the workload says of itself, to the task that takes it in; none for one that did not register.
+    updates: Option<watch::Sender<NodeMetadata>>,
 }
 
 impl Source for Streams {
@@ -39,8 +40,13 @@ impl Source for Streams {
             register(&self.0, name, &metadata).await?;
         }
         let software = software(node);
-        let (id, publications) = self.0.open(&node.id, workload.clone(), dialect, software, Arc::new(metadata));
-        Ok((Stream { mesh: self.0.clone(), id, workload, drained: false }, publications))
+        let (id, publications) = self.0.open(&node.id, workload.clone(), dialect, software, Arc::new(metadata.clone()));
+        let updates = workload.map(|name| {
+            let (updates, said) = watch::channel(metadata);
+            tokio::spawn(take_in(self.0.clone(), id, name, said));
+            updates
+        });
+        Ok((Stream { mesh: self.0.clone(), id, updates }, publications))
     }
 }
 
@@ -64,14 +70,53 @@ fn software(node: &Node) -> String {
 ///
 /// # Errors
 /// The status that says why not.
-pub async fn register(mesh: &Arc<Mesh>, name: &WorkloadName, metadata: &NodeMetadata) -> Result<lorica_model::compile::VirtualAddresses, Status> {
+async fn register(mesh: &Arc<Mesh>, name: &WorkloadName, metadata: &NodeMetadata) -> Result<Registered, Status> {
     let (mesh, name, metadata) = (mesh.clone(), name.clone(), metadata.clone());
     let registered = tokio::task::spawn_blocking(move || mesh.register(&name, &metadata)).await;
-    registered.map_err(|error| Status::internal(error.to_string()))?.map_err(|error| match error {
+    registered.map_err(|error| Status::internal(error.to_string()))?.map_err(refusal)
+}
+
+/// The status that says why a workload is not taken.
+pub(crate) fn refusal(error: NotTaken) -> Status {
+    match error {
         NotTaken::Contradicts(_) => Status::failed_precondition(error.to_string()),
+        NotTaken::Wrong(_) => Status::invalid_argument(error.to_string()),
         NotTaken::NoAddress => Status::resource_exhausted(error.to_string()),
         NotTaken::Store(_) => Status::unavailable(error.to_string()),
-    })
+    }
+}
+
+/// How long until it is tried again to take in what the store did not.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Takes in what a workload says of itself, in the order in which it says it; of what comes meanwhile, the last word.
+async fn take_in(mesh: Arc<Mesh>, id: SessionId, name: WorkloadName, mut said: watch::Receiver<NodeMetadata>) {
+    let mut drains = said.borrow_and_update().draining;
+    while said.changed().await.is_ok() {
+        let registered = loop {
+            let metadata = said.borrow_and_update().clone();
+            match register(&mesh, &name, &metadata).await {
+                Ok(registered) => break (registered, metadata.draining),
+                Err(status) if status.code() == Code::Unavailable => {
+                    tracing::warn!(workload = %name, message = status.message(), "what a workload says of itself could not be stored; it is tried again");
+                    tokio::select! {
+                        () = tokio::time::sleep(AGAIN) => {}
+                        changed = said.changed() => if changed.is_err() { return },
+                    }
+                }
+                Err(status) => {
+                    tracing::warn!(workload = %name, message = status.message(), "what a workload says of itself is refused");
+                    // Its stream ends; when it comes back it is told why.
+                    return mesh.closed(id);
+                }
+            }
+        };
+        let (registered, draining) = registered;
+        if draining && !std::mem::replace(&mut drains, draining) {
+            tokio::spawn(withdraw(mesh.clone(), name.clone(), registered.publication));
+        }
+        drains = draining;
+    }
 }
 
 impl SessionObserver for Stream {
@@ -79,17 +124,9 @@ impl SessionObserver for Stream {
         let metadata = NodeMetadata::of(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let metadata = listening(metadata, Dialect::of(node));
         self.mesh.renewed(self.id, Arc::new(metadata.clone()));
-        let Some(name) = self.workload.clone() else { return Ok(()) };
-        let mesh = self.mesh.clone();
-        let drains = metadata.draining && !std::mem::replace(&mut self.drained, metadata.draining);
-        tokio::spawn(async move {
-            if let Err(status) = register(&mesh, &name, &metadata).await {
-                tracing::warn!(workload = %name, message = status.message(), "what a workload says of itself could not be taken in");
-            }
-            if drains {
-                withdraw(&mesh, &name).await;
-            }
-        });
+        if let Some(updates) = &self.updates {
+            updates.send_replace(metadata);
+        }
         Ok(())
     }
 
@@ -112,7 +149,7 @@ impl Drop for Stream {
 }
 
 /// Waits until every caller's proxy knows that a workload ends, 5 s at most, and then lets it stop.
-async fn withdraw(mesh: &Arc<Mesh>, name: &WorkloadName) {
-    crate::wait_for(mesh, mesh.newest(), std::time::Duration::from_secs(5)).await;
-    mesh.withdraw(name);
+async fn withdraw(mesh: Arc<Mesh>, name: WorkloadName, publication: u64) {
+    crate::wait_for(&mesh, publication, Duration::from_secs(5)).await;
+    mesh.withdraw(&name);
 }

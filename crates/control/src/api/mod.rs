@@ -60,6 +60,7 @@ impl From<StoreError> for Failure {
             StoreError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, Some("make room and try again; all that was acknowledged before is safe")),
             StoreError::Conflict { .. } => (StatusCode::CONFLICT, Some("look at it again and apply anew")),
             StoreError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, None),
+            StoreError::Closed { .. } => (StatusCode::SERVICE_UNAVAILABLE, Some("start it again with `lorica control`")),
             StoreError::Failed { .. } | StoreError::InUse { .. } => (StatusCode::INTERNAL_SERVER_ERROR, None),
         };
         Self::new(status, error.to_string(), hint)

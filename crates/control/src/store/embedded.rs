@@ -1,7 +1,7 @@
 //! The store of a single control plane: one file, by redb. Every acknowledged batch is on disk.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -21,8 +21,8 @@ pub struct Embedded {
     /// Taken out when an error has left it unusable; opened again at the next use.
     database: Mutex<Option<Database>>,
     changes: broadcast::Sender<Changed>,
-    /// Held for life: it keeps a second control plane out.
-    _lock: File,
+    /// Held until it is closed: it keeps a second control plane out.
+    lock: Mutex<Option<File>>,
 }
 
 fn table(table: Table) -> TableDefinition<'static, &'static str, &'static [u8]> {
@@ -47,10 +47,16 @@ impl Embedded {
         let failed = |error: &dyn std::fmt::Display| StoreError::Failed { path: path.display().to_string(), error: error.to_string() };
         fs::create_dir_all(directory).map_err(|error| failed(&error))?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(|error| failed(&error))?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(directory.join("lock")).map_err(|error| failed(&error))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| StoreError::InUse { path: path.display().to_string() })?;
-        let store = Self { path, database: Mutex::new(None), changes: broadcast::channel(WATCHED).0, _lock: lock };
+        let mut lock = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(directory.join("lock")).map_err(|error| failed(&error))?;
+        if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut holder = String::new();
+            // Who holds it is told where it can be read; that it is held is what matters.
+            drop(lock.read_to_string(&mut holder));
+            return Err(StoreError::InUse { path: path.display().to_string(), holder: holder.trim().parse().ok() });
+        }
+        // Only for people: on a full disk the lock holds without it.
+        drop(lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())));
+        let store = Self { path, database: Mutex::new(None), changes: broadcast::channel(WATCHED).0, lock: Mutex::new(Some(lock)) };
         store.with(|_| Ok(()))?;
         Ok(store)
     }
@@ -58,6 +64,9 @@ impl Embedded {
     /// Uses the database, opening it where there is none or the last use left it unusable.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, Refused>) -> Result<T, StoreError> {
         let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.lock.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            return Err(StoreError::Closed { path: self.path.display().to_string() });
+        }
         if database.is_none() {
             *database = Some(self.create().map_err(|error| self.told(error))?);
         }
@@ -87,7 +96,7 @@ impl Embedded {
         let path = self.path.display().to_string();
         match error {
             Refused::Conflict(key) => StoreError::Conflict { key },
-            Refused::Store(redb::Error::DatabaseAlreadyOpen) => StoreError::InUse { path },
+            Refused::Store(redb::Error::DatabaseAlreadyOpen) => StoreError::InUse { path, holder: None },
             Refused::Store(redb::Error::Io(error)) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge) => {
                 StoreError::Full { path }
             }
@@ -176,5 +185,12 @@ impl Store for Embedded {
 
     fn watch(&self) -> broadcast::Receiver<Changed> {
         self.changes.subscribe()
+    }
+
+    fn close(&self) {
+        // In this order: nothing is under way once the database is held, and the file is closed before another may open it.
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        *database = None;
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

@@ -82,8 +82,16 @@ pub enum StoreError {
         error: String,
     },
     /// Another control plane has it.
-    #[error("{path} is in use by another control plane")]
+    #[error("{path} is in use by another control plane{}", holder.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     InUse {
+        /// The store's file.
+        path: String,
+        /// Its process, where that is known.
+        holder: Option<u32>,
+    },
+    /// This control plane has let go of it.
+    #[error("{path} is closed: this control plane is ending")]
+    Closed {
         /// The store's file.
         path: String,
     },
@@ -129,4 +137,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Batches from now on. A watcher that lags is told so, and reads again what it needs.
     fn watch(&self) -> broadcast::Receiver<Changed>;
+
+    /// Lets go of it once what is under way is done, whoever still holds it here: another control plane may have it then.
+    fn close(&self);
 }

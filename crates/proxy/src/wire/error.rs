@@ -37,7 +37,10 @@ pub enum WireError {
 impl From<io::Error> for WireError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => Self::Closed,
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted => Self::Closed,
             kind => Self::Io(kind),
         }
     }
@@ -55,8 +58,9 @@ impl From<HeadError> for WireError {
 impl From<h2::Error> for WireError {
     fn from(error: h2::Error) -> Self {
         match error.reason() {
-            Some(h2::Reason::REFUSED_STREAM) => Self::NotProcessed,
-            Some(h2::Reason::NO_ERROR) if error.is_go_away() => Self::NotProcessed,
+            Some(h2::Reason::REFUSED_STREAM) if error.is_remote() => Self::NotProcessed,
+            // A peer's GOAWAY fails only the streams above the last one that it took, whatever its reason.
+            Some(_) if error.is_go_away() && error.is_remote() => Self::NotProcessed,
             Some(reason) if error.is_reset() => Self::Reset(reason.into()),
             Some(_) => Self::Invalid("HTTP/2 was broken"),
             None => error.get_io().map_or(Self::Closed, |io| io::Error::from(io.kind()).into()),

@@ -1,41 +1,222 @@
 //! The rules of a hop: which fields go on, and how they change between versions. Pure.
+//!
+//! In: fields as received, and the edits beside them. Out: the fields that the next connection gets. Fields that speak of one
+//! connection stay behind; framing (`Content-Length`, `Transfer-Encoding`) and `Host` are written by the codecs alone.
 
-use lorica_model::head::{Fields, tokens};
+use lorica_model::head::{Edits, Fields, tokens};
+use smallvec::SmallVec;
+
+use super::error::WireError;
 
 /// Fields that speak of one connection only (RFC 9110, 7.6.1), those that this codec writes itself among them.
 const HOP_BY_HOP: [&str; 6] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "http2-settings"];
 
+/// Fields that `Connection` cannot name: without them the message would be another one.
+const NOT_NAMEABLE: [&str; 6] = ["host", "content-length", "te", "keep-alive", "close", "upgrade"];
+
+/// Fields that may not come as trailers (RFC 9110, 6.5.1): whoever merges them would frame or route the message anew.
+const NOT_TRAILERS: [&str; 5] = ["content-length", "host", "te", "trailer", "expect"];
+
 /// Which fields of a message go on. Made once a message, as `Connection` may name more that do not.
-pub(super) struct Onward {
-    named: Vec<Vec<u8>>,
+pub(super) struct Onward<'f> {
+    named: SmallVec<[&'f [u8]; 2]>,
 }
 
-impl Onward {
+impl<'f> Onward<'f> {
     /// The rules for a message that came with `fields`.
-    pub(super) fn new(fields: &Fields) -> Self {
-        let named = fields.get_all("connection").flat_map(tokens).filter(|token| !is_plain_option(token));
-        Self { named: named.map(<[u8]>::to_ascii_lowercase).collect() }
+    pub(super) fn new(fields: &'f Fields) -> Self {
+        let named = fields.get_all("connection").flat_map(tokens).filter(|token| !is_one_of(token, &NOT_NAMEABLE));
+        Self { named: named.collect() }
     }
 
-    /// Whether a field goes on.
-    pub(super) fn keeps(&self, name: &[u8], value: &[u8]) -> bool {
-        // Most names are none of these; their length tells.
-        if name.len() <= 17 && HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop.as_bytes())) {
-            return false;
-        }
-        if name.eq_ignore_ascii_case(b"te") {
-            return tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers"));
-        }
-        !self.named.iter().any(|named| name.eq_ignore_ascii_case(named))
+    /// A received field as it goes on, if it does.
+    pub(super) fn pass<'v>(&self, name: &'v [u8], value: &'v [u8]) -> Option<(&'v [u8], &'v [u8])> {
+        if self.named.iter().any(|named| name.eq_ignore_ascii_case(named)) { None } else { pass(name, value) }
     }
 }
 
-/// The options that nearly every message has, which name no field.
-fn is_plain_option(token: &[u8]) -> bool {
-    token.eq_ignore_ascii_case(b"keep-alive") || token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"upgrade")
+/// The fields of a message that go on: those received, without the hop's own, then those that the edits add. What a caller
+/// names in `Connection` cannot take away what the proxy itself adds.
+pub(super) fn onward<'f>(fields: &'f Fields, edits: &'f Edits) -> impl Iterator<Item = (&'f [u8], &'f [u8])> {
+    let rules = Onward::new(fields);
+    let received = if rules.named.is_empty() {
+        usize::MAX
+    } else {
+        // Those added come last.
+        edits.apply(fields).count() - edits.apply(&Fields::default()).count()
+    };
+    let fields = edits.apply(fields).enumerate();
+    fields.filter_map(move |(index, (name, value))| if index < received { rules.pass(name, value) } else { pass(name, value) })
+}
+
+/// A field as it goes on, whatever `Connection` says.
+fn pass<'v>(name: &'v [u8], value: &'v [u8]) -> Option<(&'v [u8], &'v [u8])> {
+    // Most names are none of these; their length tells.
+    if name.len() <= 17 && is_one_of(name, &HOP_BY_HOP) {
+        return None;
+    }
+    if name.len() == 2 && name.eq_ignore_ascii_case(b"te") {
+        // The only member that a hop may promise for the next (and the only one that HTTP/2 knows).
+        return tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers")).then_some((name, &b"trailers"[..]));
+    }
+    Some((name, value))
+}
+
+/// The trailers that go on.
+pub(super) fn trailers(fields: &Fields) -> impl Iterator<Item = (&[u8], &[u8])> {
+    fields.iter().filter(|(name, _)| !is_one_of(name, &HOP_BY_HOP) && !is_one_of(name, &NOT_TRAILERS))
+}
+
+fn is_one_of(name: &[u8], names: &[&str]) -> bool {
+    names.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
+}
+
+/// What Content-Length says, where it is there; said twice it must say the same.
+pub(super) fn content_length(fields: &Fields) -> Result<Option<u64>, WireError> {
+    let mut length = None;
+    for value in fields.get_all("content-length").flat_map(|value| value.split(|byte| *byte == b',')) {
+        let value = value.trim_ascii();
+        let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
+        let parsed = digits.then(|| value.iter().fold(0, |sum: u64, digit| sum * 10 + u64::from(digit - b'0')));
+        let parsed = parsed.ok_or(WireError::Invalid("the Content-Length is no number"))?;
+        if length.replace(parsed).is_some_and(|before| before != parsed) {
+            return Err(WireError::Invalid("there are two Content-Lengths"));
+        }
+    }
+    Ok(length)
+}
+
+/// Whether `text` can be host and port; a user's name before them is none of HTTP's.
+pub(super) fn is_host(text: &[u8]) -> bool {
+    text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(byte))
+}
+
+/// Whether `text` is a token, as method, field name and protocol are.
+pub(super) fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+}
+
+/// The protocol of an `Upgrade` field that is passed on: the first, but `h2c`, which would take the connection out of the
+/// mesh's hands.
+pub(super) fn upgrade(value: &[u8]) -> Option<&[u8]> {
+    let name = |token: &[u8]| token.split(|byte| *byte == b'/').next().is_some_and(|name| name.eq_ignore_ascii_case(b"h2c"));
+    let valid = |token: &[u8]| token.split(|byte| *byte == b'/').all(is_token);
+    tokens(value).find(|token| !name(token) && valid(token))
+}
+
+/// A `Sec-WebSocket-Key` for a caller of HTTP/2, which has none (RFC 8441, 5): 16 random bytes in Base64.
+pub(super) fn websocket_key() -> [u8; 24] {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut bits = fastrand::u128(..);
+    let mut key = [b'='; 24];
+    for symbol in &mut key[..22] {
+        *symbol = ALPHABET[(bits & 63) as usize];
+        bits >>= 6;
+    }
+    // The last of 22 symbols holds two bits; the others of its six must be zero.
+    key[21] = ALPHABET[fastrand::usize(..4) << 4];
+    key
 }
 
 /// The reason phrase of a status, for HTTP/1.
 pub(super) fn phrase(status: u16) -> &'static str {
     http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use lorica_model::head::HeadBuilder;
+
+    fn fields(list: &[(&str, &str)]) -> Fields {
+        let mut builder = HeadBuilder::with_capacity(256);
+        for (name, value) in list {
+            builder.field(name.as_bytes(), value.as_bytes()).unwrap();
+        }
+        builder.fields()
+    }
+
+    fn text<'f>(fields: impl Iterator<Item = (&'f [u8], &'f [u8])>) -> Vec<String> {
+        fields.map(|(name, value)| format!("{}: {}", String::from_utf8_lossy(name), String::from_utf8_lossy(value))).collect()
+    }
+
+    #[test]
+    fn a_hop_keeps_its_own_fields_to_itself() {
+        for (list, passed) in [
+            (
+                &[("Connection", "close"), ("Keep-Alive", "5"), ("Proxy-Connection", "x"), ("Transfer-Encoding", "chunked"), ("A", "b")][..],
+                &["A: b"][..],
+            ),
+            (&[("Upgrade", "h2c"), ("HTTP2-Settings", "AAMA"), ("connection", "Upgrade, HTTP2-Settings")], &[]),
+            (&[("Connection", "X-Mine , , x-other"), ("x-mine", "1"), ("X-Other", "2"), ("X-Kept", "3")], &["X-Kept: 3"]),
+            (
+                &[("Connection", "Host, Content-Length, TE"), ("Host", "x"), ("Content-Length", "3"), ("TE", "trailers")],
+                &["Host: x", "Content-Length: 3", "TE: trailers"],
+            ),
+            (&[("TE", "gzip;q=1, Trailers")], &["TE: trailers"]),
+            (&[("TE", "gzip")], &[]),
+            (&[("Trailer", "x"), ("Expect", "100-continue")], &["Trailer: x", "Expect: 100-continue"]),
+        ] {
+            assert_eq!(text(onward(&fields(list), &Edits::default())), passed, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn a_caller_cannot_name_away_what_the_proxy_adds() {
+        let received = fields(&[("Connection", "x-forwarded-client-cert, x-old"), ("x-old", "1"), ("x-forwarded-client-cert", "forged")]);
+        let mut edits = Edits::default();
+        edits.set(&received, "x-forwarded-client-cert", "By=us");
+        assert_eq!(text(onward(&received, &edits)), ["x-forwarded-client-cert: By=us"]);
+    }
+
+    #[test]
+    fn trailers_cannot_frame_or_route_a_message() {
+        let received = fields(&[
+            ("grpc-status", "0"),
+            ("Content-Length", "9"),
+            ("Transfer-Encoding", "chunked"),
+            ("Host", "x"),
+            ("Connection", "close"),
+        ]);
+        assert_eq!(text(trailers(&received)), ["grpc-status: 0"]);
+    }
+
+    #[test]
+    fn a_length_is_said_once_or_the_same() {
+        for (list, expected) in [
+            (&[][..], Ok(None)),
+            (&[("content-length", "3")], Ok(Some(3))),
+            (&[("content-length", "3, 3"), ("Content-Length", "3")], Ok(Some(3))),
+            (&[("content-length", "3"), ("Content-Length", "4")], Err(WireError::Invalid("there are two Content-Lengths"))),
+            (&[("content-length", "3,")], Err(WireError::Invalid("the Content-Length is no number"))),
+            (&[("content-length", "0x3")], Err(WireError::Invalid("the Content-Length is no number"))),
+            (&[("content-length", "-3")], Err(WireError::Invalid("the Content-Length is no number"))),
+            (&[("content-length", "")], Err(WireError::Invalid("the Content-Length is no number"))),
+        ] {
+            assert_eq!(content_length(&fields(list)), expected, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_never_leads_out_of_the_mesh() {
+        for (value, expected) in [
+            ("websocket", Some("websocket")),
+            ("h2c", None),
+            ("H2C/1", None),
+            ("h2c, websocket", Some("websocket")),
+            ("a b, foo/2", Some("foo/2")),
+            ("websocket\r\nX: y", None),
+            ("", None),
+        ] {
+            assert_eq!(upgrade(value.as_bytes()), expected.map(str::as_bytes), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_websocket_key_is_sixteen_bytes_of_base64() {
+        let key = websocket_key();
+        assert!(key[22..] == *b"==" && b"AQgw".contains(&key[21]), "{key:?}");
+        assert_ne!(key, websocket_key());
+    }
 }

@@ -12,6 +12,12 @@ use tokio::task::LocalSet;
 use super::*;
 use crate::stream::Stream;
 
+mod client;
+mod http2;
+mod property;
+mod server;
+mod tunnel;
+
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn server(read: &[u8]) -> (Http1Server, DuplexStream) {
@@ -58,7 +64,11 @@ async fn requests_are_taken_as_the_standard_has_them() {
         ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n2\r\nab\r\n1;x=y\r\nc\r\n0\r\n\r\n", "POST", "/", "x", "abc"),
     ] {
         let (head, all) = parsed(bytes.as_bytes()).await.unwrap_or_else(|error| panic!("{bytes:?}: {error}"));
-        assert_eq!((head.method(), head.path_and_query(), head.authority(), all.as_slice()), (method, path, authority, body.as_bytes()), "{bytes:?}");
+        assert_eq!(
+            (head.method(), head.path_and_query(), head.authority(), all.as_slice()),
+            (method, path, authority, body.as_bytes()),
+            "{bytes:?}"
+        );
     }
 }
 
@@ -106,7 +116,7 @@ async fn heads_past_their_bounds_are_refused() {
     let writing = async move {
         let large = format!("GET / HTTP/1.1\r\nHost: x\r\na: {}\r\n\r\n", "b".repeat(70_000));
         // The server stops reading before all of it has come.
-        drop(client.write_all(large.as_bytes()).await.is_ok());
+        let _: Result<(), _> = client.write_all(large.as_bytes()).await;
         client
     };
     let (error, _client) = tokio::join!(server.next(), writing);
@@ -178,7 +188,12 @@ fn request(version: Version, fields: &[(&str, &str)]) -> RequestHead {
 }
 
 /// What an HTTP/1 client writes for `head`, and what it makes of `answer`.
-async fn exchanged(head: &RequestHead, length: Option<u64>, body: &'static [u8], answer: &str) -> (String, Result<(u16, Vec<u8>), WireError>, bool) {
+async fn exchanged(
+    head: &RequestHead,
+    length: Option<u64>,
+    body: &'static [u8],
+    answer: &str,
+) -> (String, Result<(u16, Vec<u8>), WireError>, bool) {
     let (ours, mut theirs) = duplex(64 * 1024);
     let mut client = Http1Client::new(Stream::Memory(ours));
     let edits = Edits::default();
@@ -206,10 +221,21 @@ async fn exchanged(head: &RequestHead, length: Option<u64>, body: &'static [u8],
 async fn a_hop_keeps_its_own_fields_to_itself() {
     let head = request(
         Version::Http11,
-        &[("Host", "recording.contact"), ("Connection", "keep-alive, X-Mine"), ("X-Mine", "1"), ("Keep-Alive", "5"), ("TE", "trailers"), ("X-Kept", "2"), ("Content-Length", "3")],
+        &[
+            ("Host", "recording.contact"),
+            ("Connection", "keep-alive, X-Mine"),
+            ("X-Mine", "1"),
+            ("Keep-Alive", "5"),
+            ("TE", "trailers"),
+            ("X-Kept", "2"),
+            ("Content-Length", "3"),
+        ],
     );
     let (sent, outcome, reusable) = exchanged(&head, Some(3), b"abc", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-    assert_eq!(sent, "POST /a?b HTTP/1.1\r\nHost: recording.contact\r\nTE: trailers\r\nX-Kept: 2\r\ncontent-length: 3\r\n\r\nabc");
+    assert_eq!(
+        sent,
+        "POST /a?b HTTP/1.1\r\nHost: recording.contact\r\nTE: trailers\r\nX-Kept: 2\r\ncontent-length: 3\r\nconnection: te\r\n\r\nabc"
+    );
     assert_eq!(outcome, Ok((200, b"ok".to_vec())));
     assert!(reusable);
 }
@@ -234,7 +260,11 @@ async fn answers_end_where_their_framing_says() {
         ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", Ok((200, vec![])), false),
         ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nunasked", Ok((200, vec![])), false),
         ("HTTP/1.1 101 Switching\r\n\r\n", Err(WireError::Invalid("101 was not asked for")), false),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", Err(WireError::Invalid("there are both Content-Length and Transfer-Encoding")), false),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Err(WireError::Invalid("there are both Content-Length and Transfer-Encoding")),
+            false,
+        ),
     ] {
         let (_, outcome, again) = exchanged(&head, Some(0), b"", answer).await;
         assert_eq!((outcome, again), (expected, reusable), "{answer:?}");
@@ -270,7 +300,8 @@ async fn http2_carries_bodies_and_trailers_both_ways() {
             tokio::task::spawn_local(driver);
             let head = request(Version::Http11, &[("Host", "recording.contact"), ("TE", "trailers"), ("Connection", "close")]);
             let edits = Edits::default();
-            let (mut sender, mut receiver) = client.send(&Outgoing { head: &head, edits: &edits, length: None, upgrade: None }).await.unwrap();
+            let (mut sender, mut receiver) =
+                client.send(&Outgoing { head: &head, edits: &edits, length: None, upgrade: None }).await.unwrap();
             let upload = async {
                 let mut builder = HeadBuilder::with_capacity(64);
                 builder.field(b"x-sum", b"1").unwrap();

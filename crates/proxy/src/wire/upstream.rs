@@ -5,15 +5,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use lorica_model::head::{Edits, Fields, RequestHead, ResponseHead};
+use lorica_model::head::{Edits, Fields, RequestHead, ResponseHead, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::Body;
 use super::error::WireError;
-use super::fields::Onward;
+use super::fields::{Onward, onward, upgrade};
 use super::http1::{Http1Receiver, Http1Responder, Http1Sender};
 use super::http2::{Http2Receiver, Http2Responder, Http2Sender, Http2Tunnel};
 use crate::stream::Stream;
+
+/// The most interim answers that one request may have; more would be a way to keep a proxy busy for ever.
+pub(super) const MAX_INFORMATIONAL: u32 = 8;
 
 /// A request as it goes out: the head as received, with its edits.
 pub struct Outgoing<'o> {
@@ -23,7 +26,7 @@ pub struct Outgoing<'o> {
     pub edits: &'o Edits,
     /// The length of its body, where known; `Some(0)`: none.
     pub length: Option<u64>,
-    /// What it asks to upgrade to.
+    /// What it asks to upgrade to, as `Upgrade` or `:protocol` said it; of several, the first that may be passed on is asked for.
     pub upgrade: Option<&'o [u8]>,
 }
 
@@ -36,19 +39,18 @@ impl Outgoing<'_> {
         self.edits.authority.as_deref().unwrap_or_else(|| self.head.authority())
     }
 
-    /// Every field that goes on.
-    pub(super) fn fields(&self, mut each: impl FnMut(&[u8], &[u8])) {
-        let onward = Onward::new(&self.head.fields);
-        let moved = self.edits.authority.is_some();
-        for (name, value) in self.edits.apply(&self.head.fields) {
-            if onward.keeps(name, value) && !(moved && name.eq_ignore_ascii_case(b"host")) {
-                each(name, value);
-            }
-        }
+    /// The one protocol that it asks to upgrade to; HTTP/1.0 has no upgrade.
+    pub(super) fn protocol(&self) -> Option<&[u8]> {
+        self.upgrade.filter(|_| self.head.version != Version::Http10).and_then(upgrade)
     }
 
-    /// Whether the caller said that there is no body, as it must for a POST.
-    pub(super) fn declared_length(&self) -> bool {
+    /// Every field that goes on, `Host` and `Content-Length` among them: those each codec writes in its own way.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        onward(&self.head.fields, self.edits)
+    }
+
+    /// Whether the caller said how long its body is, as it must for an empty POST.
+    pub(super) fn declares_length(&self) -> bool {
         self.head.fields.position("content-length").is_some()
     }
 }
@@ -141,8 +143,10 @@ impl Responder {
     /// # Errors
     /// When the client is gone.
     pub async fn informational(&mut self, head: &ResponseHead) -> Result<(), WireError> {
-        let onward = Onward::new(&head.fields);
-        let fields = head.fields.iter().filter(|(name, value)| onward.keeps(name, value));
+        if head.status == 101 {
+            return Err(WireError::Invalid("101 ends HTTP and is no interim answer"));
+        }
+        let fields = bodiless(&head.fields);
         match self {
             Self::Http1(responder) => responder.informational(head.status, fields).await,
             Self::Http2(responder) => responder.informational(head.status, fields),
@@ -154,16 +158,20 @@ impl Responder {
     /// # Errors
     /// When the client is gone.
     pub fn head(&mut self, head: &ResponseHead, edits: &Edits, length: Option<u64>, end: bool) -> Result<(), WireError> {
-        let onward = Onward::new(&head.fields);
-        let fields = edits.apply(&head.fields).filter(|(name, value)| onward.keeps(name, value));
-        self.raw_head(head.status, fields, length, end)
+        self.raw_head(head.status, onward(&head.fields, edits), length, end)
     }
 
     /// Begins an answer of our own.
     ///
     /// # Errors
     /// When the client is gone.
-    pub fn raw_head<'f>(&mut self, status: u16, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>, length: Option<u64>, end: bool) -> Result<(), WireError> {
+    pub fn raw_head<'f>(
+        &mut self,
+        status: u16,
+        fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
+        length: Option<u64>,
+        end: bool,
+    ) -> Result<(), WireError> {
         match self {
             Self::Http1(responder) => {
                 responder.head(status, fields, length, end);
@@ -211,10 +219,13 @@ impl Responder {
     /// # Errors
     /// When the client is gone.
     pub async fn upgrade(self, head: &ResponseHead, protocol: &[u8], body: Body) -> Result<Tunnel, WireError> {
-        let onward = Onward::new(&head.fields);
-        let fields = head.fields.iter().filter(|(name, value)| onward.keeps(name, value));
+        let fields = bodiless(&head.fields);
         match self {
-            Self::Http1(responder) => responder.upgrade(fields, protocol).await,
+            Self::Http1(responder) => {
+                // Of what the client offered, the upstream's choice; one of HTTP/2 was offered the first alone.
+                let chosen = head.fields.get("upgrade").or_else(|| upgrade(protocol));
+                responder.upgrade(fields, chosen.unwrap_or(protocol)).await
+            }
             Self::Http2(responder) => responder.upgrade(fields, body),
         }
     }
@@ -234,6 +245,13 @@ impl Responder {
             Self::Http2(responder) => responder.gone().await,
         }
     }
+}
+
+/// The fields that go on of a head without a body.
+fn bodiless(fields: &Fields) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let rules = Onward::new(fields);
+    let fields = fields.iter().filter_map(move |(name, value)| rules.pass(name, value));
+    fields.filter(|(name, _)| !name.eq_ignore_ascii_case(b"content-length"))
 }
 
 /// Bytes both ways, where HTTP has ended.
@@ -269,6 +287,21 @@ impl AsyncWrite for Tunnel {
         match self.get_mut() {
             Self::Http1 { stream, .. } => Pin::new(stream).poll_write(cx, bytes),
             Self::Http2(tunnel) => tunnel.poll_write(cx, bytes),
+        }
+    }
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Http1 { stream, .. } => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Http2(tunnel) => match slices.iter().find(|slice| !slice.is_empty()) {
+                Some(slice) => tunnel.poll_write(cx, slice),
+                None => Poll::Ready(Ok(0)),
+            },
+        }
+    }
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Http1 { stream, .. } => stream.is_write_vectored(),
+            Self::Http2(_) => false,
         }
     }
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -13,6 +13,8 @@ use super::parse::{self, Framing};
 
 /// The longest line of a chunk, extensions included, in bytes.
 const CHUNK_LINE: usize = 1024;
+/// The most bytes of extensions in all chunks of a body together: nobody uses them but to make us read what counts for nothing.
+const EXTENSIONS: usize = 16 * 1024;
 
 /// Where a body of HTTP/1 stands; shared with its connection, which goes on only behind it.
 pub(super) type Progress = Rc<Cell<State>>;
@@ -27,6 +29,8 @@ pub(super) enum State {
     Trailers,
     UntilClose,
     End,
+    /// It was no valid body, or broke off: where the next message begins is unknown.
+    Broken,
 }
 
 impl From<Framing> for State {
@@ -45,6 +49,7 @@ pub struct Http1Body {
     connection: Rc<RefCell<Connection>>,
     progress: Progress,
     length: Option<u64>,
+    extensions: usize,
 }
 
 impl Http1Body {
@@ -54,7 +59,7 @@ impl Http1Body {
             State::Length(length) => Some(length),
             _ => None,
         };
-        Self { connection, progress, length }
+        Self { connection, progress, length, extensions: 0 }
     }
 
     pub(crate) fn is_end(&self) -> bool {
@@ -66,7 +71,11 @@ impl Http1Body {
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, WireError>>> {
-        self.poll(cx).map(Result::transpose)
+        let frame = ready!(self.poll(cx));
+        if frame.is_err() {
+            self.progress.set(State::Broken);
+        }
+        Poll::Ready(frame.transpose())
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, WireError>> {
@@ -74,6 +83,7 @@ impl Http1Body {
         loop {
             match self.progress.get() {
                 State::End => return Poll::Ready(Ok(None)),
+                State::Broken => return Poll::Ready(Err(WireError::Closed)),
                 State::Length(left) | State::ChunkData(left) if !connection.inbox.is_empty() => {
                     let count = usize::try_from(left).map_or(connection.inbox.len(), |left| left.min(connection.inbox.len()));
                     let data = connection.inbox.split_to(count).freeze();
@@ -87,13 +97,20 @@ impl Http1Body {
                     self.progress.set(next);
                     return Poll::Ready(Ok(Some(Frame::Data(data))));
                 }
-                State::UntilClose if !connection.inbox.is_empty() => return Poll::Ready(Ok(Some(Frame::Data(connection.inbox.split().freeze())))),
+                State::UntilClose if !connection.inbox.is_empty() => {
+                    return Poll::Ready(Ok(Some(Frame::Data(connection.inbox.split().freeze()))));
+                }
                 State::UntilClose if connection.ended => {
                     self.progress.set(State::End);
                     return Poll::Ready(Ok(None));
                 }
                 State::ChunkLine => {
-                    if let Some(length) = chunk_line(&mut connection.inbox)? {
+                    if let Some((length, extensions)) = chunk_line(&mut connection.inbox)? {
+                        self.extensions += extensions;
+                        if self.extensions > EXTENSIONS {
+                            return Poll::Ready(Err(WireError::Invalid("there are too many chunk extensions")));
+                        }
+                        connection.look_afresh();
                         self.progress.set(if length == 0 { State::Trailers } else { State::ChunkData(length) });
                         continue;
                     }
@@ -106,13 +123,13 @@ impl Http1Body {
                     self.progress.set(State::ChunkLine);
                     continue;
                 }
-                State::Trailers => {
+                State::Trailers if connection.has_new_line() => {
                     if let Some(trailers) = parse::trailers(&mut connection.inbox)? {
                         self.progress.set(State::End);
                         return Poll::Ready(Ok((!trailers.is_empty()).then_some(Frame::Trailers(trailers))));
                     }
                 }
-                State::Length(_) | State::ChunkData(_) | State::ChunkEnd | State::UntilClose => {}
+                State::Length(_) | State::ChunkData(_) | State::ChunkEnd | State::Trailers | State::UntilClose => {}
             }
             let read = ready!(connection.poll_fill(cx))?;
             if read == 0 && self.progress.get() != State::UntilClose {
@@ -122,8 +139,8 @@ impl Http1Body {
     }
 }
 
-/// The size of the next chunk, if its line is there; it is taken out of `inbox`.
-fn chunk_line(inbox: &mut bytes::BytesMut) -> Result<Option<u64>, WireError> {
+/// The size of the next chunk and that of its extensions, if its line is there; it is taken out of `inbox`.
+fn chunk_line(inbox: &mut bytes::BytesMut) -> Result<Option<(u64, usize)>, WireError> {
     let Some(end) = inbox.iter().take(CHUNK_LINE).position(|byte| *byte == b'\n') else {
         return if inbox.len() >= CHUNK_LINE { Err(WireError::Invalid("a chunk's line is too long")) } else { Ok(None) };
     };
@@ -138,5 +155,6 @@ fn chunk_line(inbox: &mut bytes::BytesMut) -> Result<Option<u64>, WireError> {
         return Err(WireError::Invalid("a chunk's size is no number"));
     }
     let digits = size.iter().filter_map(|digit| char::from(*digit).to_digit(16));
-    Ok(Some(digits.fold(0, |sum, digit| sum * 16 + u64::from(digit))))
+    let extensions = line.len() - size.len();
+    Ok(Some((digits.fold(0, |sum, digit| sum * 16 + u64::from(digit)), extensions)))
 }

@@ -3,20 +3,20 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::Bytes;
-use lorica_model::head::{Fields, Version};
+use lorica_model::head::{Fields, ResponseHead, Version};
 
 use super::super::body::Body;
 use super::super::error::WireError;
-use super::super::upstream::{Answer, Outgoing, Tunnel};
+use super::super::fields::websocket_key;
+use super::super::upstream::{Answer, MAX_INFORMATIONAL, Outgoing, Tunnel};
 use super::body::{Http1Body, Progress, State};
 use super::connection::{Connection, flush};
-use super::parse;
+use super::outgoing::Shape;
+use super::parse::{self, Framing};
 use crate::stream::Stream;
-
-/// The most interim answers that one request may have; more would be a way to keep a proxy busy for ever.
-const MAX_INFORMATIONAL: u32 = 8;
 
 /// A connection to a server of HTTP/1. A clone is another handle of the same connection.
 #[derive(Clone)]
@@ -40,7 +40,8 @@ impl Http1Client {
         Self { connection: Rc::new(RefCell::new(Connection::new(stream, &[]))), exchange: Rc::new(exchange) }
     }
 
-    /// Whether the last exchange is over on both sides and left the connection fit for another.
+    /// Whether the last exchange is over on both sides and left the connection fit for another: the server has not closed it since,
+    /// nor said anything unasked.
     #[must_use]
     pub fn is_reusable(&self) -> bool {
         let received = self.exchange.body.borrow().as_ref().is_some_and(|body| body.get() == State::End);
@@ -50,98 +51,111 @@ impl Http1Client {
     /// Begins an exchange: queues the request's head. It leaves with the first bytes of the body, or at the next flush.
     #[must_use]
     pub fn send(&mut self, outgoing: &Outgoing<'_>) -> (Http1Sender, Http1Receiver) {
-        let Outgoing { head, .. } = outgoing;
-        let mut text = Vec::with_capacity(1024);
-        text.extend_from_slice(head.method().as_bytes());
-        text.push(b' ');
-        text.extend_from_slice(outgoing.path_and_query().as_bytes());
-        text.extend_from_slice(b" HTTP/1.1\r\n");
-        let from_http2 = head.version == Version::Http2;
-        if from_http2 || head.fields.position("host").is_none() || outgoing.edits.authority.is_some() {
-            parse::line(&mut text, b"host", outgoing.authority().as_bytes());
+        let upgrade = outgoing.protocol();
+        // An extended CONNECT is how HTTP/2 says GET with Upgrade; what it sends belongs to the tunnel, not to a body.
+        let extended = outgoing.head.protocol().is_some();
+        let (text, shape) = head(outgoing, upgrade, extended);
+        {
+            let mut connection = self.connection.borrow_mut();
+            connection.begin();
+            connection.push(text.into());
         }
-        let mut crumbs: Vec<u8> = Vec::new();
-        outgoing.fields(|name, value| {
-            if name.eq_ignore_ascii_case(b"content-length") || (from_http2 && name == b"host") {
-                return;
-            }
-            if from_http2 && name == b"cookie" {
-                if !crumbs.is_empty() {
-                    crumbs.extend_from_slice(b"; ");
-                }
-                return crumbs.extend_from_slice(value);
-            }
-            parse::line(&mut text, name, value);
-        });
-        if !crumbs.is_empty() {
-            parse::line(&mut text, b"cookie", &crumbs);
-        }
-        let chunked = match (outgoing.length, outgoing.upgrade) {
-            (Some(0), _) if outgoing.declared_length() => {
-                parse::line(&mut text, b"content-length", b"0");
-                false
-            }
-            (Some(0), _) => false,
-            (Some(length), _) => {
-                parse::line(&mut text, b"content-length", length.to_string().as_bytes());
-                false
-            }
-            (None, _) => {
-                text.extend_from_slice(b"transfer-encoding: chunked\r\n");
-                true
-            }
-        };
-        if let Some(protocol) = outgoing.upgrade {
-            parse::line(&mut text, b"connection", b"upgrade");
-            parse::line(&mut text, b"upgrade", protocol);
-        }
-        text.extend_from_slice(b"\r\n");
-        self.connection.borrow_mut().push(text.into());
-        self.exchange = Rc::new(Exchange { sent: Cell::new(false), body: RefCell::new(None), keep: Cell::new(true) });
-        let sender = Http1Sender { connection: self.connection.clone(), exchange: self.exchange.clone(), chunked };
+        self.exchange = Rc::new(Exchange { sent: Cell::new(extended), body: RefCell::new(None), keep: Cell::new(true) });
+        let sender = Http1Sender { connection: self.connection.clone(), exchange: self.exchange.clone(), shape };
         let receiver = Http1Receiver {
             connection: self.connection.clone(),
             exchange: self.exchange.clone(),
-            to_head: head.method() == "HEAD",
-            upgrade: outgoing.upgrade.is_some(),
+            to_head: outgoing.head.method() == "HEAD",
+            upgrade: upgrade.map(<[u8]>::to_vec),
             informational: 0,
         };
         (sender, receiver)
     }
 }
 
+/// The text of a request's head, and the shape of its body.
+fn head(outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>, extended: bool) -> (Vec<u8>, Shape) {
+    let head = outgoing.head;
+    let mut text = Vec::with_capacity(1024);
+    text.extend_from_slice(if extended { b"GET" } else { head.method().as_bytes() });
+    text.push(b' ');
+    text.extend_from_slice(outgoing.path_and_query().as_bytes());
+    text.extend_from_slice(b" HTTP/1.1\r\n");
+    // The received Host stays as it was written only where it says what the request was routed by.
+    let from_http2 = head.version == Version::Http2;
+    let host_stays = !from_http2 && head.fields.get("host").is_some_and(|host| host == outgoing.authority().as_bytes());
+    if !host_stays {
+        parse::line(&mut text, b"host", outgoing.authority().as_bytes());
+    }
+    let mut crumbs: Vec<u8> = Vec::new();
+    let mut promises_trailers = false;
+    for (name, value) in outgoing.fields() {
+        match name.len() {
+            4 if !host_stays && name.eq_ignore_ascii_case(b"host") => continue,
+            14 if name.eq_ignore_ascii_case(b"content-length") => continue,
+            2 if name.eq_ignore_ascii_case(b"te") => promises_trailers = true,
+            6 if from_http2 && name == b"cookie" => {
+                if !crumbs.is_empty() {
+                    crumbs.extend_from_slice(b"; ");
+                }
+                crumbs.extend_from_slice(value);
+                continue;
+            }
+            _ => {}
+        }
+        parse::line(&mut text, name, value);
+    }
+    if !crumbs.is_empty() {
+        parse::line(&mut text, b"cookie", &crumbs);
+    }
+    let shape = match outgoing.length {
+        _ if extended => Shape::Length(0),
+        Some(0) if !outgoing.declares_length() => Shape::Length(0),
+        Some(length) => {
+            parse::line(&mut text, b"content-length", length.to_string().as_bytes());
+            Shape::Length(length)
+        }
+        None => {
+            text.extend_from_slice(b"transfer-encoding: chunked\r\n");
+            Shape::Chunked
+        }
+    };
+    if let Some(protocol) = upgrade {
+        parse::line(&mut text, b"connection", b"upgrade");
+        parse::line(&mut text, b"upgrade", protocol);
+        let keyless = extended && protocol.eq_ignore_ascii_case(b"websocket") && head.fields.position("sec-websocket-key").is_none();
+        if keyless {
+            parse::line(&mut text, b"sec-websocket-key", &websocket_key());
+        }
+    } else if promises_trailers {
+        // TE speaks of this connection (RFC 9110, 10.1.4).
+        parse::line(&mut text, b"connection", b"te");
+    }
+    text.extend_from_slice(b"\r\n");
+    (text, shape)
+}
+
 /// Sends the body of one request.
 pub struct Http1Sender {
     connection: Rc<RefCell<Connection>>,
     exchange: Rc<Exchange>,
-    chunked: bool,
+    shape: Shape,
 }
 
 impl Http1Sender {
     pub(crate) async fn data(&mut self, data: Bytes) -> Result<(), WireError> {
-        {
-            let mut connection = self.connection.borrow_mut();
-            if self.chunked {
-                connection.push(parse::chunk(data.len()));
-                connection.push(data);
-                connection.push(Bytes::from_static(b"\r\n"));
-            } else {
-                connection.push(data);
-            }
-        }
+        self.shape.data(&mut self.connection.borrow_mut(), data)?;
         poll_fn(|cx| self.connection.borrow_mut().poll_room(cx)).await?;
         Ok(())
     }
 
     pub(crate) async fn end(&mut self, trailers: Option<&Fields>) -> Result<(), WireError> {
-        if self.chunked {
-            let mut text = b"0\r\n".to_vec();
-            if let Some(trailers) = trailers {
-                trailers.iter().for_each(|(name, value)| parse::line(&mut text, name, value));
-            }
-            text.extend_from_slice(b"\r\n");
-            self.connection.borrow_mut().push(text.into());
+        if self.exchange.sent.get() {
+            return Ok(());
         }
+        self.shape.end(&mut self.connection.borrow_mut(), trailers)?;
+        // All of it is queued: nothing is queued twice, should this future be dropped and asked for again.
+        self.shape = Shape::Length(0);
         flush(&self.connection).await?;
         self.exchange.sent.set(true);
         Ok(())
@@ -157,48 +171,83 @@ pub struct Http1Receiver {
     connection: Rc<RefCell<Connection>>,
     exchange: Rc<Exchange>,
     to_head: bool,
-    upgrade: bool,
+    /// What was asked for.
+    upgrade: Option<Vec<u8>>,
     informational: u32,
 }
 
 impl Http1Receiver {
     /// The next head of the answer. Nothing is lost if the future is dropped.
     pub(crate) async fn answer(&mut self) -> Result<Answer, WireError> {
-        loop {
-            let parsed = parse::response(&mut self.connection.borrow_mut().inbox, self.to_head)?;
-            let Some((head, framing)) = parsed else {
-                let empty = self.connection.borrow().inbox.is_empty();
-                if poll_fn(|cx| self.connection.borrow_mut().poll_fill(cx)).await? == 0 {
-                    return Err(if empty { WireError::Closed } else { WireError::Invalid("the answer's head is cut off") });
+        let (head, framing) = self.head().await?;
+        match head.status {
+            101 => return self.upgraded(head),
+            100..=199 => {
+                self.informational += 1;
+                if self.informational > MAX_INFORMATIONAL {
+                    return Err(WireError::Invalid("there are more than 8 interim answers"));
                 }
-                continue;
-            };
-            match head.status {
-                101 if self.upgrade => {
-                    let taken = self.connection.borrow_mut().take();
-                    let (stream, read) = taken.ok_or(WireError::Closed)?;
-                    self.exchange.keep.set(false);
-                    return Ok(Answer::Upgraded(head, Tunnel::Http1 { stream, read }));
-                }
-                101 => return Err(WireError::Invalid("101 was not asked for")),
-                100..=199 => {
-                    self.informational += 1;
-                    if self.informational > MAX_INFORMATIONAL {
-                        return Err(WireError::Invalid("there are more than 8 interim answers"));
-                    }
-                    return Ok(Answer::Informational(head));
-                }
-                _ => {}
+                return Ok(Answer::Informational(head));
             }
-            let keep = match head.version {
-                Version::Http10 => head.fields.has_token("connection", "keep-alive"),
-                _ => !head.fields.has_token("connection", "close"),
-            };
-            let progress = Rc::new(Cell::new(State::from(framing)));
-            self.exchange.keep.set(keep && progress.get() != State::UntilClose);
-            *self.exchange.body.borrow_mut() = Some(progress.clone());
-            let body = if progress.get() == State::End { Body::Empty } else { Body::Http1(Http1Body::new(self.connection.clone(), progress)) };
-            return Ok(Answer::Final(head, body));
+            _ => {}
         }
+        let keep = match head.version {
+            // With Transfer-Encoding it is nobody's guess where such an answer ends for others (RFC 9112, 6.1).
+            Version::Http10 => head.fields.has_token("connection", "keep-alive") && head.fields.position("transfer-encoding").is_none(),
+            _ => !head.fields.has_token("connection", "close"),
+        };
+        let progress = Rc::new(Cell::new(State::from(framing)));
+        self.exchange.keep.set(keep && progress.get() != State::UntilClose);
+        *self.exchange.body.borrow_mut() = Some(progress.clone());
+        let body = if progress.get() == State::End { Body::Empty } else { Body::Http1(Http1Body::new(self.connection.clone(), progress)) };
+        Ok(Answer::Final(head, body))
+    }
+
+    async fn head(&mut self) -> Result<(ResponseHead, Framing), WireError> {
+        loop {
+            {
+                let mut connection = self.connection.borrow_mut();
+                if connection.has_new_line()
+                    && let Some(parsed) = parse::response(&mut connection.inbox, self.to_head)?
+                {
+                    connection.look_afresh();
+                    return Ok(parsed);
+                }
+            }
+            let count = poll_fn(|cx| {
+                let mut connection = self.connection.borrow_mut();
+                // Where no sender does it: the head of an extended CONNECT has no body behind it.
+                if self.exchange.sent.get()
+                    && !connection.is_flushed()
+                    && let Poll::Ready(Err(error)) = connection.poll_flush(cx)
+                {
+                    return Poll::Ready(Err(error));
+                }
+                connection.poll_fill(cx)
+            });
+            let error = match count.await {
+                Ok(1..) => continue,
+                Ok(0) if self.connection.borrow().inbox.is_empty() => WireError::Closed,
+                Ok(0) => return Err(WireError::Invalid("the answer's head is cut off")),
+                Err(error) => error.into(),
+            };
+            // A kept connection that its server closed before the request: nothing of it went out, so nothing came of it.
+            let unsent = error == WireError::Closed && self.connection.borrow().is_unwritten();
+            return Err(if unsent { WireError::NotProcessed } else { error });
+        }
+    }
+
+    fn upgraded(&mut self, head: ResponseHead) -> Result<Answer, WireError> {
+        let asked = self.upgrade.as_deref().ok_or(WireError::Invalid("101 was not asked for"))?;
+        if head.fields.get("upgrade").is_some_and(|protocol| !protocol.eq_ignore_ascii_case(asked)) {
+            return Err(WireError::Invalid("101 leads to a protocol that was not asked for"));
+        }
+        self.exchange.keep.set(false);
+        let mut connection = self.connection.borrow_mut();
+        if !self.exchange.sent.get() || !connection.is_flushed() {
+            return Err(WireError::Invalid("101 came before the request was complete"));
+        }
+        let (stream, read) = connection.take().ok_or(WireError::Closed)?;
+        Ok(Answer::Upgraded(head, Tunnel::Http1 { stream, read }))
     }
 }

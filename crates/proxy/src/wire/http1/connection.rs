@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use lorica_model::head::MAX_HEAD_BYTES;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::stream::Stream;
@@ -28,11 +29,44 @@ pub(super) struct Connection {
     pub(super) ended: bool,
     outbox: VecDeque<Bytes>,
     waiting: usize,
+    /// Bytes written since [`Self::begin`].
+    written: u64,
+    /// How much of the inbox was looked at in vain for the end of a head.
+    looked: usize,
 }
 
 impl Connection {
     pub(super) fn new(stream: Stream, read: &[u8]) -> Self {
-        Self { stream: Some(stream), inbox: BytesMut::from(read), ended: false, outbox: VecDeque::new(), waiting: 0 }
+        Self { stream: Some(stream), inbox: BytesMut::from(read), ended: false, outbox: VecDeque::new(), waiting: 0, written: 0, looked: 0 }
+    }
+
+    /// A new message begins: from here on it counts what is written, and looks at the inbox afresh.
+    pub(super) fn begin(&mut self) {
+        self.written = 0;
+        self.look_afresh();
+    }
+
+    /// What [`Self::has_new_line`] has seen no longer counts: something was taken out of the inbox.
+    pub(super) fn look_afresh(&mut self) {
+        self.looked = 0;
+    }
+
+    /// Whether nothing was written since [`Self::begin`].
+    pub(super) fn is_unwritten(&self) -> bool {
+        self.written == 0
+    }
+
+    /// Whether everything queued was written.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
+    /// Whether parsing can have come further: only with another line. A peer that sends byte by byte would else make each byte
+    /// cost a whole head. At most one parse for each line remains.
+    pub(super) fn has_new_line(&mut self) -> bool {
+        let from = self.looked.min(self.inbox.len());
+        self.looked = self.inbox.len();
+        self.looked >= MAX_HEAD_BYTES || self.inbox[from..].contains(&b'\n')
     }
 
     fn stream(&mut self) -> io::Result<&mut Stream> {
@@ -49,7 +83,14 @@ impl Connection {
         }
         let before = self.inbox.len();
         let Self { stream: Some(stream), inbox, .. } = self else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
-        let count = ready!(tokio_util::io::poll_read_buf(Pin::new(stream), cx, inbox))?;
+        let Poll::Ready(read) = tokio_util::io::poll_read_buf(Pin::new(stream), cx, inbox) else {
+            if inbox.is_empty() {
+                // Most connections are silent most of the time; a silent one holds no buffer.
+                *inbox = BytesMut::new();
+            }
+            return Poll::Pending;
+        };
+        let count = read?;
         debug_assert_eq!(count, self.inbox.len() - before);
         self.ended = count == 0;
         Poll::Ready(Ok(count))
@@ -78,6 +119,7 @@ impl Connection {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.waiting -= count.min(self.waiting);
+            self.written += count as u64;
             while let Some(first) = self.outbox.front_mut() {
                 if count < first.len() {
                     bytes::Buf::advance(first, count);

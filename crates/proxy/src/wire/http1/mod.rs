@@ -4,9 +4,12 @@
 mod body;
 mod client;
 mod connection;
+mod outgoing;
 mod parse;
 mod server;
 
-pub use body::Http1Body;
-pub use client::{Http1Client, Http1Receiver, Http1Sender};
-pub use server::{Http1Responder, Http1Server};
+pub(super) use body::Http1Body;
+pub use client::Http1Client;
+pub(super) use client::{Http1Receiver, Http1Sender};
+pub(super) use server::Http1Responder;
+pub use server::Http1Server;

@@ -7,6 +7,7 @@ use httparse::{EMPTY_HEADER, Status};
 use lorica_model::head::{Fields, MAX_FIELDS, MAX_HEAD_BYTES, Parts, RequestHead, ResponseHead, Version, tokens};
 
 use super::super::error::WireError;
+use super::super::fields::{content_length, is_host};
 
 /// How the end of a body is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,12 +22,16 @@ pub(super) enum Framing {
     UntilClose,
 }
 
-/// A request's head, if all of it is there; it is taken out of `inbox`.
-pub(super) fn request(inbox: &mut BytesMut) -> Result<Option<(RequestHead, Framing)>, WireError> {
-    // Empty lines before a request are left-overs of old clients (RFC 9112, 2.2).
+/// Takes out the empty lines before a request, left-overs of old clients (RFC 9112, 2.2).
+pub(super) fn skip_empty_lines(inbox: &mut BytesMut) {
     while inbox.starts_with(b"\r\n") {
         bytes::Buf::advance(inbox, 2);
     }
+}
+
+/// A request's head, if all of it is there; it is taken out of `inbox`.
+pub(super) fn request(inbox: &mut BytesMut) -> Result<Option<(RequestHead, Framing)>, WireError> {
+    skip_empty_lines(inbox);
     let mut fields = [EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     let length = match request.parse(&inbox[..inbox.len().min(MAX_HEAD_BYTES)]) {
@@ -43,9 +48,6 @@ pub(super) fn request(inbox: &mut BytesMut) -> Result<Option<(RequestHead, Frami
     let mut parts = Parts::default();
     let mut host = None;
     for field in request.headers.iter() {
-        if field.value.contains(&0) {
-            return Err(WireError::Invalid("a field value has a NUL"));
-        }
         if field.name.eq_ignore_ascii_case("host") && host.replace(within(field.value)).is_some() {
             return Err(WireError::Invalid("there are two Host fields"));
         }
@@ -59,7 +61,7 @@ pub(super) fn request(inbox: &mut BytesMut) -> Result<Option<(RequestHead, Frami
         return Err(WireError::Invalid("there is no Host field"));
     }
     let authority = authority.unwrap_or(0..0);
-    if !inbox[authority.clone()].iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'?' | b'#' | b'@' | b'\\')) {
+    if !is_host(&inbox[authority.clone()]) {
         return Err(WireError::Invalid("the Host is no host"));
     }
     let bytes = inbox.split_to(length).freeze();
@@ -86,16 +88,17 @@ pub(super) fn response(inbox: &mut BytesMut, to_head: bool) -> Result<Option<(Re
     let version = if response.version == Some(0) { Version::Http10 } else { Version::Http11 };
     let mut parts = Parts::default();
     for field in response.headers.iter() {
-        if field.value.contains(&0) {
-            return Err(WireError::Invalid("a field value has a NUL"));
-        }
         parts.fields.push((range(inbox, field.name.as_bytes()), range(inbox, field.value)));
     }
     let fields = parts.fields(inbox.split_to(length).freeze());
     let framing = match status {
         100..=199 | 204 | 304 => Framing::None,
         _ if to_head => Framing::None,
-        _ => message_framing(&fields)?.unwrap_or(Framing::UntilClose),
+        _ => match message_framing(&fields) {
+            // It was ours to read, not the caller's to send.
+            Err(WireError::Unsupported(what)) => return Err(WireError::Invalid(what)),
+            framing => framing?.unwrap_or(Framing::UntilClose),
+        },
     };
     Ok(Some((ResponseHead { version, status, fields }, framing)))
 }
@@ -107,9 +110,6 @@ pub(super) fn trailers(inbox: &mut BytesMut) -> Result<Option<Fields>, WireError
         Ok(Status::Complete((length, fields))) => {
             let mut parts = Parts::default();
             for field in fields {
-                if field.value.contains(&0) {
-                    return Err(WireError::Invalid("a field value has a NUL"));
-                }
                 parts.fields.push((range(inbox, field.name.as_bytes()), range(inbox, field.value)));
             }
             Ok(Some(parts.fields(inbox.split_to(length).freeze())))
@@ -162,16 +162,7 @@ fn request_framing(head: &RequestHead) -> Result<Framing, WireError> {
 
 /// What Transfer-Encoding and Content-Length say; both at once are how requests are smuggled.
 fn message_framing(fields: &Fields) -> Result<Option<Framing>, WireError> {
-    let mut length = None;
-    for value in fields.get_all("content-length").flat_map(|value| value.split(|byte| *byte == b',')) {
-        let value = value.trim_ascii();
-        let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
-        let parsed = digits.then(|| value.iter().fold(0, |sum: u64, digit| sum * 10 + u64::from(digit - b'0')));
-        let parsed = parsed.ok_or(WireError::Invalid("the Content-Length is no number"))?;
-        if length.replace(parsed).is_some_and(|before| before != parsed) {
-            return Err(WireError::Invalid("there are two Content-Lengths"));
-        }
-    }
+    let length = content_length(fields)?;
     let mut codings = fields.get_all("transfer-encoding").flat_map(tokens);
     match (codings.next(), codings.next(), length) {
         (None, _, length) if fields.position("transfer-encoding").is_none() => Ok(length.map(Framing::Length)),
@@ -199,7 +190,7 @@ fn invalid(error: httparse::Error) -> &'static str {
     }
 }
 
-/// Room for the text of a head that is written.
+/// Appends a field's line to the text of a head that is written.
 pub(super) fn line(text: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     text.reserve(name.len() + value.len() + 4);
     text.extend_from_slice(name);

@@ -15,6 +15,7 @@ use super::super::fields::phrase;
 use super::super::upstream::Tunnel;
 use super::body::{Http1Body, Progress, State};
 use super::connection::{Connection, flush};
+use super::outgoing::Shape;
 use super::parse::{self, Framing};
 use crate::stream::Stream;
 
@@ -60,23 +61,24 @@ impl Http1Server {
     /// # Errors
     /// What is wrong with the request; [`Self::refuse`] answers it.
     pub async fn next(&mut self) -> Result<Option<(RequestHead, Body, Http1Responder)>, WireError> {
-        if !self.current.answered.get() || !self.current.keep.get() || !self.discard().await {
+        if !self.current.answered.get() {
             return Ok(None);
         }
-        if self.is_idle() && poll_fn(|cx| self.connection.borrow_mut().poll_fill(cx)).await.unwrap_or_default() == 0 {
+        if !self.current.keep.get() || !self.discard().await {
+            linger(&self.connection).await;
             return Ok(None);
         }
-        let read = async {
-            loop {
-                if let Some(head) = parse::request(&mut self.connection.borrow_mut().inbox)? {
-                    return Ok(Some(head));
-                }
-                if poll_fn(|cx| self.connection.borrow_mut().poll_fill(cx)).await? == 0 {
-                    return if self.connection.borrow().inbox.is_empty() { Ok(None) } else { Err(WireError::Closed) };
-                }
+        // A connection between two requests may be silent for as long as it likes; a head must not be.
+        loop {
+            parse::skip_empty_lines(&mut self.connection.borrow_mut().inbox);
+            if !self.is_idle() {
+                break;
             }
-        };
-        let read = timeout(self.head_timeout, read).await.map_err(|_| WireError::HeadTimeout)?;
+            if !matches!(poll_fn(|cx| self.connection.borrow_mut().poll_fill(cx)).await, Ok(1..)) {
+                return Ok(None);
+            }
+        }
+        let read = timeout(self.head_timeout, self.head()).await.map_err(|_| WireError::HeadTimeout)?;
         let Some((head, framing)) = read? else { return Ok(None) };
         let keep = match head.version {
             Version::Http10 => head.fields.has_token("connection", "keep-alive"),
@@ -85,30 +87,53 @@ impl Http1Server {
         let progress = Rc::new(Cell::new(State::from(framing)));
         let current = Rc::new(Current { body: progress.clone(), answered: Cell::new(false), keep: Cell::new(keep && !self.close_next) });
         self.current = current.clone();
-        let body = if framing == Framing::None { Body::Empty } else { Body::Http1(Http1Body::new(self.connection.clone(), progress)) };
+        let body = if progress.get() == State::End { Body::Empty } else { Body::Http1(Http1Body::new(self.connection.clone(), progress)) };
         let responder = Http1Responder {
             connection: self.connection.clone(),
             current,
             version: head.version,
             to_head: head.method() == "HEAD",
-            upgrade: head.fields.has_token("connection", "upgrade"),
+            expects: head.fields.has_token("expect", "100-continue"),
             shape: Shape::None,
         };
         Ok(Some((head, body, responder)))
     }
 
-    /// Throws away what nobody read of the last body, so that the connection can go on; `false` where closing is cheaper.
-    async fn discard(&mut self) -> bool {
-        let mut body = Http1Body::new(self.connection.clone(), self.current.body.clone());
-        let mut left = DISCARD;
-        while !body.is_end() {
-            match poll_fn(|cx| body.poll_frame(cx)).await {
-                Some(Ok(Frame::Data(data))) if data.len() <= left => left -= data.len(),
-                Some(Ok(Frame::Trailers(_))) | None => return true,
-                Some(_) => return false,
+    /// The next head; `None` where the client closed before its first byte.
+    async fn head(&mut self) -> Result<Option<(RequestHead, Framing)>, WireError> {
+        self.connection.borrow_mut().begin();
+        loop {
+            {
+                let mut connection = self.connection.borrow_mut();
+                if connection.has_new_line()
+                    && let Some(parsed) = parse::request(&mut connection.inbox)?
+                {
+                    return Ok(Some(parsed));
+                }
+            }
+            if poll_fn(|cx| self.connection.borrow_mut().poll_fill(cx)).await? == 0 {
+                return if self.is_idle() { Ok(None) } else { Err(WireError::Closed) };
             }
         }
-        true
+    }
+
+    /// Throws away what nobody read of the last body, so that the connection can go on; `false` where closing is cheaper.
+    async fn discard(&mut self) -> bool {
+        if self.current.body.get() == State::End {
+            return true;
+        }
+        let mut body = Http1Body::new(self.connection.clone(), self.current.body.clone());
+        let rest = async {
+            let mut left = DISCARD;
+            loop {
+                match poll_fn(|cx| body.poll_frame(cx)).await {
+                    Some(Ok(Frame::Data(data))) if data.len() <= left => left -= data.len(),
+                    Some(Ok(Frame::Trailers(_))) | None => return true,
+                    Some(_) => return false,
+                }
+            }
+        };
+        timeout(self.head_timeout, rest).await.unwrap_or(false)
     }
 
     /// Answers a request that could not be read, and ends the connection.
@@ -135,12 +160,10 @@ async fn linger(connection: &RefCell<Connection>) {
         if poll_fn(|cx| connection.borrow_mut().poll_shutdown(cx)).await.is_err() {
             return;
         }
-        while left > 0 {
-            let mut connection_now = connection.borrow_mut();
-            left = left.saturating_sub(connection_now.inbox.len());
-            connection_now.inbox.clear();
-            drop(connection_now);
-            if !matches!(poll_fn(|cx| connection.borrow_mut().poll_fill(cx)).await, Ok(1..)) {
+        loop {
+            let count = std::mem::take(&mut connection.borrow_mut().inbox).len();
+            left = left.saturating_sub(count);
+            if left == 0 || !matches!(poll_fn(|cx| connection.borrow_mut().poll_fill(cx)).await, Ok(1..)) {
                 return;
             }
         }
@@ -149,28 +172,26 @@ async fn linger(connection: &RefCell<Connection>) {
     let _: Result<(), _> = timeout(Duration::from_secs(1), read_on).await;
 }
 
-/// How the body of an answer is framed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    /// No head yet, or no body.
-    None,
-    Length,
-    Chunked,
-    UntilClose,
-}
-
 /// Answers one request of HTTP/1.
 pub struct Http1Responder {
     connection: Rc<RefCell<Connection>>,
     current: Rc<Current>,
     version: Version,
     to_head: bool,
-    upgrade: bool,
+    /// The client waits for 100 before it sends its body.
+    expects: bool,
     shape: Shape,
 }
 
 impl Http1Responder {
-    pub(crate) async fn informational<'f>(&mut self, status: u16, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>) -> Result<(), WireError> {
+    pub(crate) async fn informational<'f>(
+        &mut self,
+        status: u16,
+        fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
+    ) -> Result<(), WireError> {
+        if status == 100 {
+            self.expects = false;
+        }
         // A client of HTTP/1.0 does not know them.
         if self.version != Version::Http10 {
             let mut text = start(status);
@@ -194,7 +215,7 @@ impl Http1Responder {
         let length = if end && !bodiless { Some(0) } else { length };
         self.shape = match (bodiless, length, self.version) {
             (true, _, _) => Shape::None,
-            (false, Some(_), _) => Shape::Length,
+            (false, Some(length), _) => Shape::Length(length),
             (false, None, Version::Http10) => Shape::UntilClose,
             (false, None, _) => Shape::Chunked,
         };
@@ -203,6 +224,11 @@ impl Http1Responder {
             (_, Shape::Chunked) => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             (_, Shape::UntilClose) => self.current.keep.set(false),
             _ => {}
+        }
+        let body = self.current.body.get();
+        // Whether a client that got no 100 sends its body all the same, nobody can tell; nor where a broken one ends.
+        if body == State::Broken || (self.expects && body != State::End) {
+            self.current.keep.set(false);
         }
         if !self.current.keep.get() {
             text.extend_from_slice(b"connection: close\r\n");
@@ -214,34 +240,19 @@ impl Http1Responder {
     }
 
     pub(crate) async fn data(&mut self, data: Bytes) -> Result<(), WireError> {
-        match self.shape {
-            Shape::None => return Ok(()),
-            Shape::Chunked => {
-                let mut connection = self.connection.borrow_mut();
-                connection.push(parse::chunk(data.len()));
-                connection.push(data);
-                connection.push(Bytes::from_static(b"\r\n"));
-            }
-            Shape::Length | Shape::UntilClose => self.connection.borrow_mut().push(data),
-        }
+        self.shape.data(&mut self.connection.borrow_mut(), data)?;
         poll_fn(|cx| self.connection.borrow_mut().poll_room(cx)).await?;
         Ok(())
     }
 
     pub(crate) async fn end(self, trailers: Option<&Fields>) -> Result<(), WireError> {
-        if self.shape == Shape::Chunked {
-            let mut text = b"0\r\n".to_vec();
-            if let Some(trailers) = trailers {
-                trailers.iter().for_each(|(name, value)| parse::line(&mut text, name, value));
-            }
-            text.extend_from_slice(b"\r\n");
-            self.connection.borrow_mut().push(text.into());
-        }
+        self.shape.end(&mut self.connection.borrow_mut(), trailers)?;
         flush(&self.connection).await?;
-        self.current.answered.set(true);
-        if !self.current.keep.get() && self.current.body.get() != State::End {
-            linger(&self.connection).await;
+        if self.shape == Shape::UntilClose {
+            // Inside TLS only an end in order tells a whole body from one cut off.
+            poll_fn(|cx| self.connection.borrow_mut().poll_shutdown(cx)).await?;
         }
+        self.current.answered.set(true);
         Ok(())
     }
 
@@ -250,7 +261,14 @@ impl Http1Responder {
     }
 
     /// Ends HTTP with 101.
-    pub(crate) async fn upgrade<'f>(self, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>, protocol: &[u8]) -> Result<Tunnel, WireError> {
+    pub(crate) async fn upgrade<'f>(
+        self,
+        fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
+        protocol: &[u8],
+    ) -> Result<Tunnel, WireError> {
+        if self.version == Version::Http10 {
+            return Err(WireError::Invalid("HTTP/1.0 has no Upgrade"));
+        }
         let mut text = start(101);
         parse::line(&mut text, b"connection", b"upgrade");
         parse::line(&mut text, b"upgrade", protocol);
@@ -262,20 +280,25 @@ impl Http1Responder {
         taken.map(|(stream, read)| Tunnel::Http1 { stream, read }).ok_or(WireError::Closed)
     }
 
-    pub(crate) fn wants_upgrade(&self) -> bool {
-        self.upgrade
-    }
-
-    pub(crate) fn reset(self) {
-        self.connection.borrow().reset_on_close();
-        self.current.keep.set(false);
-    }
+    /// Ends the connection, as dropping it does.
+    pub(crate) fn reset(self) {}
 
     pub(crate) async fn gone(&self) {
         if self.current.body.get() != State::End {
             std::future::pending::<()>().await;
         }
         poll_fn(|cx| self.connection.borrow_mut().poll_gone(cx)).await;
+    }
+}
+
+impl Drop for Http1Responder {
+    fn drop(&mut self) {
+        // Half an answer, or none: the client must not take what it has for a whole one.
+        if !self.current.answered.get()
+            && let Ok(connection) = self.connection.try_borrow()
+        {
+            connection.reset_on_close();
+        }
     }
 }
 
