@@ -41,9 +41,7 @@ impl FromStr for BaseUrl {
     fn from_str(text: &str) -> Result<Self, BadAddress> {
         let uri: Uri = text.parse().map_err(|_| BadAddress::Url)?;
         let authority = uri.authority().ok_or(BadAddress::Url)?;
-        let has_path = uri
-            .path_and_query()
-            .is_some_and(|path| path.as_str() != "/");
+        let has_path = uri.path_and_query().is_some_and(|path| path.as_str() != "/");
         if uri.scheme() != Some(&Scheme::HTTP) || has_path || authority.as_str().contains('@') {
             return Err(BadAddress::Url);
         }
@@ -53,10 +51,7 @@ impl FromStr for BaseUrl {
             (None, Some(_)) => return Err(BadAddress::Url),
         };
         let host = without_brackets(authority.host()).to_owned();
-        Ok(Self {
-            authority: authority.to_string(),
-            connect: HostPort { host, port },
-        })
+        Ok(Self { authority: authority.to_string(), connect: HostPort { host, port } })
     }
 }
 
@@ -70,17 +65,12 @@ impl FromStr for HostPort {
             return Err(BadAddress::HostPort);
         }
         let port = port.parse().map_err(|_| BadAddress::HostPort)?;
-        Ok(Self {
-            host: bare.to_owned(),
-            port,
-        })
+        Ok(Self { host: bare.to_owned(), port })
     }
 }
 
 fn without_brackets(host: &str) -> &str {
-    host.strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host)
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 impl fmt::Display for BaseUrl {
@@ -91,11 +81,7 @@ impl fmt::Display for BaseUrl {
 
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
+        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
     }
 }
 
@@ -108,23 +94,11 @@ mod tests {
     fn urls() {
         let check = |text: &str, expected: Option<(&str, &str, u16)>| {
             let found = text.parse::<BaseUrl>().ok();
-            let found = found.as_ref().map(|u| {
-                (
-                    u.authority.as_str(),
-                    u.connect.host.as_str(),
-                    u.connect.port,
-                )
-            });
+            let found = found.as_ref().map(|u| (u.authority.as_str(), u.connect.host.as_str(), u.connect.port));
             assert_eq!(found, expected, "{text}");
         };
-        check(
-            "http://recording.contact",
-            Some(("recording.contact", "recording.contact", 80)),
-        );
-        check(
-            "http://recording.contact:8080/",
-            Some(("recording.contact:8080", "recording.contact", 8080)),
-        );
+        check("http://recording.contact", Some(("recording.contact", "recording.contact", 80)));
+        check("http://recording.contact:8080/", Some(("recording.contact:8080", "recording.contact", 8080)));
         check("http://[::1]:8080", Some(("[::1]:8080", "::1", 8080)));
         check("recording.contact", None);
         check("https://recording.contact", None);
@@ -136,10 +110,7 @@ mod tests {
     #[test]
     fn hosts_and_ports() {
         let check = |text: &str, expected: Option<&str>| {
-            let found = text
-                .parse::<HostPort>()
-                .ok()
-                .map(|address| address.to_string());
+            let found = text.parse::<HostPort>().ok().map(|address| address.to_string());
             assert_eq!(found.as_deref(), expected, "{text}");
         };
         check("analytics.contact:7000", Some("analytics.contact:7000"));

@@ -27,8 +27,7 @@ use tonic_prost::ProstCodec;
 use tower::service_fn;
 
 use crate::agents_v1::{
-    ASSIGN, AssignRequest, Assignment, CONVERSE, Note, QueueState, RELEASE, ReleaseRequest,
-    Released, WATCH, WatchRequest,
+    ASSIGN, AssignRequest, Assignment, CONVERSE, Note, QueueState, RELEASE, ReleaseRequest, Released, WATCH, WatchRequest,
 };
 use crate::desk::Desk;
 use crate::flags::Flags;
@@ -57,11 +56,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let skills = ["billing", "support", "sales"].map(str::to_owned).to_vec();
-        Self {
-            skills,
-            agents: 12,
-            longest_call: Duration::from_secs(2),
-        }
+        Self { skills, agents: 12, longest_call: Duration::from_secs(2) }
     }
 }
 
@@ -77,24 +72,15 @@ struct Office {
 ///
 /// # Errors
 /// The listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    config: Config,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
     until_drained(shutdown, |ending| async move {
         let id = format!("{:04x}", fastrand::u16(..));
         let desk = Desk::new(&id, &config.skills, config.agents, config.longest_call);
         let queues = Arc::new(watch::Sender::new(desk.state()));
-        let office = Office {
-            desk: Arc::new(Mutex::new(desk)),
-            queues,
-            ending: ending.clone(),
-        };
+        let office = Office { desk: Arc::new(Mutex::new(desk)), queues, ending: ending.clone() };
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let serving = Server::builder()
-            .add_routes(Routes::from(routes(office.clone())))
-            .serve_with_incoming_shutdown(incoming, ending.begun());
+        let serving =
+            Server::builder().add_routes(Routes::from(routes(office.clone()))).serve_with_incoming_shutdown(incoming, ending.begun());
         tokio::select! {
             done = serving => done.map_err(io::Error::other),
             () = office.keep_time() => Ok(()),
@@ -106,18 +92,11 @@ pub async fn serve(
 pub(crate) fn start(args: impl Iterator<Item = String>) -> Result<(), Failure> {
     let flags = Flags::parse("agent-assignment", &["listen", "agents"], args)?;
     let listen: SocketAddr = flags.get_or("listen", "0.0.0.0:50051")?;
-    let config = Config {
-        agents: flags.get_or("agents", "12")?,
-        ..Config::default()
-    };
+    let config = Config { agents: flags.get_or("agents", "12")?, ..Config::default() };
     if !(1..=10_000).contains(&config.agents) {
-        return Err(Failure::Usage(
-            "`--agents` must be 1 to 10000 (per skill)".to_owned(),
-        ));
+        return Err(Failure::Usage("`--agents` must be 1 to 10000 (per skill)".to_owned()));
     }
-    run_service("agent-assignment", listen, |listener, stop| {
-        serve(listener, config, stop)
-    })
+    run_service("agent-assignment", listen, |listener, stop| serve(listener, config, stop))
 }
 
 fn routes(office: Office) -> Router {
@@ -126,32 +105,24 @@ fn routes(office: Office) -> Router {
         .route(RELEASE, post(release))
         .route(WATCH, post(watch_queues))
         .route(CONVERSE, post(converse))
-        .fallback(async || {
-            Status::unimplemented("no such method in contact.agents.v1").into_http::<Body>()
-        })
+        .fallback(async || Status::unimplemented("no such method in contact.agents.v1").into_http::<Body>())
         .with_state(office)
 }
 
 async fn assign(State(office): State<Office>, request: HttpRequest) -> HttpResponse {
-    let method = |asked: Request<AssignRequest>| {
-        std::future::ready(office.assign(asked.get_ref()).map(Response::new))
-    };
+    let method = |asked: Request<AssignRequest>| std::future::ready(office.assign(asked.get_ref()).map(Response::new));
     grpc().unary(service_fn(method), request).await
 }
 
 async fn release(State(office): State<Office>, request: HttpRequest) -> HttpResponse {
-    let method = |asked: Request<ReleaseRequest>| {
-        std::future::ready(Ok(Response::new(office.release(asked.get_ref()))))
-    };
+    let method = |asked: Request<ReleaseRequest>| std::future::ready(Ok(Response::new(office.release(asked.get_ref()))));
     grpc().unary(service_fn(method), request).await
 }
 
 async fn watch_queues(State(office): State<Office>, request: HttpRequest) -> HttpResponse {
     let method = |_: Request<WatchRequest>| {
         let states = WatchStream::new(office.queues.subscribe()).map(Ok::<_, Status>);
-        std::future::ready(Ok(Response::new(
-            states.take_until(office.ending.clone().begun()).boxed(),
-        )))
+        std::future::ready(Ok(Response::new(states.take_until(office.ending.clone().begun()).boxed())))
     };
     grpc().server_streaming(service_fn(method), request).await
 }
@@ -163,9 +134,7 @@ async fn converse(State(office): State<Office>, request: HttpRequest) -> HttpRes
             number += 1;
             Note { number, ..note }
         });
-        std::future::ready(Ok(Response::new(
-            numbered.take_until(office.ending.clone().begun()).boxed(),
-        )))
+        std::future::ready(Ok(Response::new(numbered.take_until(office.ending.clone().begun()).boxed())))
     };
     grpc().streaming(service_fn(method), request).await
 }
@@ -184,15 +153,11 @@ impl Office {
             return Err(Status::invalid_argument("call_id must have 1 to 64 bytes"));
         }
         self.with_desk(|desk| {
-            desk.assign(&asked.skill, &asked.call_id, Instant::now())
-                .ok_or_else(|| {
-                    let known: Vec<&str> = desk.skills().collect();
-                    let asked: String = asked.skill.chars().take(64).collect();
-                    Status::invalid_argument(format!(
-                        "no agent has the skill `{asked}`; there are {}",
-                        known.join(", ")
-                    ))
-                })
+            desk.assign(&asked.skill, &asked.call_id, Instant::now()).ok_or_else(|| {
+                let known: Vec<&str> = desk.skills().collect();
+                let asked: String = asked.skill.chars().take(64).collect();
+                Status::invalid_argument(format!("no agent has the skill `{asked}`; there are {}", known.join(", ")))
+            })
         })
     }
 

@@ -101,19 +101,14 @@ pub struct AgentAssignmentClient {
 impl AgentAssignmentClient {
     /// A client over this channel.
     pub fn new(channel: Channel) -> Self {
-        Self {
-            grpc: Grpc::new(channel),
-        }
+        Self { grpc: Grpc::new(channel) }
     }
 
     /// Finds an agent for a call, or its place in the queue.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` for a skill that nobody has.
-    pub async fn assign(
-        &mut self,
-        request: Request<AssignRequest>,
-    ) -> Result<Response<Assignment>, Status> {
+    pub async fn assign(&mut self, request: Request<AssignRequest>) -> Result<Response<Assignment>, Status> {
         self.unary(ASSIGN, request).await
     }
 
@@ -121,10 +116,7 @@ impl AgentAssignmentClient {
     ///
     /// # Errors
     /// The service cannot be reached.
-    pub async fn release(
-        &mut self,
-        request: Request<ReleaseRequest>,
-    ) -> Result<Response<Released>, Status> {
+    pub async fn release(&mut self, request: Request<ReleaseRequest>) -> Result<Response<Released>, Status> {
         self.unary(RELEASE, request).await
     }
 
@@ -132,62 +124,31 @@ impl AgentAssignmentClient {
     ///
     /// # Errors
     /// The service cannot be reached.
-    pub async fn watch(
-        &mut self,
-        request: Request<WatchRequest>,
-    ) -> Result<Response<Streaming<QueueState>>, Status> {
+    pub async fn watch(&mut self, request: Request<WatchRequest>) -> Result<Response<Streaming<QueueState>>, Status> {
         self.ready().await?;
-        self.grpc
-            .server_streaming(
-                request,
-                PathAndQuery::from_static(WATCH),
-                ProstCodec::default(),
-            )
-            .await
+        self.grpc.server_streaming(request, PathAndQuery::from_static(WATCH), ProstCodec::default()).await
     }
 
     /// Sends notes and gets them back numbered, while both directions are open.
     ///
     /// # Errors
     /// The service cannot be reached.
-    pub async fn converse(
-        &mut self,
-        notes: impl Stream<Item = Note> + Send + 'static,
-    ) -> Result<Response<Streaming<Note>>, Status> {
+    pub async fn converse(&mut self, notes: impl Stream<Item = Note> + Send + 'static) -> Result<Response<Streaming<Note>>, Status> {
         self.ready().await?;
         let request = notes.into_streaming_request();
-        self.grpc
-            .streaming(
-                request,
-                PathAndQuery::from_static(CONVERSE),
-                ProstCodec::default(),
-            )
-            .await
+        self.grpc.streaming(request, PathAndQuery::from_static(CONVERSE), ProstCodec::default()).await
     }
 
-    async fn unary<Q, A>(
-        &mut self,
-        path: &'static str,
-        request: Request<Q>,
-    ) -> Result<Response<A>, Status>
+    async fn unary<Q, A>(&mut self, path: &'static str, request: Request<Q>) -> Result<Response<A>, Status>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
     {
         self.ready().await?;
-        self.grpc
-            .unary(
-                request,
-                PathAndQuery::from_static(path),
-                ProstCodec::default(),
-            )
-            .await
+        self.grpc.unary(request, PathAndQuery::from_static(path), ProstCodec::default()).await
     }
 
     async fn ready(&mut self) -> Result<(), Status> {
-        self.grpc
-            .ready()
-            .await
-            .map_err(|error| Status::unavailable(error.to_string()))
+        self.grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))
     }
 }

@@ -74,15 +74,8 @@ enum Line<'a> {
 ///
 /// # Errors
 /// None at present; the type is that of the other services.
-pub async fn serve(
-    listener: TcpListener,
-    config: Config,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let counts = Arc::new(Counts {
-        most_queues: config.most_queues,
-        queues: Mutex::default(),
-    });
+pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+    let counts = Arc::new(Counts { most_queues: config.most_queues, queues: Mutex::default() });
     until_drained(shutdown, |ending| async move {
         let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
         let mut connections = JoinSet::new();
@@ -112,16 +105,11 @@ pub async fn serve(
 pub(crate) fn start(args: impl Iterator<Item = String>) -> Result<(), Failure> {
     let flags = Flags::parse("analytics", &["listen"], args)?;
     let listen: SocketAddr = flags.get_or("listen", "0.0.0.0:7000")?;
-    run_service("analytics", listen, |listener, stop| {
-        serve(listener, Config::default(), stop)
-    })
+    run_service("analytics", listen, |listener, stop| serve(listener, Config::default(), stop))
 }
 
 /// The next connection, once there is room for it.
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> (TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
     // The semaphore is never closed, so there is always a permit.
     let permit = room.clone().acquire_owned().await.ok();
     loop {
@@ -179,9 +167,7 @@ fn parse(line: &[u8]) -> Result<Line<'_>, String> {
                 return Err("call is empty".to_owned());
             }
             let seconds = field("seconds", words.next())?;
-            let seconds = seconds
-                .parse()
-                .map_err(|_| "seconds is not a number".to_owned())?;
+            let seconds = seconds.parse().map_err(|_| "seconds is not a number".to_owned())?;
             Line::Event { queue, seconds }
         }
         Some("STATS") => Line::Stats,
@@ -239,50 +225,19 @@ mod tests {
     #[test]
     fn lines() {
         let check = |line: &str, expected: Result<Line<'_>, &str>| {
-            assert_eq!(
-                parse(line.as_bytes()),
-                expected.map_err(str::to_owned),
-                "{line:?}"
-            );
+            assert_eq!(parse(line.as_bytes()), expected.map_err(str::to_owned), "{line:?}");
         };
-        check(
-            "EVENT queue=sales call=c1 seconds=30\n",
-            Ok(Line::Event {
-                queue: "sales",
-                seconds: 30,
-            }),
-        );
-        check(
-            "EVENT queue=sales call=c1 seconds=30\r\n",
-            Ok(Line::Event {
-                queue: "sales",
-                seconds: 30,
-            }),
-        );
+        check("EVENT queue=sales call=c1 seconds=30\n", Ok(Line::Event { queue: "sales", seconds: 30 }));
+        check("EVENT queue=sales call=c1 seconds=30\r\n", Ok(Line::Event { queue: "sales", seconds: 30 }));
         check("STATS\n", Ok(Line::Stats));
         check("QUIT", Ok(Line::Quit));
         check("\n", Err("empty line"));
         check("event\n", Err("expected EVENT, STATS or QUIT"));
-        check(
-            "EVENT\n",
-            Err("expected queue=…, as in EVENT queue=NAME call=ID seconds=N"),
-        );
-        check(
-            "EVENT queue=sales seconds=30\n",
-            Err("expected call=…, as in EVENT queue=NAME call=ID seconds=N"),
-        );
-        check(
-            "EVENT queue=sales call=c1 seconds=-1\n",
-            Err("seconds is not a number"),
-        );
-        check(
-            "EVENT queue=a\"b call=c1 seconds=1\n",
-            Err("queue must be 1 to 64 letters, digits, `-`, `_` or `.`"),
-        );
-        check(
-            "EVENT queue=sales call=c1 seconds=1 more\n",
-            Err("line has too many words"),
-        );
+        check("EVENT\n", Err("expected queue=…, as in EVENT queue=NAME call=ID seconds=N"));
+        check("EVENT queue=sales seconds=30\n", Err("expected call=…, as in EVENT queue=NAME call=ID seconds=N"));
+        check("EVENT queue=sales call=c1 seconds=-1\n", Err("seconds is not a number"));
+        check("EVENT queue=a\"b call=c1 seconds=1\n", Err("queue must be 1 to 64 letters, digits, `-`, `_` or `.`"));
+        check("EVENT queue=sales call=c1 seconds=1 more\n", Err("line has too many words"));
         assert_eq!(parse(b"\xff\n"), Err("line is not UTF-8".to_owned()));
     }
 }

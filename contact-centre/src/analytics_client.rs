@@ -53,47 +53,27 @@ pub enum AnalyticsError {
 impl AnalyticsClient {
     /// A client without a connection; the first event opens it.
     pub fn new(address: HostPort) -> Self {
-        Self {
-            address,
-            connection: Mutex::new(None),
-        }
+        Self { address, connection: Mutex::new(None) }
     }
 
     /// Has one call counted, within `limit`. Gives the calls of the queue so far.
     ///
     /// # Errors
     /// The event was not counted, or the answer was lost.
-    pub async fn event(
-        &self,
-        queue: &str,
-        call_id: &str,
-        seconds: u32,
-        limit: Duration,
-    ) -> Result<u64, AnalyticsError> {
+    pub async fn event(&self, queue: &str, call_id: &str, seconds: u32, limit: Duration) -> Result<u64, AnalyticsError> {
         let line = format!("EVENT queue={queue} call={call_id} seconds={seconds}\n");
         let address = || self.address.to_string();
         let answer = match tokio::time::timeout(limit, self.exchange(&line)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(source)) => {
-                return Err(AnalyticsError::Io {
-                    address: address(),
-                    source,
-                });
+                return Err(AnalyticsError::Io { address: address(), source });
             }
             Err(_) => {
-                return Err(AnalyticsError::Timeout {
-                    address: address(),
-                    limit,
-                });
+                return Err(AnalyticsError::Timeout { address: address(), limit });
             }
         };
-        let count = answer
-            .strip_prefix("OK ")
-            .and_then(|count| count.parse().ok());
-        count.ok_or_else(|| AnalyticsError::Refused {
-            address: address(),
-            answer,
-        })
+        let count = answer.strip_prefix("OK ").and_then(|count| count.parse().ok());
+        count.ok_or_else(|| AnalyticsError::Refused { address: address(), answer })
     }
 
     async fn exchange(&self, line: &str) -> io::Result<String> {
@@ -106,15 +86,9 @@ impl AnalyticsClient {
         };
         connection.write_all(line.as_bytes()).await?;
         let mut answer = String::new();
-        (&mut connection)
-            .take(LONGEST_ANSWER)
-            .read_line(&mut answer)
-            .await?;
+        (&mut connection).take(LONGEST_ANSWER).read_line(&mut answer).await?;
         if !answer.ends_with('\n') {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the connection was closed before the answer",
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed before the answer"));
         }
         *kept = Some(connection);
         answer.truncate(answer.trim_end().len());
@@ -131,6 +105,5 @@ impl AnalyticsClient {
 /// Open, and nothing came that nobody asked for.
 fn is_quiet(connection: &BufReader<TcpStream>) -> bool {
     let read = connection.get_ref().try_read(&mut [0]);
-    connection.buffer().is_empty()
-        && matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    connection.buffer().is_empty() && matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }

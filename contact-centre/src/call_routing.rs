@@ -149,11 +149,7 @@ type Shared = State<Arc<Routing>>;
 ///
 /// # Errors
 /// The listener fails, or agent-assignment's address is none for gRPC.
-pub async fn serve(
-    listener: TcpListener,
-    config: Config,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
     let agents = Endpoint::from_shared(config.agent_assignment.to_string())
         .map_err(io::Error::other)?
         .connect_timeout(UPSTREAM_LIMIT)
@@ -167,40 +163,24 @@ pub async fn serve(
         last: Mutex::default(),
         counters: Counters::default(),
     };
-    let router = router()
-        .route("/calls", post(take_call).get(list_calls))
-        .route("/stats", get(show_stats))
-        .with_state(Arc::new(routing));
+    let router = router().route("/calls", post(take_call).get(list_calls)).route("/stats", get(show_stats)).with_state(Arc::new(routing));
     serve_http(listener, router, shutdown).await
 }
 
 pub(crate) fn start(args: impl Iterator<Item = String>) -> Result<(), Failure> {
-    let known = [
-        "listen",
-        "customer-history",
-        "recording",
-        "agent-assignment",
-        "analytics",
-    ];
+    let known = ["listen", "customer-history", "recording", "agent-assignment", "analytics"];
     let flags = Flags::parse("call-routing", &known, args)?;
     let listen: SocketAddr = flags.get_or("listen", "0.0.0.0:80")?;
     let config = Config {
         customer_history: flags.get_or("customer-history", "http://customer-history.contact")?,
         recording: flags.get_or("recording", "http://recording.contact")?,
-        agent_assignment: flags
-            .get_or("agent-assignment", "http://agent-assignment.contact:50051")?,
+        agent_assignment: flags.get_or("agent-assignment", "http://agent-assignment.contact:50051")?,
         analytics: flags.get_or("analytics", "analytics.contact:7000")?,
     };
-    run_service("call-routing", listen, |listener, stop| {
-        serve(listener, config, stop)
-    })
+    run_service("call-routing", listen, |listener, stop| serve(listener, config, stop))
 }
 
-async fn take_call(
-    State(routing): Shared,
-    headers: HeaderMap,
-    call: Result<Json<NewCall>, JsonRejection>,
-) -> Result<Json<Call>, Refusal> {
+async fn take_call(State(routing): Shared, headers: HeaderMap, call: Result<Json<NewCall>, JsonRejection>) -> Result<Json<Call>, Refusal> {
     let outcome = match call {
         Ok(Json(call)) => routing.route(call, &headers).await,
         Err(rejection) => Err(rejection.into()),
@@ -222,15 +202,7 @@ async fn list_calls(State(routing): Shared) -> Json<Vec<Call>> {
 }
 
 async fn show_stats(State(routing): Shared) -> Json<Stats> {
-    let Counters {
-        routed,
-        queued,
-        refused,
-        recorded,
-        counted,
-        releases_failed,
-        notes_bytes,
-    } = &routing.counters;
+    let Counters { routed, queued, refused, recorded, counted, releases_failed, notes_bytes } = &routing.counters;
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     Json(Stats {
         routed: read(routed),
@@ -249,32 +221,18 @@ impl Routing {
         check_name("customer", &new.customer)?;
         check_name("skill", &new.skill)?;
         let notes = new.notes.as_ref().map_or(0, String::len);
-        self.counters
-            .notes_bytes
-            .fetch_add(notes as u64, Ordering::Relaxed);
+        self.counters.notes_bytes.fetch_add(notes as u64, Ordering::Relaxed);
         let trace = trace_headers::forwarded(headers);
         let call_id = format!("call-{:016x}", fastrand::u64(..));
         // Nobody really speaks: the length of the call is made up.
         let seconds = fastrand::u32(30..600);
 
         let customer = self.who_calls(&new.customer, &trace).await?;
-        let Assignment {
-            agent,
-            queue,
-            position,
-        } = self.assign(&new.skill, &call_id, &trace).await?;
+        let Assignment { agent, queue, position } = self.assign(&new.skill, &call_id, &trace).await?;
         let agent = Some(agent).filter(|agent| !agent.is_empty());
-        let recording = NewRecording {
-            call_id: call_id.clone(),
-            customer: new.customer.clone(),
-            agent: agent.clone(),
-            seconds,
-        };
+        let recording = NewRecording { call_id: call_id.clone(), customer: new.customer.clone(), agent: agent.clone(), seconds };
         let (recording_version, recording_error) = self.record(&recording, &trace).await;
-        let counted = self
-            .analytics
-            .event(&new.skill, &call_id, seconds, ANALYTICS_LIMIT)
-            .await;
+        let counted = self.analytics.event(&new.skill, &call_id, seconds, ANALYTICS_LIMIT).await;
         if let Some(agent) = &agent {
             self.release(agent, &trace).await;
         }
@@ -302,85 +260,48 @@ impl Routing {
             .await
             .map_err(|error| unavailable("customer-history", &error.to_string()))?;
         match answer.status {
-            StatusCode::OK => serde_json::from_slice(&answer.body).map_err(|error| {
-                unavailable("customer-history", &format!("its answer is none: {error}"))
-            }),
+            StatusCode::OK => serde_json::from_slice(&answer.body)
+                .map_err(|error| unavailable("customer-history", &format!("its answer is none: {error}"))),
             StatusCode::NOT_FOUND => Err(Refusal::not_found(format!("no customer `{id}`"))),
-            status => Err(unavailable(
-                "customer-history",
-                &format!("it answered {status}"),
-            )),
+            status => Err(unavailable("customer-history", &format!("it answered {status}"))),
         }
     }
 
-    async fn assign(
-        &self,
-        skill: &str,
-        call_id: &str,
-        trace: &HeaderMap,
-    ) -> Result<Assignment, Refusal> {
-        let request = AssignRequest {
-            skill: skill.to_owned(),
-            call_id: call_id.to_owned(),
-        };
+    async fn assign(&self, skill: &str, call_id: &str, trace: &HeaderMap) -> Result<Assignment, Refusal> {
+        let request = AssignRequest { skill: skill.to_owned(), call_id: call_id.to_owned() };
         match in_time(self.agents.clone().assign(traced(request, trace))).await {
             Ok(response) => Ok(response.into_inner()),
-            Err(status) if status.code() == Code::InvalidArgument => {
-                Err(Refusal::bad_request(status.message()))
-            }
-            Err(status) => Err(unavailable(
-                "agent-assignment",
-                &format!("{:?}: {}", status.code(), status.message()),
-            )),
+            Err(status) if status.code() == Code::InvalidArgument => Err(Refusal::bad_request(status.message())),
+            Err(status) => Err(unavailable("agent-assignment", &format!("{:?}: {}", status.code(), status.message()))),
         }
     }
 
     /// Which version of recording answered, and why there is no recording, if there is none.
-    async fn record(
-        &self,
-        recording: &NewRecording,
-        trace: &HeaderMap,
-    ) -> (Option<String>, Option<String>) {
+    async fn record(&self, recording: &NewRecording, trace: &HeaderMap) -> (Option<String>, Option<String>) {
         let json = match serde_json::to_vec(recording) {
             Ok(json) => json,
             Err(error) => return (None, Some(error.to_string())),
         };
-        let request =
-            Outgoing::post("/recordings", Content::Json(json)).with_headers(trace.clone());
+        let request = Outgoing::post("/recordings", Content::Json(json)).with_headers(trace.clone());
         match self.recording.send(&request, UPSTREAM_LIMIT).await {
             Ok(answer) => {
-                let version = answer
-                    .headers
-                    .get(VERSION_HEADER)
-                    .and_then(|version| version.to_str().ok());
+                let version = answer.headers.get(VERSION_HEADER).and_then(|version| version.to_str().ok());
                 let stored = answer.status == StatusCode::CREATED;
-                (
-                    version.map(str::to_owned),
-                    (!stored).then(|| format!("recording answered {}", answer.status)),
-                )
+                (version.map(str::to_owned), (!stored).then(|| format!("recording answered {}", answer.status)))
             }
             Err(error) => (None, Some(error.to_string())),
         }
     }
 
     async fn release(&self, agent: &str, trace: &HeaderMap) {
-        let request = ReleaseRequest {
-            agent: agent.to_owned(),
-        };
-        if in_time(self.agents.clone().release(traced(request, trace)))
-            .await
-            .is_err()
-        {
-            self.counters
-                .releases_failed
-                .fetch_add(1, Ordering::Relaxed);
+        let request = ReleaseRequest { agent: agent.to_owned() };
+        if in_time(self.agents.clone().release(traced(request, trace))).await.is_err() {
+            self.counters.releases_failed.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn note(&self, call: &Call) {
-        let count = |counter: &AtomicU64, counts: bool| {
-            counter.fetch_add(u64::from(counts), Ordering::Relaxed)
-        };
+        let count = |counter: &AtomicU64, counts: bool| counter.fetch_add(u64::from(counts), Ordering::Relaxed);
         count(&self.counters.routed, true);
         count(&self.counters.queued, call.queue.is_some());
         count(&self.counters.recorded, call.recorded);
@@ -408,15 +329,10 @@ fn traced<T>(message: T, trace: &HeaderMap) -> tonic::Request<T> {
 async fn in_time<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     match tokio::time::timeout(UPSTREAM_LIMIT, call).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(Status::deadline_exceeded(format!(
-            "no answer within {UPSTREAM_LIMIT:?}"
-        ))),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {UPSTREAM_LIMIT:?}"))),
     }
 }
 
 fn unavailable(service: &str, reason: &str) -> Refusal {
-    Refusal::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        format!("{service} failed: {reason}"),
-    )
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("{service} failed: {reason}"))
 }

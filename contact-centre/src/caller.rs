@@ -96,16 +96,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> i
 }
 
 pub(crate) fn start(args: impl Iterator<Item = String>) -> Result<(), Failure> {
-    let flags = Flags::parse(
-        "caller",
-        &["target", "rate", "seconds", "report", "odd-every"],
-        args,
-    )?;
+    let flags = Flags::parse("caller", &["target", "rate", "seconds", "report", "odd-every"], args)?;
     let rate: f64 = flags.get_or("rate", "20")?;
     if !(0.01..=10_000.0).contains(&rate) {
-        return Err(Failure::Usage(format!(
-            "`--rate {rate}`: expected 0.01 to 10000 calls per second"
-        )));
+        return Err(Failure::Usage(format!("`--rate {rate}`: expected 0.01 to 10000 calls per second")));
     }
     let config = Config {
         target: flags.get_or("target", "http://call-routing.contact")?,
@@ -115,31 +109,18 @@ pub(crate) fn start(args: impl Iterator<Item = String>) -> Result<(), Failure> {
         odd_every: flags.get_or("odd-every", "100")?,
     };
     let report = program::run(|stop| async move {
-        say(&format!(
-            "caller calls {} at {rate} calls per second",
-            config.target
-        ));
+        say(&format!("caller calls {} at {rate} calls per second", config.target));
         let place = config.report.clone().unwrap_or_default();
-        run(config, stop).await.map_err(|error| {
-            Failure::Failed(format!(
-                "caller: cannot write `{}`: {error}",
-                place.display()
-            ))
-        })
+        run(config, stop).await.map_err(|error| Failure::Failed(format!("caller: cannot write `{}`: {error}", place.display())))
     })?;
-    let line = serde_json::to_string(&report)
-        .map_err(|error| Failure::Failed(format!("caller: {error}")))?;
-    writeln!(io::stdout(), "{line}")
-        .map_err(|error| Failure::Failed(format!("caller: stdout: {error}")))?;
+    let line = serde_json::to_string(&report).map_err(|error| Failure::Failed(format!("caller: {error}")))?;
+    writeln!(io::stdout(), "{line}").map_err(|error| Failure::Failed(format!("caller: stdout: {error}")))?;
     if report.is_good() {
         return Ok(());
     }
     Err(Failure::Failed(match report.first_failures.first() {
         Some(first) => {
-            format!(
-                "caller: {} of {} calls failed; first: call {}: {}",
-                report.failed, report.calls, first.call, first.error
-            )
+            format!("caller: {} of {} calls failed; first: call {}: {}", report.failed, report.calls, first.call, first.error)
         }
         None => "caller: no call was made".to_owned(),
     }))
@@ -152,50 +133,22 @@ async fn write(config: &Config, report: &Report) -> io::Result<()> {
     }
 }
 
-async fn call(
-    client: Arc<HttpClient>,
-    number: u64,
-    due: Instant,
-    odd: bool,
-    chunked: bool,
-) -> Outcome {
+async fn call(client: Arc<HttpClient>, number: u64, due: Instant, odd: bool, chunked: bool) -> Outcome {
     let customer = customer_id(fastrand::u32(1..=CUSTOMERS));
     let skill = fastrand::choice(SKILLS).unwrap_or_default().to_owned();
-    let notes = odd.then(|| {
-        "It all began when "
-            .chars()
-            .cycle()
-            .take(LONG_NOTES)
-            .collect()
-    });
-    let new = NewCall {
-        customer,
-        skill,
-        notes,
-    };
+    let notes = odd.then(|| "It all began when ".chars().cycle().take(LONG_NOTES).collect());
+    let new = NewCall { customer, skill, notes };
     let (status, result) = match serde_json::to_vec(&new) {
         Ok(json) => {
-            let content = if chunked {
-                Content::JsonInChunks(json, CHUNK)
-            } else {
-                Content::Json(json)
-            };
-            match client
-                .send(&Outgoing::post("/calls", content), PATIENCE)
-                .await
-            {
+            let content = if chunked { Content::JsonInChunks(json, CHUNK) } else { Content::Json(json) };
+            match client.send(&Outgoing::post("/calls", content), PATIENCE).await {
                 Ok(answer) => (Some(answer.status.as_u16()), check(&new, &answer)),
                 Err(error) => (None, Err(error.to_string())),
             }
         }
         Err(error) => (None, Err(error.to_string())),
     };
-    Outcome {
-        call: number,
-        status,
-        took: due.elapsed(),
-        result,
-    }
+    Outcome { call: number, status, took: due.elapsed(), result }
 }
 
 /// Whether an answer is what the customer expects.
@@ -203,43 +156,28 @@ fn check(new: &NewCall, answer: &Answer) -> Result<Answered, String> {
     if answer.status != http::StatusCode::OK {
         return Err(format!("answered {}{}", answer.status, said(answer)));
     }
-    let call: Call = serde_json::from_slice(&answer.body)
-        .map_err(|error| format!("answered 200, but {error}{}", said(answer)))?;
+    let call: Call = serde_json::from_slice(&answer.body).map_err(|error| format!("answered 200, but {error}{}", said(answer)))?;
     if call.call_id.is_empty() {
         return Err("the answer has no call_id".to_owned());
     }
     if call.customer != new.customer {
-        return Err(format!(
-            "the answer is for customer `{}`, not `{}`",
-            call.customer, new.customer
-        ));
+        return Err(format!("the answer is for customer `{}`, not `{}`", call.customer, new.customer));
     }
     if call.agent.is_none() && call.queue.is_none() {
         return Err("the answer has neither agent nor queue".to_owned());
     }
-    Ok(Answered {
-        recorded: call.recorded,
-        counted: call.counted,
-    })
+    Ok(Answered { recorded: call.recorded, counted: call.counted })
 }
 
 /// What a body says about an error, for the report.
 fn said(answer: &Answer) -> String {
     let text = String::from_utf8_lossy(&answer.body);
     let text = match serde_json::from_str::<Value>(&text) {
-        Ok(Value::Object(fields)) => fields
-            .get("error")
-            .and_then(Value::as_str)
-            .unwrap_or(&text)
-            .to_owned(),
+        Ok(Value::Object(fields)) => fields.get("error").and_then(Value::as_str).unwrap_or(&text).to_owned(),
         _ => text.into_owned(),
     };
     let text: String = text.chars().take(200).collect();
-    if text.is_empty() {
-        text
-    } else {
-        format!(": {}", text.trim())
-    }
+    if text.is_empty() { text } else { format!(": {}", text.trim()) }
 }
 
 fn outcome(ended: Result<Outcome, tokio::task::JoinError>) -> Outcome {
@@ -259,23 +197,12 @@ mod tests {
 
     #[test]
     fn what_is_expected_of_an_answer() {
-        let new = NewCall {
-            customer: "c0001".to_owned(),
-            skill: "sales".to_owned(),
-            notes: None,
-        };
+        let new = NewCall { customer: "c0001".to_owned(), skill: "sales".to_owned(), notes: None };
         let check = |status: u16, body: &str, expected: &str| {
             let status = StatusCode::from_u16(status).unwrap();
-            let answer = Answer {
-                status,
-                headers: HeaderMap::new(),
-                body: body.to_owned().into(),
-            };
+            let answer = Answer { status, headers: HeaderMap::new(), body: body.to_owned().into() };
             let found = super::check(&new, &answer).err().unwrap_or_default();
-            assert!(
-                found.contains(expected) && expected.is_empty() == found.is_empty(),
-                "{found:?} for {body}"
-            );
+            assert!(found.contains(expected) && expected.is_empty() == found.is_empty(), "{found:?} for {body}");
         };
         let body = |id: &str, customer: &str, place: &str| {
             format!(
@@ -283,24 +210,12 @@ mod tests {
             )
         };
         check(200, &body("1", "c0001", r#""agent":"a","#), "");
-        check(
-            200,
-            &body("1", "c0001", r#""queue":"sales","position":3,"#),
-            "",
-        );
+        check(200, &body("1", "c0001", r#""queue":"sales","position":3,"#), "");
         check(200, &body("1", "c0001", ""), "neither agent nor queue");
         check(200, &body("", "c0001", r#""agent":"a","#), "no call_id");
-        check(
-            200,
-            &body("1", "c0002", r#""agent":"a","#),
-            "customer `c0002`, not `c0001`",
-        );
+        check(200, &body("1", "c0002", r#""agent":"a","#), "customer `c0002`, not `c0001`");
         check(200, "hello", "hello");
-        check(
-            503,
-            r#"{"error":"customer-history failed"}"#,
-            "503 Service Unavailable: customer-history failed",
-        );
+        check(503, r#"{"error":"customer-history failed"}"#, "503 Service Unavailable: customer-history failed");
         check(502, "", "502");
     }
 }

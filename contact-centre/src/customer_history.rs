@@ -25,12 +25,8 @@ use crate::serving::{router, serve_http};
 /// Calls kept per customer; the oldest goes first.
 const MOST_CALLS: usize = 20;
 
-const FIRST_NAMES: [&str; 8] = [
-    "Ada", "Bilal", "Chiara", "Deniz", "Elif", "Felix", "Grace", "Hugo",
-];
-const LAST_NAMES: [&str; 7] = [
-    "Aksoy", "Berger", "Costa", "Dubois", "Evans", "Fischer", "García",
-];
+const FIRST_NAMES: [&str; 8] = ["Ada", "Bilal", "Chiara", "Deniz", "Elif", "Felix", "Grace", "Hugo"];
+const LAST_NAMES: [&str; 7] = ["Aksoy", "Berger", "Costa", "Dubois", "Evans", "Fischer", "García"];
 const LANGUAGES: [&str; 5] = ["en", "de", "tr", "es", "fr"];
 const TIERS: [&str; 3] = ["standard", "silver", "gold"];
 
@@ -85,11 +81,7 @@ pub fn customer_id(number: u32) -> String {
 ///
 /// # Errors
 /// The listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    config: Config,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
     let router = router()
         .route("/customers/{id}", get(show))
         .route("/customers/{id}/calls", post(add_call))
@@ -100,29 +92,15 @@ pub async fn serve(
 pub(crate) fn start(args: impl Iterator<Item = String>) -> Result<(), Failure> {
     let flags = Flags::parse("customer-history", &["listen", "customers"], args)?;
     let listen: SocketAddr = flags.get_or("listen", "0.0.0.0:80")?;
-    let config = Config {
-        customers: flags.get_or("customers", "1000")?,
-    };
+    let config = Config { customers: flags.get_or("customers", "1000")? };
     if !(1..=100_000).contains(&config.customers) {
-        return Err(Failure::Usage(
-            "`--customers` must be 1 to 100000".to_owned(),
-        ));
+        return Err(Failure::Usage("`--customers` must be 1 to 100000".to_owned()));
     }
-    run_service("customer-history", listen, |listener, stop| {
-        serve(listener, config, stop)
-    })
+    run_service("customer-history", listen, |listener, stop| serve(listener, config, stop))
 }
 
-async fn show(
-    State(customers): State<Customers>,
-    Path(id): Path<String>,
-) -> Result<Json<Customer>, Refusal> {
-    customers
-        .lock()
-        .get(&id)
-        .cloned()
-        .map(Json)
-        .ok_or_else(|| unknown(&id))
+async fn show(State(customers): State<Customers>, Path(id): Path<String>) -> Result<Json<Customer>, Refusal> {
+    customers.lock().get(&id).cloned().map(Json).ok_or_else(|| unknown(&id))
 }
 
 async fn add_call(
@@ -155,19 +133,12 @@ impl Customers {
         let customer = |number: u32| Customer {
             id: customer_id(number),
             // The list lengths have no common divisor, so that names repeat late.
-            name: format!(
-                "{} {}",
-                pick(&FIRST_NAMES, number),
-                pick(&LAST_NAMES, number)
-            ),
+            name: format!("{} {}", pick(&FIRST_NAMES, number), pick(&LAST_NAMES, number)),
             language: pick(&LANGUAGES, number),
             tier: pick(&TIERS, number),
             last_calls: VecDeque::new(),
         };
-        let all = (1..=count)
-            .map(customer)
-            .map(|customer| (customer.id.clone(), customer))
-            .collect();
+        let all = (1..=count).map(customer).map(|customer| (customer.id.clone(), customer)).collect();
         Self(Arc::new(Mutex::new(all)))
     }
 

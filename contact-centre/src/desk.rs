@@ -37,22 +37,10 @@ impl Desk {
     /// An agent whose call nobody ends is free again after `longest_call`.
     pub(crate) fn new(id: &str, skills: &[String], agents: u32, longest_call: Duration) -> Self {
         let skill = |name: &String| {
-            let free = (1..=agents)
-                .map(|number| format!("{name}-{number:02}.{id}"))
-                .collect();
-            (
-                name.clone(),
-                Skill {
-                    free,
-                    busy: Vec::new(),
-                    waiting: VecDeque::new(),
-                },
-            )
+            let free = (1..=agents).map(|number| format!("{name}-{number:02}.{id}")).collect();
+            (name.clone(), Skill { free, busy: Vec::new(), waiting: VecDeque::new() })
         };
-        Self {
-            skills: skills.iter().map(skill).collect(),
-            longest_call,
-        }
+        Self { skills: skills.iter().map(skill).collect(), longest_call }
     }
 
     /// Who takes the call, or its place in the queue. None if nobody has the skill.
@@ -64,16 +52,8 @@ impl Desk {
             Some(busy) => Some(busy.agent.clone()),
             None => skill.take(call_id, now + longest_call),
         };
-        let position = if agent.is_some() {
-            0
-        } else {
-            skill.enqueue(call_id)
-        };
-        Some(Assignment {
-            agent: agent.unwrap_or_default(),
-            queue: name.to_owned(),
-            position,
-        })
+        let position = if agent.is_some() { 0 } else { skill.enqueue(call_id) };
+        Some(Assignment { agent: agent.unwrap_or_default(), queue: name.to_owned(), position })
     }
 
     /// The agent's call is over. Whoever waits longest comes next.
@@ -102,9 +82,7 @@ impl Desk {
             free_agents: length(skill.free.len()),
             busy_agents: length(skill.busy.len()),
         };
-        QueueState {
-            queues: self.skills.iter().map(queue).collect(),
-        }
+        QueueState { queues: self.skills.iter().map(queue).collect() }
     }
 
     /// The skills there are.
@@ -117,11 +95,7 @@ impl Skill {
     fn take(&mut self, call_id: &str, until: Instant) -> Option<String> {
         let agent = self.free.pop_front()?;
         self.waiting.retain(|waiting| waiting != call_id);
-        self.busy.push(Busy {
-            agent: agent.clone(),
-            call_id: call_id.to_owned(),
-            until,
-        });
+        self.busy.push(Busy { agent: agent.clone(), call_id: call_id.to_owned(), until });
         Some(agent)
     }
 
@@ -167,12 +141,7 @@ mod tests {
     use super::*;
 
     fn desk(agents: u32) -> Desk {
-        Desk::new(
-            "a1",
-            &["billing".to_owned(), "sales".to_owned()],
-            agents,
-            Duration::from_secs(2),
-        )
+        Desk::new("a1", &["billing".to_owned(), "sales".to_owned()], agents, Duration::from_secs(2))
     }
 
     fn ask(desk: &mut Desk, call: &str, now: Instant) -> (String, u32) {
@@ -196,11 +165,7 @@ mod tests {
         assert_eq!(ask(&mut desk, "3", now), place(1));
         assert_eq!(ask(&mut desk, "4", now), place(2));
         desk.release("billing-02.a1", now);
-        assert_eq!(
-            ask(&mut desk, "4", now),
-            place(1),
-            "call 3 went to the agent, call 4 moved up"
-        );
+        assert_eq!(ask(&mut desk, "4", now), place(1), "call 3 went to the agent, call 4 moved up");
         assert_eq!(ask(&mut desk, "3", now), agent("billing-02.a1"));
     }
 

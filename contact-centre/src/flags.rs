@@ -13,17 +13,10 @@ pub(crate) struct Flags {
 
 impl Flags {
     /// Takes the pairs apart. `known` are the flags of `service`, without dashes.
-    pub(crate) fn parse(
-        service: &str,
-        known: &[&'static str],
-        args: impl IntoIterator<Item = String>,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn parse(service: &str, known: &[&'static str], args: impl IntoIterator<Item = String>) -> Result<Self, Failure> {
         let usage = |what: String| {
             let list: Vec<String> = known.iter().map(|name| format!("--{name}")).collect();
-            Failure::Usage(format!(
-                "{service}: {what}\nhint: its flags are {}, each with a value",
-                list.join(", ")
-            ))
+            Failure::Usage(format!("{service}: {what}\nhint: its flags are {}, each with a value", list.join(", ")))
         };
         let mut given = BTreeMap::new();
         let mut args = args.into_iter();
@@ -32,9 +25,7 @@ impl Flags {
                 .strip_prefix("--")
                 .and_then(|name| known.iter().copied().find(|k| *k == name))
                 .ok_or_else(|| usage(format!("unknown flag `{arg}`")))?;
-            let value = args
-                .next()
-                .ok_or_else(|| usage(format!("`{arg}` has no value")))?;
+            let value = args.next().ok_or_else(|| usage(format!("`{arg}` has no value")))?;
             if given.insert(name, value).is_some() {
                 return Err(usage(format!("`{arg}` is given twice")));
             }
@@ -65,9 +56,7 @@ impl Flags {
     {
         match self.get(name)? {
             Some(value) => Ok(value),
-            None => default
-                .parse()
-                .map_err(|error| Failure::Usage(format!("`--{name} {default}`: {error}"))),
+            None => default.parse().map_err(|error| Failure::Usage(format!("`--{name} {default}`: {error}"))),
         }
     }
 }
@@ -78,11 +67,7 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Flags, Failure> {
-        Flags::parse(
-            "recording",
-            &["listen", "bug"],
-            args.iter().map(ToString::to_string),
-        )
+        Flags::parse("recording", &["listen", "bug"], args.iter().map(ToString::to_string))
     }
 
     #[test]
@@ -98,18 +83,11 @@ mod tests {
             let message = parse(args).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         };
-        check(
-            &["--lisen", "x"],
-            "unknown flag `--lisen`\nhint: its flags are --listen, --bug",
-        );
+        check(&["--lisen", "x"], "unknown flag `--lisen`\nhint: its flags are --listen, --bug");
         check(&["listen", "x"], "unknown flag `listen`");
         check(&["--bug"], "`--bug` has no value");
         check(&["--bug", "1", "--bug", "2"], "`--bug` is given twice");
-        let message = parse(&["--bug", "red"])
-            .unwrap()
-            .get::<u32>("bug")
-            .unwrap_err()
-            .to_string();
+        let message = parse(&["--bug", "red"]).unwrap().get::<u32>("bug").unwrap_err().to_string();
         assert!(message.starts_with("`--bug red`: "), "{message}");
     }
 }

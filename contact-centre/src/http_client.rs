@@ -140,22 +140,12 @@ pub enum HttpError {
 impl Outgoing {
     /// A GET without headers.
     pub fn get(path: impl Into<String>) -> Self {
-        Self {
-            method: Method::GET,
-            path: path.into(),
-            headers: HeaderMap::new(),
-            content: Content::Empty,
-        }
+        Self { method: Method::GET, path: path.into(), headers: HeaderMap::new(), content: Content::Empty }
     }
 
     /// A POST without headers.
     pub fn post(path: impl Into<String>, content: Content) -> Self {
-        Self {
-            method: Method::POST,
-            path: path.into(),
-            headers: HeaderMap::new(),
-            content,
-        }
+        Self { method: Method::POST, path: path.into(), headers: HeaderMap::new(), content }
     }
 
     /// The same with these headers.
@@ -169,11 +159,7 @@ impl Outgoing {
     }
 
     fn longest_idle(&self) -> Duration {
-        if self.may_repeat() {
-            LONGEST_IDLE
-        } else {
-            LONGEST_IDLE_UNREPEATABLE
-        }
+        if self.may_repeat() { LONGEST_IDLE } else { LONGEST_IDLE_UNREPEATABLE }
     }
 
     fn to_http(&self, base: &BaseUrl) -> Result<Request<Body>, http::Error> {
@@ -181,25 +167,15 @@ impl Outgoing {
             Content::Empty => Empty::new().boxed_unsync(),
             Content::Json(text) => Full::new(Bytes::from(text.clone())).boxed_unsync(),
             Content::JsonInChunks(text, length) => {
-                let chunks: Vec<_> = text
-                    .chunks((*length).max(1))
-                    .map(|chunk| Ok(Frame::data(Bytes::copy_from_slice(chunk))))
-                    .collect();
+                let chunks: Vec<_> = text.chunks((*length).max(1)).map(|chunk| Ok(Frame::data(Bytes::copy_from_slice(chunk)))).collect();
                 StreamBody::new(stream::iter(chunks)).boxed_unsync()
             }
         };
-        let mut request = Request::builder()
-            .method(&self.method)
-            .uri(&self.path)
-            .body(body)?;
+        let mut request = Request::builder().method(&self.method).uri(&self.path).body(body)?;
         *request.headers_mut() = self.headers.clone();
-        request
-            .headers_mut()
-            .insert(HOST, HeaderValue::from_str(&base.authority)?);
+        request.headers_mut().insert(HOST, HeaderValue::from_str(&base.authority)?);
         if !matches!(self.content, Content::Empty) {
-            request
-                .headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         Ok(request)
     }
@@ -208,10 +184,7 @@ impl Outgoing {
 impl HttpClient {
     /// A client without connections; the first request opens one.
     pub fn new(base: BaseUrl) -> Self {
-        Self {
-            base,
-            idle: Mutex::new(Vec::new()),
-        }
+        Self { base, idle: Mutex::new(Vec::new()) }
     }
 
     /// Sends a request and reads the whole answer, all within `limit`.
@@ -221,10 +194,7 @@ impl HttpClient {
     pub async fn send(&self, request: &Outgoing, limit: Duration) -> Result<Answer, HttpError> {
         match tokio::time::timeout(limit, self.exchange(request)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(HttpError::Timeout {
-                base: self.base.to_string(),
-                limit,
-            }),
+            Err(_) => Err(HttpError::Timeout { base: self.base.to_string(), limit }),
         }
     }
 
@@ -241,49 +211,27 @@ impl HttpClient {
             }
         }
         let mut sender = self.connect().await?;
-        let response = sender
-            .send_request(message)
-            .await
-            .map_err(|error| self.broken(error))?;
+        let response = sender.send_request(message).await.map_err(|error| self.broken(error))?;
         self.finish(sender, response).await
     }
 
     fn message(&self, request: &Outgoing) -> Result<Request<Body>, HttpError> {
-        request
-            .to_http(&self.base)
-            .map_err(|source| HttpError::Request {
-                base: self.base.to_string(),
-                source,
-            })
+        request.to_http(&self.base).map_err(|source| HttpError::Request { base: self.base.to_string(), source })
     }
 
     fn broken(&self, source: hyper::Error) -> HttpError {
-        HttpError::Exchange {
-            base: self.base.to_string(),
-            source,
-        }
+        HttpError::Exchange { base: self.base.to_string(), source }
     }
 
-    async fn finish(
-        &self,
-        sender: Sender,
-        response: http::Response<hyper::body::Incoming>,
-    ) -> Result<Answer, HttpError> {
+    async fn finish(&self, sender: Sender, response: http::Response<hyper::body::Incoming>) -> Result<Answer, HttpError> {
         let (head, body) = response.into_parts();
         let body = Limited::new(body, LONGEST_ANSWER)
             .collect()
             .await
-            .map_err(|error| HttpError::Answer {
-                base: self.base.to_string(),
-                reason: error.to_string(),
-            })?
+            .map_err(|error| HttpError::Answer { base: self.base.to_string(), reason: error.to_string() })?
             .to_bytes();
         self.keep(sender);
-        Ok(Answer {
-            status: head.status,
-            headers: head.headers,
-            body,
-        })
+        Ok(Answer { status: head.status, headers: head.headers, body })
     }
 
     /// A kept connection used no longer than `longest_idle` ago that is still open.
@@ -292,8 +240,7 @@ impl HttpClient {
             let mut sender = {
                 let mut idle = self.idle();
                 idle.retain(|kept| !kept.sender.is_closed() && kept.since.elapsed() < LONGEST_IDLE);
-                idle.pop_if(|kept| kept.since.elapsed() < longest_idle)?
-                    .sender
+                idle.pop_if(|kept| kept.since.elapsed() < longest_idle)?.sender
             };
             if sender.ready().await.is_ok() {
                 return Some(sender);
@@ -304,10 +251,7 @@ impl HttpClient {
     fn keep(&self, sender: Sender) {
         let mut idle = self.idle();
         if !sender.is_closed() && idle.len() < MOST_IDLE {
-            idle.push(Idle {
-                sender,
-                since: Instant::now(),
-            });
+            idle.push(Idle { sender, since: Instant::now() });
         }
     }
 
@@ -318,21 +262,14 @@ impl HttpClient {
     async fn connect(&self) -> Result<Sender, HttpError> {
         let base = || self.base.to_string();
         let to = &self.base.connect;
-        let addresses = lookup_host((to.host.as_str(), to.port))
-            .await
-            .map_err(|source| HttpError::Resolve {
-                base: base(),
-                source,
-            })?;
+        let addresses = lookup_host((to.host.as_str(), to.port)).await.map_err(|source| HttpError::Resolve { base: base(), source })?;
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
             match TcpStream::connect(address).await {
                 Ok(stream) => {
                     // Requests are written whole: nothing is gained by waiting to fill a packet.
                     let _ = stream.set_nodelay(true);
-                    let (sender, connection) = handshake(TokioIo::new(stream))
-                        .await
-                        .map_err(|error| self.broken(error))?;
+                    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
                     // Ends when the sender is dropped or the other side closes; its error reaches the request.
                     tokio::spawn(async move {
                         let _ = connection.await;
@@ -342,9 +279,6 @@ impl HttpClient {
                 Err(error) => last = error,
             }
         }
-        Err(HttpError::Connect {
-            base: base(),
-            source: last,
-        })
+        Err(HttpError::Connect { base: base(), source: last })
     }
 }

@@ -35,14 +35,7 @@ use std::process::ExitCode;
 use program::Failure;
 
 /// The services that [`main`] starts, by the names it knows them by.
-pub const SERVICES: [&str; 6] = [
-    "call-routing",
-    "agent-assignment",
-    "recording",
-    "analytics",
-    "customer-history",
-    "caller",
-];
+pub const SERVICES: [&str; 6] = ["call-routing", "agent-assignment", "recording", "analytics", "customer-history", "caller"];
 
 /// Runs one service until SIGTERM or SIGINT (the caller also ends by itself, with `--seconds`).
 ///
@@ -58,14 +51,8 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
         "analytics" => analytics::start(args),
         "customer-history" => customer_history::start(args),
         "caller" => caller::start(args),
-        "" => Err(Failure::Usage(format!(
-            "no service named\nhint: one of {}",
-            SERVICES.join(", ")
-        ))),
-        other => Err(Failure::Usage(format!(
-            "no service `{other}`\nhint: one of {}",
-            SERVICES.join(", ")
-        ))),
+        "" => Err(Failure::Usage(format!("no service named\nhint: one of {}", SERVICES.join(", ")))),
+        other => Err(Failure::Usage(format!("no service `{other}`\nhint: one of {}", SERVICES.join(", ")))),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

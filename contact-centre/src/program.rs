@@ -45,11 +45,9 @@ where
     F: FnOnce(Stop) -> Fut,
     Fut: Future<Output = Result<T, Failure>>,
 {
-    let runtime =
-        runtime().map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
+    let runtime = runtime().map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
     let outcome = runtime.block_on(async {
-        let stop = stop_signal()
-            .map_err(|error| Failure::Failed(format!("cannot watch for signals: {error}")))?;
+        let stop = stop_signal().map_err(|error| Failure::Failed(format!("cannot watch for signals: {error}")))?;
         work(stop).await
     });
     // A name look-up that hangs sits in a blocking thread and must not keep the process.
@@ -66,29 +64,20 @@ where
     run(|stop| async move {
         let listener = TcpListener::bind(listen).await.map_err(|error| {
             let hint = match error.kind() {
-                io::ErrorKind::PermissionDenied => {
-                    "\nhint: ports below 1024 may want root; choose one with --listen"
-                }
-                io::ErrorKind::AddrInUse => {
-                    "\nhint: another program has this port; choose one with --listen"
-                }
+                io::ErrorKind::PermissionDenied => "\nhint: ports below 1024 may want root; choose one with --listen",
+                io::ErrorKind::AddrInUse => "\nhint: another program has this port; choose one with --listen",
                 _ => "",
             };
             Failure::Failed(format!("{title} cannot listen on {listen}: {error}{hint}"))
         })?;
         let bound = listener.local_addr().unwrap_or(listen);
         say(&format!("{title} listens on {bound}"));
-        serve(listener, stop)
-            .await
-            .map_err(|error| Failure::Failed(format!("{title}: {error}")))
+        serve(listener, stop).await.map_err(|error| Failure::Failed(format!("{title}: {error}")))
     })
 }
 
 fn runtime() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }
 
 fn stop_signal() -> io::Result<Stop> {

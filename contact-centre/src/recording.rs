@@ -62,11 +62,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            version: Version::V1,
-            bug: false,
-            most_kept: 10_000,
-        }
+        Self { version: Version::V1, bug: false, most_kept: 10_000 }
     }
 }
 
@@ -127,11 +123,7 @@ type Shared = State<Arc<Archive>>;
 ///
 /// # Errors
 /// The listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    config: Config,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
     let version = HeaderValue::from_static(config.version.name());
     let mut router = router()
         .route("/recordings", post(store).get(list))
@@ -140,20 +132,11 @@ pub async fn serve(
     if config.version == Version::V2 {
         router = router.route("/bug", put(switch_bug).get(show_bug));
     }
-    let archive = Archive {
-        bug: AtomicBool::new(config.bug),
-        config,
-        kept: Mutex::default(),
-    };
-    let router = router
-        .with_state(Arc::new(archive))
-        .fallback(nothing_there)
-        .layer(map_response(move |mut response: Response| {
-            response
-                .headers_mut()
-                .insert(VERSION_HEADER, version.clone());
-            std::future::ready(response)
-        }));
+    let archive = Archive { bug: AtomicBool::new(config.bug), config, kept: Mutex::default() };
+    let router = router.with_state(Arc::new(archive)).fallback(nothing_there).layer(map_response(move |mut response: Response| {
+        response.headers_mut().insert(VERSION_HEADER, version.clone());
+        std::future::ready(response)
+    }));
     serve_http(listener, router, shutdown).await
 }
 
@@ -165,34 +148,17 @@ pub(crate) fn start(args: impl Iterator<Item = String>) -> Result<(), Failure> {
         None | Some("off") => false,
         Some("on") if version == Version::V2 => true,
         Some("on") => {
-            return Err(Failure::Usage(
-                "`--bug on`: only v2 has the bug\nhint: add --version v2".to_owned(),
-            ));
+            return Err(Failure::Usage("`--bug on`: only v2 has the bug\nhint: add --version v2".to_owned()));
         }
         Some(other) => {
-            return Err(Failure::Usage(format!(
-                "`--bug {other}`: expected on or off"
-            )));
+            return Err(Failure::Usage(format!("`--bug {other}`: expected on or off")));
         }
     };
     let title = format!("recording {version}");
-    run_service(&title, listen, |listener, stop| {
-        serve(
-            listener,
-            Config {
-                version,
-                bug,
-                ..Config::default()
-            },
-            stop,
-        )
-    })
+    run_service(&title, listen, |listener, stop| serve(listener, Config { version, bug, ..Config::default() }, stop))
 }
 
-async fn store(
-    State(archive): Shared,
-    new: Result<Json<NewRecording>, JsonRejection>,
-) -> Result<(StatusCode, Json<Recording>), Refusal> {
+async fn store(State(archive): Shared, new: Result<Json<NewRecording>, JsonRejection>) -> Result<(StatusCode, Json<Recording>), Refusal> {
     let Json(what) = new?;
     check_name("call_id", &what.call_id)?;
     check_name("customer", &what.customer)?;
@@ -200,15 +166,9 @@ async fn store(
         check_name("agent", agent)?;
     }
     if archive.bug.load(Ordering::Relaxed) {
-        return Err(Refusal::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the recording could not be stored",
-        ));
+        return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the recording could not be stored"));
     }
-    let recording = Recording {
-        id: format!("rec-{:016x}", fastrand::u64(..)),
-        what,
-    };
+    let recording = Recording { id: format!("rec-{:016x}", fastrand::u64(..)), what };
     archive.keep(recording.clone());
     Ok((StatusCode::CREATED, Json(recording)))
 }
@@ -218,31 +178,13 @@ struct Filter {
     customer: Option<String>,
 }
 
-async fn list(
-    State(archive): Shared,
-    filter: Result<Query<Filter>, QueryRejection>,
-) -> Result<Json<Listing>, Refusal> {
+async fn list(State(archive): Shared, filter: Result<Query<Filter>, QueryRejection>) -> Result<Json<Listing>, Refusal> {
     let Query(filter) = filter.map_err(|rejection| Refusal::bad_request(rejection.body_text()))?;
-    let fits = |recording: &&Recording| {
-        filter
-            .customer
-            .as_ref()
-            .is_none_or(|wanted| *wanted == recording.what.customer)
-    };
+    let fits = |recording: &&Recording| filter.customer.as_ref().is_none_or(|wanted| *wanted == recording.what.customer);
     let kept = archive.kept();
-    let mut recordings: Vec<Recording> = kept
-        .recordings
-        .iter()
-        .rev()
-        .filter(fits)
-        .take(MOST_LISTED)
-        .cloned()
-        .collect();
+    let mut recordings: Vec<Recording> = kept.recordings.iter().rev().filter(fits).take(MOST_LISTED).cloned().collect();
     recordings.reverse();
-    Ok(Json(Listing {
-        recordings,
-        dropped: kept.dropped,
-    }))
+    Ok(Json(Listing { recordings, dropped: kept.dropped }))
 }
 
 async fn show(State(archive): Shared, Path(id): Path<String>) -> Result<Json<Recording>, Refusal> {
@@ -252,36 +194,23 @@ async fn show(State(archive): Shared, Path(id): Path<String>) -> Result<Json<Rec
 /// 64 KiB in eight chunks, the same for the same recording.
 async fn play(State(archive): Shared, Path(id): Path<String>) -> Result<Response, Refusal> {
     let recording = archive.find(&id)?;
-    let seed = recording.id.bytes().fold(0u64, |sum, byte| {
-        sum.wrapping_mul(31).wrapping_add(u64::from(byte))
-    });
+    let seed = recording.id.bytes().fold(0u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
     let mut noise = fastrand::Rng::with_seed(seed);
     let chunks = (0..AUDIO_CHUNKS).map(move |_| {
-        let chunk: Vec<u8> = std::iter::repeat_with(|| noise.u8(..))
-            .take(AUDIO_CHUNK)
-            .collect();
+        let chunk: Vec<u8> = std::iter::repeat_with(|| noise.u8(..)).take(AUDIO_CHUNK).collect();
         Ok::<Bytes, Infallible>(Bytes::from(chunk))
     });
-    Ok((
-        [(CONTENT_TYPE, "audio/basic")],
-        Body::from_stream(stream::iter(chunks)),
-    )
-        .into_response())
+    Ok(([(CONTENT_TYPE, "audio/basic")], Body::from_stream(stream::iter(chunks))).into_response())
 }
 
-async fn switch_bug(
-    State(archive): Shared,
-    bug: Result<Json<Bug>, JsonRejection>,
-) -> Result<Json<Bug>, Refusal> {
+async fn switch_bug(State(archive): Shared, bug: Result<Json<Bug>, JsonRejection>) -> Result<Json<Bug>, Refusal> {
     let Json(bug) = bug?;
     archive.bug.store(bug.on, Ordering::Relaxed);
     Ok(Json(bug))
 }
 
 async fn show_bug(State(archive): Shared) -> Json<Bug> {
-    Json(Bug {
-        on: archive.bug.load(Ordering::Relaxed),
-    })
+    Json(Bug { on: archive.bug.load(Ordering::Relaxed) })
 }
 
 async fn nothing_there() -> Refusal {
@@ -300,14 +229,8 @@ impl Archive {
 
     fn find(&self, id: &str) -> Result<Recording, Refusal> {
         let kept = self.kept();
-        let found = kept
-            .recordings
-            .iter()
-            .rev()
-            .find(|recording| recording.id == id);
-        found
-            .cloned()
-            .ok_or_else(|| Refusal::not_found(format!("no recording `{id}`")))
+        let found = kept.recordings.iter().rev().find(|recording| recording.id == id);
+        found.cloned().ok_or_else(|| Refusal::not_found(format!("no recording `{id}`")))
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {

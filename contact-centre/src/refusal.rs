@@ -15,10 +15,7 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self {
-            status,
-            error: error.into(),
-        }
+        Self { status, error: error.into() }
     }
 
     pub(crate) fn not_found(error: impl Into<String>) -> Self {
@@ -53,7 +50,5 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<(), Refusal> {
     if (1..=64).contains(&name.len()) && name.chars().all(plain) {
         return Ok(());
     }
-    Err(Refusal::bad_request(format!(
-        "{what} must be 1 to 64 letters, digits, `-`, `_` or `.`"
-    )))
+    Err(Refusal::bad_request(format!("{what} must be 1 to 64 letters, digits, `-`, `_` or `.`")))
 }

@@ -96,24 +96,14 @@ impl Tally {
     /// A call ended.
     pub(crate) fn end(&mut self, outcome: Outcome) {
         let report = &mut self.report;
-        let status = outcome
-            .status
-            .map_or_else(|| "none".to_owned(), |status| status.to_string());
+        let status = outcome.status.map_or_else(|| "none".to_owned(), |status| status.to_string());
         *report.by_status.entry(status).or_default() += 1;
         match outcome.result {
             Ok(answered) => {
                 report.answered += 1;
-                let recorded = if answered.recorded {
-                    &mut report.recorded
-                } else {
-                    &mut report.not_recorded
-                };
+                let recorded = if answered.recorded { &mut report.recorded } else { &mut report.not_recorded };
                 *recorded += 1;
-                let counted = if answered.counted {
-                    &mut report.counted
-                } else {
-                    &mut report.not_counted
-                };
+                let counted = if answered.counted { &mut report.counted } else { &mut report.not_counted };
                 *counted += 1;
                 self.latencies.add(outcome.took);
             }
@@ -121,11 +111,7 @@ impl Tally {
                 report.failed += 1;
                 if report.first_failures.len() < MOST_FAILURES {
                     let at = jiff::Timestamp::now().to_string();
-                    report.first_failures.push(FailedCall {
-                        at,
-                        call: outcome.call,
-                        error,
-                    });
+                    report.first_failures.push(FailedCall { at, call: outcome.call, error });
                 }
             }
         }
@@ -134,11 +120,7 @@ impl Tally {
     /// The report so far.
     pub(crate) fn report(&self) -> Report {
         let ms = |share: f64| self.latencies.percentile(share).as_secs_f64() * 1000.0;
-        Report {
-            p50_ms: ms(0.50),
-            p99_ms: ms(0.99),
-            ..self.report.clone()
-        }
+        Report { p50_ms: ms(0.50), p99_ms: ms(0.99), ..self.report.clone() }
     }
 }
 
@@ -231,10 +213,7 @@ mod tests {
             assert!(index >= last);
             last = index;
             let end = upper_end(index);
-            assert!(
-                end >= micros && end - micros <= micros / STEPS,
-                "{micros} is in a bucket up to {end}"
-            );
+            assert!(end >= micros && end - micros <= micros / STEPS, "{micros} is in a bucket up to {end}");
         }
         assert!(bucket((1 << DOUBLINGS) - 1) < Latencies::default().buckets.len());
     }
@@ -249,10 +228,7 @@ mod tests {
         latencies.add(Duration::MAX);
         let near = |share: f64, ms: u64| {
             let found = latencies.percentile(share).as_micros() as u64;
-            assert!(
-                found >= ms * 1000 && found <= ms * 1000 + ms * 1000 / STEPS,
-                "{found} for {ms} ms"
-            );
+            assert!(found >= ms * 1000 && found <= ms * 1000 + ms * 1000 / STEPS, "{found} for {ms} ms");
         };
         near(0.50, 51);
         near(0.99, 100);
@@ -263,38 +239,15 @@ mod tests {
         let mut tally = Tally::default();
         for _ in 0..30 {
             let call = tally.begin();
-            tally.end(Outcome {
-                call,
-                status: None,
-                took: Duration::ZERO,
-                result: Err("no".to_owned()),
-            });
+            tally.end(Outcome { call, status: None, took: Duration::ZERO, result: Err("no".to_owned()) });
         }
         let call = tally.begin();
-        let answered = Answered {
-            recorded: true,
-            counted: false,
-        };
-        tally.end(Outcome {
-            call,
-            status: Some(200),
-            took: Duration::from_millis(1),
-            result: Ok(answered),
-        });
+        let answered = Answered { recorded: true, counted: false };
+        tally.end(Outcome { call, status: Some(200), took: Duration::from_millis(1), result: Ok(answered) });
         let report = tally.report();
         assert_eq!((report.calls, report.answered, report.failed), (31, 1, 30));
-        assert_eq!(
-            (
-                report.recorded,
-                report.not_counted,
-                report.first_failures.len()
-            ),
-            (1, 1, MOST_FAILURES)
-        );
-        assert_eq!(
-            report.by_status,
-            BTreeMap::from([("none".to_owned(), 30), ("200".to_owned(), 1)])
-        );
+        assert_eq!((report.recorded, report.not_counted, report.first_failures.len()), (1, 1, MOST_FAILURES));
+        assert_eq!(report.by_status, BTreeMap::from([("none".to_owned(), 30), ("200".to_owned(), 1)]));
         assert!(!report.is_good() && !Report::default().is_good());
     }
 
@@ -303,20 +256,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report.json");
         for calls in [1, 2] {
-            Report {
-                calls,
-                ..Report::default()
-            }
-            .write(&path)
-            .await
-            .unwrap();
+            Report { calls, ..Report::default() }.write(&path).await.unwrap();
         }
         let found: Report = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!(found.calls, 2);
-        assert_eq!(
-            std::fs::read_dir(folder.path()).unwrap().count(),
-            1,
-            "nothing is left beside it"
-        );
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 }

@@ -29,10 +29,7 @@ impl Ending {
 }
 
 /// Serves by `serve` until `shutdown` resolves, then gives it [`DRAIN_LIMIT`] to finish.
-pub(crate) async fn until_drained<F, Fut>(
-    shutdown: impl Future<Output = ()> + Send + 'static,
-    serve: F,
-) -> io::Result<()>
+pub(crate) async fn until_drained<F, Fut>(shutdown: impl Future<Output = ()> + Send + 'static, serve: F) -> io::Result<()>
 where
     F: FnOnce(Ending) -> Fut,
     Fut: Future<Output = io::Result<()>>,
@@ -68,10 +65,5 @@ pub(crate) async fn serve_http(
         // Answers are small: waiting to fill a packet only delays them. A connection that is gone already does not mind.
         let _ = connection.set_nodelay(true);
     });
-    until_drained(shutdown, |ending| {
-        axum::serve(listener, router)
-            .with_graceful_shutdown(ending.begun())
-            .into_future()
-    })
-    .await
+    until_drained(shutdown, |ending| axum::serve(listener, router).with_graceful_shutdown(ending.begun()).into_future()).await
 }

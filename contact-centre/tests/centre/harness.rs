@@ -38,11 +38,7 @@ impl Running {
         let shutdown: Shutdown = Box::pin(async move {
             let _ = stopped.await;
         });
-        Self {
-            address,
-            stop: Some(stop),
-            task: tokio::spawn(serve(listener, shutdown)),
-        }
+        Self { address, stop: Some(stop), task: tokio::spawn(serve(listener, shutdown)) }
     }
 
     /// Asks it to end and waits until it has.
@@ -52,19 +48,11 @@ impl Running {
     }
 
     pub(crate) fn ask_to_end(&mut self) {
-        self.stop
-            .take()
-            .expect("it was asked before")
-            .send(())
-            .expect("it ended by itself");
+        self.stop.take().expect("it was asked before").send(()).expect("it ended by itself");
     }
 
     pub(crate) async fn ended(self) {
-        tokio::time::timeout(LIMIT, self.task)
-            .await
-            .expect("it does not end")
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(LIMIT, self.task).await.expect("it does not end").unwrap().unwrap();
     }
 
     pub(crate) fn url(&self) -> String {
@@ -89,23 +77,12 @@ pub(crate) struct Centre {
 
 impl Centre {
     pub(crate) async fn start() -> Self {
-        Self::start_with(
-            recording::Config::default(),
-            agent_assignment::Config::default(),
-        )
-        .await
+        Self::start_with(recording::Config::default(), agent_assignment::Config::default()).await
     }
 
-    pub(crate) async fn start_with(
-        recording: recording::Config,
-        agents: agent_assignment::Config,
-    ) -> Self {
-        let customer_history = Running::start(|listener, stop| {
-            customer_history::serve(listener, Default::default(), stop)
-        })
-        .await;
-        let recording =
-            Running::start(|listener, stop| recording::serve(listener, recording, stop)).await;
+    pub(crate) async fn start_with(recording: recording::Config, agents: agent_assignment::Config) -> Self {
+        let customer_history = Running::start(|listener, stop| customer_history::serve(listener, Default::default(), stop)).await;
+        let recording = Running::start(|listener, stop| recording::serve(listener, recording, stop)).await;
         let agents = start_agents(agents).await;
         let analytics = start_analytics().await;
         let config = call_routing::Config {
@@ -114,24 +91,13 @@ impl Centre {
             agent_assignment: agents.url().parse().unwrap(),
             analytics: analytics.address.to_string().parse().unwrap(),
         };
-        let call_routing =
-            Running::start(|listener, stop| call_routing::serve(listener, config, stop)).await;
-        Self {
-            customer_history,
-            agents,
-            recording,
-            analytics,
-            call_routing,
-        }
+        let call_routing = Running::start(|listener, stop| call_routing::serve(listener, config, stop)).await;
+        Self { customer_history, agents, recording, analytics, call_routing }
     }
 
     /// Makes one call about billing.
     pub(crate) async fn call(&self) -> Value {
-        let answer = self
-            .call_routing
-            .http()
-            .post("/calls", r#"{"customer":"c0001","skill":"billing"}"#)
-            .await;
+        let answer = self.call_routing.http().post("/calls", r#"{"customer":"c0001","skill":"billing"}"#).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         json(&answer)
     }
@@ -147,11 +113,7 @@ pub(crate) async fn start_analytics() -> Running {
 
 /// Agents of one skill, `billing`, whose calls last until they are released.
 pub(crate) fn agents_for_billing(agents: u32) -> agent_assignment::Config {
-    agent_assignment::Config {
-        skills: vec!["billing".to_owned()],
-        agents,
-        longest_call: Duration::from_secs(3600),
-    }
+    agent_assignment::Config { skills: vec!["billing".to_owned()], agents, longest_call: Duration::from_secs(3600) }
 }
 
 pub(crate) fn agents_client(service: &Running) -> AgentAssignmentClient {
@@ -171,20 +133,12 @@ impl Http {
     }
 
     pub(crate) async fn post(&self, path: &str, body: &str) -> Answer {
-        self.send(Outgoing::post(
-            path,
-            Content::Json(body.as_bytes().to_vec()),
-        ))
-        .await
+        self.send(Outgoing::post(path, Content::Json(body.as_bytes().to_vec()))).await
     }
 
     pub(crate) async fn put(&self, path: &str, body: &str) -> Answer {
         let request = Outgoing::post(path, Content::Json(body.as_bytes().to_vec()));
-        self.send(Outgoing {
-            method: http::Method::PUT,
-            ..request
-        })
-        .await
+        self.send(Outgoing { method: http::Method::PUT, ..request }).await
     }
 }
 
@@ -207,10 +161,7 @@ impl Lines {
     /// The next line with its end, or nothing if the connection is closed.
     pub(crate) async fn line(&mut self) -> String {
         let mut line = String::new();
-        tokio::time::timeout(LIMIT, self.0.read_line(&mut line))
-            .await
-            .expect("no line comes")
-            .unwrap();
+        tokio::time::timeout(LIMIT, self.0.read_line(&mut line)).await.expect("no line comes").unwrap();
         line
     }
 

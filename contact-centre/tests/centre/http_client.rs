@@ -17,11 +17,7 @@ const NOTHING: &str = "";
 /// Answers per connection what it is given, then closes. Gives the first lines of all requests, in order.
 async fn server(connections: Vec<Vec<&'static str>>) -> (HttpClient, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = HttpClient::new(
-        format!("http://{}", listener.local_addr().unwrap())
-            .parse()
-            .unwrap(),
-    );
+    let client = HttpClient::new(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
     let heard = tokio::spawn(async move {
         let mut heard = Vec::new();
         for answers in connections {
@@ -31,14 +27,7 @@ async fn server(connections: Vec<Vec<&'static str>>) -> (HttpClient, JoinHandle<
                 while !head.ends_with(b"\r\n\r\n") {
                     head.push(stream.read_u8().await.unwrap());
                 }
-                heard.push(
-                    String::from_utf8(head)
-                        .unwrap()
-                        .lines()
-                        .next()
-                        .unwrap()
-                        .to_owned(),
-                );
+                heard.push(String::from_utf8(head).unwrap().lines().next().unwrap().to_owned());
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
         }
@@ -57,37 +46,21 @@ async fn connections_are_used_again() {
     for request in [Outgoing::get("/a"), post(), Outgoing::get("/c")] {
         assert_eq!(client.send(&request, LIMIT).await.unwrap().body, "ok");
     }
-    assert_eq!(
-        heard.await.unwrap(),
-        ["GET /a HTTP/1.1", "POST /b HTTP/1.1", "GET /c HTTP/1.1"]
-    );
+    assert_eq!(heard.await.unwrap(), ["GET /a HTTP/1.1", "POST /b HTTP/1.1", "GET /c HTTP/1.1"]);
 }
 
 #[tokio::test]
 async fn a_get_on_a_stale_connection_is_sent_once_more() {
     let (client, heard) = server(vec![vec![OK, NOTHING], vec![OK]]).await;
     client.send(&Outgoing::get("/a"), LIMIT).await.unwrap();
-    assert_eq!(
-        client
-            .send(&Outgoing::get("/b"), LIMIT)
-            .await
-            .unwrap()
-            .status,
-        200
-    );
-    assert_eq!(
-        heard.await.unwrap(),
-        ["GET /a HTTP/1.1", "GET /b HTTP/1.1", "GET /b HTTP/1.1"]
-    );
+    assert_eq!(client.send(&Outgoing::get("/b"), LIMIT).await.unwrap().status, 200);
+    assert_eq!(heard.await.unwrap(), ["GET /a HTTP/1.1", "GET /b HTTP/1.1", "GET /b HTTP/1.1"]);
 }
 
 #[tokio::test]
 async fn a_get_on_a_fresh_connection_is_sent_only_once() {
     let (client, heard) = server(vec![vec![NOTHING]]).await;
-    assert!(matches!(
-        client.send(&Outgoing::get("/a"), LIMIT).await,
-        Err(HttpError::Exchange { .. })
-    ));
+    assert!(matches!(client.send(&Outgoing::get("/a"), LIMIT).await, Err(HttpError::Exchange { .. })));
     assert_eq!(heard.await.unwrap().len(), 1);
 }
 
@@ -95,15 +68,9 @@ async fn a_get_on_a_fresh_connection_is_sent_only_once() {
 async fn a_post_that_was_sent_is_not_sent_again() {
     let (client, heard) = server(vec![vec![OK, NOTHING], vec![OK]]).await;
     client.send(&Outgoing::get("/a"), LIMIT).await.unwrap();
-    assert!(matches!(
-        client.send(&post(), LIMIT).await,
-        Err(HttpError::Exchange { .. })
-    ));
+    assert!(matches!(client.send(&post(), LIMIT).await, Err(HttpError::Exchange { .. })));
     client.send(&Outgoing::get("/c"), LIMIT).await.unwrap();
-    assert_eq!(
-        heard.await.unwrap(),
-        ["GET /a HTTP/1.1", "POST /b HTTP/1.1", "GET /c HTTP/1.1"]
-    );
+    assert_eq!(heard.await.unwrap(), ["GET /a HTTP/1.1", "POST /b HTTP/1.1", "GET /c HTTP/1.1"]);
 }
 
 #[tokio::test]
@@ -117,30 +84,14 @@ async fn a_connection_that_the_server_closes_is_not_used_again() {
 #[tokio::test]
 async fn a_silent_server_and_an_endless_answer_are_errors() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = HttpClient::new(
-        format!("http://{}", listener.local_addr().unwrap())
-            .parse()
-            .unwrap(),
-    );
-    let error = client
-        .send(&Outgoing::get("/a"), Duration::from_millis(20))
-        .await
-        .unwrap_err();
-    assert!(
-        error.to_string().ends_with("no answer within 20ms"),
-        "{error}"
-    );
+    let client = HttpClient::new(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
+    let error = client.send(&Outgoing::get("/a"), Duration::from_millis(20)).await.unwrap_err();
+    assert!(error.to_string().ends_with("no answer within 20ms"), "{error}");
 
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\n\r\n";
     let body: &'static str = Box::leak("x".repeat(2 << 20).into_boxed_str());
-    let (client, _heard) = server(vec![vec![Box::leak(
-        format!("{head}{body}").into_boxed_str(),
-    )]])
-    .await;
+    let (client, _heard) = server(vec![vec![Box::leak(format!("{head}{body}").into_boxed_str())]]).await;
     let error = client.send(&Outgoing::get("/a"), LIMIT).await.unwrap_err();
     assert!(matches!(error, HttpError::Answer { .. }), "{error}");
-    assert!(
-        error.to_string().contains("length limit exceeded"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("length limit exceeded"), "{error}");
 }

@@ -68,7 +68,10 @@ pub enum ApiError {
 
 fn rendered(diagnostics: &[RenderedDiagnostic]) -> String {
     let mut text = diagnostics.iter().map(|found| found.rendered.as_str()).collect::<Vec<_>>().join("\n\n");
-    text.push_str(&format!("\n\nnothing was changed: {} to mend", if diagnostics.len() == 1 { "one mistake".to_owned() } else { format!("{} mistakes", diagnostics.len()) }));
+    text.push_str(&format!(
+        "\n\nnothing was changed: {} to mend",
+        if diagnostics.len() == 1 { "one mistake".to_owned() } else { format!("{} mistakes", diagnostics.len()) }
+    ));
     text
 }
 
@@ -159,7 +162,8 @@ impl ApiClient {
             _ => ApiError::Unreachable { socket: self.socket(), error },
         })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
-        let request = Request::builder().method(method).uri(path).header("host", "control.lorica").header("content-type", "application/json");
+        let request =
+            Request::builder().method(method).uri(path).header("host", "control.lorica").header("content-type", "application/json");
         let request = request.body(Full::new(body)).map_err(|error| self.broken(error))?;
         let exchange = async {
             let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
@@ -184,7 +188,8 @@ impl ApiClient {
         {
             return Err(ApiError::Refused(diagnostics));
         }
-        let error = serde_json::from_slice(&body).unwrap_or_else(|_| ErrorBody { message: String::from_utf8_lossy(&body).into_owned(), hint: None });
+        let error = serde_json::from_slice(&body)
+            .unwrap_or_else(|_| ErrorBody { message: String::from_utf8_lossy(&body).into_owned(), hint: None });
         Err(ApiError::Failed { status: status.as_u16(), message: error.message, hint: error.hint })
     }
 }

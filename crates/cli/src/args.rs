@@ -396,7 +396,9 @@ impl FromStr for UpstreamArg {
         let service = ServiceName::from_fqdn(host).map_or_else(|| host.parse::<ServiceName>().map_err(|error| error.to_string()), Ok)?;
         let local = match local.parse::<SocketAddr>() {
             Ok(local) => local,
-            Err(_) => SocketAddr::from(([127, 0, 0, 1], port(local).map_err(|_| format!("`{local}` is no local address, as in 127.0.0.1:9001"))?)),
+            Err(_) => {
+                SocketAddr::from(([127, 0, 0, 1], port(local).map_err(|_| format!("`{local}` is no local address, as in 127.0.0.1:9001"))?))
+            }
         };
         Ok(Self { port: ServicePort { service, port: port(number)? }, local })
     }

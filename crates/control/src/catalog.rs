@@ -31,7 +31,13 @@ pub struct Published {
 impl Published {
     /// A publication.
     #[must_use]
-    pub fn new(revision: u64, resources: Arc<Resources>, registry: Arc<Registry>, trust_domain: TrustDomain, bundle: Arc<TrustBundle>) -> Self {
+    pub fn new(
+        revision: u64,
+        resources: Arc<Resources>,
+        registry: Arc<Registry>,
+        trust_domain: TrustDomain,
+        bundle: Arc<TrustBundle>,
+    ) -> Self {
         Self { revision, resources, registry, trust_domain, bundle, encoded: Mutex::default() }
     }
 
@@ -60,7 +66,9 @@ impl Viewed {
         let Ok(port) = name.parse::<ServicePort>() else { return Vec::new() };
         let Some(unit) = compile::outbound(&world, &self.node.namespace, &port) else { return Vec::new() };
         let endpoints = compile::endpoints(&world, &port);
-        let plaintext = endpoints.is_some_and(|set| !set.endpoints.is_empty() && set.endpoints.iter().all(|endpoint| endpoint.transport == Transport::Plaintext));
+        let plaintext = endpoints.is_some_and(|set| {
+            !set.endpoints.is_empty() && set.endpoints.iter().all(|endpoint| endpoint.transport == Transport::Plaintext)
+        });
         encode::outbound(&unit, self.dialect, Context { node: &self.node, plaintext })
     }
 
@@ -73,8 +81,12 @@ impl Viewed {
             Kind::Listener if self.workload.as_ref().is_some_and(|workload| encode::inbound_name(workload) == name) => {
                 compile::inbound(&world, self.workload.as_ref()?).map(|unit| encode::inbound(&unit))
             }
-            Kind::Listener if name == OUTBOUND && self.dialect == Dialect::Envoy && self.node.upstreams.is_empty() => Some(encode::capture()),
-            Kind::Listener | Kind::Route | Kind::Cluster => self.outbound(name).into_iter().find(|resource| resource.kind == kind && resource.name == name),
+            Kind::Listener if name == OUTBOUND && self.dialect == Dialect::Envoy && self.node.upstreams.is_empty() => {
+                Some(encode::capture())
+            }
+            Kind::Listener | Kind::Route | Kind::Cluster => {
+                self.outbound(name).into_iter().find(|resource| resource.kind == kind && resource.name == name)
+            }
         }
     }
 }
@@ -104,7 +116,9 @@ impl Catalog for Viewed {
             (Kind::Names, _) => compile::names(&world).into_keys().map(|namespace| namespace.to_string()).collect(),
             (Kind::Secret, _) => vec!["bundle".to_owned()],
             // Only Envoy asks for all; one with explicit upstreams gets those and what their routes lead to.
-            (Kind::Listener, Dialect::Envoy) if !self.node.upstreams.is_empty() => self.node.upstreams.keys().map(ToString::to_string).collect(),
+            (Kind::Listener, Dialect::Envoy) if !self.node.upstreams.is_empty() => {
+                self.node.upstreams.keys().map(ToString::to_string).collect()
+            }
             (Kind::Listener, Dialect::Envoy) => {
                 let ports = compile::outbound_ports(&world).map(|port| port.to_string());
                 std::iter::once(OUTBOUND.to_owned()).chain(ports).collect()

@@ -20,12 +20,18 @@ pub fn declared(resources: &Resources, service: &ServiceName, ports: &[NodePort]
             Some(spec) if port.protocol == Protocol::Detect || spec.protocol == port.protocol => {}
             Some(spec) => {
                 let (ours, theirs) = (word(port.protocol), word(spec.protocol));
-                return Err(format!("port {} of {service} speaks {theirs}, and the workload says {ours}; make --port agree with the Service", port.service_port));
+                return Err(format!(
+                    "port {} of {service} speaks {theirs}, and the workload says {ours}; make --port agree with the Service",
+                    port.service_port
+                ));
             }
             None if by_workload => all.push((port.service_port, port.protocol)),
             None => {
                 let has = known.ports.iter().map(|port| port.port.to_string()).collect::<Vec<_>>().join(", ");
-                return Err(format!("the Service {service} has no port {} (it has {has}); add it there, or change --port", port.service_port));
+                return Err(format!(
+                    "the Service {service} has no port {} (it has {has}); add it there, or change --port",
+                    port.service_port
+                ));
             }
         }
     }
@@ -80,7 +86,10 @@ mod tests {
         resources.insert(first);
         assert!(declared(&resources, &service, &[port(80, Protocol::Detect)]).unwrap().is_none());
         let second = declared(&resources, &service, &[port(81, Protocol::Grpc)]).unwrap().unwrap();
-        assert_eq!(second.document["spec"]["ports"], serde_json::json!([{ "port": 80, "appProtocol": "http" }, { "port": 81, "appProtocol": "grpc" }]));
+        assert_eq!(
+            second.document["spec"]["ports"],
+            serde_json::json!([{ "port": 80, "appProtocol": "http" }, { "port": 81, "appProtocol": "grpc" }])
+        );
         resources.insert(second);
         let error = declared(&resources, &service, &[port(80, Protocol::Tcp)]).unwrap_err();
         assert!(error.contains("port 80 of recording.contact speaks http") && error.contains("tcp"), "{error}");
@@ -90,7 +99,8 @@ mod tests {
     fn what_a_user_wrote_is_not_added_to() {
         let service: ServiceName = "recording.contact".parse().unwrap();
         let mut resources = Resources::default();
-        let text = "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {name: recording, namespace: contact}\nspec: {ports: [{port: 80}]}\n";
+        let text =
+            "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {name: recording, namespace: contact}\nspec: {ports: [{port: 80}]}\n";
         resources.insert(resource::read("x", text).unwrap().remove(0).resource);
         let error = declared(&resources, &service, &[port(81, Protocol::Http)]).unwrap_err();
         assert!(error.contains("has no port 81 (it has 80)"), "{error}");

@@ -39,7 +39,10 @@ pub fn authority(store: &dyn Store, trust_domain: Option<&TrustDomain>) -> anyho
         let record: AuthorityRecord = serde_json::from_slice(&record)?;
         let authority = Authority::from_record(&record)?;
         if let Some(wanted) = trust_domain.filter(|wanted| *wanted != authority.trust_domain()) {
-            anyhow::bail!("this mesh's trust domain is `{}`, not `{wanted}`\nhint: leave --trust-domain out, or name another --state for a new mesh", authority.trust_domain());
+            anyhow::bail!(
+                "this mesh's trust domain is `{}`, not `{wanted}`\nhint: leave --trust-domain out, or name another --state for a new mesh",
+                authority.trust_domain()
+            );
         }
         return Ok(authority);
     }
@@ -49,7 +52,8 @@ pub fn authority(store: &dyn Store, trust_domain: Option<&TrustDomain>) -> anyho
 }
 
 fn keep(store: &dyn Store, authority: &Authority, expected: Expected) -> Result<(), StoreError> {
-    let value = serde_json::to_vec(&authority.to_record()).map_err(|error| StoreError::Failed { path: RECORD.to_owned(), error: error.to_string() })?;
+    let value = serde_json::to_vec(&authority.to_record())
+        .map_err(|error| StoreError::Failed { path: RECORD.to_owned(), error: error.to_string() })?;
     store.write(&[Write { table: Table::Mesh, key: RECORD.to_owned(), value: Some(value), expected }]).map(drop)
 }
 
@@ -89,7 +93,10 @@ impl Issuer {
         match self.authority().renew_intermediate(SystemTime::now())? {
             Renewal::NotDue => {}
             Renewal::RootKeyAbsent { not_after } => {
-                tracing::warn!(not_after = crate::timestamp(not_after), "the intermediate certificate is due and the root's key is not here");
+                tracing::warn!(
+                    not_after = crate::timestamp(not_after),
+                    "the intermediate certificate is due and the root's key is not here"
+                );
             }
             Renewal::Renewed(renewed) => {
                 keep(store, &renewed, Expected::Anything)?;
@@ -110,8 +117,11 @@ struct Asker {
 
 impl Issue for Issuer {
     async fn issue(&self, request: IssueRequest) -> Result<Vec<String>, Status> {
-        let node = request.node.ok_or_else(|| Status::invalid_argument("the metadata `lorica-node` is missing: it names the workload that asks"))?;
-        let asker: Asker = serde_json::from_str(&node).map_err(|error| Status::invalid_argument(format!("the metadata `lorica-node` cannot be read: {error}")))?;
+        let node = request
+            .node
+            .ok_or_else(|| Status::invalid_argument("the metadata `lorica-node` is missing: it names the workload that asks"))?;
+        let asker: Asker = serde_json::from_str(&node)
+            .map_err(|error| Status::invalid_argument(format!("the metadata `lorica-node` cannot be read: {error}")))?;
         let addresses = self.reserve(&asker).await?;
         let authority = self.authority();
         let id = SpiffeId::of_account(authority.trust_domain(), &asker.id.namespace, &asker.metadata.account);

@@ -72,7 +72,13 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
     let bundle = TrustBundle { trust_domain: trust_domain.clone(), roots };
     let mesh = Mesh::load(store.clone(), trust_domain.clone(), bundle, prefix(&*store)?)?;
     let issuer = Issuer::new(mesh.clone(), authority);
-    let control = Arc::new(ControlPlane { mesh: mesh.clone(), issuer: issuer.clone(), started_at: SystemTime::now(), state_directory: config.state_directory, socket: config.socket });
+    let control = Arc::new(ControlPlane {
+        mesh: mesh.clone(),
+        issuer: issuer.clone(),
+        started_at: SystemTime::now(),
+        state_directory: config.state_directory,
+        socket: config.socket,
+    });
     let listener = serve::bind(&control.socket).await.with_context(|| format!("{} cannot be served", control.socket.display()))?;
     let tasks = [tokio::spawn(issuer.keep_fresh(store.clone())), tokio::spawn(expire(mesh.clone())), tokio::spawn(catch_up(mesh))];
     ready(&trust_domain);
@@ -91,7 +97,12 @@ fn prefix(store: &dyn Store) -> Result<u64, StoreError> {
         return Ok(prefix);
     }
     let prefix = addresses::prefix(fastrand::u64(..));
-    store.write(&[Write { table: Table::Mesh, key: KEY.to_owned(), value: Some(prefix.to_string().into_bytes()), expected: Expected::Absent }])?;
+    store.write(&[Write {
+        table: Table::Mesh,
+        key: KEY.to_owned(),
+        value: Some(prefix.to_string().into_bytes()),
+        expected: Expected::Absent,
+    }])?;
     Ok(prefix)
 }
 

@@ -154,7 +154,10 @@ impl Mesh {
             })?;
             resources.insert(resource);
         }
-        let remembered = store.list(Table::Addresses)?.into_iter().filter_map(|(name, record)| Some((name, serde_json::from_slice::<Taken>(&record).ok()?)));
+        let remembered = store
+            .list(Table::Addresses)?
+            .into_iter()
+            .filter_map(|(name, record)| Some((name, serde_json::from_slice::<Taken>(&record).ok()?)));
         let mut addresses = Addresses::new(prefix, remembered.collect::<Vec<_>>());
         let now = SystemTime::now();
         let mut registry = Registry::default();
@@ -168,7 +171,9 @@ impl Mesh {
         let mut proxies = BTreeMap::new();
         for (name, record) in store.list(Table::Registrations)? {
             // A registration of another version is made anew as soon as its proxy reconnects.
-            let (Ok(name), Ok(workload)) = (name.parse::<WorkloadName>(), serde_json::from_slice::<RegisteredWorkload>(&record)) else { continue };
+            let (Ok(name), Ok(workload)) = (name.parse::<WorkloadName>(), serde_json::from_slice::<RegisteredWorkload>(&record)) else {
+                continue;
+            };
             lost.insert(name.clone(), Lost { since: Instant::now() });
             proxies.insert(name.clone(), Proxy::unseen());
             registry.workloads.insert(name, workload);
@@ -253,7 +258,12 @@ impl Mesh {
         let mut writes: Vec<Write> = Vec::new();
         let mut services = state.registry.services.clone();
         for resource in &put {
-            writes.push(Write { table: Table::Resources, key: resource.key().to_string(), value: Some(encoded(resource)?), expected: Expected::Anything });
+            writes.push(Write {
+                table: Table::Resources,
+                key: resource.key().to_string(),
+                value: Some(encoded(resource)?),
+                expected: Expected::Anything,
+            });
             if resource.kind == ResourceKind::Service {
                 let name = ServiceName::new(resource.metadata.namespace.clone(), resource.metadata.name.clone());
                 touched.push((service_key(&name), state.addresses.known(&service_key(&name))));
@@ -274,7 +284,12 @@ impl Mesh {
         }
         let history = serde_json::json!({ "at": timestamp(now), "put": put.iter().map(|resource| resource.key().to_string()).collect::<Vec<_>>(), "deleted": delete.iter().map(ToString::to_string).collect::<Vec<_>>() });
         let next = state.revision.0 + 1;
-        writes.push(Write { table: Table::History, key: format!("{next:020}"), value: Some(history.to_string().into_bytes()), expected: Expected::Anything });
+        writes.push(Write {
+            table: Table::History,
+            key: format!("{next:020}"),
+            value: Some(history.to_string().into_bytes()),
+            expected: Expected::Anything,
+        });
         if let Some(old) = next.checked_sub(HISTORY) {
             writes.push(Write { table: Table::History, key: format!("{old:020}"), value: None, expected: Expected::Anything });
         }
@@ -326,8 +341,10 @@ impl Mesh {
             withdrawn: before.is_some_and(|before| before.withdrawn) && node.draining,
         };
         let same = before == Some(&workload);
-        let record = serde_json::to_vec(&workload).map_err(|error| StoreError::Failed { path: name.to_string(), error: error.to_string() })?;
-        let mut writes = vec![Write { table: Table::Registrations, key: name.to_string(), value: Some(record), expected: Expected::Anything }];
+        let record =
+            serde_json::to_vec(&workload).map_err(|error| StoreError::Failed { path: name.to_string(), error: error.to_string() })?;
+        let mut writes =
+            vec![Write { table: Table::Registrations, key: name.to_string(), value: Some(record), expected: Expected::Anything }];
         writes.extend(remember.map(|remember| address(&workload_key(name), &remember)));
         drop(state);
         let written = if same { Ok(None) } else { self.store.write(&writes).map(Some) };
@@ -390,7 +407,14 @@ impl Mesh {
     }
 
     /// A stream begins.
-    pub fn open(&self, name: &str, workload: Option<WorkloadName>, dialect: Dialect, software: String, node: Arc<NodeMetadata>) -> (SessionId, watch::Receiver<Publication>) {
+    pub fn open(
+        &self,
+        name: &str,
+        workload: Option<WorkloadName>,
+        dialect: Dialect,
+        software: String,
+        node: Arc<NodeMetadata>,
+    ) -> (SessionId, watch::Receiver<Publication>) {
         let mut state = self.state();
         let id = state.next_session;
         state.next_session += 1;
@@ -498,8 +522,12 @@ impl Mesh {
             return;
         }
         let known: Vec<_> = over.iter().map(|name| (workload_key(name), state.addresses.known(&workload_key(name)))).collect();
-        let rested: Vec<_> = over.iter().filter_map(|name| Some((workload_key(name), state.addresses.give_back(&workload_key(name), today)?))).collect();
-        let mut writes: Vec<Write> = over.iter().map(|name| Write { table: Table::Registrations, key: name.to_string(), value: None, expected: Expected::Anything }).collect();
+        let rested: Vec<_> =
+            over.iter().filter_map(|name| Some((workload_key(name), state.addresses.give_back(&workload_key(name), today)?))).collect();
+        let mut writes: Vec<Write> = over
+            .iter()
+            .map(|name| Write { table: Table::Registrations, key: name.to_string(), value: None, expected: Expected::Anything })
+            .collect();
         writes.extend(rested.iter().map(|(key, taken)| address(key, taken)));
         drop(state);
         let written = self.store.write(&writes);
@@ -618,7 +646,12 @@ impl State {
         let is_endpoint = |workload: &RegisteredWorkload| !workload.draining && workload.ports.iter().any(|port| port.listening);
         let Some(workload) = self.registry.workloads.get(name).filter(|workload| is_endpoint(workload)) else { return false };
         let Some(service) = &workload.service else { return false };
-        let others: Vec<_> = self.registry.workloads.iter().filter(|(other, known)| *other != name && known.service.as_ref() == Some(service) && is_endpoint(known)).collect();
+        let others: Vec<_> = self
+            .registry
+            .workloads
+            .iter()
+            .filter(|(other, known)| *other != name && known.service.as_ref() == Some(service) && is_endpoint(known))
+            .collect();
         !others.is_empty() && others.iter().all(|(other, _)| self.lost.contains_key(*other))
     }
 
@@ -626,10 +659,21 @@ impl State {
     fn publish(&mut self) -> u64 {
         let revision = self.published.revision + 1;
         (self.behind, self.published_at) = (false, Instant::now());
-        let next = Arc::new(Published::new(revision, self.resources.clone(), self.registry.clone(), self.trust_domain.clone(), self.bundle.clone()));
+        let next = Arc::new(Published::new(
+            revision,
+            self.resources.clone(),
+            self.registry.clone(),
+            self.trust_domain.clone(),
+            self.bundle.clone(),
+        ));
         let mut concerned = BTreeMap::new();
         for (id, session) in &self.sessions {
-            let viewed = |published: &Arc<Published>| Viewed { published: published.clone(), dialect: session.dialect, node: session.node.clone(), workload: session.workload.clone() };
+            let viewed = |published: &Arc<Published>| Viewed {
+                published: published.clone(),
+                dialect: session.dialect,
+                node: session.node.clone(),
+                workload: session.workload.clone(),
+            };
             let (before, after) = (viewed(&self.published), viewed(&next));
             if session.subscribed.iter().any(|(kind, name)| versions(&before, *kind, name) != versions(&after, *kind, name)) {
                 concerned.insert(*id, session.name.clone());
@@ -686,7 +730,10 @@ fn encoded(resource: &Resource) -> Result<Vec<u8>, StoreError> {
 fn in_its_namespace(name: &WorkloadName, node: &NodeMetadata) -> Result<(), NotTaken> {
     let service = node.service.as_ref().map(|service| &service.namespace);
     match [Some(&node.namespace), service].into_iter().flatten().find(|namespace| **namespace != name.namespace) {
-        Some(other) => Err(NotTaken::Wrong(format!("the workload {name} is in namespace {}, and says that it is in {other}; a workload and its service are in one namespace", name.namespace))),
+        Some(other) => Err(NotTaken::Wrong(format!(
+            "the workload {name} is in namespace {}, and says that it is in {other}; a workload and its service are in one namespace",
+            name.namespace
+        ))),
         None => Ok(()),
     }
 }

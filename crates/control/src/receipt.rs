@@ -27,7 +27,10 @@ impl Receipts {
     /// A publication concerns these sessions.
     pub fn published(&mut self, revision: u64, concerned: BTreeMap<u64, String>, now: Instant) {
         let ended = concerned.is_empty().then_some(Duration::ZERO);
-        self.0.insert(revision, Tracked { begun: now, ended, concerned: concerned.len(), pending: concerned, rejected: Vec::new(), gone: Vec::new() });
+        self.0.insert(
+            revision,
+            Tracked { begun: now, ended, concerned: concerned.len(), pending: concerned, rejected: Vec::new(), gone: Vec::new() },
+        );
         while self.0.len() > REMEMBERED {
             self.0.pop_first();
         }

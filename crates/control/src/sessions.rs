@@ -33,7 +33,9 @@ impl Source for Streams {
         // Lorica's proxies and Envoys that were made a bootstrap are workloads; a gRPC client is whoever it says.
         let workload = match dialect {
             Dialect::Grpc => None,
-            _ => Some(node.id.parse::<WorkloadName>().map_err(|error| Status::invalid_argument(format!("Node.id names no workload: {error}")))?),
+            _ => Some(
+                node.id.parse::<WorkloadName>().map_err(|error| Status::invalid_argument(format!("Node.id names no workload: {error}")))?,
+            ),
         };
         let metadata = listening(metadata, dialect);
         if let Some(name) = &workload {

@@ -74,10 +74,11 @@ impl Control {
 
     async fn certificate(&self, id: &str, metadata: &NodeMetadata, account: &str) -> Result<(Issued, String), tonic::Status> {
         let socket = self.socket.clone();
-        let channel = tonic::transport::Endpoint::from_static("http://control.lorica").connect_with_connector_lazy(tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
-        }));
+        let channel =
+            tonic::transport::Endpoint::from_static("http://control.lorica").connect_with_connector_lazy(tower::service_fn(move |_| {
+                let socket = socket.clone();
+                async move { UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
+            }));
         let namespace = id.split_once('.').unwrap().1;
         let identity = format!("spiffe://mesh.local/ns/{namespace}/sa/{account}");
         let csr = KeyPair::generate().unwrap().request_pem(&identity.parse().unwrap()).unwrap();
@@ -203,7 +204,8 @@ async fn a_change_set_is_stored_shown_and_deleted() {
     assert_eq!(control.api.list(Kind::Service, Some("contact")).await.unwrap().items.len(), 1);
     assert_eq!(control.api.list(Kind::Service, Some("other")).await.unwrap().items.len(), 0);
     // All that is named is deleted, or nothing.
-    let target = |name: &str| Target { kind: Kind::HttpRoute, namespace: Namespace::new("contact").unwrap(), name: Label::new(name).unwrap() };
+    let target =
+        |name: &str| Target { kind: Kind::HttpRoute, namespace: Namespace::new("contact").unwrap(), name: Label::new(name).unwrap() };
     let both = DeleteRequest { targets: vec![target("recording"), target("recoding")], files: Vec::new() };
     let missing = control.api.delete(&both, PATIENCE).await.unwrap_err();
     assert!(matches!(missing, ApiError::Failed { status: 404, .. }) && missing.to_string().contains("recoding.contact"), "{missing}");
@@ -233,7 +235,11 @@ async fn mistakes_are_refused_where_they_stand() {
 async fn a_workload_is_an_endpoint_while_it_listens_and_a_receipt_counts_who_uses_it() {
     let directory = tempfile::tempdir().unwrap();
     let control = Control::start(directory.path()).await;
-    let recording = Proxy::start(&control.socket, "recording-1.contact", NodeMetadata { listening: Vec::new(), ..workload("recording.contact", 80, Protocol::Http) });
+    let recording = Proxy::start(
+        &control.socket,
+        "recording-1.contact",
+        NodeMetadata { listening: Vec::new(), ..workload("recording.contact", 80, Protocol::Http) },
+    );
     let mut calling = Proxy::start(&control.socket, "caller-1.contact", caller());
     let status = control.status(|status| status.proxies.iter().filter(|proxy| proxy.connected).count() == 2).await;
     assert_eq!(names(&status), ["caller-1.contact", "recording-1.contact"]);
@@ -280,7 +286,9 @@ async fn a_workload_that_contradicts_a_service_is_told_so() {
     let wrong = Proxy::start(&control.socket, "recording-1.contact", workload("recording.contact", 81, Protocol::Http));
     let mut states = wrong.client.state();
     let refused = states.wait_for(|state| matches!(state, ConnectionState::Refused { .. }));
-    let ConnectionState::Refused { message } = tokio::time::timeout(PATIENCE, refused).await.unwrap().unwrap().clone() else { unreachable!() };
+    let ConnectionState::Refused { message } = tokio::time::timeout(PATIENCE, refused).await.unwrap().unwrap().clone() else {
+        unreachable!()
+    };
     assert!(message.contains("recording.contact") && message.contains("81") && message.contains("80"), "{message}");
     assert_eq!(control.api.status().await.unwrap().proxies.len(), 0);
     control.stop().await;
@@ -321,7 +329,8 @@ async fn an_svid_is_issued_and_leaves_the_registration_as_it_is() {
 async fn who_only_asked_for_a_certificate_is_no_proxy() {
     let directory = tempfile::tempdir().unwrap();
     let control = Control::start(directory.path()).await;
-    let (issued, _) = control.certificate("recording-1.contact", &workload("recording.contact", 80, Protocol::Http), "recording").await.unwrap();
+    let (issued, _) =
+        control.certificate("recording-1.contact", &workload("recording.contact", 80, Protocol::Http), "recording").await.unwrap();
     assert!(peer_identity(&issued.chain).unwrap().facts.unwrap().virtual_v4.is_some());
     assert_eq!(names(&control.api.status().await.unwrap()), Vec::<String>::new());
     control.stop().await;
@@ -375,7 +384,9 @@ async fn ports_that_are_declared_at_once_are_all_there() {
     let directory = tempfile::tempdir().unwrap();
     let control = Control::start(directory.path()).await;
     let ports: Vec<u16> = (1000..1012).collect();
-    let proxies = ports.iter().map(|port| Proxy::start(&control.socket, &format!("many-{port}.contact"), workload("many.contact", *port, Protocol::Http)));
+    let proxies = ports
+        .iter()
+        .map(|port| Proxy::start(&control.socket, &format!("many-{port}.contact"), workload("many.contact", *port, Protocol::Http)));
     let _proxies: Vec<_> = proxies.collect();
     control.status(|status| status.proxies.iter().filter(|proxy| proxy.connected).count() == ports.len()).await;
     let declared = control.api.resource(Kind::Service, "contact", "many").await.unwrap();

@@ -39,7 +39,8 @@ fn write_for_ever(directory: &Path) {
     let store = Embedded::open(directory).unwrap();
     let round = store.revision().unwrap().0.to_string();
     for number in 0.. {
-        let batch = [write(format!("{round}-{number}-a"), record(&round, number)), write(format!("{round}-{number}-b"), record(&round, number))];
+        let batch =
+            [write(format!("{round}-{number}-a"), record(&round, number)), write(format!("{round}-{number}-b"), record(&round, number))];
         store.write(&batch).unwrap();
         say(&format!("acknowledged {round} {number}"));
     }

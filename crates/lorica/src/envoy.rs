@@ -32,7 +32,8 @@ pub(crate) fn bootstrap(arguments: EnvoyArgs, global: &Global, printer: &mut Pri
     let socket = lorica_cli::server::socket(global.server.as_deref(), &places)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let trust_domain: TrustDomain = lorica_api::ApiClient::new(lorica_api::Server::Unix(socket.clone())).status().await?.trust_domain.parse()?;
+        let trust_domain: TrustDomain =
+            lorica_api::ApiClient::new(lorica_api::Server::Unix(socket.clone())).status().await?.trust_domain.parse()?;
         let member = Member::new(&arguments, &places, socket)?;
         let mut svid = member.renew(&trust_domain).await?;
         printer.data(&serde_json::to_string_pretty(&member.bootstrap(&arguments)?)?);
@@ -116,7 +117,11 @@ impl Member {
         };
         let watched = json!({ "path": self.directory });
         self.write("svid.yaml", secret("svid", json!({ "tls_certificate": { "certificate_chain": file("svid.pem"), "private_key": file("key.pem"), "watched_directory": watched } })).as_bytes())?;
-        self.write("bundle.yaml", secret("bundle", json!({ "validation_context": { "trusted_ca": file("bundle.pem"), "watched_directory": watched } })).as_bytes())?;
+        self.write(
+            "bundle.yaml",
+            secret("bundle", json!({ "validation_context": { "trusted_ca": file("bundle.pem"), "watched_directory": watched } }))
+                .as_bytes(),
+        )?;
         Ok(svid)
     }
 
@@ -169,15 +174,19 @@ impl Member {
         let name = format!("inbound-{}", port.app_port);
         let source = |secret: &str| json!({ "name": secret, "sds_config": { "path_config_source": { "path": self.directory.join(format!("{secret}.yaml")), "watched_directory": { "path": self.directory } }, "resource_api_version": "V3" } });
         let filter = match port.protocol {
-            Protocol::Tcp | Protocol::Detect => json!({ "name": "envoy.filters.network.tcp_proxy", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": name, "cluster": name } }),
-            Protocol::Http | Protocol::Http2 | Protocol::Grpc => json!({ "name": "envoy.filters.network.http_connection_manager", "typed_config": {
+            Protocol::Tcp | Protocol::Detect => {
+                json!({ "name": "envoy.filters.network.tcp_proxy", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": name, "cluster": name } })
+            }
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+                json!({ "name": "envoy.filters.network.http_connection_manager", "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
                 "stat_prefix": name,
                 "forward_client_cert_details": "SANITIZE_SET",
                 "set_current_client_cert_details": { "uri": true },
                 "route_config": { "virtual_hosts": [{ "name": name, "domains": ["*"], "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": name, "timeout": "0s" } }] }] },
                 "http_filters": [{ "name": "envoy.filters.http.router", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } }],
-            } }),
+            } })
+            }
         };
         let alpn: &[&str] = if matches!(port.protocol, Protocol::Tcp | Protocol::Detect) { &[] } else { &["h2", "http/1.1"] };
         json!({
@@ -234,4 +243,3 @@ fn merge(into: &mut Value, more: Value) {
         into.extend(more);
     }
 }
-

@@ -11,7 +11,8 @@ pub(crate) fn start(level: &str, verbose: u8) {
     };
     let filter = EnvFilter::try_from_env("LORICA_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).with_target(false).compact();
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).with_target(false).compact();
     // Only the first call of a process can win; tests may start several.
     drop(log.try_init());
 }

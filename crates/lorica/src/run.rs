@@ -62,7 +62,11 @@ fn configuration(arguments: &RunArgs, global: &Global, places: &Places) -> anyho
         service: arguments.service.clone(),
         account,
         version: arguments.version_label.clone(),
-        ports: arguments.ports.iter().map(|port| DeclaredPort { service_port: port.service_port, app_port: port.app_port, protocol: port.protocol }).collect(),
+        ports: arguments
+            .ports
+            .iter()
+            .map(|port| DeclaredPort { service_port: port.service_port, app_port: port.app_port, protocol: port.protocol })
+            .collect(),
         upstreams: arguments.upstreams.iter().map(|upstream| upstream.port.clone()).collect(),
         advertise: IpAddr::V4(Ipv4Addr::LOCALHOST),
         telemetry: TelemetryConfig { access_log, otlp: arguments.otlp.clone(), sampling: arguments.trace_sampling.clamp(0.0, 1.0) },

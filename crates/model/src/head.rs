@@ -256,7 +256,14 @@ impl HeadBuilder {
     ///
     /// # Errors
     /// [`HeadError::TooLarge`] past the bounds of a head.
-    pub fn request(mut self, version: Version, method: &str, path_and_query: &str, authority: &str, protocol: Option<&str>) -> Result<RequestHead, HeadError> {
+    pub fn request(
+        mut self,
+        version: Version,
+        method: &str,
+        path_and_query: &str,
+        authority: &str,
+        protocol: Option<&str>,
+    ) -> Result<RequestHead, HeadError> {
         let method = self.push(method.as_bytes())?;
         let path = self.push(path_and_query.as_bytes())?;
         let authority = self.push(authority.as_bytes())?;
@@ -307,7 +314,14 @@ impl Parts {
     /// A request's head over `bytes`. `method`, `path` and `authority` are ranges of ASCII text in it.
     #[must_use]
     pub fn request(self, bytes: Bytes, version: Version, method: Range<usize>, path: Range<usize>, authority: Range<usize>) -> RequestHead {
-        RequestHead { version, method: span(method), path: span(path), authority: span(authority), protocol: 0..0, fields: self.fields(bytes) }
+        RequestHead {
+            version,
+            method: span(method),
+            path: span(path),
+            authority: span(authority),
+            protocol: 0..0,
+            fields: self.fields(bytes),
+        }
     }
 }
 
@@ -384,7 +398,10 @@ mod tests {
     #[test]
     fn a_head_reads_back_in_order_and_case() {
         let head = head();
-        assert_eq!((head.method(), head.path(), head.query(), head.authority()), ("GET", "/recordings", Some("customer=7"), "recording.contact"));
+        assert_eq!(
+            (head.method(), head.path(), head.query(), head.authority()),
+            ("GET", "/recordings", Some("customer=7"), "recording.contact")
+        );
         assert_eq!(head.fields.get("x-TWO"), Some(&b"a"[..]));
         assert_eq!(head.fields.get_all("x-two").collect::<Vec<_>>(), [b"a", b"b"]);
         assert!(head.fields.has_token("connection", "Upgrade"));
@@ -415,7 +432,9 @@ mod tests {
 
     #[test]
     fn grpc_is_known_by_its_content_type() {
-        for (value, grpc) in [("application/grpc", true), ("application/grpc+proto", true), ("application/grpc-web", false), ("text/plain", false)] {
+        for (value, grpc) in
+            [("application/grpc", true), ("application/grpc+proto", true), ("application/grpc-web", false), ("text/plain", false)]
+        {
             let mut builder = HeadBuilder::with_capacity(64);
             builder.field(b"content-type", value.as_bytes()).unwrap();
             assert_eq!(builder.request(Version::Http2, "POST", "/a/b", "x", None).unwrap().is_grpc(), grpc, "{value}");

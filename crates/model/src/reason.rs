@@ -136,28 +136,76 @@ impl Reason {
             Self::NoRoute => ("no_route", "NR", 404, UNIMPLEMENTED, Mesh, true, "no rule of the service's routes matches this request"),
             Self::NoBackend => ("no_backend", "NC", 500, UNAVAILABLE, Mesh, true, "the matching rule has no backend that exists"),
             Self::NoSuchPort => ("no_such_port", "NC", 503, UNAVAILABLE, Mesh, true, "the service has no such port"),
-            Self::NoConfiguration => ("no_configuration", "NC", 503, UNAVAILABLE, Mesh, true, "the control plane has not sent the configuration of this service yet"),
+            Self::NoConfiguration => (
+                "no_configuration",
+                "NC",
+                503,
+                UNAVAILABLE,
+                Mesh,
+                true,
+                "the control plane has not sent the configuration of this service yet",
+            ),
             Self::NoEndpoint => ("no_endpoint", "UH", 503, UNAVAILABLE, Upstream, true, "no endpoint of the service is ready"),
             Self::Overflow => ("overflow", "UO", 503, RESOURCE_EXHAUSTED, Mesh, true, "a limit on connections or requests is reached"),
             Self::ConnectFailed => ("connect_failed", "UF", 503, UNAVAILABLE, Upstream, true, "the endpoint could not be connected to"),
-            Self::ConnectTimeout => ("connect_timeout", "UF", 503, UNAVAILABLE, Upstream, true, "connecting to the endpoint took longer than the connect timeout"),
+            Self::ConnectTimeout => (
+                "connect_timeout",
+                "UF",
+                503,
+                UNAVAILABLE,
+                Upstream,
+                true,
+                "connecting to the endpoint took longer than the connect timeout",
+            ),
             Self::UpstreamTls => ("upstream_tls", "UF", 503, UNAVAILABLE, Upstream, true, "the TLS handshake with the endpoint failed"),
-            Self::UpstreamIdentity => ("upstream_identity", "UF", 503, UNAVAILABLE, Upstream, true, "the endpoint has an identity that the service does not have"),
-            Self::UpstreamClosed => ("upstream_closed", "UC", 503, UNAVAILABLE, Upstream, false, "the endpoint closed the connection before it answered"),
+            Self::UpstreamIdentity => {
+                ("upstream_identity", "UF", 503, UNAVAILABLE, Upstream, true, "the endpoint has an identity that the service does not have")
+            }
+            Self::UpstreamClosed => {
+                ("upstream_closed", "UC", 503, UNAVAILABLE, Upstream, false, "the endpoint closed the connection before it answered")
+            }
             Self::UpstreamReset => ("upstream_reset", "UR", 503, UNAVAILABLE, Upstream, false, "the endpoint reset the stream"),
-            Self::UpstreamProtocol => ("upstream_protocol", "UPE", 502, INTERNAL, Upstream, false, "the endpoint's answer is not valid HTTP"),
-            Self::RequestTimeout => ("request_timeout", "UT", 504, DEADLINE_EXCEEDED, Upstream, false, "the request took longer than its timeout"),
-            Self::IdleTimeout => ("idle_timeout", "SI", 504, DEADLINE_EXCEEDED, Upstream, false, "the exchange was silent longer than the stream idle timeout"),
-            Self::ClientClosed => ("client_closed", "DC", 0, CANCELLED, Client, false, "the caller went away before the answer was complete"),
+            Self::UpstreamProtocol => {
+                ("upstream_protocol", "UPE", 502, INTERNAL, Upstream, false, "the endpoint's answer is not valid HTTP")
+            }
+            Self::RequestTimeout => {
+                ("request_timeout", "UT", 504, DEADLINE_EXCEEDED, Upstream, false, "the request took longer than its timeout")
+            }
+            Self::IdleTimeout => (
+                "idle_timeout",
+                "SI",
+                504,
+                DEADLINE_EXCEEDED,
+                Upstream,
+                false,
+                "the exchange was silent longer than the stream idle timeout",
+            ),
+            Self::ClientClosed => {
+                ("client_closed", "DC", 0, CANCELLED, Client, false, "the caller went away before the answer was complete")
+            }
             Self::BadRequest => ("bad_request", "DPE", 400, INVALID_ARGUMENT, Client, true, "the request is not valid HTTP"),
-            Self::HeadTooLarge => ("head_too_large", "DPE", 431, RESOURCE_EXHAUSTED, Client, true, "the head of the request has more than 64 KiB or 128 fields"),
-            Self::HeadTimeout => ("head_timeout", "DPE", 408, DEADLINE_EXCEEDED, Client, true, "the head of the request did not arrive in time"),
+            Self::HeadTooLarge => (
+                "head_too_large",
+                "DPE",
+                431,
+                RESOURCE_EXHAUSTED,
+                Client,
+                true,
+                "the head of the request has more than 64 KiB or 128 fields",
+            ),
+            Self::HeadTimeout => {
+                ("head_timeout", "DPE", 408, DEADLINE_EXCEEDED, Client, true, "the head of the request did not arrive in time")
+            }
             Self::NotImplemented => ("not_implemented", "DPE", 501, UNIMPLEMENTED, Client, true, "the proxy does not pass on this method"),
             Self::PlaintextRefused => ("plaintext_refused", "DPE", 0, UNAUTHENTICATED, Client, true, "the port takes mutual TLS only"),
             Self::ClientTls => ("client_tls", "DPE", 0, UNAUTHENTICATED, Client, true, "the caller's TLS handshake failed"),
             Self::WrongService => ("wrong_service", "NR", 421, UNAVAILABLE, Client, true, "the caller meant another service"),
-            Self::NotHttp => ("not_http", "DPE", 400, INVALID_ARGUMENT, Client, true, "the port has HTTP rules and these bytes are no HTTP"),
-            Self::OutsideFailed => ("outside_failed", "UF", 503, UNAVAILABLE, Upstream, true, "the host outside the mesh could not be reached"),
+            Self::NotHttp => {
+                ("not_http", "DPE", 400, INVALID_ARGUMENT, Client, true, "the port has HTTP rules and these bytes are no HTTP")
+            }
+            Self::OutsideFailed => {
+                ("outside_failed", "UF", 503, UNAVAILABLE, Upstream, true, "the host outside the mesh could not be reached")
+            }
             Self::Draining => ("draining", "LR", 503, UNAVAILABLE, Mesh, true, "the proxy is ending"),
         };
         Meaning { word, flag, status, grpc, side, unsent, text }

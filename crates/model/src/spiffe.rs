@@ -159,7 +159,18 @@ mod tests {
 
     #[test]
     fn what_is_no_spiffe_id_is_refused() {
-        for bad in ["spiffe://", "spiffe://a", "spiffe://a/", "spiffe://a//b", "spiffe://a/../b", "http://a/b", "spiffe://A/b", "spiffe://a/b%20", "spiffe://a/b?c", "spiffe://a:1/b"] {
+        for bad in [
+            "spiffe://",
+            "spiffe://a",
+            "spiffe://a/",
+            "spiffe://a//b",
+            "spiffe://a/../b",
+            "http://a/b",
+            "spiffe://A/b",
+            "spiffe://a/b%20",
+            "spiffe://a/b?c",
+            "spiffe://a:1/b",
+        ] {
             bad.parse::<SpiffeId>().unwrap_err();
         }
     }

@@ -112,7 +112,9 @@ fn write(records: &Receiver<Message>, out: Box<dyn Write + Send>) {
     let mut failing = false;
     loop {
         let written = match records.recv_timeout(Duration::from_secs(1)) {
-            Ok(Message::Record(record)) => serde_json::to_writer(&mut out, &line(&record)).map_err(io::Error::from).and_then(|()| out.write_all(b"\n")),
+            Ok(Message::Record(record)) => {
+                serde_json::to_writer(&mut out, &line(&record)).map_err(io::Error::from).and_then(|()| out.write_all(b"\n"))
+            }
             Ok(Message::Flush(done)) => {
                 let flushed = out.flush();
                 // Whoever asked may have stopped waiting.
@@ -150,7 +152,10 @@ pub fn line(record: &Record) -> Value {
     put("protocol", http.map_or(Value::Null, |http| text(http.version)));
     put("response_code", http.map_or(json!(0), |http| json!(http.status)));
     put("response_flags", json!(record.flag()));
-    put("response_code_details", record.reason.map_or_else(|| http.map_or(Value::Null, |_| json!("via_upstream")), |reason| json!(reason.meaning().word)));
+    put(
+        "response_code_details",
+        record.reason.map_or_else(|| http.map_or(Value::Null, |_| json!("via_upstream")), |reason| json!(reason.meaning().word)),
+    );
     put("bytes_received", json!(record.received));
     put("bytes_sent", json!(record.sent));
     put("duration", json!(milliseconds(record.duration)));

@@ -135,12 +135,20 @@ mod tests {
     fn families() -> Vec<Family> {
         let labels = || vec![("path", "a\"b\\c\nd".to_owned())];
         vec![
-            Family { name: "calls_total", help: "Calls", kind: Kind::Counter, samples: vec![Sample { labels: labels(), value: Value::Counter(3) }] },
+            Family {
+                name: "calls_total",
+                help: "Calls",
+                kind: Kind::Counter,
+                samples: vec![Sample { labels: labels(), value: Value::Counter(3) }],
+            },
             Family {
                 name: "took",
                 help: "Time",
                 kind: Kind::Histogram,
-                samples: vec![Sample { labels: Vec::new(), value: Value::Histogram { bounds: &[1.0, 2.5], buckets: vec![1, 0, 2], sum: 9.5 } }],
+                samples: vec![Sample {
+                    labels: Vec::new(),
+                    value: Value::Histogram { bounds: &[1.0, 2.5], buckets: vec![1, 0, 2], sum: 9.5 },
+                }],
             },
             Family { name: "none", help: "Nothing", kind: Kind::Gauge, samples: Vec::new() },
         ]

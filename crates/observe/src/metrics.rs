@@ -15,11 +15,29 @@ use crate::record::{Called, Party, Protocol, Record, Reporter, Security, UNKNOWN
 
 /// Istio's default bounds of `istio_request_duration_milliseconds`.
 pub const DURATION_BOUNDS: [f64; 19] = [
-    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0, 30_000.0, 60_000.0, 300_000.0, 600_000.0,
-    1_800_000.0, 3_600_000.0,
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1000.0,
+    2500.0,
+    5000.0,
+    10_000.0,
+    30_000.0,
+    60_000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
 ];
 /// Istio's default bounds of the histograms of bytes.
-pub const BYTES_BOUNDS: [f64; 10] = [1.0, 10.0, 100.0, 1000.0, 10_000.0, 100_000.0, 1_000_000.0, 10_000_000.0, 100_000_000.0, 1_000_000_000.0];
+pub const BYTES_BOUNDS: [f64; 10] =
+    [1.0, 10.0, 100.0, 1000.0, 10_000.0, 100_000.0, 1_000_000.0, 10_000_000.0, 100_000_000.0, 1_000_000_000.0];
 /// The most series of a process, over all its workers. Each takes about 700 bytes.
 pub const MAX_SERIES: usize = 10_000;
 
@@ -141,7 +159,10 @@ impl MetricsRegistry {
         }
         let (tcp, http): (Vec<_>, Vec<_>) = merged.iter().partition(|(labels, _)| labels.protocol == Protocol::Tcp);
         let counter = |name, help, of: &[(&Labels, &Vec<Arc<Cells>>)], value: fn(&Cells) -> u64| {
-            let sample = |(labels, cells): &(&Labels, &Vec<Arc<Cells>>)| Sample { labels: names(labels), value: Value::Counter(cells.iter().map(|cells| value(cells)).sum()) };
+            let sample = |(labels, cells): &(&Labels, &Vec<Arc<Cells>>)| Sample {
+                labels: names(labels),
+                value: Value::Counter(cells.iter().map(|cells| value(cells)).sum()),
+            };
             Family { name, help, kind: Kind::Counter, samples: of.iter().map(sample).collect() }
         };
         let histogram = |name, help, bounds: &'static [f64], value: fn(&Cells) -> (Vec<u64>, f64)| {
@@ -158,7 +179,9 @@ impl MetricsRegistry {
         };
         let mut families = vec![
             counter("istio_requests_total", "Requests", &http, |cells| cells.requests.load(Ordering::Relaxed)),
-            histogram("istio_request_duration_milliseconds", "Duration of requests, to the end of the answer", &DURATION_BOUNDS, |cells| cells.duration.read()),
+            histogram("istio_request_duration_milliseconds", "Duration of requests, to the end of the answer", &DURATION_BOUNDS, |cells| {
+                cells.duration.read()
+            }),
             histogram("istio_request_bytes", "Size of requests' bodies", &BYTES_BOUNDS, |cells| cells.received.read()),
             histogram("istio_response_bytes", "Size of answers' bodies", &BYTES_BOUNDS, |cells| cells.sent.read()),
             counter("istio_tcp_connections_opened_total", "Connections opened", &tcp, |cells| cells.opened.load(Ordering::Relaxed)),

@@ -107,7 +107,11 @@ impl SpanSink {
 async fn run(mut client: TraceServiceClient<Channel>, resource: Resource, mut messages: mpsc::Receiver<Message>, dropped: Arc<AtomicU64>) {
     let mut batch = Vec::with_capacity(BATCH);
     loop {
-        let message = if batch.is_empty() { messages.recv().await.map(Some) } else { timeout(LINGER, messages.recv()).await.map_or(Some(None), |message| message.map(Some)) };
+        let message = if batch.is_empty() {
+            messages.recv().await.map(Some)
+        } else {
+            timeout(LINGER, messages.recv()).await.map_or(Some(None), |message| message.map(Some))
+        };
         let asked = match message {
             Some(Some(Message::Span(span))) => {
                 batch.push(*span);
@@ -136,7 +140,11 @@ async fn export(client: &mut TraceServiceClient<Channel>, resource: &Resource, s
         return;
     }
     let count = spans.len() as u64;
-    let scope = InstrumentationScope { name: "lorica".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), ..InstrumentationScope::default() };
+    let scope = InstrumentationScope {
+        name: "lorica".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..InstrumentationScope::default()
+    };
     let scoped = ScopeSpans { scope: Some(scope), spans, ..ScopeSpans::default() };
     let request = ExportTraceServiceRequest {
         resource_spans: vec![ResourceSpans { resource: Some(resource.clone()), scope_spans: vec![scoped], ..ResourceSpans::default() }],

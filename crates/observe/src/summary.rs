@@ -86,10 +86,14 @@ pub fn rate(before: Option<&Totals>, after: &Totals, seconds: f64) -> Rate {
     let before = before.unwrap_or(&none);
     let requests = after.requests.saturating_sub(before.requests);
     let failures = after.failures.saturating_sub(before.failures).min(requests);
-    let buckets: Vec<(f64, u64)> = after.buckets.iter().map(|(bound, count)| {
-        let old = before.buckets.iter().find(|(known, _)| known.total_cmp(bound).is_eq()).map_or(0, |(_, count)| *count);
-        (*bound, count.saturating_sub(old))
-    }).collect();
+    let buckets: Vec<(f64, u64)> = after
+        .buckets
+        .iter()
+        .map(|(bound, count)| {
+            let old = before.buckets.iter().find(|(known, _)| known.total_cmp(bound).is_eq()).map_or(0, |(_, count)| *count);
+            (*bound, count.saturating_sub(old))
+        })
+        .collect();
     #[allow(clippy::cast_precision_loss, reason = "a rate is a float")]
     let (requests, failures) = (requests as f64, failures as f64);
     Rate {
@@ -153,7 +157,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const LABELS: &str = "reporter=\"source\",source_canonical_service=\"web\",destination_service_name=\"a\\\"b\",request_protocol=\"http\"";
+    const LABELS: &str =
+        "reporter=\"source\",source_canonical_service=\"web\",destination_service_name=\"a\\\"b\",request_protocol=\"http\"";
 
     fn scrape(good: u64, bad: u64, fast: u64, all: u64) -> BTreeMap<Edge, Totals> {
         let text = format!(

@@ -37,7 +37,12 @@ impl Telemetry {
     /// What a scrape gets: the type of the text, and the text. `more` is what the caller knows besides.
     #[must_use]
     pub fn scrape(&self, accept: Option<&str>, more: Vec<Family>) -> (&'static str, String) {
-        let counter = |name, help, value| Family { name, help, kind: Kind::Counter, samples: vec![Sample { labels: Vec::new(), value: Value::Counter(value) }] };
+        let counter = |name, help, value| Family {
+            name,
+            help,
+            kind: Kind::Counter,
+            samples: vec![Sample { labels: Vec::new(), value: Value::Counter(value) }],
+        };
         let mut families = self.registry.families();
         families.extend([
             counter("lorica_access_log_dropped_total", "Log lines dropped since the log could not keep up", self.log.dropped()),

@@ -24,7 +24,9 @@ impl SpanContext {
         let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let rest = parts.next();
         let widths = version.len() == 2 && trace.len() == 32 && span.len() == 16 && flags.len() == 2;
-        let hex = [version, trace, span, flags].iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)));
+        let hex = [version, trace, span, flags]
+            .iter()
+            .all(|part| part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)));
         if !widths || !hex || version == "ff" || (version == "00" && rest.is_some()) {
             return None;
         }

@@ -47,7 +47,8 @@ pub async fn serve(listener: TcpListener, telemetry: Telemetry, client: Client, 
                 let answer = admin.answer(&request);
                 async move { Ok::<_, std::convert::Infallible>(answer) }
             });
-            let served = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+            let served =
+                hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
             if let Err(error) = served.await {
                 tracing::debug!(%error, "a scrape broke off");
             }
@@ -68,7 +69,10 @@ impl Admin {
                 let state = match &*self.client.state().borrow() {
                     ConnectionState::Connected { .. } => "connected to the control plane".to_owned(),
                     ConnectionState::Connecting { last_error } => {
-                        format!("no control plane answers, the last configuration stays in force: {}", last_error.as_deref().unwrap_or("not tried yet"))
+                        format!(
+                            "no control plane answers, the last configuration stays in force: {}",
+                            last_error.as_deref().unwrap_or("not tried yet")
+                        )
                     }
                     ConnectionState::Refused { message } => format!("refused by the control plane: {message}"),
                 };
@@ -81,7 +85,12 @@ impl Admin {
     }
 
     fn own(&self) -> Vec<Family> {
-        let gauge = |name, help, value| Family { name, help, kind: Kind::Gauge, samples: vec![Sample { labels: Vec::new(), value: Value::Gauge(value) }] };
+        let gauge = |name, help, value| Family {
+            name,
+            help,
+            kind: Kind::Gauge,
+            samples: vec![Sample { labels: Vec::new(), value: Value::Gauge(value) }],
+        };
         let connected = matches!(*self.client.state().borrow(), ConnectionState::Connected { .. });
         let mut families = vec![
             gauge("lorica_control_plane_connected", "Whether a control plane answers", f64::from(u8::from(connected))),

@@ -164,7 +164,11 @@ impl Dns {
 /// The answer to a query where the mesh knows it.
 fn answer(query: &[u8], view: &View, namespace: &Namespace, app_has_ipv6: bool, host_has_ipv6: bool) -> Outcome {
     let Ok(message) = Message::from_vec(query) else {
-        return if query.len() >= 12 && query[2] & 0x80 == 0 { Outcome::Reply(failure(query, ResponseCode::FormErr)) } else { Outcome::Ignore };
+        return if query.len() >= 12 && query[2] & 0x80 == 0 {
+            Outcome::Reply(failure(query, ResponseCode::FormErr))
+        } else {
+            Outcome::Ignore
+        };
     };
     if message.metadata.message_type != MessageType::Query {
         return Outcome::Ignore;
@@ -356,6 +360,9 @@ mod tests {
 
     #[test]
     fn resolvers_are_read_from_the_hosts_file() {
-        assert_eq!(host_resolvers("# a\nnameserver 10.0.0.1\nsearch x\nnameserver fe80::1%eth0\n"), ["10.0.0.1:53".parse().unwrap(), "[fe80::1]:53".parse().unwrap()]);
+        assert_eq!(
+            host_resolvers("# a\nnameserver 10.0.0.1\nsearch x\nnameserver fe80::1%eth0\n"),
+            ["10.0.0.1:53".parse().unwrap(), "[fe80::1]:53".parse().unwrap()]
+        );
     }
 }

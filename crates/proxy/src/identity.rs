@@ -56,7 +56,9 @@ impl Keeper {
                         self.epochs.send_replace(Some(epoch));
                         trusted = Some(bundle);
                     }
-                    Err(error) => tracing::error!(error = format!("{error:#}"), "the trust bundle cannot be used; the one before it stays in force"),
+                    Err(error) => {
+                        tracing::error!(error = format!("{error:#}"), "the trust bundle cannot be used; the one before it stays in force")
+                    }
                 }
             }
             let pause = match (&svid, failures) {
@@ -89,7 +91,9 @@ impl Keeper {
         let key = KeyPair::generate().context("a key could not be made")?;
         let request = key.request_pem(identity).context("a certificate request could not be made")?;
         let channel = control_channel(&self.control_socket);
-        let issued = request_certificate(channel, request, &self.node, None, ISSUE_TIMEOUT).await.map_err(|status| anyhow::anyhow!("the control plane refused it: {}", status.message()))?;
+        let issued = request_certificate(channel, request, &self.node, None, ISSUE_TIMEOUT)
+            .await
+            .map_err(|status| anyhow::anyhow!("the control plane refused it: {}", status.message()))?;
         Svid::new(&issued.chain, key).context("the control plane sent a certificate that does not fit")
     }
 }

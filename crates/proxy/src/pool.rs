@@ -204,7 +204,9 @@ impl Pool {
         });
         // A shared connection costs its server little, and its next handshake much.
         self.shared.borrow_mut().retain(|_, list| {
-            list.retain(|shared| !shared.client.is_ended() && (Rc::strong_count(&shared.under_way) > 1 || shared.used.get().elapsed() < SHARED_IDLE));
+            list.retain(|shared| {
+                !shared.client.is_ended() && (Rc::strong_count(&shared.under_way) > 1 || shared.used.get().elapsed() < SHARED_IDLE)
+            });
             !list.is_empty()
         });
         self.connecting.borrow_mut().retain(|_, turn| Arc::strong_count(turn) > 1);

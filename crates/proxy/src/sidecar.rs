@@ -23,16 +23,16 @@ use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
+use crate::admin;
 use crate::app::App;
 use crate::config::ProxyConfig;
 use crate::dns::Dns;
 use crate::identity::Keeper;
 use crate::path::accept;
+use crate::path::record::UnderWay;
 use crate::supervisor::{Ending, Interior, Listener, Supervisor};
 use crate::view::{self, View};
 use crate::worker::{Parts, Worker};
-use crate::admin;
-use crate::path::record::UnderWay;
 
 /// How long callers' proxies may take to acknowledge that this workload is gone, before the drain goes on without them.
 const WITHDRAWAL: Duration = Duration::from_secs(5);
@@ -88,7 +88,16 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     serve_names(&config, dns, views.clone(), app_has_ipv6)?;
     spawn_local(admin::serve(metrics, telemetry.clone(), client.clone(), epoch.clone()));
 
-    let parts = WorkerParts { config: config.clone(), client: client.clone(), views, epochs: epoch, telemetry: telemetry.clone(), under_way: under_way.clone(), ending, ended };
+    let parts = WorkerParts {
+        config: config.clone(),
+        client: client.clone(),
+        views,
+        epochs: epoch,
+        telemetry: telemetry.clone(),
+        under_way: under_way.clone(),
+        ending,
+        ended,
+    };
     let (ready, started) = tokio::sync::oneshot::channel();
     let worker = std::thread::Builder::new()
         .name("lorica-worker".to_owned())
@@ -121,7 +130,8 @@ fn telemetry(config: &ProxyConfig) -> anyhow::Result<Telemetry> {
                 instance: config.workload.to_string(),
             };
             let started = SpanSink::start(endpoint, sender);
-            let (sink, sending) = started.with_context(|| format!("`{endpoint}` is no address of a collector\nhint: write http://HOST:4317"))?;
+            let (sink, sending) =
+                started.with_context(|| format!("`{endpoint}` is no address of a collector\nhint: write http://HOST:4317"))?;
             spawn_local(sending);
             sink
         }
@@ -154,7 +164,11 @@ fn metadata(config: &ProxyConfig, listeners: &[Listener], metrics: SocketAddr) -
 }
 
 /// Waits for the workload's own unit, an SVID, and the units of explicit listeners.
-async fn prepared(config: &ProxyConfig, client: &Client, mut epochs: watch::Receiver<Option<Arc<TlsEpoch>>>) -> anyhow::Result<Arc<InboundUnit>> {
+async fn prepared(
+    config: &ProxyConfig,
+    client: &Client,
+    mut epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
+) -> anyhow::Result<Arc<InboundUnit>> {
     let mut snapshots = client.snapshot();
     let mut states = client.state();
     let all = async {
@@ -186,7 +200,11 @@ async fn prepared(config: &ProxyConfig, client: &Client, mut epochs: watch::Rece
 }
 
 fn known_names(view: &View) -> Vec<String> {
-    let services = view.snapshot.names.values().flat_map(|table| table.records.iter().map(move |record| format!("{}.{}", record.name, table.namespace)));
+    let services = view
+        .snapshot
+        .names
+        .values()
+        .flat_map(|table| table.records.iter().map(move |record| format!("{}.{}", record.name, table.namespace)));
     // Environment variables have a length, too.
     services.take(200).collect()
 }
@@ -234,7 +252,17 @@ fn work(
     LocalSet::new().block_on(&runtime, async move {
         let start = || -> anyhow::Result<()> {
             let app = App::new(listening, sockets)?;
-            let worker = Worker::start(Parts { config, client, views, epochs, app, telemetry: telemetry.worker(), under_way, ending, ended: ended.clone() });
+            let worker = Worker::start(Parts {
+                config,
+                client,
+                views,
+                epochs,
+                app,
+                telemetry: telemetry.worker(),
+                under_way,
+                ending,
+                ended: ended.clone(),
+            });
             for (label, socket) in listeners {
                 let listener = TcpListener::from_std(socket.into())?;
                 spawn_local(accept::serve(worker.clone(), label, listener));

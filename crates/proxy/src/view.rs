@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use lorica_model::name::{Namespace, ServiceName, SUFFIX};
+use lorica_model::name::{Namespace, SUFFIX, ServiceName};
 use lorica_model::snapshot::{NameRecord, Snapshot};
 use tokio::sync::watch;
 

@@ -180,9 +180,11 @@ impl Worker {
     /// An app port that was published and not declared.
     #[must_use]
     pub fn undeclared_port(&self, app_port: u16) -> Arc<InboundPort> {
-        let service = self.config.service.clone().unwrap_or_else(|| {
-            lorica_model::name::ServiceName::new(self.config.namespace.clone(), self.config.workload.name.clone())
-        });
+        let service = self
+            .config
+            .service
+            .clone()
+            .unwrap_or_else(|| lorica_model::name::ServiceName::new(self.config.namespace.clone(), self.config.workload.name.clone()));
         let service_port = ServicePort { service, port: app_port };
         Arc::new(InboundPort { service_port, app_port, protocol: Protocol::Detect, mtls: MtlsMode::Permissive })
     }

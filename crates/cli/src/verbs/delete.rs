@@ -24,4 +24,3 @@ pub(super) async fn delete(client: &ApiClient, arguments: DeleteArgs, printer: &
 fn target(kind: &str, namespace: &str, name: &str) -> anyhow::Result<Target> {
     Ok(Target { kind: super::get::kind(kind)?, namespace: Namespace::new(namespace).context("-n")?, name: Label::new(name)? })
 }
-

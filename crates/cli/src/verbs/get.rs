@@ -27,7 +27,11 @@ pub(super) async fn get(client: &ApiClient, arguments: GetArgs, printer: &mut Pr
         }
         ResourceFormat::Table | ResourceFormat::Wide if items.is_empty() => {
             let place = if arguments.all_namespaces { "anywhere".to_owned() } else { format!("in the namespace `{namespace}`") };
-            printer.note(&format!("there are no {} {place}{}", kind.plural(), if arguments.all_namespaces { "" } else { "; -A shows all namespaces" }));
+            printer.note(&format!(
+                "there are no {} {place}{}",
+                kind.plural(),
+                if arguments.all_namespaces { "" } else { "; -A shows all namespaces" }
+            ));
         }
         ResourceFormat::Table | ResourceFormat::Wide => printer.data(&table(kind, &items, arguments.output == ResourceFormat::Wide)),
     }
@@ -64,7 +68,12 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
         let at = |pointer: &str| item.pointer(pointer).map(text).unwrap_or_default();
         let mut row = vec![at("/metadata/namespace"), at("/metadata/name")];
         row.extend(match kind {
-            Kind::Service => vec![list(item, "/spec/ports", |port| format!("{}/{}", text(&port["port"]), port.get("appProtocol").map_or("any".to_owned(), text))), declared(item)],
+            Kind::Service => vec![
+                list(item, "/spec/ports", |port| {
+                    format!("{}/{}", text(&port["port"]), port.get("appProtocol").map_or("any".to_owned(), text))
+                }),
+                declared(item),
+            ],
             Kind::Workload => vec![at("/spec/service"), at("/spec/address")],
             Kind::AuthenticationPolicy => vec![at("/spec/mtls/mode")],
             Kind::HttpRoute => vec![
@@ -94,7 +103,10 @@ fn list(item: &Value, pointer: &str, each: impl Fn(&Value) -> String) -> String 
 fn condition(item: &Value) -> String {
     let parents = item.pointer("/status/parents").and_then(Value::as_array).into_iter().flatten();
     let conditions = parents.filter_map(|parent| parent["conditions"].as_array()).flatten();
-    conditions.into_iter().find(|condition| condition["status"] == "False").map_or_else(|| "Accepted".to_owned(), |condition| format!("{}: {}", text(&condition["reason"]), text(&condition["message"])))
+    conditions
+        .into_iter()
+        .find(|condition| condition["status"] == "False")
+        .map_or_else(|| "Accepted".to_owned(), |condition| format!("{}: {}", text(&condition["reason"]), text(&condition["message"])))
 }
 
 fn text(value: &Value) -> String {

@@ -61,7 +61,11 @@ fn told(reply: &ApplyReply, done: &str, format: Format, printer: &mut Printer) -
         }
         match &reply.receipt {
             Some(receipt) => printer.data(&sentence(receipt, done)),
-            None => printer.data(if reply.changes.iter().all(|change| change.action == ChangeAction::Unchanged) { "nothing changed" } else { "nothing was changed: this was a dry run" }),
+            None => printer.data(if reply.changes.iter().all(|change| change.action == ChangeAction::Unchanged) {
+                "nothing changed"
+            } else {
+                "nothing was changed: this was a dry run"
+            }),
         }
     }
     let good = reply.receipt.as_ref().is_none_or(|receipt| receipt.is_complete() && receipt.rejected.is_empty());

@@ -12,7 +12,11 @@ use lorica_model::resource::{self, Diagnostic, Document, Key, Options, Resource,
 use super::{Failure, Wait};
 use crate::ControlPlane;
 
-pub(super) async fn apply(State(control): State<Arc<ControlPlane>>, Query(wait): Query<Wait>, Json(request): Json<ApplyRequest>) -> Result<Json<ApplyReply>, Failure> {
+pub(super) async fn apply(
+    State(control): State<Arc<ControlPlane>>,
+    Query(wait): Query<Wait>,
+    Json(request): Json<ApplyRequest>,
+) -> Result<Json<ApplyReply>, Failure> {
     let wait = wait.duration()?;
     let world = control.mesh.seen().published.resources.clone();
     let documents = read(&request.files)?;
@@ -30,20 +34,34 @@ pub(super) async fn apply(State(control): State<Arc<ControlPlane>>, Query(wait):
     carry_out(&control, put, Vec::new(), reply, wait).await
 }
 
-pub(super) async fn delete(State(control): State<Arc<ControlPlane>>, Query(wait): Query<Wait>, Json(request): Json<DeleteRequest>) -> Result<Json<ApplyReply>, Failure> {
+pub(super) async fn delete(
+    State(control): State<Arc<ControlPlane>>,
+    Query(wait): Query<Wait>,
+    Json(request): Json<DeleteRequest>,
+) -> Result<Json<ApplyReply>, Failure> {
     let wait = wait.duration()?;
     let world = control.mesh.seen().published.resources.clone();
     let named = request.targets.into_iter().map(|target| Key { kind: target.kind, namespace: target.namespace, name: target.name });
     let keys: Vec<Key> = named.chain(read(&request.files)?.into_iter().map(|document| document.resource.key())).collect();
     if let Some(missing) = keys.iter().find(|key| world.get(key).is_none()) {
-        return Err(Failure::new(StatusCode::NOT_FOUND, format!("there is no {missing}: nothing was deleted"), Some("`lorica get` lists what there is")));
+        return Err(Failure::new(
+            StatusCode::NOT_FOUND,
+            format!("there is no {missing}: nothing was deleted"),
+            Some("`lorica get` lists what there is"),
+        ));
     }
     let changes = keys.iter().map(|key| Change { target: target(key), action: ChangeAction::Deleted }).collect();
     let reply = ApplyReply { revision: 0, changes, warnings: Vec::new(), receipt: None };
     carry_out(&control, Vec::new(), keys, reply, wait).await
 }
 
-async fn carry_out(control: &Arc<ControlPlane>, put: Vec<Resource>, delete: Vec<Key>, mut reply: ApplyReply, wait: Duration) -> Result<Json<ApplyReply>, Failure> {
+async fn carry_out(
+    control: &Arc<ControlPlane>,
+    put: Vec<Resource>,
+    delete: Vec<Key>,
+    mut reply: ApplyReply,
+    wait: Duration,
+) -> Result<Json<ApplyReply>, Failure> {
     if put.is_empty() && delete.is_empty() {
         return Ok(Json(reply));
     }

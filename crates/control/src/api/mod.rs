@@ -57,7 +57,9 @@ impl Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let (status, hint) = match &error {
-            StoreError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, Some("make room and try again; all that was acknowledged before is safe")),
+            StoreError::Full { .. } => {
+                (StatusCode::INSUFFICIENT_STORAGE, Some("make room and try again; all that was acknowledged before is safe"))
+            }
             StoreError::Conflict { .. } => (StatusCode::CONFLICT, Some("look at it again and apply anew")),
             StoreError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, None),
             StoreError::Closed { .. } => (StatusCode::SERVICE_UNAVAILABLE, Some("start it again with `lorica control`")),
@@ -89,14 +91,21 @@ impl Wait {
             Some(number) => number.parse().ok().map(Duration::from_millis),
             None => text.strip_suffix('s').and_then(|number| number.parse().ok()).map(Duration::from_secs),
         };
-        let parsed = parsed.ok_or_else(|| Failure::new(StatusCode::BAD_REQUEST, format!("`{text}` is no time to wait"), Some("write `30s` or `500ms`")))?;
+        let parsed = parsed
+            .ok_or_else(|| Failure::new(StatusCode::BAD_REQUEST, format!("`{text}` is no time to wait"), Some("write `30s` or `500ms`")))?;
         Ok(parsed.min(MAX_WAIT))
     }
 }
 
-async fn receipt(State(control): State<Arc<ControlPlane>>, Path(revision): Path<u64>, Query(wait): Query<Wait>) -> Result<Response, Failure> {
+async fn receipt(
+    State(control): State<Arc<ControlPlane>>,
+    Path(revision): Path<u64>,
+    Query(wait): Query<Wait>,
+) -> Result<Response, Failure> {
     let receipt = crate::wait_for(&control.mesh, revision, wait.duration()?).await;
-    let receipt = receipt.ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, format!("there is no receipt of publication {revision}"), Some("only the latest 1000 are kept")))?;
+    let receipt = receipt.ok_or_else(|| {
+        Failure::new(StatusCode::NOT_FOUND, format!("there is no receipt of publication {revision}"), Some("only the latest 1000 are kept"))
+    })?;
     Ok(Json(receipt).into_response())
 }
 
@@ -112,20 +121,33 @@ struct Within {
     namespace: Option<String>,
 }
 
-async fn list(State(control): State<Arc<ControlPlane>>, Path(name): Path<String>, Query(within): Query<Within>) -> Result<Json<ResourceList>, Failure> {
+async fn list(
+    State(control): State<Arc<ControlPlane>>,
+    Path(name): Path<String>,
+    Query(within): Query<Within>,
+) -> Result<Json<ResourceList>, Failure> {
     let kind = kind(&name)?;
     let seen = control.mesh.seen();
-    let wanted = |resource: &&Resource| resource.kind == kind && within.namespace.as_deref().is_none_or(|namespace| resource.metadata.namespace.as_str() == namespace);
+    let wanted = |resource: &&Resource| {
+        resource.kind == kind && within.namespace.as_deref().is_none_or(|namespace| resource.metadata.namespace.as_str() == namespace)
+    };
     let items = seen.published.resources.iter().filter(wanted).map(|resource| shown(&seen.published.resources, resource));
     Ok(Json(ResourceList { items: items.collect() }))
 }
 
-async fn one(State(control): State<Arc<ControlPlane>>, Path((kind_name, namespace, name)): Path<(String, String, String)>) -> Result<Json<serde_json::Value>, Failure> {
+async fn one(
+    State(control): State<Arc<ControlPlane>>,
+    Path((kind_name, namespace, name)): Path<(String, String, String)>,
+) -> Result<Json<serde_json::Value>, Failure> {
     let kind = kind(&kind_name)?;
     let bad = |error: lorica_model::name::NameError| Failure::new(StatusCode::BAD_REQUEST, error.to_string(), None);
     let key = Key { kind, namespace: Namespace::new(&namespace).map_err(bad)?, name: Label::new(&name).map_err(bad)? };
     let seen = control.mesh.seen();
-    let found = seen.published.resources.get(&key).ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, format!("there is no {key}"), Some("`lorica get` lists what there is")))?;
+    let found = seen
+        .published
+        .resources
+        .get(&key)
+        .ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, format!("there is no {key}"), Some("`lorica get` lists what there is")))?;
     Ok(Json(shown(&seen.published.resources, found)))
 }
 

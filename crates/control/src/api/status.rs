@@ -44,7 +44,12 @@ fn proxy((id, workload, proxy): (WorkloadName, RegisteredWorkload, Proxy)) -> Pr
         ports: workload
             .ports
             .into_iter()
-            .map(|port| PortStatus { service_port: port.service_port, app_port: port.app_port, protocol: port.protocol, address: port.address })
+            .map(|port| PortStatus {
+                service_port: port.service_port,
+                app_port: port.app_port,
+                protocol: port.protocol,
+                address: port.address,
+            })
             .collect(),
         draining: workload.draining,
         metrics: proxy.metrics,

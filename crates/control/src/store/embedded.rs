@@ -47,7 +47,14 @@ impl Embedded {
         let failed = |error: &dyn std::fmt::Display| StoreError::Failed { path: path.display().to_string(), error: error.to_string() };
         fs::create_dir_all(directory).map_err(|error| failed(&error))?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(|error| failed(&error))?;
-        let mut lock = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(directory.join("lock")).map_err(|error| failed(&error))?;
+        let mut lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(directory.join("lock"))
+            .map_err(|error| failed(&error))?;
         if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut holder = String::new();
             // Who holds it is told where it can be read; that it is held is what matters.
@@ -97,7 +104,9 @@ impl Embedded {
         match error {
             Refused::Conflict(key) => StoreError::Conflict { key },
             Refused::Store(redb::Error::DatabaseAlreadyOpen) => StoreError::InUse { path, holder: None },
-            Refused::Store(redb::Error::Io(error)) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge) => {
+            Refused::Store(redb::Error::Io(error))
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge) =>
+            {
                 StoreError::Full { path }
             }
             Refused::Store(error) => StoreError::Failed { path, error: error.to_string() },

@@ -128,7 +128,12 @@ pub(crate) fn caller(reach: &mut Reach<'_>, rate: f64, report: &Path) -> std::io
     Ok(Part { name: "caller".to_owned(), run, app })
 }
 
-fn explicit(calls: &[Call], free: &mut dyn FnMut() -> std::io::Result<u16>, run: &mut Vec<String>, app: &mut Vec<String>) -> std::io::Result<()> {
+fn explicit(
+    calls: &[Call],
+    free: &mut dyn FnMut() -> std::io::Result<u16>,
+    run: &mut Vec<String>,
+    app: &mut Vec<String>,
+) -> std::io::Result<()> {
     for call in calls {
         let local = format!("127.0.0.1:{}", free()?);
         run.extend(["--upstream".to_owned(), format!("{}.{NAMESPACE}:{}={local}", call.service, call.port)]);
@@ -142,11 +147,26 @@ pub(crate) fn things_to_try(lorica: &str, server: &str, captured: bool) -> Vec<(
     let lorica = format!("{lorica} --server {server}");
     let curl = |url: &str| format!("{lorica} run --namespace {NAMESPACE} -- curl -s {url}");
     let reach: BTreeMap<&str, String> = if captured {
-        [("call", curl("-d '{\"customer\":\"c0001\",\"skill\":\"billing\"}' -H content-type:application/json http://call-routing/calls")), ("bug", curl("-X PUT -d '{\"on\":true}' -H content-type:application/json http://recording-v2/bug"))].into()
-    } else {
-        let explicit = |service: &str, rest: &str| format!("{lorica} run --namespace {NAMESPACE} --upstream {service}.{NAMESPACE}:80=127.0.0.1:9900 -- curl -s {rest}");
         [
-            ("call", explicit("call-routing", "-d '{\"customer\":\"c0001\",\"skill\":\"billing\"}' -H content-type:application/json http://127.0.0.1:9900/calls")),
+            (
+                "call",
+                curl("-d '{\"customer\":\"c0001\",\"skill\":\"billing\"}' -H content-type:application/json http://call-routing/calls"),
+            ),
+            ("bug", curl("-X PUT -d '{\"on\":true}' -H content-type:application/json http://recording-v2/bug")),
+        ]
+        .into()
+    } else {
+        let explicit = |service: &str, rest: &str| {
+            format!("{lorica} run --namespace {NAMESPACE} --upstream {service}.{NAMESPACE}:80=127.0.0.1:9900 -- curl -s {rest}")
+        };
+        [
+            (
+                "call",
+                explicit(
+                    "call-routing",
+                    "-d '{\"customer\":\"c0001\",\"skill\":\"billing\"}' -H content-type:application/json http://127.0.0.1:9900/calls",
+                ),
+            ),
             ("bug", explicit("recording-v2", "-X PUT -d '{\"on\":true}' -H content-type:application/json http://127.0.0.1:9900/bug")),
         ]
         .into()
@@ -155,8 +175,16 @@ pub(crate) fn things_to_try(lorica: &str, server: &str, captured: bool) -> Vec<(
         ("who is there, and what they acknowledged", format!("{lorica} status")),
         ("make a call yourself, from a program that knows no mesh", reach["call"].clone()),
         ("switch on a bug in one recording-v2: calls are still answered", reach["bug"].clone()),
-        ("take v2 out: all recordings go to v1, once every proxy says so", format!("{lorica} get httproute recording -n {NAMESPACE} -o yaml | sed 's/weight: 50/weight: 0/2' | {lorica} apply -f -")),
-        ("what is refused, and how it is told", format!("printf 'apiVersion: lorica.io/v1alpha1\\nkind: Service\\nmetadata: {{name: web}}\\nspec:\\n  prots: []\\n' | {lorica} apply -f -")),
+        (
+            "take v2 out: all recordings go to v1, once every proxy says so",
+            format!("{lorica} get httproute recording -n {NAMESPACE} -o yaml | sed 's/weight: 50/weight: 0/2' | {lorica} apply -f -"),
+        ),
+        (
+            "what is refused, and how it is told",
+            format!(
+                "printf 'apiVersion: lorica.io/v1alpha1\\nkind: Service\\nmetadata: {{name: web}}\\nspec:\\n  prots: []\\n' | {lorica} apply -f -"
+            ),
+        ),
     ]
 }
 

@@ -36,7 +36,8 @@ fn can_capture(printer: &mut Printer) -> bool {
         Ok(()) => true,
         Err(missing) => {
             printer.warning(&format!("{missing}"));
-            printer.note("The demo goes on with explicit listeners: every program gets local addresses that stand for the services it calls.");
+            printer
+                .note("The demo goes on with explicit listeners: every program gets local addresses that stand for the services it calls.");
             false
         }
     }
@@ -106,7 +107,14 @@ impl Company {
     }
 }
 
-async fn perform(arguments: &DemoArgs, captured: bool, stage: &Stage, company: &mut Company, begun: Instant, printer: &mut Printer) -> anyhow::Result<()> {
+async fn perform(
+    arguments: &DemoArgs,
+    captured: bool,
+    stage: &Stage,
+    company: &mut Company,
+    begun: Instant,
+    printer: &mut Printer,
+) -> anyhow::Result<()> {
     let mut free = free_port;
     let mut reach = if captured { Reach::Captured } else { Reach::Explicit(&mut free) };
     printer.note("starting the control plane …");
@@ -115,7 +123,11 @@ async fn perform(arguments: &DemoArgs, captured: bool, stage: &Stage, company: &
         bail!("{error}\n  {}", stage.last_words("control"));
     }
     let api = ApiClient::new(Server::Unix(stage.socket()));
-    let request = ApplyRequest { files: vec![NamedText { name: "demo.yaml".to_owned(), text: cast::RESOURCES.to_owned() }], allow_missing: true, ..ApplyRequest::default() };
+    let request = ApplyRequest {
+        files: vec![NamedText { name: "demo.yaml".to_owned(), text: cast::RESOURCES.to_owned() }],
+        allow_missing: true,
+        ..ApplyRequest::default()
+    };
     api.apply(&request, Duration::ZERO).await.context("the contact centre's resources were refused")?;
     let parts = cast::services(&mut reach)?;
     printer.note(&format!("starting {} workloads of the contact centre …", parts.len()));
@@ -134,7 +146,10 @@ async fn ready(api: &ApiClient, workloads: usize, stage: &Stage, company: &mut C
     let deadline = Instant::now() + READY;
     loop {
         let status: Status = api.status().await?;
-        let listening = status.proxies.iter().filter(|proxy| !proxy.ports.is_empty() && proxy.ports.iter().all(|port| proxy.listening.contains(&port.app_port)));
+        let listening = status
+            .proxies
+            .iter()
+            .filter(|proxy| !proxy.ports.is_empty() && proxy.ports.iter().all(|port| proxy.listening.contains(&port.app_port)));
         if listening.count() >= workloads {
             return Ok(());
         }
@@ -159,7 +174,11 @@ fn introduce(captured: bool, stage: &Stage, begun: Instant, printer: &mut Printe
     let server = format!("unix://{}", stage.socket().display());
     let way = if captured { "captured: the programs know nothing of the mesh" } else { "through explicit listeners" };
     printer.note(&format!("\nThe contact centre runs on the mesh after {:.1} s, {way}.", begun.elapsed().as_secs_f64()));
-    printer.note(&format!("  API    {server}\n  state  {}\n  logs   {}\n\nFive things to try, in another terminal:", stage.state().display(), stage.logs().display()));
+    printer.note(&format!(
+        "  API    {server}\n  state  {}\n  logs   {}\n\nFive things to try, in another terminal:",
+        stage.state().display(),
+        stage.logs().display()
+    ));
     for (number, (what, command)) in cast::things_to_try(&lorica, &server, captured).into_iter().enumerate() {
         printer.note(&format!("  {}. {what}\n     {command}", number + 1));
     }

@@ -79,7 +79,12 @@ fn calls(report: Option<&Report>) -> String {
 fn cells(rate: &Rate) -> [String; 4] {
     let milliseconds = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1} ms"));
     let success = rate.success.map_or_else(|| "-".to_owned(), |success| format!("{:.1} %", success * 100.0));
-    [format!("{:>7.1}/s", rate.per_second), format!("{success:>8}"), format!("{:>9}", milliseconds(rate.p50)), format!("{:>9}", milliseconds(rate.p99))]
+    [
+        format!("{:>7.1}/s", rate.per_second),
+        format!("{success:>8}"),
+        format!("{:>9}", milliseconds(rate.p50)),
+        format!("{:>9}", milliseconds(rate.p99)),
+    ]
 }
 
 #[cfg(feature = "tui")]
@@ -115,7 +120,8 @@ mod live {
                     let failing = rate.success.is_some_and(|success| success < 0.995);
                     let style = if failing { Style::new().fg(Color::Red) } else { Style::new() };
                     let [per_second, success, p50, p99] = cells(rate);
-                    Row::new([edge.source.clone(), edge.destination.clone(), edge.protocol.clone(), per_second, success, p50, p99]).style(style)
+                    Row::new([edge.source.clone(), edge.destination.clone(), edge.protocol.clone(), per_second, success, p50, p99])
+                        .style(style)
                 });
                 let widths = [20, 20, 8, 10, 9, 10, 10].map(Constraint::Length);
                 let title = format!(" {} proxies, mutual TLS between them all; q or Ctrl-C ends ", sight.proxies);

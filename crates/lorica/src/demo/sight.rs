@@ -46,7 +46,10 @@ impl Sight {
             // A proxy's first look is what its numbers are counted from.
             let before = self.before.get(address).unwrap_or(edges);
             edges.iter().for_each(|(edge, totals)| sum(new.entry(edge.clone()).or_default(), totals));
-            edges.keys().filter_map(|edge| Some((edge, before.get(edge)?))).for_each(|(edge, totals)| sum(old.entry(edge.clone()).or_default(), totals));
+            edges
+                .keys()
+                .filter_map(|edge| Some((edge, before.get(edge)?)))
+                .for_each(|(edge, totals)| sum(old.entry(edge.clone()).or_default(), totals));
         }
         self.rates = new.iter().map(|(edge, totals)| (edge.clone(), summary::rate(old.get(edge), totals, seconds))).collect();
         self.proxies = after.len();

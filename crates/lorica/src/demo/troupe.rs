@@ -52,7 +52,8 @@ impl Stage {
 
     fn command(&self, log: &str) -> anyhow::Result<Command> {
         let log = self.logs().join(format!("{}.log", log.replace(' ', "")));
-        let output = File::options().create(true).append(true).open(&log).with_context(|| format!("{} cannot be written", log.display()))?;
+        let output =
+            File::options().create(true).append(true).open(&log).with_context(|| format!("{} cannot be written", log.display()))?;
         let mut command = Command::new("/proc/self/exe");
         command
             .env("XDG_STATE_HOME", self.directory.join("state"))

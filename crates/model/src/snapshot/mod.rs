@@ -18,8 +18,8 @@ pub use inbound::{InboundPort, InboundUnit, MtlsMode};
 pub use names::{NameRecord, NameTable};
 pub use origin::Origin;
 pub use outbound::{
-    Backend, Cluster, DEFAULT_CONNECT_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_POOL_IDLE_TIMEOUT, HttpRule, OutboundUnit, Protocol, Timeouts, ValueMatch, PathMatch,
-    FieldMatch, Pattern, RouteMatch, WeightedBackend,
+    Backend, Cluster, DEFAULT_CONNECT_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_POOL_IDLE_TIMEOUT, FieldMatch, HttpRule, OutboundUnit,
+    PathMatch, Pattern, Protocol, RouteMatch, Timeouts, ValueMatch, WeightedBackend,
 };
 pub use version::Version;
 

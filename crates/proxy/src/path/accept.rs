@@ -214,7 +214,9 @@ async fn inbound(worker: &Rc<Worker>, tcp: TcpStream, remote: SocketAddr, local:
             caller.entry = Entry::Inbound { port: port.clone(), peer: Some(Arc::new(authenticated.peer)) };
             match authenticated.protocol {
                 Some(version) => http::serve(worker, caller, authenticated.stream, Bytes::new(), version).await,
-                None if port.protocol.is_http() => refuse(worker, &caller, &authenticated.stream, Reason::NotHttp, "the port speaks HTTP; bytes would pass its rules by"),
+                None if port.protocol.is_http() => {
+                    refuse(worker, &caller, &authenticated.stream, Reason::NotHttp, "the port speaks HTTP; bytes would pass its rules by")
+                }
                 None => tcp::inbound(worker, &caller, authenticated.stream, Bytes::new()).await,
             }
         }

@@ -70,7 +70,12 @@ mod tests {
 
     fn head() -> RequestHead {
         let mut builder = HeadBuilder::with_capacity(256);
-        for (name, value) in [("Host", "a"), ("X-Lorica-Attempt", "1"), ("X-Forwarded-Client-Cert", "URI=spiffe://mesh.local/ns/a/sa/admin"), ("X-Request-Id", "7")] {
+        for (name, value) in [
+            ("Host", "a"),
+            ("X-Lorica-Attempt", "1"),
+            ("X-Forwarded-Client-Cert", "URI=spiffe://mesh.local/ns/a/sa/admin"),
+            ("X-Request-Id", "7"),
+        ] {
             builder.field(name.as_bytes(), value.as_bytes()).unwrap();
         }
         builder.request(Version::Http11, "GET", "/", "a", None).unwrap()
@@ -79,7 +84,10 @@ mod tests {
     fn names(from: From<'_>) -> Vec<String> {
         let head = head();
         let own = "spiffe://mesh.local/ns/contact/sa/recording".parse().unwrap();
-        edits(&head, from, Some(&own)).apply(&head.fields).map(|(name, value)| format!("{}={}", String::from_utf8_lossy(name), String::from_utf8_lossy(value))).collect()
+        edits(&head, from, Some(&own))
+            .apply(&head.fields)
+            .map(|(name, value)| format!("{}={}", String::from_utf8_lossy(name), String::from_utf8_lossy(value)))
+            .collect()
     }
 
     #[test]
@@ -98,7 +106,9 @@ mod tests {
             certificate_sha256: [0xab; 32],
         };
         let hash = "ab".repeat(32);
-        let told = format!("x-forwarded-client-cert=By=spiffe://mesh.local/ns/contact/sa/recording;Hash={hash};URI=spiffe://mesh.local/ns/contact/sa/caller");
+        let told = format!(
+            "x-forwarded-client-cert=By=spiffe://mesh.local/ns/contact/sa/recording;Hash={hash};URI=spiffe://mesh.local/ns/contact/sa/caller"
+        );
         assert_eq!(names(From::Peer(&peer)), ["Host=a", "X-Lorica-Attempt=1", "X-Request-Id=7", &told]);
     }
 

@@ -78,7 +78,12 @@ impl ClientConfigs {
 ///
 /// # Errors
 /// What failed; nothing falls back to plaintext.
-pub async fn connect(cluster: &Cluster, endpoint: &Endpoint, tls: Option<(&TlsEpoch, Arc<ClientConfig>)>, protocol: Option<Negotiated>) -> Result<Connected, NotConnected> {
+pub async fn connect(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    tls: Option<(&TlsEpoch, Arc<ClientConfig>)>,
+    protocol: Option<Negotiated>,
+) -> Result<Connected, NotConnected> {
     let connecting = async {
         let tcp = TcpStream::connect(endpoint.address).await.map_err(|error| NotConnected::tcp(&error))?;
         tcp.set_nodelay(true).map_err(|error| NotConnected::tcp(&error))?;
@@ -90,11 +95,20 @@ pub async fn connect(cluster: &Cluster, endpoint: &Endpoint, tls: Option<(&TlsEp
     };
     match timeout(cluster.connect_timeout, connecting).await {
         Ok(connected) => connected,
-        Err(_) => Err(NotConnected::new(Reason::ConnectTimeout, format!("no connection to {} within {:?}", endpoint.address, cluster.connect_timeout))),
+        Err(_) => Err(NotConnected::new(
+            Reason::ConnectTimeout,
+            format!("no connection to {} within {:?}", endpoint.address, cluster.connect_timeout),
+        )),
     }
 }
 
-async fn handshake(cluster: &Cluster, tcp: TcpStream, epoch: &TlsEpoch, config: Arc<ClientConfig>, protocol: Option<Negotiated>) -> Result<Connected, NotConnected> {
+async fn handshake(
+    cluster: &Cluster,
+    tcp: TcpStream,
+    epoch: &TlsEpoch,
+    config: Arc<ClientConfig>,
+    protocol: Option<Negotiated>,
+) -> Result<Connected, NotConnected> {
     let name = ServerName::try_from(cluster.port.sni()).map_err(|error| NotConnected::new(Reason::UpstreamTls, error.to_string()))?;
     let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| {
         let failure = HandshakeFailure::of_io(&error);
@@ -102,10 +116,15 @@ async fn handshake(cluster: &Cluster, tcp: TcpStream, epoch: &TlsEpoch, config: 
         NotConnected::new(reason, failure.to_string())
     })?;
     let (_, connection) = tls.get_ref();
-    let peer = epoch.peer(connection.peer_certificates(), SystemTime::now()).map_err(|error| NotConnected::new(Reason::UpstreamTls, error.to_string()))?;
+    let peer = epoch
+        .peer(connection.peer_certificates(), SystemTime::now())
+        .map_err(|error| NotConnected::new(Reason::UpstreamTls, error.to_string()))?;
     let negotiated = connection.alpn_protocol().and_then(Negotiated::of);
     if negotiated != protocol {
-        return Err(NotConnected::new(Reason::UpstreamTls, format!("the endpoint does not speak what was asked for: {negotiated:?} in place of {protocol:?}")));
+        return Err(NotConnected::new(
+            Reason::UpstreamTls,
+            format!("the endpoint does not speak what was asked for: {negotiated:?} in place of {protocol:?}"),
+        ));
     }
     Ok(Connected { stream: Stream::Tls(Box::new(tls.into())), peer: Some(Arc::new(peer)) })
 }

@@ -68,11 +68,21 @@ async fn pass(
         let failure = match pick::pick(worker, &way, &mut tried).await {
             Ok(mut picked) => {
                 record.picked(&picked);
-                let parts = Attempt { worker, head, edits: &edits, body: &mut *body, responder: &mut *responder, record: &mut *record, times: &times };
+                let parts = Attempt {
+                    worker,
+                    head,
+                    edits: &edits,
+                    body: &mut *body,
+                    responder: &mut *responder,
+                    record: &mut *record,
+                    times: &times,
+                };
                 match send::attempt(parts, &mut picked).await {
                     Ok(()) => return Ok(()),
                     Err(failure) => {
-                        if let Some(active) = picked.active.as_ref().filter(|_| failure.reason.meaning().side != lorica_model::reason::Side::Client) {
+                        if let Some(active) =
+                            picked.active.as_ref().filter(|_| failure.reason.meaning().side != lorica_model::reason::Side::Client)
+                        {
                             active.failed(Instant::now());
                         }
                         failure

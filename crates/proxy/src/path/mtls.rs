@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use lorica_identity::{HandshakeFailure, PeerIdentity, TlsEpoch};
 use lorica_model::name::SUFFIX;
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{InboundPort};
+use lorica_model::snapshot::InboundPort;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
@@ -69,21 +69,26 @@ pub struct NotAuthenticated {
 pub async fn accept(tcp: TcpStream, port: &InboundPort, epoch: &TlsEpoch) -> Result<Authenticated, NotAuthenticated> {
     let refuse = |reason, detail: String| NotAuthenticated { reason, detail };
     let handshake = async {
-        let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(|error| refuse(Reason::ClientTls, error.to_string()))?;
+        let hello =
+            LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(|error| refuse(Reason::ClientTls, error.to_string()))?;
         let server_name = hello.client_hello().server_name().map(str::to_owned);
         if let Some(name) = server_name.as_deref().filter(|name| !means(name, port)) {
             // An ephemeral port may have passed from one workload to another; the caller must not reach the wrong one.
             return Err(refuse(Reason::WrongService, format!("the caller wants {name}, this is {}", port.service_port.sni())));
         }
         let alpn: &[&[u8]] = if port.protocol == lorica_model::snapshot::Protocol::Tcp { &[] } else { &[b"h2", b"http/1.1"] };
-        let tls = hello.into_stream(epoch.server_config(alpn)).await.map_err(|error| refuse(Reason::ClientTls, HandshakeFailure::of_io(&error).to_string()))?;
+        let tls = hello
+            .into_stream(epoch.server_config(alpn))
+            .await
+            .map_err(|error| refuse(Reason::ClientTls, HandshakeFailure::of_io(&error).to_string()))?;
         Ok((tls, server_name))
     };
     let (tls, server_name) = timeout(HANDSHAKE_TIMEOUT, handshake)
         .await
         .map_err(|_| refuse(Reason::ClientTls, format!("the handshake took longer than {} s", HANDSHAKE_TIMEOUT.as_secs())))??;
     let (_, connection) = tls.get_ref();
-    let peer = epoch.peer(connection.peer_certificates(), SystemTime::now()).map_err(|error| refuse(Reason::ClientTls, error.to_string()))?;
+    let peer =
+        epoch.peer(connection.peer_certificates(), SystemTime::now()).map_err(|error| refuse(Reason::ClientTls, error.to_string()))?;
     let protocol = connection.alpn_protocol().and_then(Negotiated::of);
     Ok(Authenticated { stream: Stream::Tls(Box::new(tls.into())), peer, protocol, server_name })
 }

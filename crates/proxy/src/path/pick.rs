@@ -52,7 +52,11 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Vec<u64>) -> Resul
             if let Some(lease) = worker.pool.ready(&key) {
                 return Ok(Picked { lease, active: None });
             }
-            let tcp = worker.app.connect(*port, *caller).await.map_err(|error| NotConnected::new(Reason::ConnectFailed, format!("the app's port {port}: {error}")))?;
+            let tcp = worker
+                .app
+                .connect(*port, *caller)
+                .await
+                .map_err(|error| NotConnected::new(Reason::ConnectFailed, format!("the app's port {port}: {error}")))?;
             let facts = Facts { peer: None, remote: tcp.peer_addr().ok() };
             let lease = take(worker, key, Stream::Plain(tcp), facts).await?;
             Ok(Picked { lease, active: None })

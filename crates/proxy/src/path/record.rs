@@ -51,7 +51,14 @@ impl Parties {
             version: config.version.clone().unwrap_or_else(|| UNKNOWN.to_owned()),
             principal: UNKNOWN.to_owned(),
         };
-        Self { own: Arc::new(own), nobody: Arc::default(), callers: RefCell::default(), callees: RefCell::default(), called: RefCell::default(), outside: RefCell::default() }
+        Self {
+            own: Arc::new(own),
+            nobody: Arc::default(),
+            callers: RefCell::default(),
+            callees: RefCell::default(),
+            called: RefCell::default(),
+            outside: RefCell::default(),
+        }
     }
 
     fn caller(&self, peer: &PeerIdentity) -> Arc<Party> {
@@ -80,11 +87,19 @@ impl Parties {
     }
 
     fn outside(&self, destination: SocketAddr) -> Arc<Called> {
-        remembered(&self.outside, destination, || Called { fqdn: destination.to_string(), name: destination.to_string(), namespace: UNKNOWN.to_owned() })
+        remembered(&self.outside, destination, || Called {
+            fqdn: destination.to_string(),
+            name: destination.to_string(),
+            namespace: UNKNOWN.to_owned(),
+        })
     }
 }
 
-fn remembered<K: std::hash::Hash + Eq, V>(map: &RefCell<HashMap<K, Arc<V>, foldhash::fast::RandomState>>, key: K, make: impl FnOnce() -> V) -> Arc<V> {
+fn remembered<K: std::hash::Hash + Eq, V>(
+    map: &RefCell<HashMap<K, Arc<V>, foldhash::fast::RandomState>>,
+    key: K,
+    make: impl FnOnce() -> V,
+) -> Arc<V> {
     let mut map = map.borrow_mut();
     if map.len() >= MAX_PARTIES {
         map.clear();

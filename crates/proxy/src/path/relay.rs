@@ -102,7 +102,12 @@ impl Direction {
         Self { buffer, filled: prefix.len(), written: 0, unflushed: false, read_ended: false, shut: false, bytes: 0 }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> Poll<Result<(), End>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<Result<(), End>> {
         if self.shut {
             return Poll::Ready(Ok(()));
         }
@@ -197,7 +202,11 @@ mod tests {
             server.read_to_end(&mut all).await.unwrap();
             server.write_all(format!("{} bytes", all.len()).as_bytes()).await.unwrap();
         };
-        let (relayed, answer, ()) = tokio::join!(relay(&mut inner, &mut outer, Read { client: Bytes::from_static(b"ab"), upstream: Bytes::new() }, None), app, server);
+        let (relayed, answer, ()) = tokio::join!(
+            relay(&mut inner, &mut outer, Read { client: Bytes::from_static(b"ab"), upstream: Bytes::new() }, None),
+            app,
+            server
+        );
         assert_eq!(answer, "100002 bytes");
         assert_eq!(relayed, Relayed { up: 100_002, down: 12, reason: None });
     }

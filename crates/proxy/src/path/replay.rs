@@ -28,7 +28,17 @@ impl Replay {
     #[must_use]
     pub fn new(source: Body) -> Self {
         let ended = source.is_end();
-        Self { source, kept: Vec::new(), kept_bytes: 0, trailers: None, ended, overflowed: false, next: 0, trailers_given: false, received: 0 }
+        Self {
+            source,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            trailers: None,
+            ended,
+            overflowed: false,
+            next: 0,
+            trailers_given: false,
+            received: 0,
+        }
     }
 
     /// Whether another attempt could have the whole of it.

@@ -157,7 +157,13 @@ async fn upload(body: &mut Replay, sender: &mut Sender, times: &Times) -> Result
 }
 
 /// The answer, from the upstream to the caller.
-async fn pass(response: &ResponseHead, mut download: Body, slot: &mut Option<Responder>, times: &Times, record: &mut ExchangeRecord) -> Result<(), Half> {
+async fn pass(
+    response: &ResponseHead,
+    mut download: Body,
+    slot: &mut Option<Responder>,
+    times: &Times,
+    record: &mut ExchangeRecord,
+) -> Result<(), Half> {
     let gone = || Half::Client(WireError::Closed);
     let length = download.length().filter(|_| !download.is_end()).or_else(|| declared(response));
     slot.as_mut().ok_or_else(gone)?.head(response, &Edits::default(), length, download.is_end()).map_err(Half::Client)?;

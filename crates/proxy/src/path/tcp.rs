@@ -73,7 +73,14 @@ pub async fn connect(worker: &Worker, unit: &Arc<OutboundUnit>) -> Result<Upstre
 }
 
 /// The app's connection to a service port.
-pub async fn outbound(worker: &Rc<Worker>, caller: &Caller, mut stream: Stream, sent: Bytes, unit: &Arc<OutboundUnit>, early: Option<Early>) {
+pub async fn outbound(
+    worker: &Rc<Worker>,
+    caller: &Caller,
+    mut stream: Stream,
+    sent: Bytes,
+    unit: &Arc<OutboundUnit>,
+    early: Option<Early>,
+) {
     let mut record = ConnectionRecord::begin(worker, caller);
     let (upstream, answered) = match early {
         Some(Early { upstream: Some(upstream), answered }) => (upstream, answered),
