@@ -5,6 +5,6 @@ mod views;
 
 pub use client::{ApiClient, ApiError, Server};
 pub use views::{
-    AcknowledgedAt, ApplyReply, ApplyRequest, AuthorityStatus, Change, ChangeAction, DeleteRequest, ErrorBody, NamedText, PortStatus,
-    ProxyStatus, Receipt, Refusal, RefusedBy, RejectedAt, RenderedDiagnostic, ResourceList, Status, Target,
+    AcknowledgedAt, ApplyReply, ApplyRequest, AuthorityStatus, Change, ChangeAction, DeleteRequest, ErrorBody, ErrorReply, NamedText,
+    PortStatus, ProxyStatus, Receipt, Refusal, RefusedBy, RejectedAt, RenderedDiagnostic, ResourceList, Status, Target,
 };

@@ -255,7 +255,14 @@ pub struct ResourceList {
     pub items: Vec<serde_json::Value>,
 }
 
-/// Every other error.
+/// Every other answer that is no success.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorReply {
+    /// The error.
+    pub error: ErrorBody,
+}
+
+/// An error.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// What is wrong.

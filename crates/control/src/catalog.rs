@@ -12,6 +12,9 @@ use lorica_xds::encode::{self, Context};
 use lorica_xds::session::Catalog;
 use lorica_xds::{Dialect, Kind, NodeMetadata, Resource};
 
+/// What was encoded: by kind and name, for callers of a namespace. None: there is no such resource.
+type Encoded = HashMap<(Kind, String, Namespace), Option<Arc<Resource>>>;
+
 /// Everything at one publication. Never changes.
 pub struct Published {
     /// Its number.
@@ -25,7 +28,7 @@ pub struct Published {
     /// The roots to trust.
     pub bundle: Arc<TrustBundle>,
     /// What was encoded for Lorica's proxies: it depends on their namespace only.
-    encoded: Mutex<HashMap<(Kind, String, Namespace), Option<Arc<Resource>>>>,
+    encoded: Mutex<Encoded>,
 }
 
 impl Published {

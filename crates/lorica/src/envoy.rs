@@ -37,7 +37,10 @@ pub(crate) fn bootstrap(arguments: EnvoyArgs, global: &Global, printer: &mut Pri
         let member = Member::new(&arguments, &places, socket)?;
         let mut svid = member.renew(&trust_domain).await?;
         printer.data(&serde_json::to_string_pretty(&member.bootstrap(&arguments)?)?);
-        while arguments.watch {
+        if !arguments.watch {
+            return Ok(ExitCode::SUCCESS);
+        }
+        loop {
             let due = rotation::renew_at(svid.not_before(), svid.not_after(), f64::from(std::process::id() % 1000) / 1000.0);
             tokio::time::sleep(due.duration_since(SystemTime::now()).unwrap_or_default()).await;
             let mut failures = 0;
@@ -52,7 +55,6 @@ pub(crate) fn bootstrap(arguments: EnvoyArgs, global: &Global, printer: &mut Pri
                 }
             };
         }
-        Ok(ExitCode::SUCCESS)
     })
 }
 

@@ -122,8 +122,11 @@ fn quantile(buckets: &[(f64, u64)], share: f64) -> Option<f64> {
     Some(lower + (upper - lower) * ((rank - below as f64) / within))
 }
 
+/// The labels of a sample.
+type Labels<'l> = Vec<(&'l str, String)>;
+
 /// A line of exposition text: name, labels, value.
-fn sample(line: &str) -> Option<(&str, Vec<(&str, String)>, f64)> {
+fn sample(line: &str) -> Option<(&str, Labels<'_>, f64)> {
     if line.starts_with('#') {
         return None;
     }

@@ -133,7 +133,7 @@ impl Running {
     pub(crate) fn ask(&self) {
         if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
             // It may have ended by itself just now.
-            drop(kill_process(pid, Signal::TERM));
+            let _: rustix::io::Result<()> = kill_process(pid, Signal::TERM);
         }
     }
 

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use lorica_model::head::RequestHead;
+use lorica_model::reason::{Reason, Side};
 
 use super::caller::{Caller, Entry};
 use super::clean;
@@ -80,9 +81,7 @@ async fn pass(
                 match send::attempt(parts, &mut picked).await {
                     Ok(()) => return Ok(()),
                     Err(failure) => {
-                        if let Some(active) =
-                            picked.active.as_ref().filter(|_| failure.reason.meaning().side != lorica_model::reason::Side::Client)
-                        {
+                        if let Some(active) = picked.active.as_ref().filter(|_| failure.reason.meaning().side != Side::Client) {
                             active.failed(Instant::now());
                         }
                         failure
@@ -112,11 +111,14 @@ async fn way(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Result
 
 /// Whether sending the request again can repeat nothing, or nothing that matters. A payment is never sent twice.
 fn may_repeat(head: &RequestHead, body: &Replay, failure: &Failure) -> bool {
-    use lorica_model::reason::Reason;
-    let transient = match failure.reason {
-        Reason::ConnectFailed | Reason::ConnectTimeout | Reason::UpstreamTls | Reason::UpstreamIdentity => true,
-        Reason::UpstreamClosed | Reason::UpstreamReset => true,
-        _ => false,
-    };
+    let transient = matches!(
+        failure.reason,
+        Reason::ConnectFailed
+            | Reason::ConnectTimeout
+            | Reason::UpstreamTls
+            | Reason::UpstreamIdentity
+            | Reason::UpstreamClosed
+            | Reason::UpstreamReset
+    );
     transient && !failure.answered && body.is_replayable() && (failure.unsent || head.is_idempotent())
 }

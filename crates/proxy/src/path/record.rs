@@ -30,14 +30,17 @@ use crate::worker::Worker;
 /// The most parties of one kind that are remembered; past it they are made anew, which costs an allocation an exchange.
 const MAX_PARTIES: usize = 4096;
 
+/// Shared parts by what tells them apart.
+type Remembered<K, V> = RefCell<HashMap<K, Arc<V>, foldhash::fast::RandomState>>;
+
 /// Who is who: shared, so that an exchange names its parties by a pointer.
 pub struct Parties {
     own: Arc<Party>,
     nobody: Arc<Party>,
     callers: RefCell<HashMap<[u8; 32], Arc<Party>, foldhash::fast::RandomState>>,
-    callees: RefCell<HashMap<(u64, Option<[u8; 32]>), Arc<Party>, foldhash::fast::RandomState>>,
-    called: RefCell<HashMap<ServicePort, Arc<Called>, foldhash::fast::RandomState>>,
-    outside: RefCell<HashMap<SocketAddr, Arc<Called>, foldhash::fast::RandomState>>,
+    callees: Remembered<(u64, Option<[u8; 32]>), Party>,
+    called: Remembered<ServicePort, Called>,
+    outside: Remembered<SocketAddr, Called>,
 }
 
 impl Parties {
@@ -95,11 +98,7 @@ impl Parties {
     }
 }
 
-fn remembered<K: std::hash::Hash + Eq, V>(
-    map: &RefCell<HashMap<K, Arc<V>, foldhash::fast::RandomState>>,
-    key: K,
-    make: impl FnOnce() -> V,
-) -> Arc<V> {
+fn remembered<K: std::hash::Hash + Eq, V>(map: &Remembered<K, V>, key: K, make: impl FnOnce() -> V) -> Arc<V> {
     let mut map = map.borrow_mut();
     if map.len() >= MAX_PARTIES {
         map.clear();

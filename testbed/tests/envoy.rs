@@ -1,0 +1,132 @@
+//! A stock Envoy joins the mesh with the bootstrap that `lorica envoy bootstrap` prints. In flow calls through its listeners and routes
+//! applied meanwhile; out flow the answers, what Envoy counted, and what the control plane says of it. Envoy itself is not changed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use serde_json::Value;
+use testbed::{Echo, EchoServer, Mesh, PATIENCE, Peer, Port, Running, Who, app, can_namespaces, eventually};
+use testbed::{http_get, http2_send, left_out, peer};
+
+/// What Envoy counts when it refuses something that it was sent.
+const REJECTED: [&str; 2] = ["listener_manager.lds.update_rejected", "cluster_manager.cds.update_rejected"];
+
+/// A stock Envoy in the mesh.
+struct Envoy {
+    running: Running,
+    admin: SocketAddr,
+    bootstrap: Value,
+    _port: Port,
+}
+
+impl Envoy {
+    /// Starts one with these options of `lorica envoy bootstrap`; ends when it has all that it waits for. None: there is no Envoy here.
+    async fn start(mesh: &Mesh, options: &[&str]) -> anyhow::Result<Option<Self>> {
+        let binary = match peer(Peer::Envoy) {
+            Ok(binary) => binary,
+            Err(why) => {
+                left_out(&format!("an Envoy in the mesh: {why}"));
+                return Ok(None);
+            }
+        };
+        let port = Port::free()?;
+        let admin = port.address();
+        let address = admin.to_string();
+        let arguments = ["envoy", "bootstrap", "--admin", &address].into_iter().chain(options.iter().copied());
+        let printed = mesh.lorica(arguments).await?.success()?;
+        let bootstrap: Value = serde_json::from_str(&printed.stdout)?;
+        let file = mesh.write("envoy.yaml", &printed.stdout)?;
+        let file = file.to_str().context("the path of the bootstrap is not UTF-8")?;
+        // Two Envoys of one machine would otherwise share memory.
+        let running = mesh.start_outside(binary, ["-c", file, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"])?;
+        let envoy = Self { running, admin, bootstrap, _port: port };
+        let ready = eventually("Envoy is ready", PATIENCE, || async {
+            let reply = http_get(admin, "admin", "/ready").await?;
+            ensure!(reply.status == 200, "{}", reply.text());
+            Ok(())
+        });
+        ready.await.with_context(|| mesh.last_words())?;
+        Ok(Some(envoy))
+    }
+
+    /// Its name in the mesh.
+    fn name(&self) -> anyhow::Result<&str> {
+        self.bootstrap["node"]["id"].as_str().context("the bootstrap has no node")
+    }
+
+    /// Its counters, by name.
+    async fn counters(&self) -> anyhow::Result<Vec<(String, u64)>> {
+        let text = http_get(self.admin, "admin", "/stats?type=Counters").await?.text();
+        let one = |line: &str| line.rsplit_once(": ").and_then(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
+        Ok(text.lines().filter_map(one).collect())
+    }
+
+    /// Neither Envoy nor the control plane knows of anything refused.
+    async fn refused_nothing(&self, mesh: &Mesh) -> anyhow::Result<()> {
+        let counters = self.counters().await?;
+        for name in REJECTED {
+            ensure!(counters.iter().any(|(known, _)| known == name), "Envoy does not count {name}: {counters:?}");
+        }
+        let rejected: Vec<_> = counters.iter().filter(|(name, count)| name.ends_with(".update_rejected") && *count > 0).collect();
+        ensure!(rejected.is_empty(), "Envoy refused {rejected:?}\n{}", mesh.last_words());
+        let status = mesh.status().await?;
+        let name = self.name()?;
+        let proxies = status["proxies"].as_array().context("no proxies")?;
+        let mine = proxies.iter().find(|proxy| proxy.to_string().contains(name)).with_context(|| format!("no {name}: {status:#}"))?;
+        ensure!(mine["last_nack"].is_null(), "{mine:#}");
+        Ok(())
+    }
+}
+
+/// A workload of `recording.contact` behind a Lorica proxy.
+fn recording(mesh: &Mesh, name: &str, service: &str, port: &Port) -> anyhow::Result<Running> {
+    let app = mesh.program(app()?)?;
+    let listen = port.address().to_string();
+    let run = mesh.service(service).port(&format!("80:{}/http", port.number())).no_capture();
+    run.start([app.as_os_str(), "http".as_ref(), "--listen".as_ref(), listen.as_ref(), "--name".as_ref(), name.as_ref()])
+}
+
+/// The answer of the app that a listener leads to, once there is one.
+async fn answer(mesh: &Mesh, local: SocketAddr, path: &str) -> anyhow::Result<Echo> {
+    let asked = eventually("the app answers through Envoy", PATIENCE, || async {
+        let reply = http_get(local, "recording.contact", path).await?;
+        ensure!(reply.status == 200, "{} {}", reply.status, reply.text());
+        reply.json::<Echo>()
+    });
+    asked.await.with_context(|| mesh.last_words())
+}
+
+#[tokio::test]
+async fn envoy_calls_a_workload_of_the_mesh() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let (port, local) = (Port::free()?, Port::free()?);
+    let _recording = recording(&mesh, "recording", "recording.contact", &port)?;
+    mesh.announced("recording.contact", 1).await?;
+    let upstream = format!("recording.contact:80={}", local.address());
+    let Some(envoy) = Envoy::start(&mesh, &["--namespace", "shop", "--upstream", &upstream]).await? else { return Ok(()) };
+
+    let echo = answer(&mesh, local.address(), "/one?x=y").await?;
+    assert_eq!((echo.server.as_str(), echo.method.as_str(), echo.path.as_str()), ("recording", "GET", "/one?x=y"));
+    let caller = echo.header("x-forwarded-client-cert").context("the app is not told who calls")?;
+    assert!(caller.contains("/ns/shop/sa/default"), "{caller}");
+
+    let request = Request::post("http://recording.contact/two").body(Full::new(Bytes::from_static(b"a body")))?;
+    let reply = http2_send(local.address(), request).await?;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let echo: Echo = reply.json()?;
+    assert_eq!((echo.method.as_str(), echo.path.as_str(), echo.body.as_str()), ("POST", "/two", "a body"));
+    let caller = echo.header("x-forwarded-client-cert").context("the app is not told who calls")?;
+    assert!(caller.contains("/ns/shop/sa/default"), "{caller}");
+
+    envoy.refused_nothing(&mesh).await?;
+    // The workload behind the listener was called by mutual TLS, and by nothing else.
+    let counters = envoy.counters().await?;
+    let handshakes = counters.iter().find(|(name, _)| name.ends_with("recording.contact.mesh:80.ssl.handshake"));
+    assert!(handshakes.is_some_and(|(_, count)| *count > 0), "{counters:?}");
+    envoy.running.stop().await?;
+    mesh.finish().await
+}
