@@ -107,7 +107,7 @@ async fn envoy_calls_a_workload_of_the_mesh() -> anyhow::Result<()> {
     let _recording = recording(&mesh, "recording", "recording.contact", &port)?;
     mesh.announced("recording.contact", 1).await?;
     let upstream = format!("recording.contact:80={}", local.address());
-    let Some(envoy) = Envoy::start(&mesh, &["--namespace", "shop", "--upstream", &upstream]).await? else { return Ok(()) };
+    let Some(envoy) = Envoy::start(&mesh, &["--namespace", "shop", "--upstream", &upstream]).await? else { return mesh.finish().await };
 
     let echo = answer(&mesh, local.address(), "/one?x=y").await?;
     assert_eq!((echo.server.as_str(), echo.method.as_str(), echo.path.as_str()), ("recording", "GET", "/one?x=y"));
@@ -125,8 +125,109 @@ async fn envoy_calls_a_workload_of_the_mesh() -> anyhow::Result<()> {
     envoy.refused_nothing(&mesh).await?;
     // The workload behind the listener was called by mutual TLS, and by nothing else.
     let counters = envoy.counters().await?;
-    let handshakes = counters.iter().find(|(name, _)| name.ends_with("recording.contact.mesh:80.ssl.handshake"));
-    assert!(handshakes.is_some_and(|(_, count)| *count > 0), "{counters:?}");
+    let tls: Vec<_> = counters.iter().filter(|(name, _)| name.contains("recording.contact.mesh") && name.contains(".ssl.")).collect();
+    // In the names of counters, Envoy writes `_` for `:`.
+    let handshakes = tls.iter().find(|(name, _)| name == "cluster.recording.contact.mesh_80.ssl.handshake");
+    assert!(handshakes.is_some_and(|(_, count)| *count > 0), "{tls:?}");
     envoy.running.stop().await?;
     mesh.finish().await
 }
+
+#[tokio::test]
+async fn a_route_change_is_acknowledged_by_envoy() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let (one, two, local) = (Port::free()?, Port::free()?, Port::free()?);
+    let _one = recording(&mesh, "one", "recording.contact", &one)?;
+    let _two = recording(&mesh, "two", "recording-next.contact", &two)?;
+    mesh.announced("recording.contact", 1).await?;
+    mesh.announced("recording-next.contact", 1).await?;
+    let upstream = format!("recording.contact:80={}", local.address());
+    let Some(envoy) = Envoy::start(&mesh, &["--namespace", "shop", "--upstream", &upstream]).await? else { return mesh.finish().await };
+    assert_eq!(answer(&mesh, local.address(), "/").await?.server, "one");
+
+    let receipt = mesh.apply(ROUTE).await?;
+    // No app calls through the two workloads' own proxies, so the change concerns Envoy alone.
+    assert!(receipt.stdout.contains("applied: 1 of 1"), "{}{}\n{}", receipt.stdout, receipt.stderr, mesh.last_words());
+    // Envoy acknowledges once it has accepted a route; its workers take it a moment later.
+    let moved = eventually("calls go the new way", PATIENCE, || async {
+        let echo = answer(&mesh, local.address(), "/").await?;
+        ensure!(echo.server == "two", "{} answers", echo.server);
+        Ok(())
+    });
+    moved.await?;
+    envoy.refused_nothing(&mesh).await?;
+    envoy.running.stop().await?;
+    mesh.finish().await
+}
+
+#[tokio::test]
+async fn a_captured_app_calls_a_service_behind_envoy() -> anyhow::Result<()> {
+    let mesh = Mesh::as_nobody().start().await?;
+    let (inbound, local, own) = (Port::free()?, Port::free()?, Port::free()?);
+    let app = EchoServer::start("analytics").await?;
+    let port = format!("80:{}/http", app.address().port());
+    let address = inbound.address().to_string();
+    // With a listener of its own, Envoy does without the fixed port at which it else takes captured connections.
+    let upstream = format!("analytics.shop:80={}", own.address());
+    let options = ["--service", "analytics.shop", "--port", &port, "--inbound", &address, "--upstream", &upstream];
+    let Some(envoy) = Envoy::start(&mesh, &options).await? else { return mesh.finish().await };
+    let curl = match peer(Peer::Curl) {
+        Ok(curl) => mesh.program(curl)?,
+        Err(why) => {
+            left_out(&format!("calls to a service behind Envoy: {why}"));
+            return mesh.finish().await;
+        }
+    };
+
+    let (captured, explicit) = ("http://analytics.shop/in".to_owned(), format!("http://{}/in", local.address()));
+    let called = eventually("the service behind Envoy answers", PATIENCE, || async {
+        let (client, url) = match can_namespaces(Who::Nobody) {
+            Ok(()) => (mesh.client(), &captured),
+            Err(why) => {
+                left_out(&format!("a captured call to a service behind Envoy: {why}"));
+                (mesh.client().upstream(&format!("analytics.shop:80={}", local.address())), &explicit)
+            }
+        };
+        let arguments = [curl.as_os_str(), "-sS".as_ref(), "--fail-with-body".as_ref(), url.as_ref()];
+        Ok(serde_json::from_str::<Echo>(&client.output(arguments).await?.success()?.stdout)?)
+    });
+    let echo = called.await.with_context(|| mesh.last_words())?;
+    assert_eq!((echo.server.as_str(), echo.path.as_str()), ("analytics", "/in"));
+    let caller = echo.header("x-forwarded-client-cert").context("the app is not told who calls")?;
+    assert!(caller.contains("URI=spiffe://") && caller.contains("/ns/default/sa/default"), "{caller}");
+
+    // Envoy calls Envoy: both ends of the mutual TLS are the bootstrap's.
+    let echo = answer(&mesh, own.address(), "/own").await?;
+    assert_eq!((echo.server.as_str(), echo.path.as_str()), ("analytics", "/own"));
+    let caller = echo.header("x-forwarded-client-cert").context("the app is not told who calls")?;
+    assert!(caller.contains("/ns/shop/sa/analytics"), "{caller}");
+
+    // The same listener, by TLS with the right name, but without a certificate; then without TLS.
+    let answered = app.requests();
+    let sni = "80.analytics.shop.mesh";
+    let url = format!("https://{sni}:{}/", inbound.number());
+    let resolve = format!("{sni}:{}:127.0.0.1", inbound.number());
+    let stranger = mesh.start_outside(&curl, ["-sSk", "--http1.1", "--resolve", &resolve, &url])?.output(PATIENCE).await?;
+    assert_ne!(stranger.code(), 0, "{}{}", stranger.stdout, stranger.stderr);
+    assert!(http_get(inbound.address(), "analytics.shop", "/").await.is_err());
+    assert_eq!(app.requests(), answered, "a call without a certificate reached the app");
+    let counters = envoy.counters().await?;
+    let tls: Vec<_> = counters.iter().filter(|(name, _)| name.starts_with("listener.") && name.contains(".ssl.")).collect();
+    assert!(tls.iter().any(|(name, count)| name.ends_with(".ssl.fail_verify_no_cert") && *count > 0), "{tls:?}\n{}", stranger.stderr);
+    envoy.refused_nothing(&mesh).await?;
+    envoy.running.stop().await?;
+    mesh.finish().await
+}
+
+/// All calls of `recording` lead to `recording-next`.
+const ROUTE: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: recording, namespace: contact}
+spec:
+  parentRefs: [{kind: Service, group: '', name: recording}]
+  rules:
+  - backendRefs:
+    - {name: recording, port: 80, weight: 0}
+    - {name: recording-next, port: 80, weight: 1}
+";

@@ -155,7 +155,12 @@ async fn a_route_is_applied_with_a_receipt_and_takes_hold_at_once() -> anyhow::R
     let port = Port::free()?;
     let client = mesh.client().upstream(&format!("web.shop:80={}", port.address())).start(["sleep", "600"])?;
     let ask = async || testbed::http_get(port.address(), "web.shop", "/").await;
-    let reply = eventually("an answer of v1", PATIENCE, || async { ask().await.ok().filter(|reply| reply.status.as_u16() == 200) }).await?;
+    let reply = eventually("an answer of v1", PATIENCE, || async {
+        let reply = ask().await?;
+        anyhow::ensure!(reply.status.as_u16() == 200, "{}", reply.text());
+        Ok(reply)
+    })
+    .await?;
     assert!(reply.text().contains("By=spiffe://mesh.local/ns/shop/sa/web-v1"), "{}", reply.text());
     let applied = mesh.apply(&route([0, 1])).await?.success()?;
     assert!(applied.stdout.contains("applied: 1 of 1 proxies concerned"), "{}", applied.stdout);
@@ -245,7 +250,7 @@ async fn a_kept_connection_sees_the_newest_configuration() -> anyhow::Result<()>
     let service = mesh.service("web.shop").no_capture().port(&format!("80:{}/http", serving.number())).start(arguments)?;
     mesh.announced("web.shop", 1).await?;
     let client = mesh.client().upstream(&format!("web.shop:80={}", calling.address())).start(["sleep", "600"])?;
-    let mut connection = eventually("the listener", PATIENCE, || async { Connection::open(calling.address()).await.ok() }).await?;
+    let mut connection = eventually("the listener", PATIENCE, || Connection::open(calling.address())).await?;
     connection.write(b"GET /a HTTP/1.1\r\nHost: web.shop\r\n\r\n").await?;
     let first = connection.read_until(b"\r\n").await?;
     assert!(first.starts_with(b"HTTP/1.1 200"), "{}", first.escape_ascii());

@@ -14,7 +14,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::views::{ApplyReply, ApplyRequest, DeleteRequest, ErrorBody, Receipt, Refusal, RenderedDiagnostic, ResourceList, Status};
+use crate::views::{
+    ApplyReply, ApplyRequest, DeleteRequest, ErrorBody, ErrorReply, Receipt, Refusal, RenderedDiagnostic, ResourceList, Status,
+};
 
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
@@ -188,8 +190,8 @@ impl ApiClient {
         {
             return Err(ApiError::Refused(diagnostics));
         }
-        let error = serde_json::from_slice(&body)
-            .unwrap_or_else(|_| ErrorBody { message: String::from_utf8_lossy(&body).into_owned(), hint: None });
+        let plain = |_| ErrorReply { error: ErrorBody { message: String::from_utf8_lossy(&body).into_owned(), hint: None } };
+        let ErrorReply { error } = serde_json::from_slice(&body).unwrap_or_else(plain);
         Err(ApiError::Failed { status: status.as_u16(), message: error.message, hint: error.hint })
     }
 }

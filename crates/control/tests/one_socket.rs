@@ -215,6 +215,41 @@ async fn a_change_set_is_stored_shown_and_deleted() {
     control.stop().await;
 }
 
+/// A call that the client of this crate would not make: raw, as another program may.
+async fn call(socket: &Path, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(UnixStream::connect(socket).await.unwrap())).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::builder().method(method).uri(path).header("host", "x").header("content-type", "application/json");
+    let response = sender.send_request(request.body(axum::body::Body::from(body.to_owned())).unwrap()).await.unwrap();
+    let status = response.status().as_u16();
+    let body = axum::body::to_bytes(axum::body::Body::new(response.into_body()), 1 << 20).await.unwrap();
+    (status, serde_json::from_slice(&body).unwrap_or_else(|_| panic!("it is no JSON: {body:?}")))
+}
+
+#[tokio::test]
+async fn every_error_has_one_form() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = Control::start(directory.path()).await;
+    let cases = [
+        ("POST", "/v1/apply", "{", 400),
+        ("POST", "/v1/apply", r#"{"files": 1}"#, 422),
+        ("POST", "/v1/apply?wait=soon", r#"{"files": []}"#, 400),
+        ("GET", "/v1/receipts/many", "", 400),
+        ("GET", "/v1/receipts/99", "", 404),
+        ("GET", "/v1/resources/gadgets", "", 404),
+        ("GET", "/v1/resources/services/Contact/x", "", 400),
+        ("GET", "/v1/resources/SERVICE/contact/x", "", 404),
+        ("GET", "/v2", "", 404),
+    ];
+    for (method, path, body, expected) in cases {
+        let (status, answer) = call(&control.socket, method, path, body).await;
+        assert_eq!(status, expected, "{method} {path}: {answer}");
+        assert!(answer["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{method} {path}: {answer}");
+    }
+    control.stop().await;
+}
+
 #[tokio::test]
 async fn mistakes_are_refused_where_they_stand() {
     let directory = tempfile::tempdir().unwrap();

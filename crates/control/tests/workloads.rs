@@ -130,6 +130,7 @@ fn a_service_that_loses_all_its_endpoints_at_once_keeps_the_last_ones() {
 fn a_restart_awaits_who_was_there() {
     let Kept { mesh, store, directory } = kept();
     connect(&mesh, "recording-1.contact", node());
+    assert_eq!(there(&mesh), ["recording-1.contact"]);
     let address = mesh.seen().published.registry.workloads[&name("recording-1.contact")].addresses;
     drop(mesh);
     store.close();
@@ -185,7 +186,7 @@ fn a_receipt_tells_streams_of_one_name_apart_and_names_who_refused() {
     for stream in [old, new] {
         mesh.subscribed(stream, Kind::Listener, vec!["recording.contact.mesh:80".to_owned()], true);
     }
-    let mut service = document(&SERVICE.replace("port: 80", "port: 80, appProtocol: http"));
+    let mut service = document(&SERVICE.replace("port: 80", "port: 80, appProtocol: http2"));
     // The workload declared it, which was its first generation.
     service.metadata.generation = 2;
     let (_, publication) = mesh.change(vec![service], &[]).unwrap();

@@ -4,18 +4,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use lorica_api::{ApplyReply, ApplyRequest, Change, ChangeAction, DeleteRequest, NamedText, Refusal, RenderedDiagnostic, Target};
 use lorica_model::resource::{self, Diagnostic, Document, Key, Options, Resource, Resources, Severity};
 
+use super::request::{Body, Query};
 use super::{Failure, Wait};
 use crate::ControlPlane;
 
 pub(super) async fn apply(
     State(control): State<Arc<ControlPlane>>,
     Query(wait): Query<Wait>,
-    Json(request): Json<ApplyRequest>,
+    Body(request): Body<ApplyRequest>,
 ) -> Result<Json<ApplyReply>, Failure> {
     let wait = wait.duration()?;
     let world = control.mesh.seen().published.resources.clone();
@@ -37,7 +38,7 @@ pub(super) async fn apply(
 pub(super) async fn delete(
     State(control): State<Arc<ControlPlane>>,
     Query(wait): Query<Wait>,
-    Json(request): Json<DeleteRequest>,
+    Body(request): Body<DeleteRequest>,
 ) -> Result<Json<ApplyReply>, Failure> {
     let wait = wait.duration()?;
     let world = control.mesh.seen().published.resources.clone();

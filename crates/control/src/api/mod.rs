@@ -1,6 +1,7 @@
 //! The REST API's handlers: JSON in and out. What they decide is the model's; what they keep is the mesh's.
 
 mod change;
+mod request;
 mod status;
 
 use std::sync::Arc;
@@ -8,16 +9,17 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use lorica_api::{ErrorBody, Refusal, ResourceList};
+use lorica_api::{ErrorBody, ErrorReply, Refusal, ResourceList};
 use lorica_model::compile::route_status;
 use lorica_model::name::{Label, Namespace};
 use lorica_model::resource::{Key, Kind, Resource, Spec};
 use serde::Deserialize;
 
+use self::request::{Path, Query};
 use crate::ControlPlane;
 use crate::store::StoreError;
 
@@ -72,7 +74,7 @@ impl From<StoreError> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         match self {
-            Self::Said(status, body) => (status, Json(body)).into_response(),
+            Self::Said(status, error) => (status, Json(ErrorReply { error })).into_response(),
             Self::Refused(refusal) => (StatusCode::UNPROCESSABLE_ENTITY, Json(refusal)).into_response(),
         }
     }

@@ -30,7 +30,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let read = axum::extract::Path::from_request_parts(parts, state).await;
-        read.map(|axum::extract::Path(path)| Self(path)).map_err(|error: PathRejection| Failure::new(error.status(), error.body_text(), None))
+        read.map(|axum::extract::Path(path)| Self(path))
+            .map_err(|error: PathRejection| Failure::new(error.status(), error.body_text(), None))
     }
 }
 
@@ -39,6 +40,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let read = axum::extract::Query::from_request_parts(parts, state).await;
-        read.map(|axum::extract::Query(query)| Self(query)).map_err(|error: QueryRejection| Failure::new(error.status(), error.body_text(), None))
+        read.map(|axum::extract::Query(query)| Self(query))
+            .map_err(|error: QueryRejection| Failure::new(error.status(), error.body_text(), None))
     }
 }
