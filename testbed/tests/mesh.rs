@@ -86,7 +86,7 @@ async fn http2_and_websocket_pass() -> anyhow::Result<()> {
         mesh.client().output(["curl", "-sS", "--http2-prior-knowledge", "-d", "body", "http://recording.contact/x"]).await?.success()?;
     assert!(reply.stdout.contains("\"path\":\"/x\""), "{}", reply.stdout);
     // Bytes after 101 belong to whoever upgraded, both ways.
-    let server = mesh.write("socket.py", "import socket\ns = socket.create_server(('', 80))\nwhile True:\n    c, _ = s.accept()\n    data = b''\n    while b'\\r\\n\\r\\n' not in data:\n        data += c.recv(4096)\n    c.sendall(b'HTTP/1.1 101 Switching Protocols\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\n\\r\\nhello')\n    while True:\n        got = c.recv(4096)\n        if not got:\n            break\n        c.sendall(got.upper())\n    c.close()\n")?;
+    let server = mesh.write("chat.py", "import socket\ns = socket.create_server(('', 80))\nwhile True:\n    c, _ = s.accept()\n    data = b''\n    while b'\\r\\n\\r\\n' not in data:\n        data += c.recv(4096)\n    c.sendall(b'HTTP/1.1 101 Switching Protocols\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\n\\r\\nhello')\n    while True:\n        got = c.recv(4096)\n        if not got:\n            break\n        c.sendall(got.upper())\n    c.close()\n")?;
     let client = mesh.write("talk.py", "import socket\nc = socket.create_connection(('chat.contact', 80))\nc.sendall(b'GET /chat HTTP/1.1\\r\\nHost: chat.contact\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\nSec-WebSocket-Version: 13\\r\\n\\r\\n')\ndata = b''\nwhile not data.endswith(b'hello'):\n    data += c.recv(4096)\nassert data.startswith(b'HTTP/1.1 101'), data\nc.sendall(b'ping')\nprint(c.recv(4096).decode())\n")?;
     let chat = mesh.service("chat.contact").port("80/http").start([python.as_os_str(), server.as_os_str()])?;
     mesh.announced("chat.contact", 1).await?;
@@ -143,9 +143,13 @@ async fn a_route_is_applied_with_a_receipt_and_takes_hold_at_once() -> anyhow::R
     }
     let mesh = Mesh::as_nobody().start().await?;
     let (one, two) = (echo(&mesh, "web-v1.shop", "80/http", 80).await?, echo(&mesh, "web-v2.shop", "80/http", 80).await?);
+    let web = "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{port: 80, appProtocol: http}]}\n";
+    // A new name concerns every proxy: each answers its app's DNS.
+    let applied = mesh.apply(web).await?.success()?;
+    assert!(applied.stdout.contains("applied: 2 of 2 proxies concerned"), "{}", applied.stdout);
     let route = |weights: [u8; 2]| {
         format!(
-            "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\nspec: {{ports: [{{port: 80, appProtocol: http}}]}}\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: web, namespace: shop}}\nspec:\n  parentRefs: [{{kind: Service, name: web}}]\n  rules:\n  - matches: [{{path: {{value: /}}}}]\n    backendRefs: [{{name: web-v1, port: 80, weight: {}}}, {{name: web-v2, port: 80, weight: {}}}]\n",
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: web, namespace: shop}}\nspec:\n  parentRefs: [{{kind: Service, name: web}}]\n  rules:\n  - matches: [{{path: {{value: /}}}}]\n    backendRefs: [{{name: web-v1, port: 80, weight: {}}}, {{name: web-v2, port: 80, weight: {}}}]\n",
             weights[0], weights[1]
         )
     };
@@ -166,7 +170,8 @@ async fn a_route_is_applied_with_a_receipt_and_takes_hold_at_once() -> anyhow::R
     assert!(applied.stdout.contains("applied: 1 of 1 proxies concerned"), "{}", applied.stdout);
     let identities: Vec<String> = vec![ask().await?.text(), ask().await?.text()];
     assert!(identities.iter().all(|text| text.contains("By=spiffe://mesh.local/ns/shop/sa/web-v2")), "{identities:?}");
-    let refused = mesh.apply(&route([0, 1]).replace("web-v2, port", "web-v3, port")).await?;
+    let wrong = route([0, 1]).replace("web-v2, port", "web-v3, port");
+    let refused = mesh.lorica_with_input(["apply", "-f", "-"], Some(&wrong)).await?;
     assert_eq!(refused.code(), 1);
     assert!(refused.stderr.contains("there is no service `web-v3.shop`") && refused.stderr.contains("^"), "{}", refused.stderr);
     client.stop().await?;

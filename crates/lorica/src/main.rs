@@ -43,7 +43,11 @@ fn main() -> ExitCode {
         }
     };
     done.unwrap_or_else(|error| {
-        printer.error(&format!("{error:#}"));
+        match error.downcast_ref() {
+            // Diagnostics come with labels and places of their own.
+            Some(lorica_api::ApiError::Refused(_)) => printer.note(&format!("{error}")),
+            _ => printer.error(&format!("{error:#}")),
+        }
         ExitCode::FAILURE
     })
 }

@@ -4,15 +4,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
 use crate::record::Record;
 
@@ -20,6 +21,9 @@ use crate::record::Record;
 const QUEUE: usize = 8192;
 /// How large a file becomes before it is moved to `NAME.1`, in bytes; with that one kept, a log takes twice as much.
 const ROTATE: u64 = 64 * 1024 * 1024;
+
+/// How long a line may wait in memory.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// Where the access log goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,24 +113,38 @@ impl AccessLog {
 
 fn write(records: &Receiver<Message>, out: Box<dyn Write + Send>) {
     let mut out = BufWriter::with_capacity(64 * 1024, out);
+    let mut line = Vec::with_capacity(1024);
     let mut failing = false;
+    let mut flushed = Instant::now();
     loop {
-        let written = match records.recv_timeout(Duration::from_secs(1)) {
+        let mut written = match records.recv_timeout(FLUSH) {
             Ok(Message::Record(record)) => {
-                serde_json::to_writer(&mut out, &line(&record)).map_err(io::Error::from).and_then(|()| out.write_all(b"\n"))
+                line.clear();
+                serde_json::to_writer(&mut line, &Line::of(&record)).map_err(io::Error::from).and_then(|()| {
+                    line.push(b'\n');
+                    // A line goes out as a whole, so that who reads the file meanwhile sees no half one.
+                    if line.len() > out.capacity() - out.buffer().len() {
+                        out.flush()?;
+                    }
+                    out.write_all(&line)
+                })
             }
             Ok(Message::Flush(done)) => {
-                let flushed = out.flush();
+                let all = out.flush();
                 // Whoever asked may have stopped waiting.
                 let _: Result<(), _> = done.send(());
-                flushed
+                all
             }
-            Err(RecvTimeoutError::Timeout) => out.flush(),
+            Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => {
                 let _: io::Result<()> = out.flush();
                 return;
             }
         };
+        if flushed.elapsed() >= FLUSH {
+            written = written.and_then(|()| out.flush());
+            flushed = Instant::now();
+        }
         // Said once, not once a line.
         if let Err(error) = &written
             && !failing
@@ -137,49 +155,78 @@ fn write(records: &Receiver<Message>, out: Box<dyn Write + Send>) {
     }
 }
 
-/// A record as the log shows it. Keys are Envoy's and Istio's; ours come after them. What is not known is null.
-#[must_use]
-pub fn line(record: &Record) -> Value {
-    let text = |text: &str| if text.is_empty() { Value::Null } else { Value::from(text) };
-    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let start = Timestamp::try_from(record.start).map_or(Value::Null, |start| Value::from(format!("{start:.3}")));
-    let http = record.http.as_ref();
-    let mut line = Map::new();
-    let mut put = |key: &str, value: Value| drop(line.insert(key.to_owned(), value));
-    put("start_time", start);
-    put("method", http.map_or(Value::Null, |http| text(&http.method)));
-    put("path", http.map_or(Value::Null, |http| text(&http.path)));
-    put("protocol", http.map_or(Value::Null, |http| text(http.version)));
-    put("response_code", http.map_or(json!(0), |http| json!(http.status)));
-    put("response_flags", json!(record.flag()));
-    put(
-        "response_code_details",
-        record.reason.map_or_else(|| http.map_or(Value::Null, |_| json!("via_upstream")), |reason| json!(reason.meaning().word)),
-    );
-    put("bytes_received", json!(record.received));
-    put("bytes_sent", json!(record.sent));
-    put("duration", json!(milliseconds(record.duration)));
-    put("upstream_service_time", http.and_then(|http| http.upstream_time).map_or(Value::Null, |time| json!(milliseconds(time))));
-    put("x_forwarded_for", http.and_then(|http| http.forwarded_for.as_deref()).map_or(Value::Null, text));
-    put("user_agent", http.and_then(|http| http.user_agent.as_deref()).map_or(Value::Null, text));
-    put("request_id", http.map_or(Value::Null, |http| text(&http.request_id)));
-    put("authority", http.map_or(Value::Null, |http| text(&http.authority)));
-    put("upstream_host", record.upstream.map_or(Value::Null, |address| json!(address)));
-    put("upstream_cluster", json!(record.called.fqdn));
-    put("downstream_local_address", record.local.map_or(Value::Null, |address| json!(address)));
-    put("downstream_remote_address", record.remote.map_or(Value::Null, |address| json!(address)));
-    put("requested_server_name", record.server_name.as_deref().map_or(Value::Null, text));
-    put("route_name", record.route.as_deref().map_or(Value::Null, text));
-    put("reporter", json!(record.reporter.word()));
-    put("source_workload", json!(record.source.workload));
-    put("source_principal", json!(record.source.principal));
-    put("destination_workload", json!(record.destination.workload));
-    put("destination_principal", json!(record.destination.principal));
-    put("grpc_status", http.and_then(|http| http.grpc_status).map_or(Value::Null, |status| json!(status)));
-    put("attempts", http.map_or(Value::Null, |http| json!(http.attempts)));
-    put("trace_id", http.and_then(|http| http.span).map_or(Value::Null, |span| json!(format!("{:032x}", span.context.trace_id))));
-    put("detail", text(&record.detail));
-    Value::Object(line)
+/// A record as the log shows it, in this order: Envoy's and Istio's keys, then ours. What is not known is null.
+#[derive(Debug, Serialize)]
+struct Line<'r> {
+    start_time: String,
+    method: Option<&'r str>,
+    path: Option<&'r str>,
+    protocol: Option<&'r str>,
+    response_code: u16,
+    response_flags: &'r str,
+    response_code_details: Option<&'r str>,
+    bytes_received: u64,
+    bytes_sent: u64,
+    duration: u128,
+    upstream_service_time: Option<u128>,
+    x_forwarded_for: Option<&'r str>,
+    user_agent: Option<&'r str>,
+    request_id: Option<&'r str>,
+    authority: Option<&'r str>,
+    upstream_host: Option<SocketAddr>,
+    upstream_cluster: &'r str,
+    downstream_local_address: Option<SocketAddr>,
+    downstream_remote_address: Option<SocketAddr>,
+    requested_server_name: Option<&'r str>,
+    route_name: Option<&'r str>,
+    reporter: &'r str,
+    source_workload: &'r str,
+    source_principal: &'r str,
+    destination_workload: &'r str,
+    destination_principal: &'r str,
+    grpc_status: Option<u32>,
+    attempts: Option<u32>,
+    trace_id: Option<String>,
+    detail: Option<&'r str>,
+}
+
+impl<'r> Line<'r> {
+    fn of(record: &'r Record) -> Self {
+        let http = record.http.as_ref();
+        let text = |text: &'r str| Some(text).filter(|text| !text.is_empty());
+        Self {
+            start_time: Timestamp::try_from(record.start).map_or_else(|_| String::new(), |start| format!("{start:.3}")),
+            method: http.and_then(|http| text(&http.method)),
+            path: http.and_then(|http| text(&http.path)),
+            protocol: http.and_then(|http| text(http.version)),
+            response_code: http.map_or(0, |http| http.status),
+            response_flags: record.flag(),
+            response_code_details: record.reason.map(|reason| reason.meaning().word).or_else(|| http.map(|_| "via_upstream")),
+            bytes_received: record.received,
+            bytes_sent: record.sent,
+            duration: record.duration.as_millis(),
+            upstream_service_time: http.and_then(|http| http.upstream_time).map(|time| time.as_millis()),
+            x_forwarded_for: http.and_then(|http| http.forwarded_for.as_deref()),
+            user_agent: http.and_then(|http| http.user_agent.as_deref()),
+            request_id: http.and_then(|http| text(&http.request_id)),
+            authority: http.and_then(|http| text(&http.authority)),
+            upstream_host: record.upstream,
+            upstream_cluster: &record.called.fqdn,
+            downstream_local_address: record.local,
+            downstream_remote_address: record.remote,
+            requested_server_name: record.server_name.as_deref(),
+            route_name: record.route.as_deref(),
+            reporter: record.reporter.word(),
+            source_workload: &record.source.workload,
+            source_principal: &record.source.principal,
+            destination_workload: &record.destination.workload,
+            destination_principal: &record.destination.principal,
+            grpc_status: http.and_then(|http| http.grpc_status),
+            attempts: http.map(|http| http.attempts),
+            trace_id: http.and_then(|http| http.span).map(|span| format!("{:032x}", span.context.trace_id)),
+            detail: text(&record.detail),
+        }
+    }
 }
 
 /// A file that moves itself aside when it is large.
@@ -214,5 +261,78 @@ impl Write for Rotating {
     }
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use lorica_model::reason::Reason;
+
+    use super::*;
+    use crate::record::{Called, Http, Party, Protocol, Reporter, Security};
+
+    fn record(http: Option<Http>) -> Record {
+        Record {
+            reporter: Reporter::Source,
+            source: Arc::default(),
+            destination: Arc::new(Party { workload: "recording-1".to_owned(), ..Party::default() }),
+            called: Arc::new(Called {
+                fqdn: "recording.contact.mesh".to_owned(),
+                name: "recording".to_owned(),
+                namespace: "contact".to_owned(),
+            }),
+            protocol: Protocol::Http,
+            security: Security::Unknown,
+            reason: Some(Reason::NoEndpoint),
+            detail: String::new(),
+            start: SystemTime::UNIX_EPOCH,
+            duration: Duration::from_millis(7),
+            received: 1,
+            sent: 2,
+            route: None,
+            upstream: None,
+            remote: None,
+            local: None,
+            server_name: None,
+            http,
+        }
+    }
+
+    #[test]
+    fn a_line_has_its_keys_in_order_and_null_for_what_is_not_known() {
+        let http =
+            Http { version: "HTTP/1.1", method: "GET".to_owned(), path: "/a\"b".to_owned(), status: 503, attempts: 1, ..Http::default() };
+        let line = serde_json::to_string(&Line::of(&record(Some(http)))).unwrap();
+        assert!(line.starts_with(r#"{"start_time":"1970-01-01T00:00:00.000Z","method":"GET","path":"/a\"b","protocol":"HTTP/1.1","response_code":503,"response_flags":"UH","response_code_details":"no_endpoint","#), "{line}");
+        assert!(line.contains(r#""upstream_host":null"#) && line.contains(r#""source_workload":"unknown""#), "{line}");
+    }
+
+    #[test]
+    fn a_file_holds_whole_lines_and_is_its_owners_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("inside/access.log");
+        let log = AccessLog::open(&Target::File(path.clone())).unwrap();
+        (0..1000).for_each(|_| log.write(record(None)));
+        log.flush(Duration::from_secs(20));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count() as u64 + log.dropped(), 1000);
+        assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_large_file_is_moved_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("access.log");
+        let mut file = Rotating::open(&path).unwrap();
+        file.size = ROTATE;
+        file.write_all(b"new\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new\n");
+        assert!(directory.path().join("access.log.1").exists());
     }
 }

@@ -312,7 +312,7 @@ fn capabilities(who: Who) {
 }
 
 fn clean_start(who: Who) {
-    let script = "ls /proc/self/fd | tr '\\n' ' '; env | grep -c LORICA; pwd";
+    let script = "ls /proc/self/fd | tr '\\n' ' '; env | grep -c LORICA_CHANNEL; pwd";
     let output = Plan::new(who).shell(script).output();
     // 3 is the directory that ls reads.
     assert_eq!(output, "0 1 2 3 0\n/");

@@ -112,7 +112,11 @@ impl Http1Server {
                 }
             }
             if poll_fn(|cx| self.connection.borrow_mut().poll_fill(cx)).await? == 0 {
-                return if self.is_idle() { Ok(None) } else { Err(WireError::Closed) };
+                if self.is_idle() {
+                    return Ok(None);
+                }
+                // What is wrong already is told so, however the bytes came.
+                return parse::request(&mut self.connection.borrow_mut().inbox)?.map_or(Err(WireError::Closed), |parsed| Ok(Some(parsed)));
             }
         }
     }
