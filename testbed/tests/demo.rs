@@ -82,14 +82,18 @@ async fn only_tls_passes_between_proxies() -> anyhow::Result<()> {
         left_out(&format!("the look at the proxies' connections: {why}"));
         return Ok(());
     }
+    let Some(unshare) = ["/usr/bin/unshare", "/bin/unshare"].into_iter().find(|path| std::path::Path::new(path).exists()) else {
+        left_out("the look at the proxies' connections: there is no `unshare` program");
+        return Ok(());
+    };
     let mesh = Mesh::as_nobody().without_control()?;
     let python = peer(Peer::Python).map_err(anyhow::Error::msg)?;
     let lorica = mesh.program(testbed::lorica()?)?;
     let script = mesh.write("listen.py", LISTENER)?;
     let home = mesh.home();
-    let unshare = ["--user", "--map-root-user", "--net", "--"].map(std::ffi::OsStr::new);
+    let namespaces = ["--user", "--map-root-user", "--net", "--"].map(std::ffi::OsStr::new);
     let command = [python.as_os_str(), script.as_os_str(), lorica.as_os_str(), home.as_os_str()];
-    let looked = mesh.start_outside("unshare", unshare.into_iter().chain(command))?.output(WITHIN).await?.success()?;
+    let looked = mesh.start_outside(unshare, namespaces.into_iter().chain(command))?.output(WITHIN).await?.success()?;
     let seen: serde_json::Value = serde_json::from_str(looked.stdout.lines().last().unwrap_or_default())?;
     assert_eq!(seen["code"], 0, "{}", looked.stdout);
     assert_eq!(seen["plain"], serde_json::json!([]), "{seen}");
