@@ -244,9 +244,35 @@ async fn without_a_control_plane_the_error_says_what_to_do() -> anyhow::Result<(
     mesh.finish().await
 }
 
-/// Kept connections of callers survive a change of what they call: see `a_route_is_applied…`; here, raw bytes through a listener.
+/// Both proxies tell of the same request under Istio's names, with who called and who answered.
+async fn both_sides_count(mesh: &Mesh) -> anyhow::Result<()> {
+    let status = mesh.status().await?;
+    let mut texts = Vec::new();
+    for proxy in status["proxies"].as_array().into_iter().flatten() {
+        let address = proxy["metrics"].as_str().unwrap_or_default().parse()?;
+        texts.push(testbed::http_get(address, "proxy", "/metrics").await?.text());
+    }
+    let lines: Vec<&str> = texts.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with("istio_requests_total{")).collect();
+    for (reporter, policy) in [("source", "unknown"), ("destination", "mutual_tls")] {
+        let labels = [
+            format!("reporter=\"{reporter}\""),
+            format!("connection_security_policy=\"{policy}\""),
+            "source_principal=\"spiffe://mesh.local/ns/default/sa/default\"".to_owned(),
+            "destination_principal=\"spiffe://mesh.local/ns/shop/sa/web\"".to_owned(),
+            "destination_service=\"web.shop.mesh\"".to_owned(),
+            "destination_canonical_service=\"web\"".to_owned(),
+            "response_code=\"200\"".to_owned(),
+            "response_flags=\"-\"".to_owned(),
+        ];
+        let found =
+            lines.iter().any(|line| labels.iter().all(|label| line.contains(label)) && !line.contains("=\"\",") && line.ends_with(" 1"));
+        anyhow::ensure!(found, "no {reporter} reports the request:\n{}", lines.join("\n"));
+    }
+    Ok(())
+}
+
 #[tokio::test]
-async fn a_kept_connection_sees_the_newest_configuration() -> anyhow::Result<()> {
+async fn a_request_is_counted_on_both_sides() -> anyhow::Result<()> {
     let mesh = Mesh::as_nobody().start().await?;
     let app = mesh.program(testbed::app()?)?;
     let (serving, calling) = (Port::free()?, Port::free()?);
@@ -259,6 +285,7 @@ async fn a_kept_connection_sees_the_newest_configuration() -> anyhow::Result<()>
     connection.write(b"GET /a HTTP/1.1\r\nHost: web.shop\r\n\r\n").await?;
     let first = connection.read_until(b"\r\n").await?;
     assert!(first.starts_with(b"HTTP/1.1 200"), "{}", first.escape_ascii());
+    both_sides_count(&mesh).await?;
     client.stop().await?;
     service.stop().await?;
     mesh.finish().await

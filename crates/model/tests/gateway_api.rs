@@ -12,7 +12,7 @@ use lorica_model::head::{HeadBuilder, RequestHead, Version};
 use lorica_model::name::{Namespace, ServiceName, ServicePort};
 use lorica_model::reason::Reason;
 use lorica_model::resource::{Options, Resources, check, read};
-use lorica_model::snapshot::{OutboundUnit, route};
+use lorica_model::snapshot::{HttpRule, OutboundUnit, PathMatch, route};
 use lorica_model::spiffe::TrustDomain;
 
 const NAMESPACE: &str = "gateway-conformance-infra";
@@ -81,6 +81,46 @@ fn answer(unit: &OutboundUnit, head: &RequestHead) -> Result<String, i64> {
     };
     let rule = route::rule(unit, head, &mut ()).map_err(status)?;
     route::backend(rule, 0.0, &mut ()).map(|port| port.service.name.to_string()).map_err(status)
+}
+
+/// The route of one of the suite's manifests, compiled; none where the suite is not at hand.
+fn unit_of(manifest: &str) -> Option<OutboundUnit> {
+    let text = std::fs::read_to_string(folder().join("manifests/tests").join(manifest));
+    if text.is_err() {
+        println!("left out: the conformance cases are not at hand");
+    }
+    text.ok().map(|text| unit(&text))
+}
+
+#[test]
+fn shares_are_those_of_the_weights() {
+    let Some(unit) = unit_of("httproute-weight.yaml") else { return };
+    let mut shares: BTreeMap<String, u32> = BTreeMap::new();
+    for ticket in 0..1000 {
+        let random = (f64::from(ticket) + 0.5) / 1000.0;
+        *shares.entry(route::backend(&unit.rules[0], random, &mut ()).unwrap().service.name.to_string()).or_default() += 1;
+    }
+    assert_eq!(shares.into_iter().collect::<Vec<_>>(), [("infra-backend-v1".to_owned(), 700), ("infra-backend-v2".to_owned(), 300)]);
+}
+
+#[test]
+fn timeouts_are_those_written_and_zero_is_none() {
+    let limits = |manifest| -> Option<Vec<_>> {
+        let unit = unit_of(manifest)?;
+        Some(unit.rules.iter().map(|rule| (path_of(rule), rule.timeouts.request, rule.timeouts.backend_request)).collect())
+    };
+    let half = Some(std::time::Duration::from_millis(500));
+    let Some(request) = limits("httproute-timeout-request.yaml") else { return };
+    assert_eq!(request, [("/disable-request-timeout".to_owned(), None, None), ("/request-timeout".to_owned(), half, None)]);
+    let Some(attempt) = limits("httproute-timeout-backend-request.yaml") else { return };
+    assert_eq!(attempt, [("/disable-backend-timeout".to_owned(), None, None), ("/backend-timeout".to_owned(), None, half)]);
+}
+
+fn path_of(rule: &HttpRule) -> String {
+    match &rule.matches.path {
+        PathMatch::Exact(path) | PathMatch::Prefix(path) => path.clone(),
+        PathMatch::Regex(pattern) => pattern.as_str().to_owned(),
+    }
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub enum Value {
 /// The text of `families`, and what it is, for a scraper that sent `accept`.
 #[must_use]
 pub fn encode(families: &[Family], accept: Option<&str>) -> (&'static str, String) {
-    let open = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
+    let open = accept.is_some_and(prefers_openmetrics);
     let mut text = String::with_capacity(16 * 1024);
     for family in families.iter().filter(|family| !family.samples.is_empty()) {
         write_family(&mut text, family, open);
@@ -74,9 +74,28 @@ pub fn encode(families: &[Family], accept: Option<&str>) -> (&'static str, Strin
     (if open { OPENMETRICS } else { PROMETHEUS }, text)
 }
 
+/// Whether `accept` names OpenMetrics 1.0 or does not say which, and ranks it no lower than the plain text.
+fn prefers_openmetrics(accept: &str) -> bool {
+    let rank = |wanted: fn(&str, Option<&str>) -> bool| {
+        let of = |range: &str| {
+            let mut parts = range.split(';').map(|part| part.trim().to_ascii_lowercase());
+            let kind = parts.next()?;
+            let parameters: Vec<String> = parts.collect();
+            let parameter = |name: &str| parameters.iter().find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+            let quality = parameter("q").map_or(Some(1.0), |text| text.parse::<f32>().ok())?;
+            wanted(&kind, parameter("version").map(|text| text.trim_matches('"'))).then_some(quality)
+        };
+        accept.split(',').filter_map(of).fold(0.0, f32::max)
+    };
+    let open = rank(|kind, version| kind == "application/openmetrics-text" && version.is_none_or(|version| version == "1.0.0"));
+    // A range such as `*/*` is no wish for one of them.
+    let plain = rank(|kind, _| kind == "text/plain");
+    open > 0.0 && open >= plain
+}
+
 fn write_family(text: &mut String, family: &Family, open: bool) {
     let Family { name, help, kind, samples } = family;
-    // In OpenMetrics a counter's family has no suffix, its samples have.
+    // In OpenMetrics a counter's family has no suffix, its samples have; and a histogram's bound is written as a float: `1.0`.
     let title = if open && *kind == Kind::Counter { name.strip_suffix("_total").unwrap_or(name) } else { name };
     let word = match kind {
         Kind::Counter => "counter",
@@ -93,7 +112,9 @@ fn write_family(text: &mut String, family: &Family, open: bool) {
                 let mut count = 0;
                 for (index, bucket) in buckets.iter().enumerate() {
                     count += bucket;
-                    let bound = bounds.get(index).map_or_else(|| "+Inf".to_owned(), ToString::to_string);
+                    let bound = bounds
+                        .get(index)
+                        .map_or_else(|| "+Inf".to_owned(), |bound| if open { format!("{bound:?}") } else { bound.to_string() });
                     line(text, name, "_bucket", labels, Some(&bound), &count.to_string());
                 }
                 line(text, name, "_sum", labels, None, &sum.to_string());
@@ -170,6 +191,29 @@ mod tests {
         let (kind, text) = encode(&families(), Some("application/openmetrics-text;version=1.0.0,text/plain;q=0.5"));
         assert_eq!(kind, OPENMETRICS);
         assert!(text.starts_with("# HELP calls Calls\n# TYPE calls counter\ncalls_total{"));
+        assert!(text.contains("took_bucket{le=\"1.0\"} 1\ntook_bucket{le=\"2.5\"} 1\ntook_bucket{le=\"+Inf\"} 3\n"));
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn the_form_is_the_one_that_is_wished_for_most() {
+        let prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,\
+             text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        for (accept, open) in [
+            (prometheus_3, true),
+            ("application/openmetrics-text", true),
+            ("Application/OpenMetrics-Text; Version=\"1.0.0\"; Charset=utf-8", true),
+            ("application/openmetrics-text, text/plain", true),
+            ("text/plain;q=0.9, application/openmetrics-text;q=0.1", false),
+            ("application/openmetrics-text;version=0.0.1,text/plain;version=0.0.4;q=0.5", false),
+            ("application/openmetrics-text;q=0", false),
+            ("application/openmetrics-text;q=much", false),
+            ("text/plain", false),
+            ("*/*", false),
+            ("", false),
+        ] {
+            assert_eq!(prefers_openmetrics(accept), open, "{accept}");
+        }
+        assert_eq!(encode(&[], None).0, PROMETHEUS);
     }
 }

@@ -10,6 +10,8 @@ use crate::trace::Span;
 
 /// What a label says where nothing is known. Never empty: dashboards join on it.
 pub const UNKNOWN: &str = "unknown";
+/// What labels say of exchanges that came past the bound on series.
+pub const OTHER: &str = "other";
 
 /// Which side of a call tells of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,8 +96,20 @@ pub struct Party {
 
 impl Default for Party {
     fn default() -> Self {
-        let unknown = || UNKNOWN.to_owned();
-        Self { workload: unknown(), namespace: unknown(), service: unknown(), version: unknown(), principal: unknown() }
+        Self::named(UNKNOWN)
+    }
+}
+
+impl Party {
+    /// A party of which every part is `word`.
+    pub(crate) fn named(word: &str) -> Self {
+        let word = || word.to_owned();
+        Self { workload: word(), namespace: word(), service: word(), version: word(), principal: word() }
+    }
+
+    /// `latest` where a workload has no version label, as Istio says it.
+    pub(crate) fn revision(&self) -> &str {
+        if self.version == UNKNOWN && self.workload != UNKNOWN { "latest" } else { &self.version }
     }
 }
 
@@ -108,6 +122,13 @@ pub struct Called {
     pub name: String,
     /// `contact`.
     pub namespace: String,
+}
+
+impl Called {
+    /// A service of which every part is `word`.
+    pub(crate) fn named(word: &str) -> Self {
+        Self { fqdn: word.to_owned(), name: word.to_owned(), namespace: word.to_owned() }
+    }
 }
 
 /// The record of an exchange.
@@ -176,6 +197,10 @@ pub struct Http {
     pub attempts: u32,
     /// From the last attempt's begin to the head of the answer.
     pub upstream_time: Option<Duration>,
+    /// gRPC messages from the caller.
+    pub request_messages: u64,
+    /// gRPC messages to the caller.
+    pub response_messages: u64,
     /// The span, where the exchange is traced.
     pub span: Option<Span>,
 }
@@ -185,5 +210,77 @@ impl Record {
     #[must_use]
     pub fn flag(&self) -> &'static str {
         self.reason.map_or("-", |reason| reason.meaning().flag)
+    }
+
+    /// Whether the exchange was traced and is to be told to the collector.
+    #[must_use]
+    pub fn is_sampled(&self) -> bool {
+        self.http.as_ref().and_then(|http| http.span).is_some_and(|span| span.context.sampled)
+    }
+}
+
+/// Records for tests.
+#[cfg(test)]
+pub(crate) mod sample {
+    use super::*;
+
+    pub(crate) fn party(service: &str) -> Arc<Party> {
+        Arc::new(Party {
+            workload: format!("{service}-1"),
+            namespace: "contact".to_owned(),
+            service: service.to_owned(),
+            version: "v2".to_owned(),
+            principal: format!("spiffe://mesh/ns/contact/sa/{service}"),
+        })
+    }
+
+    /// routing calls recording, and it answers 200.
+    pub(crate) fn http() -> Record {
+        let called = Called { fqdn: "recording.contact.mesh".to_owned(), name: "recording".to_owned(), namespace: "contact".to_owned() };
+        Record {
+            reporter: Reporter::Source,
+            source: party("routing"),
+            destination: party("recording"),
+            called: Arc::new(called),
+            protocol: Protocol::Http,
+            security: Security::Unknown,
+            reason: None,
+            detail: String::new(),
+            start: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250),
+            duration: Duration::from_micros(12_500),
+            received: 20,
+            sent: 3000,
+            route: Some("HTTPRoute/recording.contact rule 0".into()),
+            upstream: Some(([127, 0, 0, 1], 9001).into()),
+            remote: Some(([240, 0, 0, 7], 40_000).into()),
+            local: Some(([240, 0, 0, 9], 80).into()),
+            server_name: None,
+            http: Some(Http {
+                version: "HTTP/1.1",
+                method: "GET".to_owned(),
+                path: "/recordings?of=7".to_owned(),
+                authority: "recording.contact".to_owned(),
+                status: 200,
+                user_agent: Some("curl/8".to_owned()),
+                request_id: "4b1d".to_owned(),
+                attempts: 1,
+                upstream_time: Some(Duration::from_millis(11)),
+                ..Http::default()
+            }),
+        }
+    }
+
+    /// routing's bytes to recording.
+    pub(crate) fn tcp() -> Record {
+        Record { protocol: Protocol::Tcp, route: None, http: None, ..http() }
+    }
+
+    /// The HTTP exchange with its own part changed.
+    pub(crate) fn with(change: impl FnOnce(&mut Http)) -> Record {
+        let mut record = http();
+        if let Some(http) = &mut record.http {
+            change(http);
+        }
+        record
     }
 }

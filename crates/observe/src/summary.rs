@@ -11,6 +11,10 @@ pub struct Edge {
     pub destination: String,
     /// `http`, `grpc` or `tcp`.
     pub protocol: String,
+    /// The caller's namespace.
+    pub source_namespace: String,
+    /// The callee's namespace; `unknown` outside the mesh.
+    pub destination_namespace: String,
 }
 
 /// What has flowed on an edge since its proxies began.
@@ -18,10 +22,34 @@ pub struct Edge {
 pub struct Totals {
     /// Requests, or connections.
     pub requests: u64,
-    /// Those that failed: status 5xx or none, a gRPC status other than 0, or ended by the mesh.
+    /// Those that failed: without a status or with one of 500 and above, with a gRPC status that is the callee's fault, or
+    /// connections that the mesh ended.
     pub failures: u64,
     /// Requests up to each bound in milliseconds, the last without one.
     pub buckets: Vec<(f64, u64)>,
+    /// Bytes from the caller, of connections that have ended; of requests' bodies.
+    pub received: u64,
+    /// Bytes to the caller, likewise.
+    pub sent: u64,
+}
+
+impl Totals {
+    /// Adds what flowed on the same edge through another proxy.
+    pub fn add(&mut self, more: &Self) {
+        self.requests += more.requests;
+        self.failures += more.failures;
+        self.received += more.received;
+        self.sent += more.sent;
+        more.buckets.iter().for_each(|(bound, count)| self.add_bucket(*bound, *count));
+    }
+
+    /// Keeps buckets in the order of their bounds.
+    fn add_bucket(&mut self, bound: f64, count: u64) {
+        match self.buckets.binary_search_by(|(known, _)| known.total_cmp(&bound)) {
+            Ok(at) => self.buckets[at].1 += count,
+            Err(at) => self.buckets.insert(at, (bound, count)),
+        }
+    }
 }
 
 /// What flows on an edge now.
@@ -35,12 +63,20 @@ pub struct Rate {
     pub p50: Option<f64>,
     /// The 99th percentile, in milliseconds.
     pub p99: Option<f64>,
+    /// Bytes a second from the caller.
+    pub received: f64,
+    /// Bytes a second to the caller.
+    pub sent: f64,
 }
+
+/// The gRPC statuses that are the callee's fault, as OpenTelemetry draws the line: UNKNOWN, DEADLINE_EXCEEDED,
+/// UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+const GRPC_FAULTS: [&str; 6] = ["2", "4", "12", "13", "14", "15"];
 
 /// Adds what one proxy's scrape says of the calls that its app makes.
 pub fn add(edges: &mut BTreeMap<Edge, Totals>, text: &str) {
     for line in text.lines() {
-        let Some((name, labels, value)) = sample(line) else { continue };
+        let Some(Line { name, labels, value }) = sample(line) else { continue };
         let label = |wanted: &str| labels.iter().find(|(name, _)| *name == wanted).map_or("", |(_, value)| value.as_str());
         if label("reporter") != "source" {
             continue;
@@ -49,6 +85,8 @@ pub fn add(edges: &mut BTreeMap<Edge, Totals>, text: &str) {
             source: label("source_canonical_service").to_owned(),
             destination: label("destination_service_name").to_owned(),
             protocol: label("request_protocol").to_owned(),
+            source_namespace: label("source_workload_namespace").to_owned(),
+            destination_namespace: label("destination_service_namespace").to_owned(),
         };
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are whole and not negative")]
         let count = value as u64;
@@ -56,7 +94,7 @@ pub fn add(edges: &mut BTreeMap<Edge, Totals>, text: &str) {
             "istio_requests_total" => {
                 let status: u16 = label("response_code").parse().unwrap_or_default();
                 let grpc = label("grpc_response_status");
-                let failed = status == 0 || status >= 500 || !matches!(grpc, "" | "0");
+                let failed = status == 0 || status >= 500 || GRPC_FAULTS.contains(&grpc);
                 let totals = edges.entry(edge()).or_default();
                 totals.requests += count;
                 totals.failures += if failed { count } else { 0 };
@@ -65,17 +103,12 @@ pub fn add(edges: &mut BTreeMap<Edge, Totals>, text: &str) {
             "istio_tcp_connections_closed_total" if label("response_flags") != "-" => edges.entry(edge()).or_default().failures += count,
             "istio_request_duration_milliseconds_bucket" => {
                 let bound: f64 = label("le").parse().unwrap_or(f64::INFINITY);
-                let buckets = &mut edges.entry(edge()).or_default().buckets;
-                match buckets.iter_mut().find(|(known, _)| known.total_cmp(&bound).is_eq()) {
-                    Some((_, sum)) => *sum += count,
-                    None => buckets.push((bound, count)),
-                }
+                edges.entry(edge()).or_default().add_bucket(bound, count);
             }
+            "istio_tcp_received_bytes_total" | "istio_request_bytes_sum" => edges.entry(edge()).or_default().received += count,
+            "istio_tcp_sent_bytes_total" | "istio_response_bytes_sum" => edges.entry(edge()).or_default().sent += count,
             _ => {}
         }
-    }
-    for totals in edges.values_mut() {
-        totals.buckets.sort_by(|(one, _), (other, _)| one.total_cmp(other));
     }
 }
 
@@ -86,21 +119,22 @@ pub fn rate(before: Option<&Totals>, after: &Totals, seconds: f64) -> Rate {
     let before = before.unwrap_or(&none);
     let requests = after.requests.saturating_sub(before.requests);
     let failures = after.failures.saturating_sub(before.failures).min(requests);
-    let buckets: Vec<(f64, u64)> = after
-        .buckets
-        .iter()
-        .map(|(bound, count)| {
-            let old = before.buckets.iter().find(|(known, _)| known.total_cmp(bound).is_eq()).map_or(0, |(_, count)| *count);
-            (*bound, count.saturating_sub(old))
-        })
-        .collect();
+    let since = |(bound, count): &(f64, u64)| {
+        let old = before.buckets.binary_search_by(|(known, _)| known.total_cmp(bound)).map_or(0, |at| before.buckets[at].1);
+        (*bound, count.saturating_sub(old))
+    };
+    let buckets: Vec<(f64, u64)> = after.buckets.iter().map(since).collect();
     #[allow(clippy::cast_precision_loss, reason = "a rate is a float")]
-    let (requests, failures) = (requests as f64, failures as f64);
+    let a_second = |before: u64, after: u64| after.saturating_sub(before) as f64 / seconds.max(f64::EPSILON);
+    #[allow(clippy::cast_precision_loss, reason = "a share is a float")]
+    let (failures, all) = (failures as f64, requests as f64);
     Rate {
-        per_second: requests / seconds.max(f64::EPSILON),
-        success: (requests > 0.0).then(|| 1.0 - failures / requests),
+        per_second: a_second(before.requests, after.requests),
+        success: (requests > 0).then(|| 1.0 - failures / all),
         p50: quantile(&buckets, 0.5),
         p99: quantile(&buckets, 0.99),
+        received: a_second(before.received, after.received),
+        sent: a_second(before.sent, after.sent),
     }
 }
 
@@ -122,11 +156,15 @@ fn quantile(buckets: &[(f64, u64)], share: f64) -> Option<f64> {
     Some(lower + (upper - lower) * ((rank - below as f64) / within))
 }
 
-/// The labels of a sample.
-type Labels<'l> = Vec<(&'l str, String)>;
+/// A line of exposition text.
+#[derive(Debug, PartialEq)]
+struct Line<'a> {
+    name: &'a str,
+    labels: Vec<(&'a str, String)>,
+    value: f64,
+}
 
-/// A line of exposition text: name, labels, value.
-fn sample(line: &str) -> Option<(&str, Labels<'_>, f64)> {
+fn sample(line: &str) -> Option<Line<'_>> {
     if line.starts_with('#') {
         return None;
     }
@@ -134,7 +172,8 @@ fn sample(line: &str) -> Option<(&str, Labels<'_>, f64)> {
     let (name, rest) = line.split_at(name_end);
     let mut labels = Vec::new();
     let mut rest = rest.strip_prefix('{').unwrap_or(rest);
-    while let Some(equals) = rest.find("=\"").filter(|_| !rest.starts_with(' ')) {
+    while !rest.starts_with([' ', '}']) {
+        let equals = rest.find("=\"")?;
         let label = rest[..equals].trim_start_matches(',');
         let mut value = String::new();
         let mut characters = rest[equals + 2..].char_indices();
@@ -152,28 +191,32 @@ fn sample(line: &str) -> Option<(&str, Labels<'_>, f64)> {
         rest = &rest[equals + 2 + end + 1..];
     }
     let value = rest.trim_start_matches('}').split_whitespace().next()?.parse().ok()?;
-    Some((name, labels, value))
+    Some(Line { name, labels, value })
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, reason = "a test that fails says where by panicking")]
     use super::*;
 
     const LABELS: &str =
         "reporter=\"source\",source_canonical_service=\"web\",destination_service_name=\"a\\\"b\",request_protocol=\"http\"";
 
+    fn read(text: &str) -> BTreeMap<Edge, Totals> {
+        let mut edges = BTreeMap::new();
+        add(&mut edges, text);
+        edges
+    }
+
     fn scrape(good: u64, bad: u64, fast: u64, all: u64) -> BTreeMap<Edge, Totals> {
-        let text = format!(
+        read(&format!(
             "# TYPE x counter\nistio_requests_total{{{LABELS},response_code=\"200\",grpc_response_status=\"\"}} {good}\n\
              istio_requests_total{{{LABELS},response_code=\"503\",grpc_response_status=\"\"}} {bad}\n\
              istio_request_duration_milliseconds_bucket{{{LABELS},le=\"10\"}} {fast}\n\
              istio_request_duration_milliseconds_bucket{{{LABELS},le=\"+Inf\"}} {all}\n\
+             istio_response_bytes_sum{{{LABELS}}} {all}000\n\
              istio_requests_total{{reporter=\"destination\",response_code=\"200\"}} 99\n"
-        );
-        let mut edges = BTreeMap::new();
-        add(&mut edges, &text);
-        edges
+        ))
     }
 
     #[test]
@@ -182,13 +225,82 @@ mod tests {
         let (edge, totals) = after.first_key_value().unwrap();
         assert_eq!(edge.destination, "a\"b");
         let rate = rate(before.get(edge), totals, 2.0);
-        assert_eq!(rate, Rate { per_second: 10.0, success: Some(0.9), p50: Some(5.0), p99: Some(9.9) });
+        let expected = Rate { per_second: 10.0, success: Some(0.9), p50: Some(5.0), p99: Some(9.9), received: 0.0, sent: 10_000.0 };
+        assert_eq!(rate, expected);
     }
 
     #[test]
     fn where_nothing_flowed_nothing_is_claimed() {
+        let nothing = Rate { per_second: 0.0, success: None, p50: None, p99: None, received: 0.0, sent: 0.0 };
         let same = scrape(10, 0, 10, 10);
         let (edge, totals) = same.first_key_value().unwrap();
-        assert_eq!(rate(same.get(edge), totals, 1.0), Rate { per_second: 0.0, success: None, p50: None, p99: None });
+        assert_eq!(rate(same.get(edge), totals, 1.0), nothing);
+        // A proxy that began anew counts from 0.
+        let anew = scrape(1, 0, 1, 1);
+        assert_eq!(rate(same.get(edge), anew.get(edge).unwrap(), 1.0), nothing);
+    }
+
+    #[test]
+    fn a_fault_of_the_callers_is_no_failure_of_the_edge() {
+        let failures = |status: u16, grpc: &str| {
+            let labels = "reporter=\"source\",source_canonical_service=\"web\"";
+            let edges = read(&format!("istio_requests_total{{{labels},response_code=\"{status}\",grpc_response_status=\"{grpc}\"}} 1\n"));
+            edges.values().next().unwrap().failures
+        };
+        for (status, grpc, expected) in [
+            (200, "", 0),
+            (404, "", 0),
+            (499, "", 0),
+            (500, "", 1),
+            (503, "14", 1),
+            (0, "", 1),
+            (200, "0", 0),
+            (200, "5", 0),
+            (200, "16", 0),
+            (200, "13", 1),
+        ] {
+            assert_eq!(failures(status, grpc), expected, "{status} {grpc}");
+        }
+    }
+
+    #[test]
+    fn tcp_edges_have_connections_and_bytes() {
+        let labels = "reporter=\"source\",source_canonical_service=\"web\",request_protocol=\"tcp\"";
+        let edges = read(&format!(
+            "istio_tcp_connections_opened_total{{{labels},response_flags=\"-\"}} 5\nistio_tcp_connections_closed_total{{{labels},response_flags=\"-\"}} 3\n\
+             istio_tcp_connections_closed_total{{{labels},response_flags=\"UF\"}} 1\nistio_tcp_sent_bytes_total{{{labels}}} 700\n\
+             istio_tcp_received_bytes_total{{{labels}}} 70\n"
+        ));
+        assert_eq!(edges.values().next().unwrap(), &Totals { requests: 5, failures: 1, buckets: Vec::new(), received: 70, sent: 700 });
+    }
+
+    #[test]
+    fn quantiles_are_linear_within_a_bucket() {
+        let buckets = [(1.0, 0), (5.0, 50), (10.0, 90), (f64::INFINITY, 100)];
+        for (share, expected) in [(0.25, 3.0), (0.5, 5.0), (0.7, 7.5), (0.9, 10.0), (0.99, 10.0)] {
+            assert_eq!(quantile(&buckets, share), Some(expected), "{share}");
+        }
+        assert_eq!(quantile(&[], 0.5), None);
+        assert_eq!(quantile(&[(1.0, 0), (f64::INFINITY, 0)], 0.5), None);
+    }
+
+    #[test]
+    fn proxies_of_one_edge_add_up() {
+        let (one, other) = (scrape(10, 1, 5, 11), scrape(20, 2, 6, 22));
+        let mut sum = one.values().next().unwrap().clone();
+        sum.add(other.values().next().unwrap());
+        assert_eq!((sum.requests, sum.failures, sum.sent), (33, 3, 33_000));
+        assert_eq!(sum.buckets, [(10.0, 11), (f64::INFINITY, 33)]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_passed_over() {
+        for line in ["", "x", "x{", "x{a", "x{a=\"", "x{a=\"b\\", "x{a=\"b\"", "x{a=\"b\"}", "x{a=\"b\"} y", "x{é=\"b\"} 1"] {
+            assert!(read(line).is_empty(), "{line}");
+        }
+        // Prometheus may add a time, OpenMetrics an example.
+        let with_example = sample("x{a=\"}\"} 3 # {trace_id=\"0af7\"} 1 2");
+        assert_eq!(with_example, Some(Line { name: "x", labels: vec![("a", "}".to_owned())], value: 3.0 }));
+        assert_eq!(sample("x 3 1700000000"), Some(Line { name: "x", labels: Vec::new(), value: 3.0 }));
     }
 }

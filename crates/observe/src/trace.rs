@@ -5,6 +5,20 @@ use std::fmt;
 /// The request field that carries the caller's span.
 pub const TRACEPARENT: &str = "traceparent";
 
+/// The request field in which tracing systems keep what is theirs. Passed on as it came.
+pub const TRACESTATE: &str = "tracestate";
+/// The most members of a `tracestate`, by the standard.
+const MAX_MEMBERS: usize = 32;
+
+/// Whether the `tracestate` of a request, which may stand in several fields, goes on with it: only with the `traceparent`
+/// that it came with, and with 32 members at most. If not, its fields are to be removed.
+#[must_use]
+pub fn keeps_tracestate<'a>(span: &Span, values: impl IntoIterator<Item = &'a str>) -> bool {
+    // Empty members are allowed, and none.
+    let members = values.into_iter().flat_map(|value| value.split(',')).filter(|member| !member.trim().is_empty()).count();
+    span.parent.is_some() && members <= MAX_MEMBERS
+}
+
 /// A span of a trace, as `traceparent` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpanContext {
@@ -84,6 +98,25 @@ mod tests {
         // A version to come, with more behind.
         let newer = SpanContext::parse("01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03-more").unwrap();
         assert!(newer.sampled);
+        // Flags to come are not passed on: they are set by whoever knows what they say.
+        assert!(newer.to_string().starts_with("00-") && newer.to_string().ends_with("-01"));
+    }
+
+    #[test]
+    fn a_tracestate_goes_on_with_its_traceparent_alone() {
+        let zero = || 0;
+        let (child, root) = (Span::begin(Some(GOOD), 0.0, zero), Span::begin(None, 0.0, zero));
+        let members = |count: usize| vec!["a=1"; count].join(",");
+        assert!(keeps_tracestate(&child, ["congo=t61, ,rojo=00f0"]));
+        assert!(keeps_tracestate(&child, [members(16).as_str(), members(16).as_str()]));
+        assert!(!keeps_tracestate(&child, [members(16).as_str(), members(17).as_str()]));
+        assert!(!keeps_tracestate(&root, ["congo=t61"]));
+    }
+
+    #[test]
+    fn no_id_is_ever_zero() {
+        let Span { context, .. } = Span::begin(None, 1.0, || 0);
+        assert!(context.trace_id != 0 && context.span_id != 0);
     }
 
     #[test]
@@ -97,6 +130,12 @@ mod tests {
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
             "00-0af7651916cd43dd8448eb211c8031+c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0x",
+            "0-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01more",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01,00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319\u{e9}-b7ad6b7169203331-01",
         ] {
             assert_eq!(SpanContext::parse(bad), None, "{bad}");
         }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::ServiceName;
 use crate::resource::{HttpRoute, Metadata, Resources};
+use crate::snapshot::Protocol;
 
 /// How a route stands with one of its parents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +60,11 @@ pub fn route_status(resources: &Resources, metadata: &Metadata, route: &HttpRout
             Some((_, service)) if parent.port.is_some_and(|port| service.port(port).is_none()) => {
                 Some(("NoMatchingParent", format!("{} has no such port", parent.service)))
             }
-            Some(_) => None,
+            Some((_, service)) => {
+                let mut ports = service.ports.iter().filter(|known| parent.port.is_none_or(|port| port == known.port)).peekable();
+                let opaque = ports.peek().is_some() && ports.all(|port| port.protocol == Protocol::Tcp);
+                opaque.then(|| ("NotAllowedByListeners", format!("{} is declared as tcp there: no request is looked at", parent.service)))
+            }
         };
         let conditions = vec![condition("Accepted", problem, "Accepted"), condition("ResolvedRefs", backends(), "ResolvedRefs")];
         ParentStatus { parent: parent.service.clone(), port: parent.port, conditions }

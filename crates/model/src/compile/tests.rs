@@ -281,7 +281,127 @@ fn mistakes_are_shown_where_they_stand() {
     insta::assert_snapshot!(refused("kind: Service\n  metadata: [\n"));
 }
 
+/// All that is pushed for a small mesh, as it was written and registered.
+#[test]
+fn a_mesh_compiles_to_its_units() {
+    let text = "
+apiVersion: lorica.io/v1alpha1
+kind: Service
+metadata: {name: recording, namespace: contact}
+spec: {ports: [{port: 80, appProtocol: http}, {port: 9000, appProtocol: tcp}], accounts: [archivist]}
+---
+apiVersion: lorica.io/v1alpha1
+kind: Service
+metadata: {name: recording-v2, namespace: contact}
+spec: {ports: [{port: 80, appProtocol: grpc}]}
+---
+apiVersion: lorica.io/v1alpha1
+kind: AuthenticationPolicy
+metadata: {name: migration, namespace: contact}
+spec: {targetRefs: [{kind: Service, name: recording}], mtls: {mode: Permissive}}
+---
+apiVersion: lorica.io/v1alpha1
+kind: Workload
+metadata: {name: old, namespace: contact}
+spec: {service: recording, address: 10.0.0.9, ports: [{servicePort: 80, port: 8080}], version: v0, locality: {region: eu, zone: a}, transport: Plaintext}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: canary, namespace: contact}
+spec:
+  parentRefs: [{kind: Service, name: recording, port: 80}]
+  rules:
+  - matches: [{path: {value: /recordings}, headers: [{name: X-Beta, value: 'yes'}], queryParams: [{name: tier, value: gold|silver, type: RegularExpression}]}]
+    backendRefs: [{name: recording-v2, port: 80, weight: 5}, {name: recording, port: 80, weight: 95}]
+    timeouts: {request: 2s}
+  - backendRefs: [{name: recording, port: 80}]
+";
+    let resources = resources(&[text]);
+    let mut registry = registry(&resources);
+    let name: WorkloadName = "recording-1.contact".parse().unwrap();
+    registry.workloads.insert(name.clone(), workload("recording.contact", 1, &[(80, 8000, true), (9000, 9000, false)]));
+    let world = World { resources: &resources, registry: &registry, trust_domain: &TrustDomain::default() };
+    let contact = Namespace::new("contact").unwrap();
+    insta::assert_json_snapshot!("mesh_names", names(&world));
+    insta::assert_json_snapshot!("mesh_inbound", inbound(&world, &name).unwrap());
+    for (file, port) in [("http", "recording.contact.mesh:80"), ("tcp", "recording.contact.mesh:9000")] {
+        let port: ServicePort = port.parse().unwrap();
+        insta::assert_json_snapshot!(format!("mesh_outbound_{file}"), outbound(&world, &contact, &port).unwrap());
+        insta::assert_json_snapshot!(format!("mesh_endpoints_{file}"), endpoints(&world, &port).unwrap());
+    }
+}
+
+#[test]
+fn a_route_on_tcp_alone_says_so() {
+    let mut resources = resources(&[SERVICES, &route_of("  - {}\n")]);
+    let tcp = SERVICES.replacen("http}", "tcp}", 1);
+    read("mesh.yaml", &tcp).unwrap().into_iter().for_each(|document| drop(resources.insert(document.resource)));
+    let (metadata, route) = resources.routes().next().unwrap();
+    let accepted = &route_status(&resources, metadata, route)[0].conditions[0];
+    assert_eq!((accepted.status.as_str(), accepted.reason.as_str()), ("False", "NotAllowedByListeners"));
+    // Its bytes pass unlooked at; the rules wait for the port to be HTTP again.
+    let registry = registry(&resources);
+    let world = World { resources: &resources, registry: &registry, trust_domain: &TrustDomain::default() };
+    assert!(!outbound(&world, &Namespace::default(), &"recording.contact.mesh:80".parse().unwrap()).unwrap().http_only);
+}
+
+/// The Gateway API's order between two matches, written down once more in its own words.
+fn comes_first(one: &crate::snapshot::RouteMatch, other: &crate::snapshot::RouteMatch) -> std::cmp::Ordering {
+    use crate::snapshot::PathMatch::{Exact, Prefix, Regex};
+    let exact = |found: &crate::snapshot::RouteMatch| matches!(found.path, Exact(_));
+    let regex = |found: &crate::snapshot::RouteMatch| matches!(found.path, Regex(_));
+    let length = |found: &crate::snapshot::RouteMatch| match &found.path {
+        Exact(path) => path.len(),
+        Prefix(path) => path.trim_end_matches('/').len(),
+        Regex(pattern) => pattern.as_str().len(),
+    };
+    exact(other)
+        .cmp(&exact(one))
+        .then(regex(one).cmp(&regex(other)))
+        .then(length(other).cmp(&length(one)))
+        .then(other.method.is_some().cmp(&one.method.is_some()))
+        .then(other.headers.len().cmp(&one.headers.len()))
+        .then(other.query.len().cmp(&one.query.len()))
+}
+
+/// Path, headers, query parameters, method of a match; the age of its route.
+type Written = ((usize, usize, usize, bool), u8);
+
 proptest! {
+    #[test]
+    fn precedence_is_total_over_routes_in_whatever_order_they_come(
+        written in proptest::collection::vec(((0..6_usize, 0..3_usize, 0..3_usize, any::<bool>()), 0..3_u8), 1..8),
+        shuffled in any::<u64>(),
+    ) {
+        let paths = ["{value: /}", "{value: /a}", "{value: /a/}", "{type: Exact, value: /a}", "{type: RegularExpression, value: '/a.*'}", "{type: Exact, value: /a/b}"];
+        let fields = ["[]", "[{name: x, value: a}]", "[{name: x, value: a}, {name: y, value: b}]"];
+        // The same route text under the same name, wherever it stands among the others.
+        let text = |(name, ((path, headers, query, method), age)): &(usize, Written)| format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r{name}, namespace: contact, creationTimestamp: '2026-01-0{}T00:00:00Z'}}\nspec:\n  parentRefs: [{{kind: Service, name: recording}}]\n  rules:\n  - matches: [{{path: {}, headers: {}, queryParams: {}{}}}, {{path: {{value: /z}}}}]\n",
+            age + 1, paths[*path], fields[*headers], fields[*query], if *method { ", method: GET" } else { "" },
+        );
+        let rules = |routes: &[(usize, Written)]| {
+            let mut resources = resources(&[SERVICES]);
+            for route in routes {
+                read("mesh.yaml", &text(route)).unwrap().into_iter().for_each(|document| drop(resources.insert(document.resource)));
+            }
+            let registry = registry(&resources);
+            let world = World { resources: &resources, registry: &registry, trust_domain: &TrustDomain::default() };
+            outbound(&world, &Namespace::new("contact").unwrap(), &"recording.contact.mesh:80".parse().unwrap()).unwrap().rules
+        };
+        let routes: Vec<(usize, Written)> = written.into_iter().enumerate().collect();
+        let first = rules(&routes);
+        let mut turned = routes.clone();
+        turned.sort_by_key(|(name, _)| shuffled.rotate_left(u32::try_from(name * 9).unwrap()) & 0xff);
+        prop_assert_eq!(&first, &rules(&turned));
+        let age = |rule: &crate::snapshot::HttpRule| routes[rule.origin.name[1..].parse::<usize>().unwrap()].1.1;
+        for pair in first.windows(2) {
+            let order = comes_first(&pair[0].matches, &pair[1].matches);
+            let order = order.then_with(|| age(&pair[0]).cmp(&age(&pair[1]))).then_with(|| pair[0].origin.name.cmp(&pair[1].origin.name)).then(pair[0].origin.matched.cmp(&pair[1].origin.matched));
+            prop_assert_eq!(order, std::cmp::Ordering::Less, "{:?}", pair);
+        }
+    }
+
     #[test]
     fn precedence_does_not_depend_on_the_order_of_rules(seed in proptest::collection::vec((0..3_usize, 0..3_usize, any::<bool>()), 1..6), turn in 0..6_usize) {
         let paths = ["{value: /}", "{value: /a}", "{type: Exact, value: /a}"];

@@ -1,6 +1,7 @@
 //! What only all resources together can tell: a change is held against the world it would make.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use crate::name::ServiceName;
 use crate::snapshot::{FieldMatch, PathMatch, Protocol, RouteMatch};
@@ -36,9 +37,9 @@ pub fn check(change: &[Document], world: &Resources, options: Options, source: i
         }
         after.insert(document.resource.clone());
     }
-    for document in change {
+    for (index, document) in change.iter().enumerate() {
         let text = source(&document.file);
-        let mut checked = Checked { document, text: &text, after: &after, options, found: &mut found };
+        let mut checked = Checked { document, index, change, text: &text, source: &source, after: &after, options, found: &mut found };
         checked.document();
     }
     found
@@ -46,19 +47,23 @@ pub fn check(change: &[Document], world: &Resources, options: Options, source: i
 
 struct Checked<'c> {
     document: &'c Document,
+    /// Which of the change it is.
+    index: usize,
+    change: &'c [Document],
     text: &'c str,
+    source: &'c dyn Fn(&str) -> String,
     after: &'c Resources,
     options: Options,
     found: &'c mut Vec<Diagnostic>,
 }
 
 impl Checked<'_> {
-    fn wrong(&self, span: &std::ops::Range<usize>, message: String) -> Diagnostic {
+    fn wrong(&self, span: &Range<usize>, message: String) -> Diagnostic {
         Diagnostic::error(&self.document.file, self.text, span.clone(), message)
     }
 
     /// Missing in the world, not wrong in itself: the world changes later.
-    fn missing(&mut self, span: &std::ops::Range<usize>, message: String, hint: Option<String>) {
+    fn missing(&mut self, span: &Range<usize>, message: String, hint: Option<String>) {
         let severity = if self.options.allow_missing { Severity::Warning } else { Severity::Error };
         let hint = hint.unwrap_or_else(|| "create it in the same change, or say --allow-missing".to_owned());
         let found = Diagnostic { severity, ..self.wrong(span, message).hint(hint) };
@@ -85,17 +90,22 @@ impl Checked<'_> {
     }
 
     /// The ports of a service that must be there.
-    fn service(&mut self, name: &ServiceName, span: &std::ops::Range<usize>) -> Option<Vec<(u16, Protocol)>> {
+    fn service(&mut self, name: &ServiceName, span: &Range<usize>) -> Option<Vec<(u16, Protocol)>> {
         if let Some((_, service)) = self.after.service(name) {
             return Some(service.ports.iter().map(|port| (port.port, port.protocol)).collect());
         }
-        let known: Vec<String> = self.after.services().map(|(metadata, _)| format!("{}.{}", metadata.name, metadata.namespace)).collect();
-        let hint = nearest(&name.to_string(), known.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
+        let neighbours = self.after.services().filter(|(metadata, _)| metadata.namespace == name.namespace);
+        let near = nearest(name.name.as_str(), neighbours.map(|(metadata, _)| metadata.name.as_str()));
+        let elsewhere = || self.after.services().find(|(metadata, _)| metadata.name == name.name).map(|(metadata, _)| &metadata.namespace);
+        let hint = match near {
+            Some(near) => Some(format!("did you mean `{near}`?")),
+            None => elsewhere().map(|namespace| format!("there is one in the namespace `{namespace}`")),
+        };
         self.missing(span, format!("there is no service `{name}`"), hint);
         None
     }
 
-    fn port(&mut self, service: &ServiceName, ports: &[(u16, Protocol)], port: u16, span: &std::ops::Range<usize>) -> Option<Protocol> {
+    fn port(&mut self, service: &ServiceName, ports: &[(u16, Protocol)], port: u16, span: &Range<usize>) -> Option<Protocol> {
         let found = ports.iter().find(|(known, _)| *known == port).map(|(_, protocol)| *protocol);
         if found.is_none() {
             let known = ports.iter().map(|(port, _)| port.to_string()).collect::<Vec<_>>().join(", ");
@@ -156,17 +166,47 @@ impl Checked<'_> {
             if !meet {
                 continue;
             }
+            let key = (&other_metadata.namespace, &other_metadata.name);
+            let at = self.change.iter().position(|known| {
+                let metadata = &known.resource.metadata;
+                matches!(known.resource.spec, Spec::HttpRoute(_)) && (&metadata.namespace, &metadata.name) == key
+            });
+            // Of two routes of one change the later is told.
+            if at.is_some_and(|at| at > self.index) {
+                continue;
+            }
             for (found, span) in route.rules.iter().flat_map(|rule| &rule.matches) {
-                if other.rules.iter().flat_map(|rule| &rule.matches).any(|(known, _)| same(known, found)) {
-                    let place = format!("HTTPRoute {}.{}", other_metadata.name, other_metadata.namespace);
-                    let wrong = self.wrong(
-                        span,
-                        format!("{place} takes the same requests of the same service; only their age would decide between them"),
-                    );
-                    self.found.push(wrong.hint(format!("put the rules into one route, or change {place} first")));
+                let taken =
+                    other.rules.iter().enumerate().find_map(|(index, rule)| {
+                        rule.matches.iter().find(|(known, _)| same(known, found)).map(|(_, first)| (index, first))
+                    });
+                if let Some((rule, first)) = taken {
+                    let wrong = self.met(span, other_metadata, rule, first, at.and_then(|at| self.change.get(at)));
+                    self.found.push(wrong);
                 }
             }
         }
+    }
+
+    /// A match that a rule of another route has already; `by` is that route's document, where the change brings it.
+    fn met(&self, span: &Range<usize>, other: &Metadata, rule: usize, first: &Range<usize>, by: Option<&Document>) -> Diagnostic {
+        let route = format!("HTTPRoute {}.{}", other.name, other.namespace);
+        let place = match by {
+            Some(by) if by.file != self.document.file => {
+                let first = Diagnostic::error(&by.file, &(self.source)(&by.file), first.clone(), "");
+                format!(" ({}:{}:{})", first.file, first.line, first.column)
+            }
+            _ => String::new(),
+        };
+        let wrong = self.wrong(
+            span,
+            format!("rule {rule} of {route}{place} takes the same requests of the same service; only their age would decide between them"),
+        );
+        let wrong = match by {
+            Some(by) if by.file == self.document.file => wrong.related(first.clone(), "here they are taken"),
+            _ => wrong,
+        };
+        wrong.hint(format!("put the rules into one route, or change {route} first"))
     }
 }
 

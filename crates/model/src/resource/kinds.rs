@@ -135,6 +135,13 @@ pub struct RouteRule {
     pub backend_request_timeout: Option<Duration>,
 }
 
+impl RouteRule {
+    /// The rule of a route that writes none: the specification's default, every request and no backend.
+    pub(super) fn of_default(span: Range<usize>) -> Self {
+        Self { matches: vec![(RouteMatch::any(), span)], backends: Vec::new(), request_timeout: None, backend_request_timeout: None }
+    }
+}
+
 /// Where a share of a rule's requests goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendRef {

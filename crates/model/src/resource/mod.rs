@@ -70,14 +70,25 @@ impl Kind {
         }
     }
 
-    /// The kind that a person means: in any case, singular or plural.
+    /// The kind that a person means: in any case, singular, plural or short.
     #[must_use]
     pub fn named(text: &str) -> Option<Self> {
         let text = text.to_ascii_lowercase();
         Self::ALL.into_iter().find(|kind| {
             let name = kind.as_str().to_ascii_lowercase();
-            text == name || text == kind.plural()
+            text == name || text == kind.plural() || text == kind.short()
         })
+    }
+
+    /// The short form, for those who type it often.
+    #[must_use]
+    pub const fn short(self) -> &'static str {
+        match self {
+            Self::Service => "svc",
+            Self::Workload => "wl",
+            Self::AuthenticationPolicy => "authn",
+            Self::HttpRoute => "route",
+        }
     }
 
     /// The plural, in lower case.

@@ -34,13 +34,18 @@ pub struct Document {
 /// # Errors
 /// Every mistake in it.
 pub fn read(file: &str, source: &str) -> Result<Vec<Document>, Vec<Diagnostic>> {
-    let nodes = tree::documents(file, source)?;
-    let mut reader = Reader { file, source, strict: true, found: Vec::new() };
+    let (nodes, broken) = tree::documents(file, source);
+    let mut reader = Reader { file, source, strict: true, found: broken };
     let mut documents = Vec::new();
     for node in nodes {
         documents.extend(document(node, &mut reader).map(|(resource, name_span)| Document { file: file.to_owned(), name_span, resource }));
     }
-    if reader.found.is_empty() { Ok(documents) } else { Err(reader.found) }
+    if reader.found.is_empty() {
+        return Ok(documents);
+    }
+    // As one reads the file; what stands at one place stays in the order in which it was found.
+    reader.found.sort_by_key(|found| found.span.start);
+    Err(reader.found)
 }
 
 /// A resource as it was stored; fields that this version does not know are kept in its document.
@@ -66,8 +71,8 @@ fn document(node: Node, reader: &mut Reader<'_>) -> Option<(Resource, Range<usiz
     object.take("status");
     let span = object.span.clone();
     reader.end(object);
-    let kind = kind(api.as_ref(), kind_node.as_ref()?, reader)?;
     let metadata = metadata.and_then(|node| self::metadata(node, reader));
+    let kind = kind(api.as_ref(), kind_node.as_ref()?, reader)?;
     // The mistakes of a spec are shown even where its metadata has some.
     let namespace = metadata.as_ref().map(|(metadata, _)| metadata.namespace.clone()).unwrap_or_default();
     let spec = match spec {
@@ -158,13 +163,18 @@ fn service(node: Node, reader: &mut Reader<'_>) -> Option<Service> {
     let accounts = object.take("accounts");
     reader.end(object);
     let mut service = Service::default();
+    let mut names: Vec<Label> = Vec::new();
     for node in ports.map(|node| reader.list(node, "`ports`")).unwrap_or_default() {
         let span = node.span.clone();
         let Some(mut object) = reader.object(node, "a port") else { continue };
         let number = object.need("port", reader);
         let protocol = object.take("appProtocol");
-        object.take("name");
+        let name = object.take("name");
         reader.end(object);
+        if let Some((node, name)) = name.and_then(|node| reader.parsed::<Label>(&node, "`name`").map(|name| (node, name))) {
+            reader.bound(!names.contains(&name), &node.span, format!("another port is named `{name}`"));
+            names.push(name);
+        }
         let protocol = protocol.and_then(|node| reader.word(&node, "appProtocol", &PROTOCOLS));
         let Some(port) = number.and_then(|node| port(&node, reader)) else { continue };
         if service.port(port).is_some() {
@@ -190,42 +200,49 @@ fn workload(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<Work
     let locality = object.take("locality");
     let transport = object.take("transport");
     reader.end(object);
-    let service = service?;
-    let name: Label = reader.parsed(&service, "`service`")?;
-    let mut workload = Workload {
-        service: ServiceName::new(own.clone(), name),
-        service_span: service.span.clone(),
-        account: account.and_then(|node| reader.parsed(&node, "`account`")),
-        address: address.and_then(|node| reader.parsed::<IpAddr>(&node, "`address`"))?,
-        ports: Vec::new(),
-        version: version.and_then(|node| reader.text(&node, "`version`")),
-        weight: weight
-            .and_then(|node| reader.number(&node, "`weight`", 1..=1_000_000))
-            .and_then(|weight| u32::try_from(weight).ok())
-            .unwrap_or(1),
-        locality: Locality::default(),
-        transport: Transport::MutualTls,
-    };
-    if let Some(node) = transport {
-        let words = [("MutualTls", Transport::MutualTls), ("Plaintext", Transport::Plaintext)];
-        workload.transport = reader.word(&node, "transport", &words).unwrap_or(Transport::MutualTls);
-    }
-    if let Some(mut object) = locality.and_then(|node| reader.object(node, "`locality`")) {
+    // All of it is looked at before a mistake ends it.
+    let name: Option<Label> = service.as_ref().and_then(|node| reader.parsed(node, "`service`"));
+    let account = account.and_then(|node| reader.parsed(&node, "`account`"));
+    let address = address.and_then(|node| ip_address(&node, reader));
+    let version = version.and_then(|node| reader.text(&node, "`version`"));
+    let weight =
+        weight.and_then(|node| reader.number(&node, "`weight`", 1..=1_000_000)).and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1);
+    let words = [("MutualTls", Transport::MutualTls), ("Plaintext", Transport::Plaintext)];
+    let transport = transport.and_then(|node| reader.word(&node, "transport", &words)).unwrap_or(Transport::MutualTls);
+    let locality = locality.and_then(|node| reader.object(node, "`locality`")).map_or_else(Locality::default, |mut object| {
         let (region, zone) = (object.take("region"), object.take("zone"));
         reader.end(object);
         let mut text = |node: Option<Node>| node.and_then(|node| reader.text(&node, "a locality's part")).unwrap_or_default();
-        workload.locality = Locality { region: text(region), zone: text(zone) };
+        Locality { region: text(region), zone: text(zone) }
+    });
+    let ports = ports.map(|node| reader.list(node, "`ports`")).unwrap_or_default();
+    let ports = ports.into_iter().filter_map(|node| workload_port(node, reader)).collect();
+    let service_span = service?.span;
+    let service = ServiceName::new(own.clone(), name?);
+    Some(Workload { service, service_span, account, address: address?, ports, version, weight, locality, transport })
+}
+
+fn workload_port(node: Node, reader: &mut Reader<'_>) -> Option<WorkloadPort> {
+    let span = node.span.clone();
+    let mut object = reader.object(node, "a port")?;
+    let (service_port, number) = (object.need("servicePort", reader), object.take("port"));
+    reader.end(object);
+    let number = number.map(|node| port(&node, reader));
+    let service_port = port(&service_port?, reader)?;
+    Some(WorkloadPort { service_port, port: number.unwrap_or(Some(service_port))?, span })
+}
+
+fn ip_address(node: &Node, reader: &mut Reader<'_>) -> Option<IpAddr> {
+    let text = reader.text(node, "`address`")?;
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        reader.wrong_with(
+            &node.span,
+            format!("`{text}` is no IP address"),
+            "write one such as `10.0.0.7` or `fd00::7`; names are not looked up",
+        );
     }
-    for node in ports.map(|node| reader.list(node, "`ports`")).unwrap_or_default() {
-        let span = node.span.clone();
-        let Some(mut object) = reader.object(node, "a port") else { continue };
-        let (service_port, number) = (object.need("servicePort", reader), object.take("port"));
-        reader.end(object);
-        let Some(service_port) = service_port.and_then(|node| port(&node, reader)) else { continue };
-        let number = number.map_or(Some(service_port), |node| port(&node, reader));
-        workload.ports.extend(number.map(|port| WorkloadPort { service_port, port, span }));
-    }
-    Some(workload)
+    parsed
 }
 
 fn authentication(node: Node, reader: &mut Reader<'_>) -> Option<AuthenticationPolicy> {
@@ -275,9 +292,16 @@ fn route(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<HttpRou
     let parents = object.need("parentRefs", reader);
     let rules = object.take("rules");
     object.unsupported(&["hostnames", "useDefaultGateways"]);
+    let object_span = object.span.clone();
     reader.end(object);
     let mut route = HttpRoute { parents: Vec::new(), rules: Vec::new() };
-    for node in parents.map(|node| reader.list(node, "`parentRefs`")).unwrap_or_default() {
+    let parents_span = parents.as_ref().map(|node| node.span.clone());
+    let parents = parents.map(|node| reader.list(node, "`parentRefs`"));
+    if let (Some(parents), Some(span)) = (&parents, &parents_span) {
+        reader.bound(!parents.is_empty(), span, "a route without a parent routes nothing");
+        reader.bound(parents.len() <= 32, span, "a route has at most 32 parents");
+    }
+    for node in parents.unwrap_or_default() {
         let span = node.span.clone();
         let Some(mut object) = reader.object(node, "a parent") else { continue };
         if object.peek("kind").is_none() {
@@ -296,33 +320,44 @@ fn route(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<HttpRou
         let namespace = namespace.and_then(|node| reader.parsed(&node, "`namespace`"));
         let number = number.and_then(|node| port(&node, reader));
         let Some(label) = reader.parsed(&name, "`name`") else { continue };
-        route.parents.push(ParentRef { service: in_namespace(label, namespace, own), port: number, span: name.span, port_span });
+        let parent = ParentRef { service: in_namespace(label, namespace, own), port: number, span: name.span, port_span };
+        let again = route.parents.iter().any(|known| known.service == parent.service && known.port == parent.port);
+        reader.bound(!again, &span, format!("`{}` is a parent already", parent.service));
+        route.parents.push(parent);
     }
-    let rules_span = rules.as_ref().map(|node| node.span.clone());
-    for node in rules.map(|node| reader.list(node, "`rules`")).unwrap_or_default() {
-        route.rules.extend(rule(node, own, reader));
+    let Some(rules) = rules else {
+        // The specification's default: every request, and nowhere to go.
+        route.rules.push(RouteRule::of_default(object_span));
+        return Some(route);
+    };
+    let rules_span = rules.span.clone();
+    let mut names = Vec::new();
+    for node in reader.list(rules, "`rules`") {
+        route.rules.extend(rule(node, own, &mut names, reader));
     }
-    if route.rules.len() > 16 {
-        reader.wrong(&rules_span.clone().unwrap_or_default(), "a route has at most 16 rules");
-    }
-    if route.rules.iter().map(|rule| rule.matches.len()).sum::<usize>() > 128 {
-        reader.wrong(&rules_span.unwrap_or_default(), "a route has at most 128 matches, all rules together");
-    }
+    reader.bound(!route.rules.is_empty(), &rules_span, "a route has at least one rule");
+    reader.bound(route.rules.len() <= 16, &rules_span, "a route has at most 16 rules");
+    let matches: usize = route.rules.iter().map(|rule| rule.matches.len()).sum();
+    reader.bound(matches <= 128, &rules_span, "a route has at most 128 matches, all rules together");
     Some(route)
 }
 
-fn rule(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<RouteRule> {
+fn rule(node: Node, own: &Namespace, names: &mut Vec<String>, reader: &mut Reader<'_>) -> Option<RouteRule> {
     let span = node.span.clone();
     let mut object = reader.object(node, "a rule")?;
     let (matches, backends, timeouts) = (object.take("matches"), object.take("backendRefs"), object.take("timeouts"));
-    object.take("name");
+    let name = object.take("name");
     object.unsupported(&["filters", "retry", "sessionPersistence"]);
     reader.end(object);
+    if let Some((node, name)) = name.and_then(|node| reader.text(&node, "`name`").map(|name| (node, name))) {
+        let fits = name.len() <= 253 && name.split('.').all(|part| Label::new(part).is_ok());
+        reader.bound(fits, &node.span, format!("`{name}` is no name: it has only lower case letters, digits, hyphens and dots"));
+        reader.bound(!names.contains(&name), &node.span, format!("another rule is named `{name}`"));
+        names.push(name);
+    }
     let mut rule = RouteRule { matches: Vec::new(), backends: Vec::new(), request_timeout: None, backend_request_timeout: None };
     let matches = matches.map(|node| reader.list(node, "`matches`")).unwrap_or_default();
-    if matches.len() > 64 {
-        reader.wrong(&span, "a rule has at most 64 matches");
-    }
+    reader.bound(matches.len() <= 64, &span, "a rule has at most 64 matches");
     for node in matches {
         let span = node.span.clone();
         rule.matches.extend(route_match(node, reader).map(|found| (found, span)));
@@ -331,9 +366,7 @@ fn rule(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<RouteRul
         rule.matches.push((RouteMatch::any(), span.clone()));
     }
     let backends = backends.map(|node| reader.list(node, "`backendRefs`")).unwrap_or_default();
-    if backends.len() > 16 {
-        reader.wrong(&span, "a rule has at most 16 backends");
-    }
+    reader.bound(backends.len() <= 16, &span, "a rule has at most 16 backends");
     for node in backends {
         rule.backends.extend(backend(node, own, reader));
     }
@@ -402,23 +435,26 @@ fn path_match(kind: Option<Node>, value: Option<Node>, reader: &mut Reader<'_>) 
     }
     let words = [("Exact", Type::Exact), ("PathPrefix", Type::Prefix), ("RegularExpression", Type::Regex)];
     let kind = kind.map_or(Some(Type::Prefix), |node| reader.word(&node, "type of path", &words))?;
-    let Some(node) = value else { return Some(PathMatch::Prefix("/".to_owned())) };
-    let text = reader.text(&node, "a path's value")?;
+    let (span, text) = match value {
+        Some(node) => (node.span.clone(), reader.text(&node, "a path's value")?),
+        None => (0..0, "/".to_owned()),
+    };
+    reader.bound(text.len() <= 1024, &span, "a path has at most 1024 characters");
     if kind == Type::Regex {
-        return pattern(&node, &text, reader).map(PathMatch::Regex);
+        return pattern(&span, &text, reader).map(PathMatch::Regex);
     }
     let lower = text.to_ascii_lowercase();
     let never = ["//", "/./", "/../", "%2f", "#"].into_iter().find(|part| lower.contains(part));
     if !text.starts_with('/') {
-        reader.wrong_with(&node.span, "a path begins with `/`", format!("write `/{text}`"));
+        reader.wrong_with(&span, "a path begins with `/`", format!("write `/{text}`"));
         return None;
     }
     if let Some(part) = never.or_else(|| ["/..", "/."].into_iter().find(|end| text.ends_with(end))) {
-        reader.wrong(&node.span, format!("a path with `{part}` never comes in"));
+        reader.wrong(&span, format!("a path with `{part}` never comes in"));
         return None;
     }
     if let Some(unfit) = unfit_for_path(&text) {
-        reader.wrong_with(&node.span, format!("a path with `{unfit}` never comes in"), "write it percent-encoded, as it comes on the wire");
+        reader.wrong_with(&span, format!("a path with `{unfit}` never comes in"), "write it percent-encoded, as it comes on the wire");
         return None;
     }
     Some(if kind == Type::Exact { PathMatch::Exact(text) } else { PathMatch::Prefix(text) })
@@ -432,14 +468,14 @@ fn unfit_for_path(text: &str) -> Option<char> {
     text.char_indices().find(|(at, c)| !fits(*at, *c)).map(|(_, c)| c)
 }
 
-fn pattern(node: &Node, text: &str, reader: &mut Reader<'_>) -> Option<Pattern> {
+fn pattern(span: &Range<usize>, text: &str, reader: &mut Reader<'_>) -> Option<Pattern> {
     match Pattern::new(text) {
         Ok(pattern) => Some(pattern),
         Err(error) => {
             let why = error.to_string();
             let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
             reader.wrong_with(
-                &node.span,
+                span,
                 format!("this is no regular expression: {why}"),
                 "back-references and look-around are not known, as they take unbounded time",
             );
@@ -453,9 +489,7 @@ fn fields(node: Option<Node>, headers: bool, reader: &mut Reader<'_>) -> Vec<Fie
     let mut found: Vec<FieldMatch> = Vec::new();
     let list_span = node.as_ref().map(|node| node.span.clone()).unwrap_or_default();
     let list = node.map(|node| reader.list(node, what)).unwrap_or_default();
-    if list.len() > 16 {
-        reader.wrong(&list_span, format!("a match has at most 16 of {what}"));
-    }
+    reader.bound(list.len() <= 16, &list_span, format!("a match has at most 16 of {what}"));
     for node in list {
         let span = node.span.clone();
         let Some(mut object) = reader.object(node, "a match") else { continue };
@@ -465,12 +499,15 @@ fn fields(node: Option<Node>, headers: bool, reader: &mut Reader<'_>) -> Vec<Fie
         let (Some(regex), Some(name_node), Some(node)) = (regex, name, value) else { continue };
         let Some(name) = reader.text(&name_node, "a name") else { continue };
         let fits = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-        if name.is_empty() || (headers && !name.chars().all(fits)) {
+        // The specification asks the same of both.
+        if name.is_empty() || name.len() > 256 || !name.chars().all(fits) {
             reader.wrong(&name_node.span, format!("`{name}` is no name of a {}", if headers { "header" } else { "query parameter" }));
             continue;
         }
         let Some(text) = reader.text(&node, "a value") else { continue };
-        let value = if regex { pattern(&node, &text, reader).map(ValueMatch::Regex) } else { Some(ValueMatch::Exact(text)) };
+        let most = if headers { 4096 } else { 1024 };
+        reader.bound((1..=most).contains(&text.len()), &node.span, format!("a value has 1 to {most} characters"));
+        let value = if regex { pattern(&node.span, &text, reader).map(ValueMatch::Regex) } else { Some(ValueMatch::Exact(text)) };
         let name = if headers { name.to_ascii_lowercase() } else { name };
         if found.iter().any(|known| known.name == name) {
             reader.wrong(&span, format!("`{name}` is matched twice"));

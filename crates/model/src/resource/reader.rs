@@ -29,6 +29,13 @@ impl Reader<'_> {
         self.found.push(found);
     }
 
+    /// A bound of the specification. What is stored was let in once and stays usable, should a bound change.
+    pub(super) fn bound(&mut self, holds: bool, span: &Range<usize>, message: impl Into<String>) {
+        if self.strict && !holds {
+            self.wrong(span, message);
+        }
+    }
+
     /// The object that `node` is.
     pub(super) fn object(&mut self, node: Node, what: &'static str) -> Option<Object> {
         match node.value {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::snapshot::{MtlsMode, Protocol, Transport};
+use crate::snapshot::{MtlsMode, PathMatch, Protocol, RouteMatch, Transport};
 
 fn service(name: &str, ports: &str) -> String {
     format!(
@@ -153,6 +153,92 @@ fn the_bounds_of_the_specification_hold() {
 }
 
 #[test]
+fn what_the_specification_defaults_is_defaulted() {
+    let of = |text: &str| match taken(text).remove(0).spec {
+        Spec::HttpRoute(route) => route,
+        _ => panic!(),
+    };
+    let bare = route("r", RECORDING, "").replace("  rules:\n", "");
+    let rules = of(&bare).rules;
+    assert_eq!((rules.len(), &rules[0].matches[0].0, rules[0].backends.len()), (1, &RouteMatch::any(), 0));
+    let path = |written: &str| of(&route("r", RECORDING, &format!("  - matches: [{{path: {written}}}]"))).rules[0].matches[0].0.path.clone();
+    assert_eq!(path("{}"), PathMatch::Prefix("/".to_owned()));
+    assert_eq!(path("{type: Exact}"), PathMatch::Exact("/".to_owned()));
+    assert_eq!(path("{value: /a}"), PathMatch::Prefix("/a".to_owned()));
+}
+
+#[test]
+fn what_bounds_the_door_bounds_no_store() {
+    let text = route("r", "", "  - name: a_b").replace("  rules:\n  - name: a_b", "  rules: []");
+    assert_eq!(
+        pointed(&text),
+        [
+            ("a route without a parent routes nothing".to_owned(), "[]".to_owned()),
+            ("a route has at least one rule".to_owned(), "[]".to_owned())
+        ]
+    );
+    let json: serde_json::Value = serde_saphyr::from_str(text.trim_end_matches("---\n")).unwrap();
+    stored(&json).unwrap();
+    for (parents, rules, message) in [
+        (&format!("{RECORDING}, {RECORDING}")[..], "  - {}", "`recording.contact` is a parent already"),
+        (RECORDING, "  - name: a_b", "`a_b` is no name: it has only lower case letters, digits, hyphens and dots"),
+        (
+            RECORDING,
+            "  - {name: a, matches: [{path: {value: /a}}]}\n  - {name: a, matches: [{path: {value: /b}}]}",
+            "another rule is named `a`",
+        ),
+        (RECORDING, "  - matches: [{headers: [{name: a, value: ''}]}]", "a value has 1 to 4096 characters"),
+    ] {
+        assert_eq!(pointed(&route("r", parents, rules)).into_iter().map(|(message, _)| message).collect::<Vec<_>>(), [message]);
+    }
+}
+
+#[test]
+fn a_broken_document_hides_no_mistake_of_another() {
+    let text = "# Services.\n%YAML 1.2\n---\n".to_owned()
+        + &service("a", "{port: 80}")
+        + "kind: Service\n  metadata: [\n---\n"
+        + &service("ä", "{port: 0}")
+        + &service("b", "{port: 80, port: 81}")
+        + "a: |\n --- no mark\n---x: 1\n";
+    insta::assert_snapshot!(refused(&text));
+}
+
+#[test]
+fn the_name_that_was_meant_is_looked_for_where_it_was_looked_up() {
+    let hint = |parent: &str| found(&route("r", parent, "  - {}"), Options::default()).remove(0).hint.unwrap();
+    assert_eq!(hint("{kind: Service, name: recordings}"), "did you mean `recording`?");
+    assert_eq!(hint("{kind: Service, name: recording, namespace: shop}"), "there is one in the namespace `contact`");
+    assert_eq!(hint("{kind: Service, name: web}"), "create it in the same change, or say --allow-missing");
+}
+
+#[test]
+fn a_match_of_another_file_is_named_by_its_place() {
+    let one = route("one", RECORDING, "  - matches: [{path: {value: /b}}, {path: {value: /a}}]");
+    let other = route("other", RECORDING, "  - matches: [{path: {value: /a}}]");
+    let text = |file: &str| if file == "one.yaml" { one.clone() } else { other.clone() };
+    let mut change = read("one.yaml", &one).unwrap();
+    change.extend(read("other.yaml", &other).unwrap());
+    let found = check(&change, &Resources::default(), Options { allow_missing: true }, text);
+    let errors: Vec<_> = found.iter().filter(|found| found.severity == Severity::Error).collect();
+    assert_eq!(errors.len(), 1);
+    assert_eq!(
+        (errors[0].file.as_str(), errors[0].message.as_str()),
+        (
+            "other.yaml",
+            "rule 0 of HTTPRoute one.contact (one.yaml:7:36) takes the same requests of the same service; only their age would decide between them"
+        )
+    );
+    // Stored before, it has no place in a file any more.
+    let world = change.drain(..1).map(|document| document.resource).fold(Resources::default(), |mut world, resource| {
+        world.insert(resource);
+        world
+    });
+    let found = check(&change, &world, Options { allow_missing: true }, text);
+    assert!(found.iter().any(|found| found.message.starts_with("rule 0 of HTTPRoute one.contact takes")), "{found:?}");
+}
+
+#[test]
 fn paths_names_and_patterns_are_those_that_can_come_in() {
     for bad in ["a", "/a//b", "/a/./b", "/a/../b", "/a/..", "/a/.", "/a%2Fb", "/a%2fb", "'/a#b'", "/a b", "/a%zz", "/ä", "'/a?b=c'"] {
         let text = route("r", RECORDING, &format!("  - matches: [{{path: {{type: Exact, value: {bad}}}}}]"));
@@ -166,6 +252,7 @@ fn paths_names_and_patterns_are_those_that_can_come_in() {
         "{headers: [{name: X, value: a}, {name: x, value: b}]}",
         "{headers: [{name: x, type: RegularExpression, value: '(?=a)'}]}",
         "{queryParams: [{name: '', value: c}]}",
+        "{queryParams: [{name: 'a b', value: c}]}",
     ] {
         assert_eq!(pointed(&route("r", RECORDING, &format!("  - matches: [{bad}]"))).len(), 1, "{bad}");
     }
@@ -207,7 +294,7 @@ fn a_match_that_another_has_is_refused_with_both_places() {
     insta::assert_snapshot!(refused(&route("r", RECORDING, rules)));
     let mine = route("mine", RECORDING, "  - matches: [{path: {value: /a}}]");
     let all_ports = route("all", "{kind: Service, name: recording}", "  - matches: [{path: {value: /a}}]");
-    assert_eq!(found(&(mine.clone() + &all_ports), Options::default()).len(), 2);
+    insta::assert_snapshot!(refused(&(mine.clone() + &all_ports)));
     let other_port = route("other", "{kind: Service, name: transcript, port: 80}", "  - matches: [{path: {value: /a}}]");
     assert_eq!(pointed(&(mine.clone() + &other_port)), []);
     let callers = mine.replace("namespace: contact", "namespace: shop").replace("name: recording", "name: recording, namespace: contact");
@@ -240,7 +327,9 @@ fn the_rest_is_told_where_it_stands() {
             "the service `transcript.contact` has no port 81",
             "{servicePort: 81}",
         ),
-        (workload("{service: transcript, address: example.com, ports: []}"), "invalid IP address syntax", "example.com"),
+        (workload("{service: transcript, address: example.com, ports: []}"), "`example.com` is no IP address", "example.com"),
+        (workload("{service: transcript, address: a, ports: [{servicePort: 0}]}"), "a port is from 1 to 65535, not 0", "0"),
+        (service("a", "{port: 80, name: web}, {port: 81, name: web}"), "another port is named `web`", "web"),
         (workload("{service: transcript, address: 10.0.0.1, ports: [], weight: 0}"), "`weight` is from 1 to 1000000, not 0", "0"),
         (policy("{mtls: {mode: strict}}"), "`strict` is no mode", "strict"),
         (
@@ -282,6 +371,7 @@ fn kinds_are_known_by_their_names() {
     for (written, kind) in [
         ("service", Some(Kind::Service)),
         ("HTTPRoutes", Some(Kind::HttpRoute)),
+        ("svc", Some(Kind::Service)),
         ("AuthenticationPolicies", Some(Kind::AuthenticationPolicy)),
         ("pod", None),
     ] {

@@ -48,6 +48,20 @@ impl Node {
         }
     }
 
+    /// Moves every place, where the text that was read is a part of another.
+    fn shift(&mut self, by: usize) {
+        let shift = |span: &mut Range<usize>| *span = span.start + by..span.end + by;
+        shift(&mut self.span);
+        match &mut self.value {
+            Value::List(list) => list.iter_mut().for_each(|node| node.shift(by)),
+            Value::Map(map) => map.iter_mut().for_each(|(key, node)| {
+                shift(&mut key.span);
+                node.shift(by);
+            }),
+            Value::Null | Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::Text(_) => {}
+        }
+    }
+
     /// The same without places.
     pub(super) fn to_json(&self) -> serde_json::Value {
         match &self.value {
@@ -80,12 +94,56 @@ impl Node {
     }
 }
 
-/// The documents of `text`; empty ones are left out.
-pub(super) fn documents(file: &str, text: &str) -> Result<Vec<Node>, Vec<Diagnostic>> {
+/// The most documents of a file that are looked at one by one once it is broken.
+const MAX_PIECES: usize = 1000;
+
+/// The documents of `text`, empty ones left out, and what is no YAML. A broken document keeps none of the others from being
+/// read.
+pub(super) fn documents(file: &str, text: &str) -> (Vec<Node>, Vec<Diagnostic>) {
+    let whole = match parsed(text) {
+        Ok(nodes) => return (nodes, Vec::new()),
+        Err(error) => Diagnostic::error(file, text, error.0, error.1),
+    };
+    let pieces = pieces(text);
+    if !(2..=MAX_PIECES).contains(&pieces.len()) {
+        return (Vec::new(), vec![whole]);
+    }
+    let (mut nodes, mut found) = (Vec::new(), Vec::new());
+    for piece in pieces {
+        match parsed(&text[piece.clone()]) {
+            Ok(mut read) => {
+                read.iter_mut().for_each(|node| node.shift(piece.start));
+                nodes.append(&mut read);
+            }
+            Err((span, message)) => found.push(Diagnostic::error(file, text, span.start + piece.start..span.end + piece.start, message)),
+        }
+    }
+    // Each is fine by itself where they are too much together.
+    if found.is_empty() { (Vec::new(), vec![whole]) } else { (nodes, found) }
+}
+
+/// Where the documents of `text` stand. YAML lets no line of a document begin with its mark, not even in quotes or a block.
+fn pieces(text: &str) -> Vec<Range<usize>> {
+    // Directives belong to the document after them.
+    let begun = |piece: &str| piece.lines().any(|line| !line.trim().is_empty() && !line.starts_with(['%', '#']));
+    let mut pieces = Vec::new();
+    let (mut start, mut at) = (0, 0);
+    for line in text.split_inclusive('\n') {
+        let mark = line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        if mark && begun(&text[start..at]) {
+            pieces.push(start..at);
+            start = at;
+        }
+        at += line.len();
+    }
+    pieces.push(start..at);
+    pieces
+}
+
+fn parsed(text: &str) -> Result<Vec<Node>, (Range<usize>, String)> {
     // Depth, size and the replay of aliases are bounded by the reader's own defaults.
     let options = serde_saphyr::options! { strict_booleans: true };
-    let documents: Vec<Spanned<Bare>> =
-        serde_saphyr::from_multiple_with_options(text, options).map_err(|error| vec![broken(file, text, &error)])?;
+    let documents: Vec<Spanned<Bare>> = serde_saphyr::from_multiple_with_options(text, options).map_err(|error| broken(text, &error))?;
     let settled = documents.into_iter().map(node).map(|mut node| {
         settle(&mut node, text);
         node
@@ -94,18 +152,18 @@ pub(super) fn documents(file: &str, text: &str) -> Result<Vec<Node>, Vec<Diagnos
 }
 
 /// What the YAML reader did not take, in our words where its own would not help.
-fn broken(file: &str, text: &str, error: &serde_saphyr::Error) -> Diagnostic {
+fn broken(text: &str, error: &serde_saphyr::Error) -> (Range<usize>, String) {
     let location = error.location();
     let span = location.map_or(0..0, |location| match location.span().byte_offset() {
         Some(_) => place(location),
         None => in_line(text, location),
     });
     if let serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } = error.without_snippet() {
-        return Diagnostic::error(file, text, span, format!("`{key}` is there twice"));
+        return (span, format!("`{key}` is there twice"));
     }
     let message = error.without_snippet().to_string();
     let message = message.lines().next().unwrap_or_default().split(" at line ").next().unwrap_or_default().to_owned();
-    Diagnostic::error(file, text, span, format!("this is no YAML: {message}"))
+    (span, format!("this is no YAML: {message}"))
 }
 
 /// The place of a line and column.

@@ -1,0 +1,207 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails says where by panicking")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::record::sample::{http, tcp, with};
+use crate::record::{Protocol, Reporter};
+use crate::trace::Span;
+use lorica_model::reason::Reason;
+
+/// Long enough for any machine; a test that passes never waits for it.
+const LONG: Duration = Duration::from_secs(60);
+
+fn line(record: &Record) -> Value {
+    serde_json::from_str(&serde_json::to_string(&Line(record)).unwrap()).unwrap()
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.is_empty() || text.ends_with('\n'));
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_request_has_envoys_keys_in_istios_order_and_then_ours() {
+    let record = with(|http| http.span = Some(Span::begin(Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), 0.0, || 0xabc)));
+    let expected = concat!(
+        r#"{"start_time":"2023-11-14T22:13:20.250Z","method":"GET","path":"/recordings?of=7","protocol":"HTTP/1.1","response_code":200,"#,
+        r#""response_flags":"-","response_code_details":"via_upstream","connection_termination_details":null,"upstream_transport_failure_reason":null,"#,
+        r#""bytes_received":20,"bytes_sent":3000,"duration":12,"upstream_service_time":11,"x_forwarded_for":null,"user_agent":"curl/8","#,
+        r#""request_id":"4b1d","authority":"recording.contact","upstream_host":"127.0.0.1:9001","upstream_cluster":"recording.contact.mesh","#,
+        r#""upstream_local_address":null,"downstream_local_address":"240.0.0.9:80","downstream_remote_address":"240.0.0.7:40000","#,
+        r#""requested_server_name":null,"route_name":"HTTPRoute/recording.contact rule 0","reporter":"source","reason":null,"detail":null,"#,
+        r#""source_workload":"routing-1","source_namespace":"contact","source_principal":"spiffe://mesh/ns/contact/sa/routing","#,
+        r#""destination_workload":"recording-1","destination_namespace":"contact","destination_principal":"spiffe://mesh/ns/contact/sa/recording","#,
+        r#""connection_security_policy":"unknown","grpc_status":null,"attempts":1,"trace_id":"0af7651916cd43dd8448eb211c80319c","span_id":"0000000000000abc"}"#
+    );
+    assert_eq!(serde_json::to_string(&Line(&record)).unwrap(), expected);
+}
+
+#[test]
+fn what_is_not_known_is_null() {
+    let unknown = Record { source: Arc::default(), destination: Arc::default(), upstream: None, remote: None, ..tcp() };
+    let line = line(&Record { reporter: Reporter::Destination, ..unknown });
+    for key in
+        ["method", "protocol", "upstream_host", "source_workload", "source_principal", "destination_workload", "attempts", "trace_id"]
+    {
+        assert_eq!(line.get(key), Some(&Value::Null), "{key}");
+    }
+    assert_eq!(line["response_code"], json!(0));
+    assert_eq!(line["response_flags"], json!("-"));
+    assert_eq!(line["reporter"], json!("destination"));
+}
+
+#[test]
+fn a_failure_says_why_where_envoy_says_it() {
+    let failed = |record: Record, reason| line(&Record { reason: Some(reason), detail: "connection refused".to_owned(), ..record });
+    let refused = failed(with(|http| http.status = 503), Reason::ConnectFailed);
+    assert_eq!(refused["response_flags"], json!("UF"));
+    assert_eq!(refused["response_code_details"], json!("connect_failed"));
+    assert_eq!(refused["reason"], json!("connect_failed"));
+    assert_eq!(refused["upstream_transport_failure_reason"], json!("connection refused"));
+    assert_eq!(refused["connection_termination_details"], Value::Null);
+    let closed = failed(tcp(), Reason::PlaintextRefused);
+    assert_eq!(closed["connection_termination_details"], json!("connection refused"));
+    assert_eq!(closed["upstream_transport_failure_reason"], Value::Null);
+}
+
+#[test]
+fn hostile_text_stays_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let log = AccessLog::open(&Target::File(path.clone())).unwrap();
+    let agent = "a\"b\\c\nd\r\u{0}\u{2028}\u{7f}é";
+    log.write(Record { protocol: Protocol::Grpc, ..with(|http| http.user_agent = Some(agent.to_owned())) });
+    log.write(http());
+    log.flush(LONG);
+    let lines = lines(&path);
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0]["user_agent"], json!(agent));
+}
+
+#[test]
+fn the_file_is_the_owners_and_kept_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new/access.log");
+    for _ in 0..2 {
+        let log = AccessLog::open(&Target::File(path.clone())).unwrap();
+        log.write(http());
+        log.flush(LONG);
+    }
+    assert_eq!(lines(&path).len(), 2);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_an_error_at_once() {
+    assert!(AccessLog::open(&Target::File("/proc/access.log".into())).is_err());
+    assert!(AccessLog::open(&Target::from("")).is_err());
+}
+
+#[test]
+fn rotation_keeps_lines_whole_and_two_files_at_most() {
+    const LIMIT: u64 = 4 * BUFFER as u64;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let log = AccessLog::to(Out::File(Rotating::open(&path, LIMIT).unwrap()), QUEUE).unwrap();
+    let written = 2_000;
+    for index in 0..written {
+        log.write(with(|http| http.request_id = index.to_string()));
+    }
+    log.flush(LONG);
+    assert_eq!(log.dropped(), 0);
+    let old = folder.path().join("access.log.1");
+    let ids: Vec<u64> = lines(&old).iter().chain(&lines(&path)).map(|line| line["request_id"].as_str().unwrap().parse().unwrap()).collect();
+    // The newest of all that was written, without a gap.
+    assert_eq!(ids.last(), Some(&(written - 1)));
+    assert!(ids.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+    assert!(ids.len() < 2_000);
+    for file in [&old, &path] {
+        assert!(std::fs::metadata(file).unwrap().len() <= LIMIT);
+        assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_file_taken_away_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let mut file = Rotating::open(&path, 10).unwrap();
+    file.write(b"eight...\n").unwrap();
+    std::fs::remove_file(&path).unwrap();
+    file.write(b"more\n").unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"more\n");
+}
+
+/// A stream that takes nothing before it is let.
+struct Stalled {
+    go: Receiver<()>,
+    gone: bool,
+    written: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Write for Stalled {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.gone {
+            self.gone = self.go.recv().is_ok();
+        }
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_writer_that_hangs_holds_up_nobody_and_what_is_dropped_is_counted() {
+    const SENT: u64 = 5_000;
+    let (go, wait) = channel();
+    let written: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let log = AccessLog::to(Out::Stream(Box::new(Stalled { go: wait, gone: false, written: written.clone() })), 64).unwrap();
+    (0..SENT).for_each(|_| log.write(http()));
+    // What it holds at most: its queue, and the lines of one buffer.
+    assert!(log.dropped() > SENT - 64 - BUFFER as u64 / 500);
+    // Nobody waits for it longer than they said.
+    log.flush(Duration::ZERO);
+    go.send(()).unwrap();
+    log.flush(LONG);
+    let lines = written.lock().unwrap().iter().filter(|byte| **byte == b'\n').count() as u64;
+    assert_eq!(lines + log.dropped(), SENT);
+}
+
+/// A stream that is closed.
+struct Closed;
+
+impl Write for Closed {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn lines_that_cannot_be_written_are_counted_as_dropped() {
+    let log = AccessLog::to(Out::Stream(Box::new(Closed)), 64).unwrap();
+    (0..3).for_each(|_| log.write(http()));
+    log.flush(LONG);
+    assert_eq!(log.dropped(), 3);
+}
+
+#[test]
+fn off_takes_nothing() {
+    let log = AccessLog::open(&Target::from("off")).unwrap();
+    log.write(http());
+    log.flush(LONG);
+    assert!(!log.is_on());
+    assert_eq!(log.dropped(), 0);
+}
