@@ -13,6 +13,7 @@ use hickory_proto::op::{Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use lorica_model::name::{Namespace, ServiceName};
+use lorica_observe::Telemetry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
@@ -52,16 +53,26 @@ pub struct Dns {
     app_has_ipv6: bool,
     forwards: Cell<usize>,
     connections: Cell<usize>,
+    telemetry: Telemetry,
 }
 
 impl Dns {
     /// A server for apps of `namespace`. `app_has_ipv6`: whether the app's network namespace has IPv6 at all.
     #[must_use]
-    pub fn new(namespace: Namespace, views: watch::Receiver<std::sync::Arc<View>>, app_has_ipv6: bool) -> Rc<Self> {
+    pub fn new(namespace: Namespace, views: watch::Receiver<std::sync::Arc<View>>, telemetry: Telemetry, app_has_ipv6: bool) -> Rc<Self> {
         let resolvers = host_resolvers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
         // A connected UDP socket finds out whether there is a route, without sending anything.
         let host_has_ipv6 = StdUdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|socket| socket.connect("[2000::1]:53")).is_ok();
-        Rc::new(Self { namespace, views, resolvers, host_has_ipv6, app_has_ipv6, forwards: Cell::new(0), connections: Cell::new(0) })
+        Rc::new(Self {
+            namespace,
+            views,
+            resolvers,
+            host_has_ipv6,
+            app_has_ipv6,
+            forwards: Cell::new(0),
+            connections: Cell::new(0),
+            telemetry,
+        })
     }
 
     /// Serves a UDP socket to its end.
@@ -134,7 +145,14 @@ impl Dns {
 
     fn outcome(&self, query: &[u8]) -> Outcome {
         let view = self.views.borrow().clone();
-        answer(query, &view, &self.namespace, self.app_has_ipv6, self.host_has_ipv6)
+        let outcome = answer(query, &view, &self.namespace, self.app_has_ipv6, self.host_has_ipv6);
+        let word = match &outcome {
+            Outcome::Reply(_) => "answered",
+            Outcome::Forward => "forwarded",
+            Outcome::Ignore => "ignored",
+        };
+        self.telemetry.count("lorica_dns_queries_total", word, 1);
+        outcome
     }
 
     /// Asks the host's resolvers one after another.

@@ -66,10 +66,6 @@ pub struct Pool {
     idle: RefCell<HashMap<Key, Vec<Idle>, foldhash::fast::RandomState>>,
     shared: RefCell<HashMap<Key, Vec<Shared>, foldhash::fast::RandomState>>,
     connecting: RefCell<HashMap<Key, Arc<Mutex<()>>, foldhash::fast::RandomState>>,
-    /// Connections made since the start.
-    pub made: Cell<u64>,
-    /// Requests that went on a connection that was there.
-    pub reused: Cell<u64>,
 }
 
 struct Idle {
@@ -133,12 +129,10 @@ impl Pool {
     /// A connection that is there already.
     #[must_use]
     pub fn ready(self: &Rc<Self>, key: &Key) -> Option<Lease> {
-        let lease = match key.protocol {
+        match key.protocol {
             Negotiated::Http1 => self.take_idle(key),
             Negotiated::Http2 => self.share(key, false),
-        }?;
-        self.reused.set(self.reused.get() + 1);
-        Some(lease)
+        }
     }
 
     fn take_idle(self: &Rc<Self>, key: &Key) -> Option<Lease> {
@@ -175,13 +169,11 @@ impl Pool {
 
     /// Takes a new connection of HTTP/1 into use.
     pub fn add_http1(self: &Rc<Self>, key: Key, client: Http1Client, facts: Facts) -> Lease {
-        self.made.set(self.made.get() + 1);
         Lease { carrier: Carrier::Http1 { client, key, pool: self.clone() }, facts, reused: false }
     }
 
     /// Takes a new connection of HTTP/2 into use.
     pub fn add_http2(&self, key: Key, client: Http2Client, facts: Facts) -> Lease {
-        self.made.set(self.made.get() + 1);
         let (under_way, used) = (Rc::new(()), Rc::new(Cell::new(Instant::now())));
         let carrier = Carrier::Http2 { client: client.clone(), _under_way: under_way.clone(), used: used.clone() };
         self.shared.borrow_mut().entry(key).or_default().push(Shared { client, facts: facts.clone(), under_way, used });

@@ -85,7 +85,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     let (dns, served): (Vec<Listener>, Vec<Listener>) =
         host.into_iter().chain(listeners).partition(|(label, _)| matches!(label, ListenerLabel::DnsUdp | ListenerLabel::DnsTcp));
     let app_has_ipv6 = served.iter().any(|(label, socket)| *label == ListenerLabel::Outbound && is_ipv6(socket));
-    serve_names(&config, dns, views.clone(), app_has_ipv6)?;
+    serve_names(Dns::new(config.namespace.clone(), views.clone(), telemetry.clone(), app_has_ipv6), dns)?;
     spawn_local(admin::serve(metrics, telemetry.clone(), client.clone(), epoch.clone()));
 
     let parts = WorkerParts {
@@ -213,8 +213,7 @@ fn is_ipv6(socket: &std::os::fd::OwnedFd) -> bool {
     rustix::net::getsockname(socket).is_ok_and(|address| SocketAddr::try_from(address).is_ok_and(|address| address.is_ipv6()))
 }
 
-fn serve_names(config: &ProxyConfig, sockets: Vec<Listener>, views: watch::Receiver<Arc<View>>, app_has_ipv6: bool) -> anyhow::Result<()> {
-    let dns = Dns::new(config.namespace.clone(), views, app_has_ipv6);
+fn serve_names(dns: std::rc::Rc<Dns>, sockets: Vec<Listener>) -> anyhow::Result<()> {
     for (label, socket) in sockets {
         match label {
             ListenerLabel::DnsUdp => drop(spawn_local(dns.clone().serve_udp(UdpSocket::from_std(socket.into())?))),

@@ -45,27 +45,16 @@ impl Sight {
         for (address, edges) in &after {
             // A proxy's first look is what its numbers are counted from.
             let before = self.before.get(address).unwrap_or(edges);
-            edges.iter().for_each(|(edge, totals)| sum(new.entry(edge.clone()).or_default(), totals));
+            edges.iter().for_each(|(edge, totals)| new.entry(edge.clone()).or_default().add(totals));
             edges
                 .keys()
                 .filter_map(|edge| Some((edge, before.get(edge)?)))
-                .for_each(|(edge, totals)| sum(old.entry(edge.clone()).or_default(), totals));
+                .for_each(|(edge, totals)| old.entry(edge.clone()).or_default().add(totals));
         }
         self.rates = new.iter().map(|(edge, totals)| (edge.clone(), summary::rate(old.get(edge), totals, seconds))).collect();
         self.proxies = after.len();
         self.before = after;
         self.at = Some(now);
-    }
-}
-
-fn sum(into: &mut Totals, more: &Totals) {
-    into.requests += more.requests;
-    into.failures += more.failures;
-    for (bound, count) in &more.buckets {
-        match into.buckets.iter_mut().find(|(known, _)| known.total_cmp(bound).is_eq()) {
-            Some((_, sum)) => *sum += count,
-            None => into.buckets.push((*bound, *count)),
-        }
     }
 }
 

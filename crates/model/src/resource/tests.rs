@@ -161,7 +161,8 @@ fn what_the_specification_defaults_is_defaulted() {
     let bare = route("r", RECORDING, "").replace("  rules:\n", "");
     let rules = of(&bare).rules;
     assert_eq!((rules.len(), &rules[0].matches[0].0, rules[0].backends.len()), (1, &RouteMatch::any(), 0));
-    let path = |written: &str| of(&route("r", RECORDING, &format!("  - matches: [{{path: {written}}}]"))).rules[0].matches[0].0.path.clone();
+    let path =
+        |written: &str| of(&route("r", RECORDING, &format!("  - matches: [{{path: {written}}}]"))).rules[0].matches[0].0.path.clone();
     assert_eq!(path("{}"), PathMatch::Prefix("/".to_owned()));
     assert_eq!(path("{type: Exact}"), PathMatch::Exact("/".to_owned()));
     assert_eq!(path("{value: /a}"), PathMatch::Prefix("/a".to_owned()));

@@ -45,7 +45,9 @@ pub async fn serve(worker: Rc<Worker>, label: ListenerLabel, listener: TcpListen
                 let (worker, label) = (worker.clone(), label.clone());
                 spawn_local(async move {
                     worker.connections.set(worker.connections.get() + 1);
+                    let open = worker.telemetry.metrics.hold("lorica_connections_open", side(&label));
                     connection(&worker, &label, tcp, remote).await;
+                    drop(open);
                     worker.connections.set(worker.connections.get() - 1);
                 });
             }
@@ -55,6 +57,18 @@ pub async fn serve(worker: Rc<Worker>, label: ListenerLabel, listener: TcpListen
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
+    }
+}
+
+/// The side of the proxy that a listener is on.
+fn side(label: &ListenerLabel) -> &'static str {
+    match label {
+        ListenerLabel::Inbound { .. } | ListenerLabel::Publish { .. } => "inbound",
+        ListenerLabel::Outbound
+        | ListenerLabel::Upstream { .. }
+        | ListenerLabel::HostPort { .. }
+        | ListenerLabel::DnsUdp
+        | ListenerLabel::DnsTcp => "outbound",
     }
 }
 

@@ -69,6 +69,8 @@ async fn pass(
         let failure = match pick::pick(worker, &way, &mut tried).await {
             Ok(mut picked) => {
                 record.picked(&picked);
+                let used = if picked.lease.reused { "lorica_pool_reuses_total" } else { "lorica_pool_connects_total" };
+                worker.telemetry.metrics.count(used, "", 1);
                 let parts = Attempt {
                     worker,
                     head,

@@ -15,7 +15,7 @@ use lorica_model::reason::Reason;
 use lorica_model::snapshot::Endpoint;
 use lorica_observe::Record;
 use lorica_observe::record::{Called, Http, Party, Protocol, Reporter, Security, UNKNOWN};
-use lorica_observe::trace::{Span, TRACEPARENT};
+use lorica_observe::trace::{Span, TRACEPARENT, TRACESTATE, keeps_tracestate};
 use tokio::net::TcpStream;
 
 use super::caller::{Caller, Entry};
@@ -266,6 +266,10 @@ impl ExchangeRecord {
         let id = clean::request_id(head, edits);
         let span = Span::begin(head.fields.get_str(TRACEPARENT), self.open.worker.telemetry.sampling(), || fastrand::u64(..));
         edits.set(&head.fields, TRACEPARENT, span.context.to_string());
+        // The state of a trace that does not go on says nothing of the one that begins here.
+        if !keeps_tracestate(&span, head.fields.get_all(TRACESTATE).filter_map(|value| std::str::from_utf8(value).ok())) {
+            edits.remove(&head.fields, TRACESTATE);
+        }
         self.http(|http| {
             http.request_id = id;
             http.span = Some(span);
@@ -351,13 +355,17 @@ impl ExchangeRecord {
 }
 
 /// The record of a connection whose bytes are not looked at, or that was no exchange at all.
-pub struct ConnectionRecord(Open);
+pub struct ConnectionRecord {
+    open: Open,
+    /// Counted as opened once it is known who takes it: both counts then have the same labels.
+    counted: bool,
+}
 
 impl ConnectionRecord {
     /// A connection begins.
     #[must_use]
     pub fn begin(worker: &Rc<Worker>, caller: &Caller) -> Self {
-        Self::opened(Open::begin(worker, caller, Protocol::Tcp))
+        Self { open: Open::begin(worker, caller, Protocol::Tcp), counted: false }
     }
 
     /// The app's connection to a host outside the mesh begins.
@@ -384,35 +392,38 @@ impl ConnectionRecord {
             server_name: None,
             http: None,
         };
-        Self::opened(Open::of(worker, record))
+        Self { open: Open::of(worker, record), counted: false }
     }
 
-    fn opened(open: Open) -> Self {
-        if let Some(record) = &open.record {
-            open.worker.telemetry.metrics.opened(record);
+    fn count(&mut self) {
+        if let Some(record) = self.open.record.as_ref().filter(|_| !self.counted) {
+            self.counted = true;
+            self.open.worker.telemetry.metrics.opened(record);
         }
-        Self(open)
     }
 
     /// Somebody takes it.
     pub fn upstream(&mut self, id: u64, endpoint: &Endpoint, peer: Option<&PeerIdentity>) {
-        self.0.callee(id, endpoint, peer);
+        self.open.callee(id, endpoint, peer);
+        self.count();
     }
 
     /// The app takes it.
     pub fn app(&mut self, app: &TcpStream) {
         let address = app.peer_addr().ok();
-        self.0.with(|record| record.upstream = address);
+        self.open.with(|record| record.upstream = address);
+        self.count();
     }
 
     /// It is over.
     pub fn end(mut self, relayed: Relayed) {
-        self.0.with(|record| {
+        self.count();
+        self.open.with(|record| {
             record.received = relayed.up;
             record.sent = relayed.down;
         });
         if let Some(reason) = relayed.reason {
-            self.0.fail(reason, String::new());
+            self.open.fail(reason, String::new());
         }
     }
 
@@ -420,6 +431,7 @@ impl ConnectionRecord {
     pub fn fail(mut self, reason: Reason, detail: impl Into<String>) {
         let detail = detail.into();
         tracing::info!(%reason, detail, "a connection was refused");
-        self.0.fail(reason, detail);
+        self.count();
+        self.open.fail(reason, detail);
     }
 }
