@@ -1,6 +1,5 @@
 //! Who plays in the demo: every workload as one command line, captured or with explicit listeners. Pure.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The namespace of the contact centre.
@@ -142,42 +141,29 @@ fn explicit(
     Ok(())
 }
 
-/// Five things to try, each a command to paste: what it shows, and the command.
-pub(crate) fn things_to_try(lorica: &str, server: &str, captured: bool) -> Vec<(&'static str, String)> {
-    let lorica = format!("{lorica} --server {server}");
-    let curl = |url: &str| format!("{lorica} run --namespace {NAMESPACE} -- curl -s {url}");
-    let reach: BTreeMap<&str, String> = if captured {
-        [
-            (
-                "call",
-                curl("-d '{\"customer\":\"c0001\",\"skill\":\"billing\"}' -H content-type:application/json http://call-routing/calls"),
-            ),
-            ("bug", curl("-X PUT -d '{\"on\":true}' -H content-type:application/json http://recording-v2/bug")),
-        ]
-        .into()
-    } else {
-        let explicit = |service: &str, rest: &str| {
-            format!("{lorica} run --namespace {NAMESPACE} --upstream {service}.{NAMESPACE}:80=127.0.0.1:9900 -- curl -s {rest}")
+/// Five things to try, each a command to paste where `LORICA_SERVER` names the demo: what it shows, and the command.
+pub(crate) fn things_to_try(lorica: &str, captured: bool) -> [(&'static str, String); 5] {
+    const JSON: &str = "-H content-type:application/json";
+    let post = |service: &str, path: &str, what: &str| {
+        let (upstream, host) = if captured {
+            (String::new(), service.to_owned())
+        } else {
+            (format!(" --upstream {service}.{NAMESPACE}:80=127.0.0.1:9900"), "127.0.0.1:9900".to_owned())
         };
-        [
-            (
-                "call",
-                explicit(
-                    "call-routing",
-                    "-d '{\"customer\":\"c0001\",\"skill\":\"billing\"}' -H content-type:application/json http://127.0.0.1:9900/calls",
-                ),
-            ),
-            ("bug", explicit("recording-v2", "-X PUT -d '{\"on\":true}' -H content-type:application/json http://127.0.0.1:9900/bug")),
-        ]
-        .into()
+        format!("{lorica} run --namespace {NAMESPACE}{upstream} -- curl -s {JSON} {what} http://{host}{path}")
     };
-    vec![
+    [
         ("who is there, and what they acknowledged", format!("{lorica} status")),
-        ("make a call yourself, from a program that knows no mesh", reach["call"].clone()),
-        ("switch on a bug in one recording-v2: calls are still answered", reach["bug"].clone()),
+        (
+            "make a call yourself, from a program that knows no mesh",
+            post("call-routing", "/calls", "-d '{\"customer\":\"c0001\",\"skill\":\"billing\"}'"),
+        ),
+        ("switch on a bug in one recording-v2: calls are still answered", post("recording-v2", "/bug", "-X PUT -d '{\"on\":true}'")),
         (
             "take v2 out: all recordings go to v1, once every proxy says so",
-            format!("{lorica} get httproute recording -n {NAMESPACE} -o yaml | sed 's/weight: 50/weight: 0/2' | {lorica} apply -f -"),
+            format!(
+                "{lorica} get httproute recording -n {NAMESPACE} -o yaml | sed '/recording-v2/,$ s/weight: 50/weight: 0/' | {lorica} apply -f -"
+            ),
         ),
         (
             "what is refused, and how it is told",

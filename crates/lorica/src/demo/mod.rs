@@ -175,11 +175,11 @@ fn introduce(captured: bool, stage: &Stage, begun: Instant, printer: &mut Printe
     let way = if captured { "captured: the programs know nothing of the mesh" } else { "through explicit listeners" };
     printer.note(&format!("\nThe contact centre runs on the mesh after {:.1} s, {way}.", begun.elapsed().as_secs_f64()));
     printer.note(&format!(
-        "  API    {server}\n  state  {}\n  logs   {}\n\nFive things to try, in another terminal:",
+        "  API    {server}\n  state  {}\n  logs   {}\n\nFive things to try, in another terminal, after\n  export LORICA_SERVER={server}",
         stage.state().display(),
         stage.logs().display()
     ));
-    for (number, (what, command)) in cast::things_to_try(&lorica, &server, captured).into_iter().enumerate() {
+    for (number, (what, command)) in cast::things_to_try(&lorica, captured).into_iter().enumerate() {
         printer.note(&format!("  {}. {what}\n     {command}", number + 1));
     }
     printer.note("\nCtrl-C ends everything and leaves nothing behind.\n");
