@@ -104,16 +104,15 @@ async fn a_killed_control_plane_costs_no_request_and_loses_nothing() -> anyhow::
     mesh.finish().await
 }
 
-#[tokio::test]
-async fn a_killed_workload_costs_no_request_that_may_be_repeated() -> anyhow::Result<()> {
+/// Two workloads under load; one of them ends, and no caller notices.
+async fn one_of_two_ends(end: impl AsyncFnOnce(Running) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let mesh = Mesh::as_nobody().start().await?;
     let ((one, _one_listens), (two, _two_listens)) = (service(&mesh).await?, service(&mesh).await?);
     mesh.announced("web.shop", 2).await?;
     let (calling, port) = client(&mesh).await?;
     let load = Load::start(port.address());
     load.more(50).await?;
-    // Its supervisor is killed outright; proxy and app go with it, and nobody says goodbye.
-    one.kill().await?;
+    end(one).await?;
     load.more(100).await?;
     assert_eq!(load.end().await?, Vec::<String>::new());
     calling.stop().await?;
@@ -122,19 +121,14 @@ async fn a_killed_workload_costs_no_request_that_may_be_repeated() -> anyhow::Re
 }
 
 #[tokio::test]
+async fn a_killed_workload_costs_no_request_that_may_be_repeated() -> anyhow::Result<()> {
+    // Its supervisor is killed outright; proxy and app go with it, and nobody says goodbye.
+    one_of_two_ends(async |one| one.kill().await.map(drop)).await
+}
+
+#[tokio::test]
 async fn a_workload_that_ends_in_order_costs_no_request() -> anyhow::Result<()> {
-    let mesh = Mesh::as_nobody().start().await?;
-    let ((one, _one_listens), (two, _two_listens)) = (service(&mesh).await?, service(&mesh).await?);
-    mesh.announced("web.shop", 2).await?;
-    let (calling, port) = client(&mesh).await?;
-    let load = Load::start(port.address());
-    load.more(50).await?;
-    one.stop().await?;
-    load.more(100).await?;
-    assert_eq!(load.end().await?, Vec::<String>::new());
-    calling.stop().await?;
-    two.stop().await?;
-    mesh.finish().await
+    one_of_two_ends(async |one| one.stop().await.map(drop)).await
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use lorica_cli::places::Places;
 use lorica_cli::printer::Printer;
 use lorica_identity::ca_api::request_certificate;
 use lorica_identity::{KeyPair, Svid, rotation};
-use lorica_model::name::{Label, Namespace, ServicePort, WorkloadName};
+use lorica_model::name::{ServicePort, WorkloadName};
 use lorica_model::snapshot::Protocol;
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use lorica_proxy::identity::control_channel;
@@ -68,16 +68,8 @@ struct Member {
 
 impl Member {
     fn new(arguments: &EnvoyArgs, places: &Places, socket: PathBuf) -> anyhow::Result<Self> {
-        let namespace = match (&arguments.service, &arguments.namespace) {
-            (Some(service), _) => service.namespace.clone(),
-            (None, Some(namespace)) => namespace.clone(),
-            (None, None) => Namespace::default(),
-        };
-        let account = match (&arguments.account, &arguments.service) {
-            (Some(account), _) => account.clone(),
-            (None, Some(service)) => service.name.clone(),
-            (None, None) => Label::new("default")?,
-        };
+        let (namespace, account) =
+            crate::run::belonging(arguments.service.as_ref(), arguments.namespace.as_ref(), arguments.account.as_ref())?;
         let stem = arguments.service.as_ref().map_or("envoy", |service| service.name.as_str());
         let workload = WorkloadName::new(namespace.clone(), crate::run::unique(stem)?);
         let directory = arguments.directory.clone().unwrap_or_else(|| places.state.join("envoy").join(workload.to_string()));

@@ -10,7 +10,7 @@ use lorica_capture::{Mode, Publish, RunSpec, Upstream};
 use lorica_cli::args::{Global, RunArgs};
 use lorica_cli::places::Places;
 use lorica_cli::printer::Printer;
-use lorica_model::name::{Label, Namespace, WorkloadName};
+use lorica_model::name::{Label, Namespace, ServiceName, WorkloadName};
 use lorica_proxy::config::{DEFAULT_START_DEADLINE, DeclaredPort, ProxyConfig, TelemetryConfig};
 
 /// The hidden verb of the process in the app's namespaces.
@@ -30,16 +30,7 @@ pub(crate) fn run(arguments: RunArgs, global: &Global, printer: &mut Printer) ->
 }
 
 fn configuration(arguments: &RunArgs, global: &Global, places: &Places) -> anyhow::Result<ProxyConfig> {
-    let namespace = match (&arguments.service, &arguments.namespace) {
-        (Some(service), _) => service.namespace.clone(),
-        (None, Some(namespace)) => namespace.clone(),
-        (None, None) => Namespace::default(),
-    };
-    let account = match (&arguments.account, &arguments.service) {
-        (Some(account), _) => account.clone(),
-        (None, Some(service)) => service.name.clone(),
-        (None, None) => Label::new("default")?,
-    };
+    let (namespace, account) = belonging(arguments.service.as_ref(), arguments.namespace.as_ref(), arguments.account.as_ref())?;
     let stem = match &arguments.service {
         Some(service) => service.name.as_str().to_owned(),
         None => program_label(arguments.command.first().map_or(Path::new(""), Path::new)),
@@ -73,6 +64,20 @@ fn configuration(arguments: &RunArgs, global: &Global, places: &Places) -> anyho
         start_deadline: DEFAULT_START_DEADLINE,
         drain_deadline: arguments.drain,
     })
+}
+
+/// The namespace and the account of a workload: those of its service unless said otherwise; a client's are `default`.
+pub(crate) fn belonging(
+    service: Option<&ServiceName>,
+    namespace: Option<&Namespace>,
+    account: Option<&Label>,
+) -> anyhow::Result<(Namespace, Label)> {
+    let of_service = service.map(|service| (service.namespace.clone(), service.name.clone()));
+    let (own_namespace, own_account) = match of_service {
+        Some(own) => own,
+        None => (Namespace::default(), Label::new("default")?),
+    };
+    Ok((namespace.cloned().unwrap_or(own_namespace), account.cloned().unwrap_or(own_account)))
 }
 
 fn spec(arguments: RunArgs, configuration: &ProxyConfig, places: &Places, verbose: u8) -> anyhow::Result<RunSpec> {
