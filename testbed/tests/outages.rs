@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use testbed::{Mesh, PATIENCE, Port, Running, eventually, http_get, send_raw};
+use testbed::{HttpConnection, Mesh, PATIENCE, Port, Running, eventually, http_get, send_raw};
 
 /// A service without capture, so that these tests run wherever a binary does.
 async fn service(mesh: &Mesh) -> anyhow::Result<(Running, Port)> {
@@ -129,6 +129,38 @@ async fn a_killed_workload_costs_no_request_that_may_be_repeated() -> anyhow::Re
 #[tokio::test]
 async fn a_workload_that_ends_in_order_costs_no_request() -> anyhow::Result<()> {
     one_of_two_ends(async |one| one.stop().await.map(drop)).await
+}
+
+#[tokio::test]
+async fn certificates_are_renewed_under_load_and_no_connection_notices() -> anyhow::Result<()> {
+    // The shortest life there is: renewed within half a minute.
+    let mesh = Mesh::as_nobody().control_option("--svid-lifetime").control_option("1m").start().await?;
+    let (one, _listens) = service(&mesh).await?;
+    mesh.announced("web.shop", 1).await?;
+    let (calling, port) = client(&mesh).await?;
+    let ends = async || -> anyhow::Result<Vec<String>> {
+        let status = mesh.status().await?;
+        let proxies = status["proxies"].as_array().cloned().unwrap_or_default();
+        Ok(proxies.iter().map(|proxy| proxy["certificate_not_after"].as_str().unwrap_or_default().to_owned()).collect())
+    };
+    let before = ends().await?;
+    // One connection is kept through it all, and others come and go.
+    let mut kept = HttpConnection::open(port.address()).await?;
+    let ask = || http::Request::get("/").header("host", "web.shop").body(Default::default());
+    assert_eq!(kept.send(ask()?).await?.status.as_u16(), 200);
+    let load = Load::start(port.address());
+    eventually("new certificates on both sides", PATIENCE * 2, || async {
+        let after = ends().await?;
+        anyhow::ensure!(after.len() == 2 && after.iter().zip(&before).all(|(after, before)| after > before), "{before:?} {after:?}");
+        Ok(())
+    })
+    .await?;
+    load.more(100).await?;
+    assert_eq!(kept.send(ask()?).await?.status.as_u16(), 200);
+    assert_eq!(load.end().await?, Vec::<String>::new());
+    calling.stop().await?;
+    one.stop().await?;
+    mesh.finish().await
 }
 
 #[tokio::test]

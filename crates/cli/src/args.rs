@@ -117,6 +117,9 @@ pub struct ControlArgs {
     /// The trust domain of a new mesh. Fixed once the mesh exists.
     #[arg(long, value_name = "NAME")]
     pub trust_domain: Option<String>,
+    /// How long a workload's certificate holds, 1m to 168h. Renewed before half of it is over; stolen, it is of use for that long.
+    #[arg(long, default_value = "24h", value_name = "TIME", value_parser = svid_lifetime)]
+    pub svid_lifetime: Duration,
     /// Where the state is kept.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
@@ -419,6 +422,13 @@ impl FromStr for PortRange {
 
 fn port(text: &str) -> Result<u16, String> {
     text.parse().ok().filter(|port| *port != 0).ok_or_else(|| format!("`{text}` is no port from 1 to 65535"))
+}
+
+/// A time that a certificate may hold.
+fn svid_lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = duration(text)?;
+    let allowed = Duration::from_secs(60)..=Duration::from_secs(7 * 24 * 3600);
+    if allowed.contains(&lifetime) { Ok(lifetime) } else { Err("a certificate holds from 1m to 168h".to_owned()) }
 }
 
 /// `30s`, `500ms`, `2m`, `1h`.

@@ -26,6 +26,8 @@ const RENEWAL: Duration = Duration::from_secs(3600);
 pub struct Issuer {
     mesh: Arc<Mesh>,
     authority: RwLock<Arc<Authority>>,
+    /// How long an SVID holds.
+    lifetime: Duration,
     /// How many SVIDs were issued since the start.
     issued: AtomicU64,
 }
@@ -60,8 +62,8 @@ fn keep(store: &dyn Store, authority: &Authority, expected: Expected) -> Result<
 impl Issuer {
     /// The CA's door.
     #[must_use]
-    pub fn new(mesh: Arc<Mesh>, authority: Authority) -> Arc<Self> {
-        Arc::new(Self { mesh, authority: RwLock::new(Arc::new(authority)), issued: AtomicU64::new(0) })
+    pub fn new(mesh: Arc<Mesh>, authority: Authority, lifetime: Duration) -> Arc<Self> {
+        Arc::new(Self { mesh, authority: RwLock::new(Arc::new(authority)), lifetime, issued: AtomicU64::new(0) })
     }
 
     /// The CA.
@@ -133,7 +135,8 @@ impl Issue for Issuer {
             virtual_v6: Some(addresses.v6),
         };
         let mut grant = Grant::new(id.clone()).with_facts(facts);
-        grant.lifetime = request.validity.unwrap_or(grant.lifetime);
+        // Who asks may have less than the mesh's lifetime, never more.
+        grant.lifetime = request.validity.map_or(self.lifetime, |wanted| wanted.min(self.lifetime));
         let now = SystemTime::now();
         let chain = authority.sign(&request.csr_der, &grant, now).map_err(|error| Status::permission_denied(error.to_string()))?;
         let not_after = lorica_identity::peer_identity(&chain).map_err(|error| Status::internal(error.to_string()))?.not_after;

@@ -34,6 +34,8 @@ use lorica_api::Receipt;
 use lorica_model::snapshot::TrustBundle;
 use lorica_model::spiffe::TrustDomain;
 
+pub use lorica_identity::authority::SVID_LIFETIME;
+
 use crate::issue::Issuer;
 use crate::mesh::Mesh;
 use crate::store::{Embedded, Expected, Store, StoreError, Table, Write};
@@ -47,6 +49,8 @@ pub struct ControlConfig {
     pub socket: PathBuf,
     /// The trust domain of a new mesh.
     pub trust_domain: Option<TrustDomain>,
+    /// How long an SVID holds, from one minute to seven days; [`SVID_LIFETIME`] unless said otherwise.
+    pub svid_lifetime: Duration,
 }
 
 /// A control plane.
@@ -71,7 +75,7 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
     let trust_domain = authority.trust_domain().clone();
     let bundle = TrustBundle { trust_domain: trust_domain.clone(), roots };
     let mesh = Mesh::load(store.clone(), trust_domain.clone(), bundle, prefix(&*store)?)?;
-    let issuer = Issuer::new(mesh.clone(), authority);
+    let issuer = Issuer::new(mesh.clone(), authority, config.svid_lifetime);
     let control = Arc::new(ControlPlane {
         mesh: mesh.clone(),
         issuer: issuer.clone(),

@@ -29,7 +29,12 @@ struct Control {
 }
 
 fn config(directory: &Path) -> ControlConfig {
-    ControlConfig { state_directory: directory.join("state"), socket: directory.join("control.sock"), trust_domain: None }
+    ControlConfig {
+        state_directory: directory.join("state"),
+        socket: directory.join("control.sock"),
+        trust_domain: None,
+        svid_lifetime: lorica_control::SVID_LIFETIME,
+    }
 }
 
 impl Control {

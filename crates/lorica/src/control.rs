@@ -16,8 +16,12 @@ pub(crate) fn control(arguments: ControlArgs, global: &Global, printer: &mut Pri
     places.make()?;
     let trust_domain = arguments.trust_domain.as_deref().map(str::parse).transpose().context("--trust-domain")?;
     let socket = arguments.socket.unwrap_or_else(|| places.control_socket());
-    let config =
-        ControlConfig { state_directory: arguments.state.unwrap_or_else(|| places.control_state()), socket: socket.clone(), trust_domain };
+    let config = ControlConfig {
+        state_directory: arguments.state.unwrap_or_else(|| places.control_state()),
+        socket: socket.clone(),
+        trust_domain,
+        svid_lifetime: arguments.svid_lifetime,
+    };
     let state = config.state_directory.display().to_string();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {

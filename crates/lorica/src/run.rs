@@ -22,6 +22,10 @@ pub(crate) fn run(arguments: RunArgs, global: &Global, printer: &mut Printer) ->
     let places = Places::from_environment();
     places.make()?;
     let configuration = configuration(&arguments, global, &places)?;
+    if std::os::unix::net::UnixStream::connect(&configuration.control_socket).is_err() {
+        let (socket, limit) = (configuration.control_socket.display(), configuration.start_deadline.as_secs());
+        printer.note(&format!("waiting up to {limit} s for a control plane on {socket} …"));
+    }
     let spec = spec(arguments, &configuration, &places, global.verbose)?;
     match lorica_capture::supervise(spec, &mut |notice| printer.note(notice)) {
         Ok(code) => Ok(ExitCode::from(code.0)),

@@ -24,7 +24,7 @@ use super::mtls::{self, Negotiated};
 use super::record::ConnectionRecord;
 use super::{http, route, tcp};
 use crate::config::{HEAD_TIMEOUT, MAX_CONNECTIONS};
-use crate::stream::Stream;
+use crate::stream::{Stream, prepare};
 use crate::worker::Worker;
 
 /// Accepts on one listener until the proxy ends.
@@ -73,7 +73,7 @@ fn side(label: &ListenerLabel) -> &'static str {
 }
 
 async fn connection(worker: &Rc<Worker>, label: &ListenerLabel, tcp: TcpStream, remote: SocketAddr) {
-    if let Err(error) = tcp.set_nodelay(true) {
+    if let Err(error) = prepare(&tcp) {
         tracing::debug!(%error, "a connection ended before it was looked at");
         return;
     }

@@ -14,7 +14,7 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::mtls::Negotiated;
-use crate::stream::Stream;
+use crate::stream::{Stream, prepare};
 
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -86,7 +86,7 @@ pub async fn connect(
 ) -> Result<Connected, NotConnected> {
     let connecting = async {
         let tcp = TcpStream::connect(endpoint.address).await.map_err(|error| NotConnected::tcp(&error))?;
-        tcp.set_nodelay(true).map_err(|error| NotConnected::tcp(&error))?;
+        prepare(&tcp).map_err(|error| NotConnected::tcp(&error))?;
         match (endpoint.transport, tls) {
             (Transport::Plaintext, _) => Ok(Connected { stream: Stream::Plain(tcp), peer: None }),
             (Transport::MutualTls, Some((epoch, config))) => handshake(cluster, tcp, epoch, config, protocol).await,

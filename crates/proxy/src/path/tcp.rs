@@ -17,7 +17,7 @@ use super::record::ConnectionRecord;
 use super::relay::{Read, relay};
 use crate::config::MAX_ATTEMPTS;
 use crate::endpoints::{Active, NoPick};
-use crate::stream::Stream;
+use crate::stream::{Stream, prepare};
 use crate::worker::Worker;
 
 /// How long a relayed connection may be silent: Envoy's default for TCP, as databases and message queues keep connections for long.
@@ -129,8 +129,9 @@ pub async fn outside(worker: &Rc<Worker>, mut tcp: TcpStream, remote: SocketAddr
     let connected = timeout(OUTSIDE_TIMEOUT, TcpStream::connect(destination)).await;
     let failed = match connected {
         Ok(Ok(mut upstream)) => {
-            // Without it, small writes of the app would wait for acknowledgements twice.
-            drop(upstream.set_nodelay(true));
+            if let Err(error) = prepare(&upstream) {
+                tracing::debug!(%error, "a connection to a host outside the mesh failed at once");
+            }
             let relayed = worker.until_ended(relay(&mut tcp, &mut upstream, Read::default(), Some(TCP_IDLE))).await;
             return record.end(relayed);
         }
