@@ -37,6 +37,9 @@ use crate::worker::{Parts, Worker};
 /// How long callers' proxies may take to acknowledge that this workload is gone, before the drain goes on without them.
 const WITHDRAWAL: Duration = Duration::from_secs(5);
 
+/// How long a request may have been on its way when its caller's proxy acknowledged the withdrawal.
+const ON_THE_WAY: Duration = Duration::from_millis(250);
+
 /// Runs until the app or the supervisor has ended.
 ///
 /// # Errors
@@ -80,7 +83,9 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     let (app, listening) = watch::channel(Vec::new());
     let Interior { listeners, sockets } = supervisor.interior(&app).await.context("the supervisor is gone")?;
 
-    let (ending_in, ending) = watch::channel(Ending::Running);
+    let (ending_in, mut asked) = watch::channel(Ending::Running);
+    // What workers close by: it follows what the supervisor asked for once no caller comes any more.
+    let (closing, ending) = watch::channel(Ending::Running);
     let (ended_in, ended) = watch::channel(false);
     let (dns, served): (Vec<Listener>, Vec<Listener>) =
         host.into_iter().chain(listeners).partition(|(label, _)| matches!(label, ListenerLabel::DnsUdp | ListenerLabel::DnsTcp));
@@ -107,10 +112,9 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     supervisor.say(&FromProxy::Serving)?;
     spawn_local(announce(app.subscribe(), client.clone()));
 
-    let mut ending = ending_in.subscribe();
     let outcome = tokio::select! {
         gone = supervisor.follow(&app, &ending_in) => gone.map_err(anyhow::Error::from),
-        () = end(&config, &client, &mut ending, &under_way, supervisor) => Ok(()),
+        () = end(&config, &client, &mut asked, &closing, &under_way, supervisor) => Ok(()),
     };
     ended_in.send_replace(true);
     telemetry.flush(Duration::from_secs(1)).await;
@@ -293,34 +297,55 @@ async fn announce(mut app: watch::Receiver<Vec<AppListener>>, client: Client) {
 }
 
 /// Drains when asked to, and returns when nothing is left to serve.
-async fn end(config: &ProxyConfig, client: &Client, ending: &mut watch::Receiver<Ending>, under_way: &UnderWay, supervisor: &Supervisor) {
-    if ending.wait_for(|ending| *ending != Ending::Running).await.is_err() {
+async fn end(
+    config: &ProxyConfig,
+    client: &Client,
+    asked: &mut watch::Receiver<Ending>,
+    closing: &watch::Sender<Ending>,
+    under_way: &UnderWay,
+    supervisor: &Supervisor,
+) {
+    if asked.wait_for(|asked| *asked != Ending::Running).await.is_err() {
         return;
     }
     client.update_metadata(|metadata| metadata.draining = true);
-    if *ending.borrow() == Ending::Drain {
-        // Callers' proxies stop choosing this workload before it stops answering: no request runs into a closed door.
-        let mut snapshots = client.snapshot();
-        let withdrawn = snapshots.wait_for(|snapshot| snapshot.inbound.as_ref().is_some_and(|inbound| inbound.withdrawn));
-        let connected = matches!(*client.state().borrow(), ConnectionState::Connected { .. });
-        if connected && !config.ports.is_empty() && timeout(WITHDRAWAL, withdrawn).await.is_err() {
-            tracing::warn!("not every caller has acknowledged within {} s that this workload ends", WITHDRAWAL.as_secs());
+    if *asked.borrow() == Ending::Drain {
+        // Callers' proxies stop choosing this workload before it closes anything: no request runs into a closed door.
+        tokio::select! {
+            () = withdrawn(config, client) => {}
+            _ = asked.wait_for(|asked| *asked == Ending::AppEnded) => {}
         }
+        closing.send_replace(Ending::Drain);
         let deadline = Instant::now() + config.drain_deadline;
-        while under_way.inbound.load(Ordering::Relaxed) > 0 && Instant::now() < deadline && *ending.borrow() == Ending::Drain {
+        while under_way.inbound.load(Ordering::Relaxed) > 0 && Instant::now() < deadline && *asked.borrow() == Ending::Drain {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         tell_drained(supervisor);
-        if ending.wait_for(|ending| *ending == Ending::AppEnded).await.is_err() {
+        if asked.wait_for(|asked| *asked == Ending::AppEnded).await.is_err() {
             return;
         }
     }
+    closing.send_replace(Ending::AppEnded);
     // The app is gone; what it said last is still on its way.
     let deadline = Instant::now() + Duration::from_secs(2);
     while under_way.inbound.load(Ordering::Relaxed) + under_way.outbound.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     tell_drained(supervisor);
+}
+
+/// Waits until callers' proxies have acknowledged that this workload ends, and what they sent before has arrived.
+async fn withdrawn(config: &ProxyConfig, client: &Client) {
+    let connected = matches!(*client.state().borrow(), ConnectionState::Connected { .. });
+    if !connected || config.ports.is_empty() {
+        return;
+    }
+    let mut snapshots = client.snapshot();
+    let told = snapshots.wait_for(|snapshot| snapshot.inbound.as_ref().is_some_and(|inbound| inbound.withdrawn));
+    if timeout(WITHDRAWAL, told).await.is_err() {
+        tracing::warn!("not every caller has acknowledged within {} s that this workload ends", WITHDRAWAL.as_secs());
+    }
+    tokio::time::sleep(ON_THE_WAY).await;
 }
 
 fn tell_drained(supervisor: &Supervisor) {
