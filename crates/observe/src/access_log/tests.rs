@@ -1,3 +1,5 @@
+//! Records in, lines out: their keys, their files, and a log that cannot keep up.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails says where by panicking")]
 
 use std::os::unix::fs::PermissionsExt;

@@ -1,3 +1,5 @@
+//! Istio's labels and conventions, sums over workers, and the bound on series.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails says where by panicking")]
 
 use lorica_model::reason::Reason;

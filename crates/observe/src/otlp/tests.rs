@@ -1,3 +1,5 @@
+//! Spans as a collector gets them, and collectors that are slow, refuse or are gone.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails says where by panicking")]
 
 use std::collections::VecDeque;
