@@ -108,6 +108,16 @@ impl Catalog for Viewed {
         if let Some(known) = self.published.encoded.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return known.clone();
         }
+        if matches!(kind, Kind::Cluster | Kind::Listener | Kind::Route) {
+            // A unit is compiled and encoded as a whole, so whoever asks for one of the three makes all of them.
+            let unit: Vec<_> = self.outbound(name).into_iter().map(Arc::new).collect();
+            let mut encoded = self.published.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+            for part in [Kind::Cluster, Kind::Listener, Kind::Route] {
+                let found = unit.iter().find(|resource| resource.kind == part && resource.name == name).cloned();
+                encoded.insert((part, name.to_owned(), self.node.namespace.clone()), found);
+            }
+            return encoded.get(&key).cloned().flatten();
+        }
         let made = self.make(kind, name).map(Arc::new);
         self.published.encoded.lock().unwrap_or_else(PoisonError::into_inner).insert(key, made.clone());
         made

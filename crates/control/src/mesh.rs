@@ -6,7 +6,7 @@
 
 mod registration;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -60,6 +60,8 @@ struct State {
     receipts: Receipts,
     next_session: SessionId,
     revision: Revision,
+    /// The keys of the change sets that are remembered, oldest first.
+    history: VecDeque<String>,
     held_back: BTreeSet<ServiceName>,
     certificates: BTreeMap<WorkloadName, SystemTime>,
     published_at: Instant,
@@ -183,6 +185,7 @@ impl Mesh {
         let (resources, registry, bundle) = (Arc::new(resources), Arc::new(registry), Arc::new(bundle));
         let published = Arc::new(Published::new(1, resources.clone(), registry.clone(), trust_domain.clone(), bundle.clone()));
         let revision = store.revision()?;
+        let history = store.list(Table::History)?.into_iter().map(|(key, _)| key).collect();
         let state = State {
             resources,
             registry,
@@ -196,6 +199,7 @@ impl Mesh {
             receipts: Receipts::default(),
             next_session: 1,
             revision,
+            history,
             held_back: BTreeSet::new(),
             certificates: BTreeMap::new(),
             published_at: Instant::now(),
@@ -285,16 +289,17 @@ impl Mesh {
             }
         }
         let history = serde_json::json!({ "at": timestamp(now), "put": put.iter().map(|resource| resource.key().to_string()).collect::<Vec<_>>(), "deleted": delete.iter().map(ToString::to_string).collect::<Vec<_>>() });
-        let next = state.revision.0 + 1;
+        // Registrations count revisions up too, so change sets are counted by their keys.
+        let newest = format!("{:020}", state.revision.0 + 1);
         writes.push(Write {
             table: Table::History,
-            key: format!("{next:020}"),
+            key: newest.clone(),
             value: Some(history.to_string().into_bytes()),
             expected: Expected::Anything,
         });
-        if let Some(old) = next.checked_sub(HISTORY) {
-            writes.push(Write { table: Table::History, key: format!("{old:020}"), value: None, expected: Expected::Anything });
-        }
+        let forgotten = (state.history.len() + 1).saturating_sub(HISTORY);
+        let oldest = state.history.iter().take(forgotten);
+        writes.extend(oldest.map(|key| Write { table: Table::History, key: key.clone(), value: None, expected: Expected::Anything }));
         drop(state);
         let written = self.store.write(&writes);
         let mut state = self.state();
@@ -305,6 +310,8 @@ impl Mesh {
                 return Err(error);
             }
         };
+        state.history.drain(..forgotten);
+        state.history.push_back(newest);
         let mut resources = (*state.resources).clone();
         put.into_iter().for_each(|resource| drop(resources.insert(resource)));
         delete.iter().for_each(|key| drop(resources.remove(key)));
@@ -539,7 +546,7 @@ impl Proxy {
 }
 
 /// How many change sets are remembered.
-const HISTORY: u64 = 1000;
+const HISTORY: usize = 1000;
 
 /// A resource's record: its document, which names its apiVersion, and the version that wrote it.
 fn encoded(resource: &Resource) -> Result<Vec<u8>, StoreError> {

@@ -137,6 +137,37 @@ impl UnderWay {
     }
 }
 
+/// A record of which only the parties are known.
+fn blank(
+    reporter: Reporter,
+    source: Arc<Party>,
+    destination: Arc<Party>,
+    called: Arc<Called>,
+    protocol: Protocol,
+    security: Security,
+) -> Record {
+    Record {
+        reporter,
+        source,
+        destination,
+        called,
+        protocol,
+        security,
+        reason: None,
+        detail: String::new(),
+        start: SystemTime::now(),
+        duration: std::time::Duration::ZERO,
+        received: 0,
+        sent: 0,
+        route: None,
+        upstream: None,
+        remote: None,
+        local: None,
+        server_name: None,
+        http: None,
+    }
+}
+
 /// What an exchange and a connection have in common.
 struct Open {
     worker: Rc<Worker>,
@@ -154,27 +185,14 @@ impl Open {
             Entry::Inbound { peer: Some(peer), .. } => (Reporter::Destination, parties.caller(peer), own, Security::MutualTls),
             Entry::Inbound { peer: None, .. } => (Reporter::Destination, parties.nobody.clone(), own, Security::None),
         };
-        let record = Record {
-            reporter,
-            source,
-            destination,
-            called: parties.called(caller.service_port()),
-            protocol,
-            security,
-            reason: None,
-            detail: String::new(),
-            start: SystemTime::now(),
-            duration: std::time::Duration::ZERO,
-            received: 0,
-            sent: 0,
-            route: None,
-            upstream: None,
-            remote: Some(caller.remote),
-            local: Some(caller.local),
-            server_name: caller.server_name.clone(),
-            http: None,
-        };
-        Self::of(worker, record)
+        let called = parties.called(caller.service_port());
+        let mut open = Self::of(worker, blank(reporter, source, destination, called, protocol, security));
+        open.with(|record| {
+            record.remote = Some(caller.remote);
+            record.local = Some(caller.local);
+            record.server_name.clone_from(&caller.server_name);
+        });
+        open
     }
 
     fn of(worker: &Rc<Worker>, record: Record) -> Self {
@@ -372,27 +390,14 @@ impl ConnectionRecord {
     #[must_use]
     pub fn outside(worker: &Rc<Worker>, remote: SocketAddr, destination: SocketAddr) -> Self {
         let parties = &worker.parties;
-        let record = Record {
-            reporter: Reporter::Source,
-            source: parties.own(worker),
-            destination: parties.nobody.clone(),
-            called: parties.outside(destination),
-            protocol: Protocol::Tcp,
-            security: Security::Unknown,
-            reason: None,
-            detail: String::new(),
-            start: SystemTime::now(),
-            duration: std::time::Duration::ZERO,
-            received: 0,
-            sent: 0,
-            route: Some(Arc::from("outside")),
-            upstream: Some(destination),
-            remote: Some(remote),
-            local: Some(destination),
-            server_name: None,
-            http: None,
-        };
-        Self { open: Open::of(worker, record), counted: false }
+        let (own, nobody, called) = (parties.own(worker), parties.nobody.clone(), parties.outside(destination));
+        let mut open = Open::of(worker, blank(Reporter::Source, own, nobody, called, Protocol::Tcp, Security::Unknown));
+        open.with(|record| {
+            record.route = Some(Arc::from("outside"));
+            record.remote = Some(remote);
+            (record.local, record.upstream) = (Some(destination), Some(destination));
+        });
+        Self { open, counted: false }
     }
 
     fn count(&mut self) {

@@ -106,7 +106,7 @@ pub enum Event {
         name: String,
         /// What the client said.
         message: String,
-        /// The revision that brought the version, or under which the client first asked for it.
+        /// The newest revision that has the refused version: every change of the resource up to it is refused.
         revision: u64,
     },
 }
@@ -344,7 +344,9 @@ impl Session {
                     entry.held = Held::Unknown;
                 }
                 entry.refused = Some((version, message.to_owned()));
-                self.events.push(Event::Rejected { kind, name, message: message.to_owned(), revision: since.unwrap_or(self.revision) });
+                // A change that came after it was sent is another version, which the client has not seen.
+                let revision = entry.since.map_or(self.revision, |next| next.saturating_sub(1));
+                self.events.push(Event::Rejected { kind, name, message: message.to_owned(), revision });
             } else {
                 entry.held = Held::Unknown;
                 entry.since = entry.since.into_iter().chain(since).min();
