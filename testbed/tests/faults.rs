@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-use testbed::{Connection, EchoServer, HttpConnection, Mesh, PATIENCE, Port, Running, eventually, http_get, send_raw};
+use testbed::{Connection, EchoServer, HttpConnection, Mesh, PATIENCE, Port, Running, eventually, http_get, left_out, send_raw};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -363,6 +363,15 @@ async fn requests_go_on_while_the_control_plane_is_gone() -> anyhow::Result<()> 
     load.goes_on(100).await?;
     let asked = load.stop().await?;
     assert!(asked.failures.is_empty(), "{asked:?}\n{}", mesh.last_words());
+    // A proxy waits a little before it connects again; a receipt concerns those that are there.
+    let back = eventually("all three proxies are back", PATIENCE, || async {
+        let status = mesh.status().await?;
+        let proxies = status["proxies"].as_array().context("no proxies")?;
+        let there = proxies.iter().filter(|proxy| proxy["connected"] == true && !proxy["last_ack"].is_null()).count();
+        ensure!(there == 3, "{there} are: {status:#}");
+        Ok(())
+    });
+    back.await.with_context(|| mesh.last_words())?;
     let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: web, namespace: shop}\nspec:\n  parentRefs: [{kind: Service, name: web}]\n  rules:\n  - matches: [{path: {value: /}}]\n    backendRefs: [{name: web, port: 80}]\n";
     let applied = mesh.apply(route).await?;
     assert!(applied.stdout.contains("applied: 2 of 2"), "{}", applied.stdout);
@@ -446,4 +455,62 @@ async fn no_request_fails_when_a_workload_is_stopped() -> anyhow::Result<()> {
         mesh.finish().await?;
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_loses_nothing() -> anyhow::Result<()> {
+    let mesh = Mesh::as_nobody().without_control()?;
+    let (binary, state) = (mesh.program(testbed::lorica()?)?, mesh.home().join("disk"));
+    // A file system of its own, seen by the control plane alone; it ends with the process.
+    let script = "mkdir -p \"$2\" && mount -t tmpfs -o size=3m,mode=700 tmpfs \"$2\" && echo mounted && exec \"$1\" --ends-with \"$3\" control --state \"$2\"";
+    let own = std::process::id().to_string();
+    let words = [
+        "-Urm".as_ref(),
+        "sh".as_ref(),
+        "-c".as_ref(),
+        script.as_ref(),
+        "sh".as_ref(),
+        binary.as_os_str(),
+        state.as_os_str(),
+        own.as_ref(),
+    ];
+    let control = mesh.start_outside("/usr/bin/unshare", words)?;
+    if control.line("mounted").await.is_err() {
+        left_out(&format!("a full disk: no file system may be mounted here: {}", control.stderr()));
+        return mesh.finish().await;
+    }
+    eventually("the control plane answers", PATIENCE, || mesh.status()).await.with_context(|| mesh.last_words())?;
+    let service = |name: &str| {
+        format!(
+            "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: 80, appProtocol: http}}]}}\n"
+        )
+    };
+    mesh.apply(&service("first")).await?;
+
+    // As the mesh's user: nobody else is known in that file system.
+    let filler = format!("/proc/{}/root{}", control.pid(), state.join("filler").display());
+    let filled = mesh.start_outside("/bin/sh", ["-c", "exec head -c 8M /dev/zero > \"$1\"", "sh", &filler])?.output(PATIENCE).await?;
+    ensure!(filled.code() != 0 && filled.stderr.contains("No space"), "the disk took all: {filled:?}");
+    // What the store has set aside may take some more; not as much as this.
+    let many = |round: usize| (0..400).map(|number| service(&format!("more-{round}-{number}"))).collect::<Vec<_>>().join("---\n");
+    let mut refused = None;
+    for round in 0..20 {
+        let applied = mesh.lorica_with_input(["apply", "-f", "-"], Some(&many(round))).await?;
+        if applied.code() != 0 {
+            refused = Some((round, applied));
+            break;
+        }
+    }
+    let (round, refused) = refused.context("a full disk took all that was applied")?;
+    assert!(refused.code() == 1 && refused.stderr.contains("is full"), "{refused:?}\n{}", mesh.last_words());
+    let listed = mesh.lorica(["get", "service", "--namespace", "shop", "-o", "json"]).await?.success()?.stdout;
+    assert!(listed.contains("first"), "{listed}");
+    assert!(!listed.contains(&format!("more-{round}-")), "some of what was refused is there");
+
+    mesh.start_outside("/bin/rm", [&filler])?.output(PATIENCE).await?.success()?;
+    mesh.apply(&service("last")).await?;
+    let listed = mesh.lorica(["get", "service", "--namespace", "shop", "-o", "json"]).await?.success()?.stdout;
+    assert!(listed.contains("first") && listed.contains("last"), "{listed}");
+    control.stop().await?;
+    mesh.finish().await
 }
