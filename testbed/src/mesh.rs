@@ -364,7 +364,7 @@ fn announced(status: &Value, service: &str) -> usize {
     let is_it = |proxy: &&Value| {
         let name = proxy["service"].as_str().unwrap_or_default();
         let named = name.strip_suffix(".mesh").unwrap_or(name) == service;
-        let there = proxy["disconnected_at"].is_null() && proxy["draining"] != true;
+        let there = proxy["connected"] == true && proxy["draining"] != true;
         named && there && proxy["listening"].as_array().is_some_and(|ports| !ports.is_empty())
     };
     status["proxies"].as_array().into_iter().flatten().filter(is_it).count()
@@ -396,9 +396,9 @@ mod tests {
 
     #[test]
     fn workloads_that_take_calls_are_counted() {
-        let proxy = |service: &str, listening: &[u16], draining: bool| serde_json::json!({"service": service, "listening": listening, "draining": draining, "disconnected_at": null});
+        let proxy = |service: &str, listening: &[u16], draining: bool| serde_json::json!({"service": service, "listening": listening, "draining": draining, "connected": true});
         let mut gone = proxy("a.shop", &[80], false);
-        gone["disconnected_at"] = "2026-01-01T00:00:00Z".into();
+        gone["connected"] = false.into();
         let proxies = [
             proxy("a.shop", &[80], false),
             proxy("a.shop.mesh", &[80], false),
