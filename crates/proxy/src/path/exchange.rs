@@ -86,6 +86,10 @@ async fn pass(
                         if let Some(active) = picked.active.as_ref().filter(|_| failure.reason.meaning().side != Side::Client) {
                             active.failed(Instant::now());
                         }
+                        if picked.lease.reused {
+                            // A kept connection that broke says little of its endpoint: a new one there may do.
+                            tried.pop();
+                        }
                         failure
                     }
                 }
