@@ -115,6 +115,15 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// A kept connection that broke says that the others to the same place are broken too: none of them gets the next request.
+    pub fn forget_others(&self) {
+        if let Carrier::Http1 { key, pool, .. } = &self.carrier {
+            pool.idle.borrow_mut().remove(key);
+        }
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         match &self.carrier {

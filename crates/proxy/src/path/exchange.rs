@@ -89,6 +89,7 @@ async fn pass(
                         if picked.lease.reused {
                             // A kept connection that broke says little of its endpoint: a new one there may do.
                             tried.pop();
+                            picked.lease.forget_others();
                         }
                         failure
                     }
