@@ -331,11 +331,47 @@ fn span(range: Range<usize>) -> Span {
     narrow(range.start)..narrow(range.end)
 }
 
+/// The value of a field that is added. Short ones need no allocation.
+#[derive(Clone, Debug)]
+pub enum AddedValue {
+    /// A value of its own.
+    Inline(SmallVec<[u8; 64]>),
+    /// One that many requests share.
+    Shared(Bytes),
+}
+
+impl AddedValue {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Inline(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl From<&[u8]> for AddedValue {
+    fn from(value: &[u8]) -> Self {
+        Self::Inline(SmallVec::from_slice(value))
+    }
+}
+
+impl From<&str> for AddedValue {
+    fn from(value: &str) -> Self {
+        value.as_bytes().into()
+    }
+}
+
+impl From<Bytes> for AddedValue {
+    fn from(value: Bytes) -> Self {
+        Self::Shared(value)
+    }
+}
+
 /// What is altered in a head on its way: fields removed and added, target and authority replaced.
 #[derive(Clone, Debug, Default)]
 pub struct Edits {
     removed: u128,
-    added: SmallVec<[(Bytes, Bytes); 8]>,
+    added: SmallVec<[(&'static str, AddedValue); 4]>,
     /// Path and query in place of the head's.
     pub path_and_query: Option<String>,
     /// Authority in place of the head's.
@@ -357,19 +393,20 @@ impl Edits {
                 self.remove_at(index);
             }
         }
-        self.added.retain(|(field, _)| !field.eq_ignore_ascii_case(name.as_bytes()));
+        self.added.retain(|(field, _)| !field.eq_ignore_ascii_case(name));
     }
 
     /// Adds a field after those received. The value must hold no CR, LF or NUL; such a field is left out.
-    pub fn add(&mut self, name: &'static str, value: impl Into<Bytes>) {
+    pub fn add(&mut self, name: &'static str, value: impl Into<AddedValue>) {
         let value = value.into();
-        if !value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
-            self.added.push((Bytes::from_static(name.as_bytes()), value));
+        // No early end, so that many bytes are looked at at once.
+        if !value.as_bytes().iter().fold(false, |any, byte| any | matches!(byte, b'\r' | b'\n' | 0)) {
+            self.added.push((name, value));
         }
     }
 
     /// Puts a field in place of all of its name.
-    pub fn set(&mut self, fields: &Fields, name: &'static str, value: impl Into<Bytes>) {
+    pub fn set(&mut self, fields: &Fields, name: &'static str, value: impl Into<AddedValue>) {
         self.remove(fields, name);
         self.add(name, value);
     }
@@ -377,7 +414,7 @@ impl Edits {
     /// The fields as they go out: those received and not removed, in order, then those added.
     pub fn apply<'a>(&'a self, fields: &'a Fields) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         let kept = fields.iter().enumerate().filter(|(index, _)| self.removed & (1 << index) == 0).map(|(_, field)| field);
-        kept.chain(self.added.iter().map(|(name, value)| (&name[..], &value[..])))
+        kept.chain(self.added.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
     }
 }
 

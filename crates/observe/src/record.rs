@@ -1,10 +1,13 @@
 //! The record of an exchange: all that is said of it afterwards, written once when its later direction has ended.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lorica_model::reason::Reason;
+use lorica_model::snapshot::Origin;
 
 use crate::trace::Span;
 
@@ -131,9 +134,27 @@ impl Called {
     }
 }
 
-/// The record of an exchange.
+/// What decided where an exchange went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// A rule.
+    Rule(Arc<Origin>),
+    /// None: the host is outside the mesh.
+    Outside,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(origin) => origin.fmt(f),
+            Self::Outside => f.write_str("outside"),
+        }
+    }
+}
+
+/// The record of an exchange. It borrows what the exchange has, as it is told before the exchange lets go of it.
 #[derive(Debug, Clone)]
-pub struct Record {
+pub struct Record<'x> {
     /// Which side tells it.
     pub reporter: Reporter,
     /// Who called.
@@ -149,7 +170,7 @@ pub struct Record {
     /// Why the mesh itself answered or closed, if it did.
     pub reason: Option<Reason>,
     /// What exactly happened then.
-    pub detail: String,
+    pub detail: Cow<'x, str>,
     /// When it began.
     pub start: SystemTime,
     /// From its first byte to its end.
@@ -158,8 +179,8 @@ pub struct Record {
     pub received: u64,
     /// Bytes of the answer's body, or to the caller.
     pub sent: u64,
-    /// The rule that decided, as `HTTPRoute/recording.contact rule 0`.
-    pub route: Option<Arc<str>>,
+    /// What decided, as `HTTPRoute/recording.contact rule 0`.
+    pub route: Option<Route>,
     /// The address that took it.
     pub upstream: Option<SocketAddr>,
     /// The caller's address.
@@ -167,32 +188,32 @@ pub struct Record {
     /// The address that was called.
     pub local: Option<SocketAddr>,
     /// The SNI that the caller sent.
-    pub server_name: Option<String>,
+    pub server_name: Option<&'x str>,
     /// What only HTTP has.
-    pub http: Option<Http>,
+    pub http: Option<Http<'x>>,
 }
 
 /// What only HTTP has.
 #[derive(Debug, Clone, Default)]
-pub struct Http {
+pub struct Http<'x> {
     /// The version: `HTTP/1.1`.
     pub version: &'static str,
     /// The method.
-    pub method: String,
+    pub method: &'x str,
     /// Path and query.
-    pub path: String,
+    pub path: &'x str,
     /// Host and port as named.
-    pub authority: String,
+    pub authority: &'x str,
     /// The status; 0 where the caller went away without an answer.
     pub status: u16,
     /// The gRPC status, where there was one.
     pub grpc_status: Option<u32>,
     /// The caller's `user-agent`.
-    pub user_agent: Option<String>,
+    pub user_agent: Option<&'x str>,
     /// The caller's `x-forwarded-for`.
-    pub forwarded_for: Option<String>,
+    pub forwarded_for: Option<&'x str>,
     /// `x-request-id`.
-    pub request_id: String,
+    pub request_id: Cow<'x, str>,
     /// How often it was sent.
     pub attempts: u32,
     /// From the last attempt's begin to the head of the answer.
@@ -205,7 +226,7 @@ pub struct Http {
     pub span: Option<Span>,
 }
 
-impl Record {
+impl Record<'_> {
     /// Envoy's response flag; `-` where the mesh had nothing to say.
     #[must_use]
     pub fn flag(&self) -> &'static str {
@@ -235,8 +256,16 @@ pub(crate) mod sample {
     }
 
     /// routing calls recording, and it answers 200.
-    pub(crate) fn http() -> Record {
+    pub(crate) fn http() -> Record<'static> {
         let called = Called { fqdn: "recording.contact.mesh".to_owned(), name: "recording".to_owned(), namespace: "contact".to_owned() };
+        let origin = Origin {
+            kind: "HTTPRoute".to_owned(),
+            namespace: "contact".to_owned(),
+            name: "recording".to_owned(),
+            generation: 1,
+            rule: 0,
+            matched: 0,
+        };
         Record {
             reporter: Reporter::Source,
             source: party("routing"),
@@ -245,24 +274,24 @@ pub(crate) mod sample {
             protocol: Protocol::Http,
             security: Security::Unknown,
             reason: None,
-            detail: String::new(),
+            detail: Cow::default(),
             start: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250),
             duration: Duration::from_micros(12_500),
             received: 20,
             sent: 3000,
-            route: Some("HTTPRoute/recording.contact rule 0".into()),
+            route: Some(Route::Rule(Arc::new(origin))),
             upstream: Some(([127, 0, 0, 1], 9001).into()),
             remote: Some(([240, 0, 0, 7], 40_000).into()),
             local: Some(([240, 0, 0, 9], 80).into()),
             server_name: None,
             http: Some(Http {
                 version: "HTTP/1.1",
-                method: "GET".to_owned(),
-                path: "/recordings?of=7".to_owned(),
-                authority: "recording.contact".to_owned(),
+                method: "GET",
+                path: "/recordings?of=7",
+                authority: "recording.contact",
                 status: 200,
-                user_agent: Some("curl/8".to_owned()),
-                request_id: "4b1d".to_owned(),
+                user_agent: Some("curl/8"),
+                request_id: "4b1d".into(),
                 attempts: 1,
                 upstream_time: Some(Duration::from_millis(11)),
                 ..Http::default()
@@ -271,12 +300,12 @@ pub(crate) mod sample {
     }
 
     /// routing's bytes to recording.
-    pub(crate) fn tcp() -> Record {
+    pub(crate) fn tcp() -> Record<'static> {
         Record { protocol: Protocol::Tcp, route: None, http: None, ..http() }
     }
 
     /// The HTTP exchange with its own part changed.
-    pub(crate) fn with(change: impl FnOnce(&mut Http)) -> Record {
+    pub(crate) fn with(change: impl FnOnce(&mut Http<'static>)) -> Record<'static> {
         let mut record = http();
         if let Some(http) = &mut record.http {
             change(http);

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access_log::{AccessLog, Target};
+use crate::access_log::{AccessLog, Target, WorkerLog};
 use crate::exposition::{self, Family, Kind, Sample, Value};
 use crate::metrics::{MetricsRegistry, WorkerMetrics};
 use crate::otlp::SpanSink;
@@ -31,7 +31,7 @@ impl Telemetry {
     /// A worker's part.
     #[must_use]
     pub fn worker(&self) -> WorkerTelemetry {
-        WorkerTelemetry { metrics: self.registry.worker(), log: self.log.clone(), spans: self.spans.clone(), sampling: self.sampling }
+        WorkerTelemetry { metrics: self.registry.worker(), log: self.log.worker(), spans: self.spans.clone(), sampling: self.sampling }
     }
 
     /// What a scrape gets: the type of the text, and the text. `more` is what the caller knows besides.
@@ -57,7 +57,7 @@ impl Telemetry {
         self.registry.count(name, value, by);
     }
 
-    /// Waits until what was recorded is written, for `limit` at most.
+    /// Waits until what workers handed over, as they do when they end, is written, for `limit` at most.
     pub async fn flush(&self, limit: Duration) {
         self.spans.flush(limit).await;
         let log = self.log.clone();
@@ -72,7 +72,7 @@ impl Telemetry {
 pub struct WorkerTelemetry {
     /// Its metrics.
     pub metrics: WorkerMetrics,
-    log: AccessLog,
+    log: WorkerLog,
     spans: SpanSink,
     sampling: f64,
 }
@@ -85,12 +85,17 @@ impl WorkerTelemetry {
     }
 
     /// Tells of an exchange that has ended.
-    pub fn record(&self, record: Record) {
-        self.metrics.record(&record);
+    pub fn record(&self, record: &Record<'_>) {
+        self.metrics.record(record);
         if record.is_sampled() {
-            self.spans.send(&record);
+            self.spans.send(record);
         }
         self.log.write(record);
+    }
+
+    /// Hands the log's lines over; to be called each second.
+    pub fn hand_over(&self) {
+        self.log.hand_over();
     }
 }
 
@@ -108,8 +113,9 @@ mod tests {
         let path = folder.path().join("access.log");
         let telemetry = Telemetry::open(&Target::File(path.clone()), SpanSink::none(), 1.0).unwrap();
         let worker = telemetry.worker();
-        worker.record(http());
-        worker.record(with(|http| http.status = 503));
+        worker.record(&http());
+        worker.record(&with(|http| http.status = 503));
+        worker.hand_over();
         telemetry.flush(Duration::from_secs(60)).await;
         assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 2);
 
@@ -138,9 +144,9 @@ mod tests {
         let worker = telemetry.worker();
         assert!((worker.sampling() - 0.5).abs() < f64::EPSILON);
         let of = |sampling| with(|http| http.span = Some(Span::begin(None, sampling, || 1)));
-        (0..3000).for_each(|_| worker.record(of(0.0)));
+        (0..3000).for_each(|_| worker.record(&of(0.0)));
         assert_eq!(telemetry.spans.dropped(), 0);
-        (0..3000).for_each(|_| worker.record(of(1.0)));
+        (0..3000).for_each(|_| worker.record(&of(1.0)));
         assert_eq!(telemetry.spans.dropped(), 3000 - 2048);
     }
 }

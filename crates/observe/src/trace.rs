@@ -51,9 +51,29 @@ impl SpanContext {
     }
 }
 
+impl SpanContext {
+    /// Writes a `traceparent`: `00-TRACE-SPAN-FLAGS`.
+    #[must_use]
+    pub fn encode(&self) -> [u8; 55] {
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        hexadecimal(&mut text[3..35], &self.trace_id.to_be_bytes());
+        hexadecimal(&mut text[36..52], &self.span_id.to_be_bytes());
+        hexadecimal(&mut text[53..], &[u8::from(self.sampled)]);
+        text
+    }
+}
+
+/// Writes each of `bytes` as two digits.
+fn hexadecimal(text: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+}
+
 impl fmt::Display for SpanContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, u8::from(self.sampled))
+        f.write_str(&String::from_utf8_lossy(&self.encode()))
     }
 }
 

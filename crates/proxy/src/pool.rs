@@ -10,8 +10,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lorica_identity::{AcceptedIdentities, PeerIdentity};
+use lorica_identity::PeerIdentity;
 use lorica_model::snapshot::DEFAULT_POOL_IDLE_TIMEOUT;
+use lorica_observe::record::Party;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::config::MAX_IDLE_PER_ENDPOINT;
@@ -22,7 +23,7 @@ use crate::wire::{Http1Client, Http2Client, Outgoing, Receiver, Sender, WireErro
 const MAX_SHARED: usize = 8;
 
 /// What connections have in common that may stand for each other.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
     /// Where they lead.
     pub to: Destination,
@@ -31,7 +32,7 @@ pub struct Key {
 }
 
 /// Where a connection leads.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Destination {
     /// To an endpoint, in one TLS epoch, with one of these identities at its other end.
     Endpoint {
@@ -39,8 +40,8 @@ pub enum Destination {
         id: u64,
         /// The epoch's number; 0 in plaintext.
         epoch: u64,
-        /// The identities that were accepted.
-        accepted: AcceptedIdentities,
+        /// The number of the identities that were accepted.
+        accepted: u64,
     },
     /// To an app port, from a caller's address.
     App {
@@ -58,6 +59,8 @@ pub struct Facts {
     pub peer: Option<Arc<PeerIdentity>>,
     /// The address there.
     pub remote: Option<SocketAddr>,
+    /// The same as a party to a call; none for the app beside the proxy.
+    pub party: Option<Arc<Party>>,
 }
 
 /// The connections of one worker.
@@ -127,7 +130,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         match &self.carrier {
-            Carrier::Http1 { client, key, pool } if client.is_reusable() => pool.keep(key.clone(), client.clone(), self.facts.clone()),
+            Carrier::Http1 { client, key, pool } if client.is_reusable() => {
+                pool.keep(*key, client.clone(), std::mem::take(&mut self.facts))
+            }
             Carrier::Http1 { .. } => {}
             Carrier::Http2 { used, .. } => used.set(Instant::now()),
         }
@@ -149,7 +154,7 @@ impl Pool {
             // The latest: the others may then grow old enough to be closed.
             let Idle { client, facts, since } = self.idle.borrow_mut().get_mut(key)?.pop()?;
             if since.elapsed() < DEFAULT_POOL_IDLE_TIMEOUT && client.is_reusable() {
-                return Some(Lease { carrier: Carrier::Http1 { client, key: key.clone(), pool: self.clone() }, facts, reused: true });
+                return Some(Lease { carrier: Carrier::Http1 { client, key: *key, pool: self.clone() }, facts, reused: true });
             }
         }
     }
@@ -172,7 +177,7 @@ impl Pool {
         if key.protocol == Negotiated::Http1 {
             return None;
         }
-        let turn = self.connecting.borrow_mut().entry(key.clone()).or_default().clone();
+        let turn = self.connecting.borrow_mut().entry(*key).or_default().clone();
         Some(turn.lock_owned().await)
     }
 

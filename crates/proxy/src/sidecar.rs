@@ -117,8 +117,9 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
         () = end(&config, &client, &mut asked, &closing, &under_way, supervisor) => Ok(()),
     };
     ended_in.send_replace(true);
-    telemetry.flush(Duration::from_secs(1)).await;
+    // The worker hands its last log lines over when it ends.
     drop(worker.join());
+    telemetry.flush(Duration::from_secs(1)).await;
     outcome
 }
 

@@ -5,10 +5,12 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use lorica_model::name::{Namespace, SUFFIX, ServiceName};
-use lorica_model::snapshot::{NameRecord, Snapshot};
+use lorica_identity::AcceptedIdentities;
+use lorica_model::name::{Namespace, SUFFIX, ServiceName, ServicePort};
+use lorica_model::snapshot::{NameRecord, OutboundUnit, Snapshot};
 use tokio::sync::watch;
 
 use crate::endpoints::{self, LiveSet, LiveSets};
@@ -16,11 +18,47 @@ use crate::endpoints::{self, LiveSet, LiveSets};
 /// The snapshot, the live endpoints, and which service each virtual address means.
 #[derive(Debug, Default)]
 pub struct View {
+    /// Its number: a later view has a higher one. Connections tell by it whether what they remember still holds.
+    pub number: u64,
     /// What the control plane sent.
     pub snapshot: Arc<Snapshot>,
     /// The endpoints and what is known of each.
     pub live: LiveSets,
+    reaches: HashMap<ServicePort, Arc<Reach>, foldhash::fast::RandomState>,
     addresses: Arc<HashMap<IpAddr, ServiceName>>,
+}
+
+/// A service port as an exchange needs it: its unit and its endpoints, joined once a view and not once a request.
+#[derive(Debug)]
+pub struct Reach {
+    /// What the control plane says of the service port.
+    pub unit: Arc<OutboundUnit>,
+    /// Its endpoints.
+    pub live: Arc<LiveSet>,
+    /// The identities that they may prove.
+    pub accepted: AcceptedIdentities,
+    /// A number that stands for `accepted` in pools: the same one for as long as these stay the same.
+    pub accepted_number: u64,
+}
+
+impl Reach {
+    fn next(before: Option<&Arc<Self>>, unit: &Arc<OutboundUnit>, live: Arc<LiveSet>) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let Some(before) = before else {
+            let accepted = AcceptedIdentities::new(unit.cluster.accepted.iter().cloned());
+            return Arc::new(Self { unit: unit.clone(), live, accepted, accepted_number: NEXT.fetch_add(1, Ordering::Relaxed) });
+        };
+        let same_unit = Arc::ptr_eq(&before.unit, unit);
+        if same_unit && Arc::ptr_eq(&before.live, &live) {
+            return before.clone();
+        }
+        let (accepted, accepted_number) = if same_unit || before.unit.cluster.accepted == unit.cluster.accepted {
+            (before.accepted.clone(), before.accepted_number)
+        } else {
+            (AcceptedIdentities::new(unit.cluster.accepted.iter().cloned()), NEXT.fetch_add(1, Ordering::Relaxed))
+        };
+        Arc::new(Self { unit: unit.clone(), live, accepted, accepted_number })
+    }
 }
 
 impl View {
@@ -28,11 +66,16 @@ impl View {
     #[must_use]
     pub fn next(before: &Self, snapshot: Arc<Snapshot>, now: Instant) -> Self {
         let live = endpoints::update(&before.live, &snapshot.endpoints, now);
+        let reach = |(port, unit): (&ServicePort, &Arc<OutboundUnit>)| {
+            let live = live.get(port).cloned().unwrap_or_default();
+            (port.clone(), Reach::next(before.reaches.get(port), unit, live))
+        };
+        let reaches = snapshot.outbound.iter().map(reach).collect();
         // Names change seldom, endpoints often: the index is made again only when a table did.
         let same = before.snapshot.names.len() == snapshot.names.len()
             && before.snapshot.names.values().zip(snapshot.names.values()).all(|(old, new)| Arc::ptr_eq(old, new));
         let addresses = if same { before.addresses.clone() } else { Arc::new(addresses(&snapshot)) };
-        Self { snapshot, live, addresses }
+        Self { number: before.number + 1, snapshot, live, reaches, addresses }
     }
 
     /// The service that a virtual address means.
@@ -41,10 +84,10 @@ impl View {
         self.addresses.get(&address)
     }
 
-    /// The live endpoints of a service port; none known is an empty set.
+    /// How a service port is reached, where the control plane has sent its unit.
     #[must_use]
-    pub fn live(&self, port: &lorica_model::name::ServicePort) -> Arc<LiveSet> {
-        self.live.get(port).cloned().unwrap_or_default()
+    pub fn reach(&self, port: &ServicePort) -> Option<&Arc<Reach>> {
+        self.reaches.get(port)
     }
 
     /// The service that `host` names to an app of `namespace`: `recording`, `recording.contact` or `recording.contact.mesh`, known names only.

@@ -4,12 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use lorica_identity::{AcceptedIdentities, TlsEpoch};
+use lorica_identity::TlsEpoch;
 use lorica_model::name::ServicePort;
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{InboundPort, MtlsMode, OutboundUnit, Protocol};
-use lorica_model::spiffe::SpiffeId;
+use lorica_model::snapshot::{InboundPort, MtlsMode, Protocol};
 use lorica_observe::WorkerTelemetry;
+use lorica_observe::metrics::Counter;
 use tokio::sync::watch;
 use tokio_rustls::rustls::ClientConfig;
 
@@ -18,12 +18,11 @@ use crate::config::ProxyConfig;
 use crate::path::caller::{Caller, Entry};
 use crate::path::connect::ClientConfigs;
 use crate::path::mtls::Negotiated;
-use crate::path::pick;
 use crate::path::record::{Parties, UnderWay};
 use crate::path::relay::Relayed;
 use crate::pool::Pool;
 use crate::supervisor::Ending;
-use crate::view::View;
+use crate::view::{Reach, View};
 
 /// What an exchange uses.
 pub struct Worker {
@@ -49,10 +48,11 @@ pub struct Worker {
     pub ending: watch::Receiver<Ending>,
     /// Set when nothing is served any more.
     pub ended: watch::Receiver<bool>,
+    pool_connects: Counter,
+    pool_reuses: Counter,
     view: RefCell<Arc<View>>,
     epoch: RefCell<Option<Arc<TlsEpoch>>>,
     client_configs: RefCell<ClientConfigs>,
-    accepted: RefCell<Vec<(Arc<OutboundUnit>, AcceptedIdentities)>>,
 }
 
 /// What a worker is made of.
@@ -84,7 +84,10 @@ impl Worker {
         let Parts { config, client, mut views, mut epochs, app, telemetry, under_way, ending, ended } = parts;
         let parties = Parties::new(&config);
         let view = RefCell::new(views.borrow_and_update().clone());
+        let counter = |name| telemetry.metrics.counter(name, "");
         let worker = Rc::new(Self {
+            pool_connects: counter("lorica_pool_connects_total"),
+            pool_reuses: counter("lorica_pool_reuses_total"),
             config,
             client,
             view,
@@ -99,7 +102,6 @@ impl Worker {
             ended,
             epoch: RefCell::new(epochs.borrow_and_update().clone()),
             client_configs: RefCell::default(),
-            accepted: RefCell::default(),
         });
         let newest = worker.clone();
         tokio::task::spawn_local(async move {
@@ -113,12 +115,13 @@ impl Worker {
                 *newest.epoch.borrow_mut() = epochs.borrow_and_update().clone();
             }
         });
-        let pool = worker.pool.clone();
+        let ticking = worker.clone();
         tokio::task::spawn_local(async move {
             let mut second = tokio::time::interval(std::time::Duration::from_secs(1));
             loop {
                 second.tick().await;
-                pool.sweep();
+                ticking.pool.sweep();
+                ticking.telemetry.hand_over();
             }
         });
         worker
@@ -128,6 +131,17 @@ impl Worker {
     #[must_use]
     pub fn view(&self) -> Arc<View> {
         self.view.borrow().clone()
+    }
+
+    /// The number of the present view.
+    #[must_use]
+    pub fn view_number(&self) -> u64 {
+        self.view.borrow().number
+    }
+
+    /// Counts an upstream connection that is taken, `reused` or new.
+    pub fn count_pool_use(&self, reused: bool) {
+        if reused { &self.pool_reuses } else { &self.pool_connects }.add(1);
     }
 
     /// Takes a view into use that a wait has brought, before the worker's own task does.
@@ -141,32 +155,10 @@ impl Worker {
         self.epoch.borrow().clone()
     }
 
-    /// This workload's identity.
-    #[must_use]
-    pub fn identity(&self) -> Option<SpiffeId> {
-        self.epoch.borrow().as_ref().map(|epoch| epoch.svid().id().clone())
-    }
-
-    /// The identities that a service port's endpoints may prove, in the form that TLS wants.
-    #[must_use]
-    pub fn accepted(&self, unit: &Arc<OutboundUnit>) -> AcceptedIdentities {
-        let mut known = self.accepted.borrow_mut();
-        if let Some((_, accepted)) = known.iter().find(|(known, _)| Arc::ptr_eq(known, unit)) {
-            return accepted.clone();
-        }
-        // Old units are found no more; a bound keeps them from adding up.
-        if known.len() >= 256 {
-            known.clear();
-        }
-        let accepted = pick::accepted(&unit.cluster);
-        known.push((unit.clone(), accepted.clone()));
-        accepted
-    }
-
     /// The TLS configuration for calling a service port.
     #[must_use]
-    pub fn client_config(&self, epoch: &TlsEpoch, unit: &Arc<OutboundUnit>, protocol: Option<Negotiated>) -> Arc<ClientConfig> {
-        self.client_configs.borrow_mut().get(epoch, &self.accepted(unit), protocol)
+    pub fn client_config(&self, epoch: &TlsEpoch, reach: &Reach, protocol: Option<Negotiated>) -> Arc<ClientConfig> {
+        self.client_configs.borrow_mut().get(epoch, &reach.accepted, protocol)
     }
 
     /// What the workload's unit says of an app port.

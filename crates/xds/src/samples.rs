@@ -40,7 +40,14 @@ pub(crate) fn unit(text: &str, backends: &[&str]) -> OutboundUnit {
         virtual_v6: "fd00::1".parse().unwrap(),
         protocol: Protocol::Detect,
         rules: vec![HttpRule {
-            origin: Origin { kind: "HTTPRoute".into(), namespace: "contact".into(), name: "r".into(), generation: 3, rule: 1, matched: 0 },
+            origin: std::sync::Arc::new(Origin {
+                kind: "HTTPRoute".into(),
+                namespace: "contact".into(),
+                name: "r".into(),
+                generation: 3,
+                rule: 1,
+                matched: 0,
+            }),
             matches: RouteMatch::any(),
             backends: leads.into_iter().map(|port| WeightedBackend { weight: 1, backend: Backend::Port(port) }).collect(),
             timeouts: Timeouts::default(),
@@ -182,7 +189,7 @@ fn any_rule() -> impl Strategy<Value = HttpRule> {
     let timeouts = (option::of(any_duration()), option::of(any_duration()), option::of(any_duration()))
         .prop_map(|(request, backend_request, idle)| Timeouts { request, backend_request, idle });
     (origin, matches, vec(any_backend(), 0..4), timeouts).prop_map(|(origin, matches, backends, timeouts)| HttpRule {
-        origin,
+        origin: std::sync::Arc::new(origin),
         matches,
         backends,
         timeouts,

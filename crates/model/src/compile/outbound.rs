@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::name::{Namespace, ServicePort};
 use crate::resource::{BackendRef, HttpRoute, Metadata, RouteRule, Service};
@@ -79,14 +80,14 @@ fn precedence(matches: &RouteMatch) -> (u8, Reverse<usize>, bool, Reverse<usize>
 fn compiled(world: &World<'_>, metadata: &Metadata, rule: &RouteRule, matches: &RouteMatch, index: usize, matched: usize) -> HttpRule {
     let number = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
     HttpRule {
-        origin: Origin {
+        origin: Arc::new(Origin {
             kind: "HTTPRoute".to_owned(),
             namespace: metadata.namespace.to_string(),
             name: metadata.name.to_string(),
             generation: metadata.generation,
             rule: number(index),
             matched: number(matched),
-        },
+        }),
         matches: matches.clone(),
         backends: rule.backends.iter().map(|backend| weighted(world, backend)).collect(),
         timeouts: Timeouts { request: rule.request_timeout, backend_request: rule.backend_request_timeout, ..Timeouts::default() },
@@ -102,7 +103,7 @@ fn weighted(world: &World<'_>, backend: &BackendRef) -> WeightedBackend {
 
 fn default_rule(metadata: &Metadata, port: &ServicePort) -> HttpRule {
     HttpRule {
-        origin: Origin {
+        origin: Arc::new(Origin {
             kind: "Service".to_owned(),
             namespace: metadata.namespace.to_string(),
             name: metadata.name.to_string(),
@@ -110,7 +111,7 @@ fn default_rule(metadata: &Metadata, port: &ServicePort) -> HttpRule {
             generation: 0,
             rule: 0,
             matched: 0,
-        },
+        }),
         matches: RouteMatch::any(),
         backends: vec![WeightedBackend { weight: 1, backend: Backend::Port(port.clone()) }],
         timeouts: Timeouts::default(),

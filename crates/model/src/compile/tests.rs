@@ -248,7 +248,7 @@ fn between_equal_matches_the_oldest_route_decides() {
         let registry = registry(&resources);
         let world = World { resources: &resources, registry: &registry, trust_domain: &TrustDomain::default() };
         let unit = outbound(&world, &Namespace::new("contact").unwrap(), &"recording.contact.mesh:80".parse().unwrap()).unwrap();
-        unit.rules.into_iter().map(|rule| rule.origin.name).collect::<Vec<_>>()
+        unit.rules.into_iter().map(|rule| rule.origin.name.clone()).collect::<Vec<_>>()
     };
     let mut routes = [("a", ""), ("b", "2026-01-01T00:00:00.5Z"), ("c", "2026-01-01T00:00:00Z"), ("d", "2026-01-01T00:00:00Z")];
     for _ in 0..routes.len() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use regex::Regex;
@@ -80,8 +81,8 @@ pub struct Cluster {
 /// One rule: the first that matches decides.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HttpRule {
-    /// The place it was written in.
-    pub origin: Origin,
+    /// The place it was written in. Shared, as every record of an exchange names it.
+    pub origin: Arc<Origin>,
     /// What it takes.
     pub matches: RouteMatch,
     /// Where it leads. Empty, or of no weight: 500, as the Gateway API has it.

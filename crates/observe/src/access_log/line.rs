@@ -1,75 +1,174 @@
 //! A record as a line of the log: JSON, the same keys in the same order each time.
 //!
 //! First Envoy's keys in Istio's order, so that what reads a mesh's logs today reads these; then ours. What is not known is
-//! null. `protocol` is null and `response_code` is 0 where bytes were not looked at, as Envoy has it.
+//! null. `protocol` is null and `response_code` is 0 where bytes were not looked at, as Envoy has it. Every exchange pays for
+//! its line, so it is written by hand, without a copy of its texts.
 
-use std::time::Duration;
+use std::fmt::{Display, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use lorica_model::reason::Reason;
-use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::record::{Record, UNKNOWN};
 
-/// Writes a record as JSON, without a copy of its texts.
-pub(super) struct Line<'a>(pub(super) &'a Record);
+/// Writes lines. It remembers the last second in words: most lines have the same one as the line before.
+#[derive(Debug, Default)]
+pub(super) struct LineWriter {
+    second: Option<u64>,
+    /// `2026-11-20T22:40:07`.
+    words: String,
+}
 
-impl Serialize for Line<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let record = self.0;
+impl LineWriter {
+    /// Appends `record` as one line.
+    pub(super) fn write(&mut self, out: &mut Vec<u8>, record: &Record<'_>) {
         let http = record.http.as_ref();
         let word = record.reason.map(|reason| reason.meaning().word);
-        let start = Timestamp::try_from(record.start).ok().map(|start| format!("{start:.3}"));
-        let mut line = serializer.serialize_map(None)?;
-        line.serialize_entry("start_time", &start)?;
-        line.serialize_entry("method", &http.and_then(|http| text(&http.method)))?;
-        line.serialize_entry("path", &http.and_then(|http| text(&http.path)))?;
-        line.serialize_entry("protocol", &http.and_then(|http| text(http.version)))?;
-        line.serialize_entry("response_code", &http.map_or(0, |http| http.status))?;
-        line.serialize_entry("response_flags", record.flag())?;
-        line.serialize_entry("response_code_details", &word.or_else(|| http.map(|_| "via_upstream")))?;
+        let detail = known(&record.detail);
+        out.extend_from_slice(br#"{"start_time":"#);
+        self.time(out, record.start);
+        text(out, br#","method":"#, http.map(|http| http.method).and_then(known));
+        text(out, br#","path":"#, http.map(|http| http.path).and_then(known));
+        text(out, br#","protocol":"#, http.map(|http| http.version).and_then(known));
+        number(out, br#","response_code":"#, Some(http.map_or(0, |http| http.status).into()));
+        text(out, br#","response_flags":"#, Some(record.flag()));
+        text(out, br#","response_code_details":"#, word.or_else(|| http.map(|_| "via_upstream")));
         // Envoy tells here what closed a connection that it had no answer for.
         let closed = http.is_none() && record.reason.is_some();
-        line.serialize_entry("connection_termination_details", &closed.then(|| text(&record.detail)).flatten())?;
-        line.serialize_entry("upstream_transport_failure_reason", &failed_to_connect(record).then(|| text(&record.detail)).flatten())?;
-        line.serialize_entry("bytes_received", &record.received)?;
-        line.serialize_entry("bytes_sent", &record.sent)?;
-        line.serialize_entry("duration", &milliseconds(record.duration))?;
-        line.serialize_entry("upstream_service_time", &http.and_then(|http| http.upstream_time).map(milliseconds))?;
-        line.serialize_entry("x_forwarded_for", &http.and_then(|http| http.forwarded_for.as_deref()))?;
-        line.serialize_entry("user_agent", &http.and_then(|http| http.user_agent.as_deref()))?;
-        line.serialize_entry("request_id", &http.and_then(|http| text(&http.request_id)))?;
-        line.serialize_entry("authority", &http.and_then(|http| text(&http.authority)))?;
-        line.serialize_entry("upstream_host", &record.upstream)?;
-        line.serialize_entry("upstream_cluster", &text(&record.called.fqdn))?;
+        text(out, br#","connection_termination_details":"#, detail.filter(|_| closed));
+        text(out, br#","upstream_transport_failure_reason":"#, detail.filter(|_| failed_to_connect(record)));
+        number(out, br#","bytes_received":"#, Some(record.received));
+        number(out, br#","bytes_sent":"#, Some(record.sent));
+        number(out, br#","duration":"#, Some(milliseconds(record.duration)));
+        number(out, br#","upstream_service_time":"#, http.and_then(|http| http.upstream_time).map(milliseconds));
+        text(out, br#","x_forwarded_for":"#, http.and_then(|http| http.forwarded_for));
+        text(out, br#","user_agent":"#, http.and_then(|http| http.user_agent));
+        text(out, br#","request_id":"#, http.map(|http| &*http.request_id).and_then(known));
+        text(out, br#","authority":"#, http.map(|http| http.authority).and_then(known));
+        address(out, br#","upstream_host":"#, record.upstream);
+        text(out, br#","upstream_cluster":"#, known(&record.called.fqdn));
         // A connection is shared by exchanges; which local port it has says nothing of one.
-        line.serialize_entry("upstream_local_address", &None::<&str>)?;
-        line.serialize_entry("downstream_local_address", &record.local)?;
-        line.serialize_entry("downstream_remote_address", &record.remote)?;
-        line.serialize_entry("requested_server_name", &record.server_name)?;
-        line.serialize_entry("route_name", &record.route.as_deref())?;
+        out.extend_from_slice(br#","upstream_local_address":null"#);
+        address(out, br#","downstream_local_address":"#, record.local);
+        address(out, br#","downstream_remote_address":"#, record.remote);
+        text(out, br#","requested_server_name":"#, record.server_name);
+        displayed(out, br#","route_name":"#, record.route.as_ref());
         // Ours.
-        line.serialize_entry("reporter", record.reporter.word())?;
-        line.serialize_entry("reason", &word)?;
-        line.serialize_entry("detail", &text(&record.detail))?;
-        line.serialize_entry("source_workload", &text(&record.source.workload))?;
-        line.serialize_entry("source_namespace", &text(&record.source.namespace))?;
-        line.serialize_entry("source_principal", &text(&record.source.principal))?;
-        line.serialize_entry("destination_workload", &text(&record.destination.workload))?;
-        line.serialize_entry("destination_namespace", &text(&record.destination.namespace))?;
-        line.serialize_entry("destination_principal", &text(&record.destination.principal))?;
-        line.serialize_entry("connection_security_policy", record.security.word())?;
-        line.serialize_entry("grpc_status", &http.and_then(|http| http.grpc_status))?;
-        line.serialize_entry("attempts", &http.map(|http| http.attempts))?;
+        text(out, br#","reporter":"#, Some(record.reporter.word()));
+        text(out, br#","reason":"#, word);
+        text(out, br#","detail":"#, detail);
+        text(out, br#","source_workload":"#, known(&record.source.workload));
+        text(out, br#","source_namespace":"#, known(&record.source.namespace));
+        text(out, br#","source_principal":"#, known(&record.source.principal));
+        text(out, br#","destination_workload":"#, known(&record.destination.workload));
+        text(out, br#","destination_namespace":"#, known(&record.destination.namespace));
+        text(out, br#","destination_principal":"#, known(&record.destination.principal));
+        text(out, br#","connection_security_policy":"#, Some(record.security.word()));
+        number(out, br#","grpc_status":"#, http.and_then(|http| http.grpc_status).map(u64::from));
+        number(out, br#","attempts":"#, http.map(|http| http.attempts.into()));
         let context = http.and_then(|http| http.span).map(|span| span.context);
-        line.serialize_entry("trace_id", &context.map(|context| format!("{:032x}", context.trace_id)))?;
-        line.serialize_entry("span_id", &context.map(|context| format!("{:016x}", context.span_id)))?;
-        line.end()
+        hexadecimal(out, br#","trace_id":"#, context.map(|context| context.trace_id.to_be_bytes()));
+        hexadecimal(out, br#","span_id":"#, context.map(|context| context.span_id.to_be_bytes()));
+        out.extend_from_slice(b"}\n");
+    }
+
+    /// RFC 3339 in UTC, to the millisecond.
+    fn time(&mut self, out: &mut Vec<u8>, time: SystemTime) {
+        let Ok(since) = time.duration_since(SystemTime::UNIX_EPOCH) else { return out.extend_from_slice(b"null") };
+        if self.second != Some(since.as_secs()) {
+            self.words.clear();
+            let second = SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs());
+            let written = Timestamp::try_from(second).map(|second| write!(self.words, "{second:.0}"));
+            // It ends with `Z`, which the milliseconds come before.
+            if !matches!(written, Ok(Ok(()))) || self.words.pop() != Some('Z') {
+                self.second = None;
+                return out.extend_from_slice(b"null");
+            }
+            self.second = Some(since.as_secs());
+        }
+        let milliseconds = since.subsec_millis();
+        let digit = |place: u32| b'0' + u8::try_from(milliseconds / place % 10).unwrap_or_default();
+        out.push(b'"');
+        out.extend_from_slice(self.words.as_bytes());
+        out.extend_from_slice(&[b'.', digit(100), digit(10), digit(1), b'Z', b'"']);
     }
 }
 
+const NULL: &[u8] = b"null";
+
+fn text(out: &mut Vec<u8>, key: &[u8], value: Option<&str>) {
+    out.extend_from_slice(key);
+    match value {
+        None => out.extend_from_slice(NULL),
+        Some(value) => quoted(out, value),
+    }
+}
+
+fn quoted(out: &mut Vec<u8>, value: &str) {
+    let odd = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    // No early end, so that many bytes are looked at at once.
+    if value.bytes().fold(false, |any, byte| any | odd(byte)) {
+        let begin = out.len();
+        if serde_json::to_writer(&mut *out, value).is_err() {
+            // Writing to memory fails for no text; if it ever does, no half of one stays.
+            out.truncate(begin);
+            out.extend_from_slice(NULL);
+        }
+    } else {
+        out.push(b'"');
+        out.extend_from_slice(value.as_bytes());
+        out.push(b'"');
+    }
+}
+
+fn number(out: &mut Vec<u8>, key: &[u8], value: Option<u64>) {
+    out.extend_from_slice(key);
+    match value {
+        None => out.extend_from_slice(NULL),
+        Some(value) => decimal(out, value),
+    }
+}
+
+fn decimal(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+fn address(out: &mut Vec<u8>, key: &[u8], value: Option<SocketAddr>) {
+    let Some(address) = value else { return displayed(out, key, None::<&SocketAddr>) };
+    let IpAddr::V4(v4) = address.ip() else { return displayed(out, key, Some(&address)) };
+    out.extend_from_slice(key);
+    out.push(b'"');
+    for (index, octet) in v4.octets().into_iter().enumerate() {
+        if index > 0 {
+            out.push(b'.');
+        }
+        decimal(out, octet.into());
+    }
+    out.push(b':');
+    decimal(out, address.port().into());
+    out.push(b'"');
+}
+
+/// What only `Display` can say.
+fn displayed(out: &mut Vec<u8>, key: &[u8], value: Option<&impl Display>) {
+    text(out, key, value.map(ToString::to_string).as_deref());
+}
+
+fn hexadecimal<const N: usize>(out: &mut Vec<u8>, key: &[u8], value: Option<[u8; N]>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.extend_from_slice(key);
+    let Some(bytes) = value else { return out.extend_from_slice(NULL) };
+    out.push(b'"');
+    for byte in bytes {
+        out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+    out.push(b'"');
+}
+
 /// Metrics say `unknown` for what a log can leave open.
-fn text(text: &str) -> Option<&str> {
+fn known(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty() && *text != UNKNOWN)
 }
 
@@ -77,7 +176,7 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn failed_to_connect(record: &Record) -> bool {
+fn failed_to_connect(record: &Record<'_>) -> bool {
     use Reason::{ConnectFailed, ConnectTimeout, OutsideFailed, UpstreamIdentity, UpstreamTls};
     matches!(record.reason, Some(ConnectFailed | ConnectTimeout | OutsideFailed | UpstreamIdentity | UpstreamTls))
 }

@@ -1,13 +1,15 @@
-//! The access log: one line of JSON an exchange, written by a thread of its own.
+//! The access log: one line of JSON an exchange, put to disk by a thread of its own.
 //!
-//! In: records on a bounded channel; one that finds it full is dropped and counted, so that a slow disk never slows a
-//! request. Out: whole lines, each second at the latest, to a file that is rotated or to a stream.
+//! In: records. A worker writes them into a buffer as soon as their exchange is over, and hands the buffer over when it is
+//! full or a second old: text costs less to pass on than what it is made of. The channel is bounded; lines that find it full
+//! are dropped and counted, so that a slow disk never slows a request. Out: whole lines to a file that is rotated or to a stream.
 
+use std::cell::RefCell;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::record::Record;
@@ -18,16 +20,14 @@ mod line;
 mod tests;
 
 use file::Rotating;
-use line::Line;
+use line::LineWriter;
 
-/// How many records may wait for the writer. Some 200 ms of a busy proxy.
-const QUEUE: usize = 8192;
+/// How many buffers may wait for the writer: 4 MiB, some 4,000 lines.
+const QUEUE: usize = 128;
 /// How large a file becomes before it is moved to `NAME.1`, in bytes; with that one kept, a log takes twice as much.
 const ROTATE: u64 = 64 * 1024 * 1024;
-/// How many bytes of lines are written at once.
-const BUFFER: usize = 64 * 1024;
-/// How long a line may wait to be written.
-const LINGER: Duration = Duration::from_secs(1);
+/// How many bytes of lines a worker hands over at once.
+const BUFFER: usize = 32 * 1024;
 /// How often a full queue is tried again by whoever waits for it to be written.
 const AGAIN: Duration = Duration::from_millis(5);
 
@@ -63,8 +63,15 @@ pub struct AccessLog {
 }
 
 enum Message {
-    Record(Box<Record>),
+    Lines(Lines),
     Flush(SyncSender<()>),
+}
+
+/// Whole lines, and how many they are.
+#[derive(Debug, Default)]
+struct Lines {
+    text: Vec<u8>,
+    count: u64,
 }
 
 impl AccessLog {
@@ -83,25 +90,26 @@ impl AccessLog {
     }
 
     fn to(out: Out, queue: usize) -> io::Result<Self> {
-        let (lines, records) = sync_channel(queue);
+        let (lines, messages) = sync_channel(queue);
         let dropped: Arc<AtomicU64> = Arc::default();
-        let writer = Writer { out, buffer: Vec::with_capacity(BUFFER), waiting: 0, failing: false, dropped: dropped.clone() };
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&records))?;
+        let writer = Writer { out, failing: false, dropped: dropped.clone() };
+        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&messages))?;
         Ok(Self { lines: Some(lines), dropped })
     }
 
-    /// Whether anything is written at all.
+    /// A worker's way to the log.
     #[must_use]
-    pub fn is_on(&self) -> bool {
-        self.lines.is_some()
+    pub fn worker(&self) -> WorkerLog {
+        WorkerLog { log: self.clone(), writer: RefCell::default(), lines: RefCell::default() }
     }
 
-    /// Hands a record to the writer, or counts it as dropped. Never waits.
-    pub fn write(&self, record: Record) {
-        if let Some(lines) = &self.lines
-            && let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = lines.try_send(Message::Record(Box::new(record)))
+    /// Hands lines to the writer, or counts them as dropped. Never waits.
+    fn hand_over(&self, lines: Lines) {
+        let count = lines.count;
+        if let Some(writer) = &self.lines
+            && let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = writer.try_send(Message::Lines(lines))
         {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.dropped.fetch_add(count, Ordering::Relaxed);
         }
     }
 
@@ -111,7 +119,7 @@ impl AccessLog {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until all that was handed over is written, for `limit` at most. Blocks its thread.
+    /// Waits until all that workers handed over is written, for `limit` at most. Blocks its thread.
     pub fn flush(&self, limit: Duration) {
         let Some(lines) = &self.lines else { return };
         let deadline = Instant::now() + limit;
@@ -126,6 +134,47 @@ impl AccessLog {
         }
         // Past the limit the writer hangs on a full disk or a stopped reader, and nobody waits for that.
         let _: Result<(), _> = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// A worker's way to the log. Stays on its thread; what it has written is handed over when it is dropped.
+#[derive(Debug)]
+pub struct WorkerLog {
+    log: AccessLog,
+    writer: RefCell<LineWriter>,
+    lines: RefCell<Lines>,
+}
+
+impl WorkerLog {
+    /// Writes a record's line.
+    pub fn write(&self, record: &Record<'_>) {
+        if self.log.lines.is_none() {
+            return;
+        }
+        let mut lines = self.lines.borrow_mut();
+        if lines.text.capacity() == 0 {
+            lines.text.reserve(BUFFER);
+        }
+        self.writer.borrow_mut().write(&mut lines.text, record);
+        lines.count += 1;
+        // The next line may not fit.
+        if lines.text.len() >= BUFFER - 2048 {
+            self.log.hand_over(std::mem::take(&mut lines));
+        }
+    }
+
+    /// Hands over what was written; to be called each second, so that no line waits for long.
+    pub fn hand_over(&self) {
+        let lines = self.lines.take();
+        if lines.count > 0 {
+            self.log.hand_over(lines);
+        }
+    }
+}
+
+impl Drop for WorkerLog {
+    fn drop(&mut self) {
+        self.hand_over();
     }
 }
 
@@ -146,62 +195,24 @@ impl Out {
 /// What the thread has.
 struct Writer {
     out: Out,
-    /// Whole lines.
-    buffer: Vec<u8>,
-    /// How many they are.
-    waiting: u64,
     failing: bool,
     dropped: Arc<AtomicU64>,
 }
 
 impl Writer {
-    fn run(mut self, records: &Receiver<Message>) {
-        // When the oldest line in the buffer is to be written.
-        let mut due = None;
-        loop {
-            let wait = due.map_or(LINGER, |due: Instant| due.saturating_duration_since(Instant::now()));
-            match records.recv_timeout(wait) {
-                Ok(Message::Record(record)) => {
-                    self.push(&record);
-                    due = due.or_else(|| Some(Instant::now() + LINGER));
-                    // A queue that never runs empty must not put it off.
-                    if self.buffer.len() >= BUFFER || due.is_some_and(|due| Instant::now() >= due) {
-                        self.flush();
-                    }
-                }
-                Ok(Message::Flush(done)) => {
-                    self.flush();
-                    // Whoever asked may have stopped waiting.
-                    let _: Result<(), _> = done.send(());
-                }
-                Err(RecvTimeoutError::Timeout) => self.flush(),
-                Err(RecvTimeoutError::Disconnected) => return self.flush(),
-            }
-            due = due.filter(|_| !self.buffer.is_empty());
-        }
-    }
-
-    fn push(&mut self, record: &Record) {
-        let begin = self.buffer.len();
-        match serde_json::to_writer(&mut self.buffer, &Line(record)) {
-            Ok(()) => {
-                self.buffer.push(b'\n');
-                self.waiting += 1;
-            }
-            // Writing to memory fails for none of the types in a record; if it ever does, no half of a line stays.
-            Err(_) => {
-                self.buffer.truncate(begin);
-                self.dropped.fetch_add(1, Ordering::Relaxed);
+    fn run(mut self, messages: &Receiver<Message>) {
+        while let Ok(message) = messages.recv() {
+            match message {
+                Message::Lines(lines) => self.write(&lines),
+                // Whoever asked may have stopped waiting.
+                Message::Flush(done) => drop(done.send(())),
             }
         }
     }
 
-    /// Writes what waits. What cannot be written is dropped: it must not fill the memory while a disk is full.
-    fn flush(&mut self) {
-        if self.buffer.is_empty() {
-            return;
-        }
-        let written = self.out.write(&self.buffer);
+    /// Writes lines. What cannot be written is dropped: it must not fill the memory while a disk is full.
+    fn write(&mut self, lines: &Lines) {
+        let written = self.out.write(&lines.text);
         match (&written, self.failing) {
             // Said once, not once a line.
             (Err(error), false) => tracing::warn!(%error, "the access log cannot be written; its lines are dropped until it can"),
@@ -210,9 +221,7 @@ impl Writer {
         }
         self.failing = written.is_err();
         if self.failing {
-            self.dropped.fetch_add(self.waiting, Ordering::Relaxed);
+            self.dropped.fetch_add(lines.count, Ordering::Relaxed);
         }
-        self.buffer.clear();
-        self.waiting = 0;
     }
 }

@@ -18,8 +18,20 @@ use lorica_model::reason::Reason;
 /// Long enough for any machine; a test that passes never waits for it.
 const LONG: Duration = Duration::from_secs(60);
 
-fn line(record: &Record) -> Value {
-    serde_json::from_str(&serde_json::to_string(&Line(record)).unwrap()).unwrap()
+fn written(record: &Record<'_>) -> String {
+    let mut out = Vec::new();
+    LineWriter::default().write(&mut out, record);
+    String::from_utf8(out).unwrap()
+}
+
+fn line(record: &Record<'_>) -> Value {
+    serde_json::from_str(&written(record)).unwrap()
+}
+
+/// As a worker writes them.
+fn log_to(log: &AccessLog, records: impl IntoIterator<Item = Record<'static>>) {
+    let worker = log.worker();
+    records.into_iter().for_each(|record| worker.write(&record));
 }
 
 fn lines(path: &Path) -> Vec<Value> {
@@ -42,7 +54,7 @@ fn a_request_has_envoys_keys_in_istios_order_and_then_ours() {
         r#""destination_workload":"recording-1","destination_namespace":"contact","destination_principal":"spiffe://mesh/ns/contact/sa/recording","#,
         r#""connection_security_policy":"unknown","grpc_status":null,"attempts":1,"trace_id":"0af7651916cd43dd8448eb211c80319c","span_id":"0000000000000abc"}"#
     );
-    assert_eq!(serde_json::to_string(&Line(&record)).unwrap(), expected);
+    assert_eq!(written(&record), format!("{expected}\n"));
 }
 
 #[test]
@@ -61,7 +73,7 @@ fn what_is_not_known_is_null() {
 
 #[test]
 fn a_failure_says_why_where_envoy_says_it() {
-    let failed = |record: Record, reason| line(&Record { reason: Some(reason), detail: "connection refused".to_owned(), ..record });
+    let failed = |record: Record<'static>, reason| line(&Record { reason: Some(reason), detail: "connection refused".into(), ..record });
     let refused = failed(with(|http| http.status = 503), Reason::ConnectFailed);
     assert_eq!(refused["response_flags"], json!("UF"));
     assert_eq!(refused["response_code_details"], json!("connect_failed"));
@@ -79,8 +91,7 @@ fn hostile_text_stays_one_line() {
     let path = folder.path().join("access.log");
     let log = AccessLog::open(&Target::File(path.clone())).unwrap();
     let agent = "a\"b\\c\nd\r\u{0}\u{2028}\u{7f}é";
-    log.write(Record { protocol: Protocol::Grpc, ..with(|http| http.user_agent = Some(agent.to_owned())) });
-    log.write(http());
+    log_to(&log, [Record { protocol: Protocol::Grpc, ..with(|http| http.user_agent = Some(agent)) }, http()]);
     log.flush(LONG);
     let lines = lines(&path);
     assert_eq!(lines.len(), 2);
@@ -93,7 +104,7 @@ fn the_file_is_the_owners_and_kept_over_a_restart() {
     let path = folder.path().join("new/access.log");
     for _ in 0..2 {
         let log = AccessLog::open(&Target::File(path.clone())).unwrap();
-        log.write(http());
+        log_to(&log, [http()]);
         log.flush(LONG);
     }
     assert_eq!(lines(&path).len(), 2);
@@ -113,9 +124,7 @@ fn rotation_keeps_lines_whole_and_two_files_at_most() {
     let path = folder.path().join("access.log");
     let log = AccessLog::to(Out::File(Rotating::open(&path, LIMIT).unwrap()), QUEUE).unwrap();
     let written = 2_000;
-    for index in 0..written {
-        log.write(with(|http| http.request_id = index.to_string()));
-    }
+    log_to(&log, (0..written).map(|index: u64| with(|http| http.request_id = index.to_string().into())));
     log.flush(LONG);
     assert_eq!(log.dropped(), 0);
     let old = folder.path().join("access.log.1");
@@ -140,6 +149,18 @@ fn a_file_taken_away_is_made_anew() {
     std::fs::remove_file(&path).unwrap();
     file.write(b"more\n").unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"more\n");
+}
+
+#[test]
+fn the_second_in_words_follows_the_clock() {
+    let mut writer = LineWriter::default();
+    let at = |milliseconds| Record { start: std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds), ..http() };
+    let times = [1_700_000_000_999, 1_700_000_001_000, 1_700_000_001_007, 1_700_000_000_000].map(|milliseconds| {
+        let mut out = Vec::new();
+        writer.write(&mut out, &at(milliseconds));
+        String::from_utf8(out).unwrap()[15..].split('"').next().unwrap().to_owned()
+    });
+    assert_eq!(times, ["2023-11-14T22:13:20.999Z", "2023-11-14T22:13:21.000Z", "2023-11-14T22:13:21.007Z", "2023-11-14T22:13:20.000Z"]);
 }
 
 /// A stream that takes nothing before it is let.
@@ -167,10 +188,10 @@ fn a_writer_that_hangs_holds_up_nobody_and_what_is_dropped_is_counted() {
     const SENT: u64 = 5_000;
     let (go, wait) = channel();
     let written: Arc<Mutex<Vec<u8>>> = Arc::default();
-    let log = AccessLog::to(Out::Stream(Box::new(Stalled { go: wait, gone: false, written: written.clone() })), 64).unwrap();
-    (0..SENT).for_each(|_| log.write(http()));
-    // What it holds at most: its queue, and the lines of one buffer.
-    assert!(log.dropped() > SENT - 64 - BUFFER as u64 / 500);
+    let log = AccessLog::to(Out::Stream(Box::new(Stalled { go: wait, gone: false, written: written.clone() })), 4).unwrap();
+    log_to(&log, (0..SENT).map(|_| http()));
+    // What it holds at most: its queue, and the buffer that it writes.
+    assert!(log.dropped() > SENT - 5 * BUFFER as u64 / 500);
     // Nobody waits for it longer than they said.
     log.flush(Duration::ZERO);
     go.send(()).unwrap();
@@ -194,7 +215,7 @@ impl Write for Closed {
 #[test]
 fn lines_that_cannot_be_written_are_counted_as_dropped() {
     let log = AccessLog::to(Out::Stream(Box::new(Closed)), 64).unwrap();
-    (0..3).for_each(|_| log.write(http()));
+    log_to(&log, (0..3).map(|_| http()));
     log.flush(LONG);
     assert_eq!(log.dropped(), 3);
 }
@@ -202,8 +223,7 @@ fn lines_that_cannot_be_written_are_counted_as_dropped() {
 #[test]
 fn off_takes_nothing() {
     let log = AccessLog::open(&Target::from("off")).unwrap();
-    log.write(http());
+    log_to(&log, [http()]);
     log.flush(LONG);
-    assert!(!log.is_on());
     assert_eq!(log.dropped(), 0);
 }

@@ -19,7 +19,7 @@ mod own;
 mod tests;
 
 pub use cells::{BYTES_BOUNDS, DURATION_BOUNDS};
-pub use own::Held;
+pub use own::{Counter, Held};
 
 use cells::{Cells, Histogram, add};
 
@@ -226,7 +226,7 @@ struct Key {
 }
 
 impl Key {
-    fn of(record: &Record) -> Self {
+    fn of(record: &Record<'_>) -> Self {
         let (status, grpc_status) = codes(record);
         Self {
             parts: [Arc::as_ptr(&record.source) as usize, Arc::as_ptr(&record.destination) as usize, Arc::as_ptr(&record.called) as usize],
@@ -236,7 +236,7 @@ impl Key {
 }
 
 /// The HTTP and gRPC status under which a record counts.
-fn codes(record: &Record) -> (u16, Option<u32>) {
+fn codes(record: &Record<'_>) -> (u16, Option<u32>) {
     record.http.as_ref().map_or((0, None), |http| {
         let grpc = http.grpc_status.map(|status| if status > MAX_GRPC_STATUS { GRPC_UNKNOWN } else { status });
         (http.status, grpc)
@@ -258,7 +258,7 @@ struct Entry {
 
 impl WorkerMetrics {
     /// Counts an exchange that has ended.
-    pub fn record(&self, record: &Record) {
+    pub fn record(&self, record: &Record<'_>) {
         let entry = self.entry(record);
         let cells = &entry.cells;
         match &record.http {
@@ -288,13 +288,19 @@ impl WorkerMetrics {
 
     /// Counts a connection that was opened, under what its record says so far. To be told once its callee is known, or
     /// else it opens under another series than it closes under.
-    pub fn opened(&self, record: &Record) {
+    pub fn opened(&self, record: &Record<'_>) {
         add(&self.entry(record).cells.opened, 1);
     }
 
     /// Adds to one of our own counters, which `own.rs` lists. `value` is that of its label, empty where it has none.
     pub fn count(&self, name: &'static str, value: &'static str, by: u64) {
         self.own_cell(name, value).fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// One of our own counters, for who adds to it often.
+    #[must_use]
+    pub fn counter(&self, name: &'static str, value: &'static str) -> Counter {
+        Counter::of(self.own_cell(name, value))
     }
 
     /// Counts one more in a gauge of our own for as long as the answer lives.
@@ -307,7 +313,7 @@ impl WorkerMetrics {
         self.own.borrow_mut().entry((name, value)).or_insert_with(|| self.registry.own.cell(name, value)).clone()
     }
 
-    fn entry(&self, record: &Record) -> Rc<Entry> {
+    fn entry(&self, record: &Record<'_>) -> Rc<Entry> {
         let mut known = self.known.borrow_mut();
         if known.len() >= MAX_SERIES {
             // A party is made anew with each of its certificates. The registry gives the same cells for it again.

@@ -31,7 +31,7 @@ impl Numbers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The cell of a number. Workers share it: these numbers change far less often than once a request.
+    /// The cell of a number. Workers share it; whoever counts each request in one keeps a [`Counter`].
     pub(super) fn cell(&self, name: &'static str, value: &'static str) -> Arc<AtomicU64> {
         debug_assert!(FAMILIES.iter().any(|(known, ..)| *known == name), "{name} is in no list and would never be shown");
         self.cells().entry((name, value)).or_default().clone()
@@ -50,6 +50,21 @@ impl Numbers {
             Family { name, help, kind, samples }
         };
         FAMILIES.into_iter().map(family).collect()
+    }
+}
+
+/// A counter of our own, found once and added to often.
+#[derive(Debug, Clone)]
+pub struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    pub(super) fn of(cell: Arc<AtomicU64>) -> Self {
+        Self(cell)
+    }
+
+    /// Adds to it.
+    pub fn add(&self, by: u64) {
+        self.0.fetch_add(by, Ordering::Relaxed);
     }
 }
 

@@ -108,7 +108,7 @@ impl SpanSink {
     }
 
     /// Hands the span of a record on, or counts it as dropped. Never waits.
-    pub fn send(&self, record: &Record) {
+    pub fn send(&self, record: &Record<'_>) {
         if let (Some(queue), Some(span)) = (&self.queue, span::span(record))
             && queue.try_send(Message::Span(Box::new(span))).is_err()
         {

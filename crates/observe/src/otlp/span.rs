@@ -16,7 +16,7 @@ const KNOWS_REMOTE: u32 = 0x100;
 const IS_REMOTE: u32 = 0x200;
 
 /// The span of an HTTP exchange that has one.
-pub(super) fn span(record: &Record) -> Option<Span> {
+pub(super) fn span(record: &Record<'_>) -> Option<Span> {
     let http = record.http.as_ref()?;
     let context = http.span?;
     let begin = nanoseconds(record.start);
@@ -34,28 +34,28 @@ pub(super) fn span(record: &Record) -> Option<Span> {
         start_time_unix_nano: begin,
         end_time_unix_nano: begin.saturating_add(u64::try_from(record.duration.as_nanos()).unwrap_or(u64::MAX)),
         attributes: attributes(record, http),
-        status: failed.then(|| Status { message: record.detail.clone(), code: StatusCode::Error.into() }),
+        status: failed.then(|| Status { message: record.detail.clone().into_owned(), code: StatusCode::Error.into() }),
         ..Span::default()
     })
 }
 
 /// Few names for many requests: never a path that may hold an id, but gRPC's, which is a method's name.
-fn name(record: &Record, http: &Http) -> String {
-    match (record.protocol, record.route.as_deref()) {
+fn name(record: &Record<'_>, http: &Http<'_>) -> String {
+    match (record.protocol, &record.route) {
         (Protocol::Grpc, _) => path(http).trim_start_matches('/').to_owned(),
         (_, Some(route)) => format!("{} {route}", http.method),
-        (_, None) => http.method.clone(),
+        (_, None) => http.method.to_owned(),
     }
 }
 
 /// Without the query: it may hold what is nobody's business.
-fn path(http: &Http) -> &str {
+fn path<'x>(http: &Http<'x>) -> &'x str {
     http.path.split('?').next().unwrap_or_default()
 }
 
-fn attributes(record: &Record, http: &Http) -> Vec<KeyValue> {
+fn attributes(record: &Record<'_>, http: &Http<'_>) -> Vec<KeyValue> {
     let mut attributes = vec![
-        text("http.request.method", &http.method),
+        text("http.request.method", http.method),
         text("url.path", path(http)),
         text("server.address", &record.called.fqdn),
         text("network.protocol.name", "http"),
@@ -89,7 +89,7 @@ fn attributes(record: &Record, http: &Http) -> Vec<KeyValue> {
         attributes.extend([text("rpc.system", "grpc"), text("rpc.service", service), text("rpc.method", method)]);
         attributes.extend(http.grpc_status.map(|status| number("rpc.grpc.status_code", i64::from(status))));
     }
-    attributes.extend(record.route.as_deref().map(|route| text("lorica.route", route)));
+    attributes.extend(record.route.as_ref().map(|route| text("lorica.route", &route.to_string())));
     if let Some(reason) = record.reason.map(|reason| reason.meaning().word) {
         attributes.extend([text("lorica.reason", reason), text("error.type", reason)]);
     } else if http.status >= 500 {
@@ -99,7 +99,7 @@ fn attributes(record: &Record, http: &Http) -> Vec<KeyValue> {
 }
 
 /// The port that the caller meant: as it named it, or where it connected to.
-fn port(record: &Record, http: &Http) -> Option<u16> {
+fn port(record: &Record<'_>, http: &Http<'_>) -> Option<u16> {
     let named = http.authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     let called = record.local.filter(|_| record.reporter == Reporter::Source).as_ref().map(SocketAddr::port);
     named.or(called)

@@ -81,7 +81,7 @@ fn sender() -> Sender {
 
 const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-fn traced(change: impl FnOnce(&mut Http)) -> Record {
+fn traced(change: impl FnOnce(&mut Http<'static>)) -> Record<'static> {
     with(|http| {
         http.span = Some(trace::Span::begin(Some(CALLER), 0.0, || 0xabc));
         change(http);
@@ -140,8 +140,8 @@ fn a_served_grpc_call_is_a_server_span_named_after_its_method() {
         reporter: Reporter::Destination,
         protocol: Protocol::Grpc,
         ..traced(|http| {
-            http.path = "/contact.v1.Recordings/Store".to_owned();
-            http.authority = "recording.contact:50051".to_owned();
+            http.path = "/contact.v1.Recordings/Store";
+            http.authority = "recording.contact:50051";
             http.grpc_status = Some(5);
         })
     };
@@ -169,7 +169,7 @@ fn a_failure_says_its_reason() {
         http.attempts = 3;
     });
     record.reason = Some(Reason::ConnectFailed);
-    record.detail = "connection refused".to_owned();
+    record.detail = "connection refused".into();
     let expected = [
         ("lorica.reason", "connect_failed"),
         ("error.type", "connect_failed"),

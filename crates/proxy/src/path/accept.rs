@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use lorica_capture::{ListenerLabel, original_destination};
 use lorica_model::name::ServicePort;
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{InboundPort, MtlsMode, OutboundUnit};
+use lorica_model::snapshot::{InboundPort, MtlsMode};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
@@ -25,6 +25,7 @@ use super::record::ConnectionRecord;
 use super::{http, route, tcp};
 use crate::config::{HEAD_TIMEOUT, MAX_CONNECTIONS};
 use crate::stream::{Stream, prepare};
+use crate::view::Reach;
 use crate::worker::Worker;
 
 /// Accepts on one listener until the proxy ends.
@@ -116,13 +117,13 @@ fn of_the_mesh(address: IpAddr) -> bool {
 
 /// The app calls a service port.
 async fn service_port(worker: &Rc<Worker>, tcp: TcpStream, remote: SocketAddr, local: SocketAddr, port: ServicePort) {
-    let caller = Caller { entry: Entry::Outbound { port: port.clone() }, remote, local, server_name: None };
+    let caller = Caller::new(worker, Entry::Outbound { port: port.clone() }, remote, local, None);
     let stream = Stream::Plain(tcp);
-    match route::unit(worker, &port).await {
-        Ok(unit) => match detect::plan(unit.protocol, unit.http_only) {
-            Plan::Relay => tcp::outbound(worker, &caller, stream, Bytes::new(), &unit, None).await,
+    match route::reach(worker, &port).await {
+        Ok(reach) => match detect::plan(reach.unit.protocol, reach.unit.http_only) {
+            Plan::Relay => tcp::outbound(worker, &caller, stream, Bytes::new(), &reach, None).await,
             Plan::Http => spoken_http(worker, caller, stream).await,
-            Plan::Detect => detected(worker, caller, stream, &unit).await,
+            Plan::Detect => detected(worker, caller, stream, &reach).await,
         },
         Err(reason) => refuse(worker, &caller, &stream, reason, ""),
     }
@@ -154,10 +155,10 @@ async fn spoken_http(worker: &Rc<Worker>, caller: Caller, mut stream: Stream) {
 
 /// A connection of which nothing is known: bytes decide, and whoever sends the first. While the app is silent the proxy has
 /// connected already, only as far as TCP goes, so that a server which speaks first is not kept waiting.
-async fn detected(worker: &Rc<Worker>, caller: Caller, mut stream: Stream, unit: &Arc<OutboundUnit>) {
+async fn detected(worker: &Rc<Worker>, caller: Caller, mut stream: Stream, reach: &Reach) {
     let mut sent = BytesMut::with_capacity(http::FIRST_READ);
     let mut answered = BytesMut::new();
-    let mut connecting = std::pin::pin!(tcp::connect(worker, unit));
+    let mut connecting = std::pin::pin!(tcp::connect(worker, reach));
     let mut upstream: Option<Result<tcp::Upstream, super::connect::NotConnected>> = None;
     let spoken = loop {
         if let Some(spoken) = detect::spoken(&sent) {
@@ -191,7 +192,7 @@ async fn detected(worker: &Rc<Worker>, caller: Caller, mut stream: Stream, unit:
         Spoken::Http2 => Negotiated::Http2,
         Spoken::Tls | Spoken::Other => {
             let early = tcp::Early { upstream, answered: answered.freeze() };
-            return tcp::outbound(worker, &caller, stream, sent.freeze(), unit, Some(early)).await;
+            return tcp::outbound(worker, &caller, stream, sent.freeze(), reach, Some(early)).await;
         }
     };
     // The hop for HTTP is another one (ALPN says so), and pooled: what was connected meanwhile is of no use.
@@ -205,27 +206,27 @@ async fn inbound(worker: &Rc<Worker>, tcp: TcpStream, remote: SocketAddr, local:
         tracing::warn!(app_port, "a call came before the control plane had said what this port takes; it was refused");
         return Stream::Plain(tcp).reset_on_close();
     };
-    let mut caller = Caller { entry: Entry::Inbound { port: port.clone(), peer: None }, remote, local, server_name: None };
+    let caller = |peer, server_name| Caller::new(worker, Entry::Inbound { port: port.clone(), peer }, remote, local, server_name);
     let mut first = [0];
     let plain = match timeout(HEAD_TIMEOUT, tcp.peek(&mut first)).await {
         Ok(Ok(1..)) => first[0] != TLS_HANDSHAKE,
         // Opened and closed without a word.
         Ok(_) => return,
-        Err(_) => return refuse(worker, &caller, &Stream::Plain(tcp), Reason::HeadTimeout, "no first byte came in time"),
+        Err(_) => return refuse(worker, &caller(None, None), &Stream::Plain(tcp), Reason::HeadTimeout, "no first byte came in time"),
     };
     if plain {
+        let caller = caller(None, None);
         return match port.mtls {
             MtlsMode::Strict => refuse(worker, &caller, &Stream::Plain(tcp), Reason::PlaintextRefused, "the port takes mutual TLS only"),
             MtlsMode::Permissive => plaintext(worker, caller, tcp, &port).await,
         };
     }
     let Some(epoch) = worker.epoch() else {
-        return refuse(worker, &caller, &Stream::Plain(tcp), Reason::ClientTls, "this proxy has no SVID yet");
+        return refuse(worker, &caller(None, None), &Stream::Plain(tcp), Reason::ClientTls, "this proxy has no SVID yet");
     };
     match mtls::accept(tcp, &port, &epoch).await {
         Ok(authenticated) => {
-            caller.server_name = authenticated.server_name;
-            caller.entry = Entry::Inbound { port: port.clone(), peer: Some(Arc::new(authenticated.peer)) };
+            let caller = caller(Some(Arc::new(authenticated.peer)), authenticated.server_name);
             match authenticated.protocol {
                 Some(version) => http::serve(worker, caller, authenticated.stream, Bytes::new(), version).await,
                 None if port.protocol.is_http() => {
@@ -236,7 +237,7 @@ async fn inbound(worker: &Rc<Worker>, tcp: TcpStream, remote: SocketAddr, local:
         }
         Err(error) => {
             tracing::debug!(%remote, %error, "a caller was not let in");
-            ConnectionRecord::begin(worker, &caller).fail(error.reason, error.detail);
+            ConnectionRecord::begin(worker, &caller(None, None)).fail(error.reason, error.detail);
         }
     }
 }
@@ -247,7 +248,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// A published port: callers without a mesh.
 async fn published(worker: &Rc<Worker>, tcp: TcpStream, remote: SocketAddr, local: SocketAddr, app_port: u16) {
     let port = worker.inbound_port(app_port).unwrap_or_else(|| worker.undeclared_port(app_port));
-    let caller = Caller { entry: Entry::Inbound { port: port.clone(), peer: None }, remote, local, server_name: None };
+    let caller = Caller::new(worker, Entry::Inbound { port: port.clone(), peer: None }, remote, local, None);
     plaintext(worker, caller, tcp, &port).await;
 }
 

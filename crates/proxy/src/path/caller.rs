@@ -1,14 +1,21 @@
 //! The caller of a connection: what accept and mtls settled, for every exchange on it.
 
+use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use lorica_identity::PeerIdentity;
 use lorica_model::name::ServicePort;
 use lorica_model::snapshot::InboundPort;
 
+use super::clean;
+use super::record::Sides;
+use crate::view::Reach;
+use crate::worker::Worker;
+
 /// Who opened a connection, and what for.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Caller {
     /// Which side of the proxy it came to.
     pub entry: Entry,
@@ -18,6 +25,12 @@ pub struct Caller {
     pub local: SocketAddr,
     /// The SNI that it sent.
     pub server_name: Option<String>,
+    /// Who calls whom, for the record.
+    pub sides: Sides,
+    /// By what the app is told who calls, where the caller proved it.
+    pub certificate: Option<Bytes>,
+    /// How the called service port is reached, and the number of the view that said so.
+    reach: RefCell<Option<(u64, Arc<Reach>)>>,
 }
 
 /// The side of the proxy that a connection came to.
@@ -37,28 +50,49 @@ pub enum Entry {
     },
 }
 
-impl Caller {
+impl Entry {
     /// The service port that is called.
     #[must_use]
     pub fn service_port(&self) -> &ServicePort {
-        match &self.entry {
-            Entry::Outbound { port } => port,
-            Entry::Inbound { port, .. } => &port.service_port,
+        match self {
+            Self::Outbound { port } => port,
+            Self::Inbound { port, .. } => &port.service_port,
         }
     }
 
     /// The caller's identity, where it proved one to us.
     #[must_use]
     pub fn peer(&self) -> Option<&PeerIdentity> {
-        match &self.entry {
-            Entry::Outbound { .. } => None,
-            Entry::Inbound { peer, .. } => peer.as_deref(),
+        match self {
+            Self::Outbound { .. } => None,
+            Self::Inbound { peer, .. } => peer.as_deref(),
         }
+    }
+}
+
+impl Caller {
+    /// A caller from `remote` that meant `local`, with what follows from it for all of its exchanges.
+    #[must_use]
+    pub fn new(worker: &Worker, entry: Entry, remote: SocketAddr, local: SocketAddr, server_name: Option<String>) -> Self {
+        let sides = worker.parties.sides(worker, &entry);
+        let certificate = entry.peer().zip(worker.epoch()).map(|(peer, own)| clean::client_certificate(peer, own.svid().id()));
+        Self { entry, remote, local, server_name, sides, certificate, reach: RefCell::default() }
+    }
+
+    /// How the called service port is reached, if that is remembered of the view of this number.
+    #[must_use]
+    pub fn remembered(&self, view: u64) -> Option<Arc<Reach>> {
+        self.reach.borrow().as_ref().filter(|(of, _)| *of == view).map(|(_, reach)| reach.clone())
+    }
+
+    /// Remembers how the called service port is reached.
+    pub fn remember(&self, view: u64, reach: Arc<Reach>) {
+        *self.reach.borrow_mut() = Some((view, reach));
     }
 
     /// The caller's virtual address, attested by the CA, by which the app sees it.
     #[must_use]
     pub fn virtual_address(&self) -> Option<Ipv4Addr> {
-        self.peer().and_then(|peer| peer.facts.as_ref()).and_then(|facts| facts.virtual_v4)
+        self.entry.peer().and_then(|peer| peer.facts.as_ref()).and_then(|facts| facts.virtual_v4)
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! In: the head as received and who sent it. Out: edits. Hop-by-hop fields are the codec's business.
 
+use std::borrow::Cow;
+
+use bytes::Bytes;
 use lorica_identity::PeerIdentity;
 use lorica_model::head::{Edits, RequestHead};
 use lorica_model::spiffe::SpiffeId;
@@ -22,13 +25,19 @@ pub enum From<'a> {
     App,
     /// A caller without an identity, which may claim nothing.
     Stranger,
-    /// A workload of the mesh, to be named to the app.
-    Peer(&'a PeerIdentity),
+    /// A workload of the mesh, to be named to the app by this [`client_certificate`].
+    Peer(&'a Bytes),
 }
 
-/// The edits that make a received head fit to go on. `own` is this workload's identity, for the app to know who was called.
+/// By what the app is told that `peer` called `own`. Made once a connection.
 #[must_use]
-pub fn edits(head: &RequestHead, from: From<'_>, own: Option<&SpiffeId>) -> Edits {
+pub fn client_certificate(peer: &PeerIdentity, own: &SpiffeId) -> Bytes {
+    format!("By={own};Hash={};URI={}", hex(&peer.certificate_sha256), peer.id).into()
+}
+
+/// The edits that make a received head fit to go on.
+#[must_use]
+pub fn edits(head: &RequestHead, from: From<'_>) -> Edits {
     let mut edits = Edits::default();
     let trusted = matches!(from, From::Peer(_));
     for (index, (name, _)) in head.fields.iter().enumerate() {
@@ -37,23 +46,25 @@ pub fn edits(head: &RequestHead, from: From<'_>, own: Option<&SpiffeId>) -> Edit
             edits.remove_at(index);
         }
     }
-    if let (From::Peer(peer), Some(own)) = (from, own) {
-        edits.add(CLIENT_CERTIFICATE, format!("By={own};Hash={};URI={}", hex(&peer.certificate_sha256), peer.id));
+    if let From::Peer(certificate) = from {
+        edits.add(CLIENT_CERTIFICATE, certificate.clone());
     }
     edits
 }
 
 /// The id of a request: the caller's, or a new one which is added to the edits.
 #[must_use]
-pub fn request_id(head: &RequestHead, edits: &mut Edits) -> String {
+pub fn request_id<'h>(head: &'h RequestHead, edits: &mut Edits) -> Cow<'h, str> {
     let given = head.fields.get_str(REQUEST_ID).filter(|id| !id.is_empty() && id.len() <= 128);
     given.map_or_else(
         || {
-            let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid().to_string();
-            edits.set(&head.fields, REQUEST_ID, id.clone());
-            id
+            let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid().hyphenated();
+            let mut text = uuid::Uuid::encode_buffer();
+            let text = &*id.encode_lower(&mut text);
+            edits.set(&head.fields, REQUEST_ID, text);
+            Cow::Owned(text.to_owned())
         },
-        str::to_owned,
+        Cow::Borrowed,
     )
 }
 
@@ -83,8 +94,7 @@ mod tests {
 
     fn names(from: From<'_>) -> Vec<String> {
         let head = head();
-        let own = "spiffe://mesh.local/ns/contact/sa/recording".parse().unwrap();
-        edits(&head, from, Some(&own))
+        edits(&head, from)
             .apply(&head.fields)
             .map(|(name, value)| format!("{}={}", String::from_utf8_lossy(name), String::from_utf8_lossy(value)))
             .collect()
@@ -109,7 +119,8 @@ mod tests {
         let told = format!(
             "x-forwarded-client-cert=By=spiffe://mesh.local/ns/contact/sa/recording;Hash={hash};URI=spiffe://mesh.local/ns/contact/sa/caller"
         );
-        assert_eq!(names(From::Peer(&peer)), ["Host=a", "X-Lorica-Attempt=1", "X-Request-Id=7", &told]);
+        let own = "spiffe://mesh.local/ns/contact/sa/recording".parse().unwrap();
+        assert_eq!(names(From::Peer(&client_certificate(&peer, &own))), ["Host=a", "X-Lorica-Attempt=1", "X-Request-Id=7", &told]);
     }
 
     #[test]

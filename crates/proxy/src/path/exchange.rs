@@ -12,7 +12,7 @@ use lorica_model::reason::{Reason, Side};
 use super::caller::{Caller, Entry};
 use super::clean;
 use super::failure::Failure;
-use super::pick;
+use super::pick::{self, Tried};
 use super::record::ExchangeRecord;
 use super::replay::Replay;
 use super::respond;
@@ -42,25 +42,25 @@ pub async fn run(worker: &Rc<Worker>, caller: &Caller, head: RequestHead, body: 
     }
 }
 
-async fn pass(
+async fn pass<'x>(
     worker: &Rc<Worker>,
     caller: &Caller,
-    head: &RequestHead,
+    head: &'x RequestHead,
     body: &mut Replay,
     responder: &mut Option<Responder>,
-    record: &mut ExchangeRecord,
+    record: &mut ExchangeRecord<'x>,
 ) -> Result<(), Failure> {
-    let from = match &caller.entry {
-        Entry::Outbound { .. } => clean::From::App,
-        Entry::Inbound { peer: Some(peer), .. } => clean::From::Peer(peer),
-        Entry::Inbound { peer: None, .. } => clean::From::Stranger,
+    let from = match (&caller.entry, &caller.certificate) {
+        (Entry::Outbound { .. }, _) => clean::From::App,
+        (Entry::Inbound { .. }, Some(certificate)) => clean::From::Peer(certificate),
+        (Entry::Inbound { .. }, None) => clean::From::Stranger,
     };
-    let mut edits = clean::edits(head, from, worker.identity().as_ref());
+    let mut edits = clean::edits(head, from);
     record.identify(head, &mut edits);
     let way = way(worker, caller, head).await?;
     record.way(&way);
     let times = Times::begin(&way.timeouts);
-    let mut tried = Vec::new();
+    let mut tried = Tried::new();
     let mut attempt = 0;
     loop {
         attempt += 1;
@@ -69,8 +69,7 @@ async fn pass(
         let failure = match pick::pick(worker, &way, &mut tried).await {
             Ok(mut picked) => {
                 record.picked(&picked);
-                let used = if picked.lease.reused { "lorica_pool_reuses_total" } else { "lorica_pool_connects_total" };
-                worker.telemetry.metrics.count(used, "", 1);
+                worker.count_pool_use(picked.lease.reused);
                 let parts = Attempt {
                     worker,
                     head,
@@ -109,8 +108,15 @@ async fn pass(
 async fn way(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Result<Way, Failure> {
     match &caller.entry {
         Entry::Outbound { port } => {
-            let unit = route::unit(worker, port).await?;
-            Ok(way::outbound(&unit, &worker.view(), head, fastrand::f64())?)
+            let reach = match caller.remembered(worker.view_number()) {
+                Some(reach) => reach,
+                None => {
+                    let reach = route::reach(worker, port).await?;
+                    caller.remember(worker.view_number(), reach.clone());
+                    reach
+                }
+            };
+            Ok(way::outbound(&reach, &worker.view(), head, fastrand::f64())?)
         }
         Entry::Inbound { port, .. } => Ok(way::inbound(port.app_port, port.protocol, caller.virtual_address(), head)),
     }

@@ -1,9 +1,9 @@
 //! record: what became of an exchange or a connection, told once, when it is over or dropped.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
@@ -14,7 +14,7 @@ use lorica_model::name::ServicePort;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::Endpoint;
 use lorica_observe::Record;
-use lorica_observe::record::{Called, Http, Party, Protocol, Reporter, Security, UNKNOWN};
+use lorica_observe::record::{Called, Http, Party, Protocol, Reporter, Route, Security, UNKNOWN};
 use lorica_observe::trace::{Span, TRACEPARENT, TRACESTATE, keeps_tracestate};
 use tokio::net::TcpStream;
 
@@ -68,7 +68,8 @@ impl Parties {
         remembered(&self.callers, peer.certificate_sha256, || party(peer))
     }
 
-    fn callee(&self, id: u64, endpoint: &Endpoint, peer: Option<&PeerIdentity>) -> Arc<Party> {
+    /// Who an endpoint is, with what its certificate says.
+    pub fn callee(&self, id: u64, endpoint: &Endpoint, peer: Option<&PeerIdentity>) -> Arc<Party> {
         remembered(&self.callees, (id, peer.map(|peer| peer.certificate_sha256)), || match peer {
             Some(peer) if peer.facts.is_some() => party(peer),
             _ => Party {
@@ -137,102 +138,85 @@ impl UnderWay {
     }
 }
 
-/// A record of which only the parties are known.
-fn blank(
+/// Who calls whom, as far as a connection's accept could tell. Shared parts: an exchange takes them by counting.
+#[derive(Debug, Clone)]
+pub struct Sides {
     reporter: Reporter,
     source: Arc<Party>,
     destination: Arc<Party>,
     called: Arc<Called>,
-    protocol: Protocol,
     security: Security,
-) -> Record {
-    Record {
-        reporter,
-        source,
-        destination,
-        called,
-        protocol,
-        security,
-        reason: None,
-        detail: String::new(),
-        start: SystemTime::now(),
-        duration: std::time::Duration::ZERO,
-        received: 0,
-        sent: 0,
-        route: None,
-        upstream: None,
-        remote: None,
-        local: None,
-        server_name: None,
-        http: None,
-    }
 }
 
 /// What an exchange and a connection have in common.
-struct Open {
-    worker: Rc<Worker>,
-    /// Taken when it is told.
-    record: Option<Record>,
+struct Open<'x> {
+    worker: &'x Worker,
+    record: Record<'x>,
     begun: Instant,
 }
 
-impl Open {
-    fn begin(worker: &Rc<Worker>, caller: &Caller, protocol: Protocol) -> Self {
-        let parties = &worker.parties;
-        let own = parties.own(worker);
-        let (reporter, source, destination, security) = match &caller.entry {
-            Entry::Outbound { .. } => (Reporter::Source, own, parties.nobody.clone(), Security::Unknown),
-            Entry::Inbound { peer: Some(peer), .. } => (Reporter::Destination, parties.caller(peer), own, Security::MutualTls),
-            Entry::Inbound { peer: None, .. } => (Reporter::Destination, parties.nobody.clone(), own, Security::None),
-        };
-        let called = parties.called(caller.service_port());
-        let mut open = Self::of(worker, blank(reporter, source, destination, called, protocol, security));
-        open.with(|record| {
-            record.remote = Some(caller.remote);
-            record.local = Some(caller.local);
-            record.server_name.clone_from(&caller.server_name);
-        });
+impl<'x> Open<'x> {
+    fn begin(worker: &'x Worker, caller: &'x Caller, protocol: Protocol) -> Self {
+        let mut open = Self::of(worker, caller.sides.clone(), protocol);
+        open.record.remote = Some(caller.remote);
+        open.record.local = Some(caller.local);
+        open.record.server_name = caller.server_name.as_deref();
         open
     }
 
-    fn of(worker: &Rc<Worker>, record: Record) -> Self {
-        worker.under_way.of(record.reporter).fetch_add(1, Ordering::Relaxed);
-        Self { worker: worker.clone(), record: Some(record), begun: Instant::now() }
-    }
-
-    fn with(&mut self, change: impl FnOnce(&mut Record)) {
-        if let Some(record) = &mut self.record {
-            change(record);
-        }
-    }
-
-    fn callee(&mut self, id: u64, endpoint: &Endpoint, peer: Option<&PeerIdentity>) {
-        let callee = self.worker.parties.callee(id, endpoint, peer);
-        self.with(|record| {
-            record.destination = callee;
-            record.upstream = Some(endpoint.address);
-        });
+    fn of(worker: &'x Worker, sides: Sides, protocol: Protocol) -> Self {
+        let Sides { reporter, source, destination, called, security } = sides;
+        worker.under_way.of(reporter).fetch_add(1, Ordering::Relaxed);
+        let record = Record {
+            reporter,
+            source,
+            destination,
+            called,
+            protocol,
+            security,
+            reason: None,
+            detail: Cow::Borrowed(""),
+            start: SystemTime::now(),
+            duration: std::time::Duration::ZERO,
+            received: 0,
+            sent: 0,
+            route: None,
+            upstream: None,
+            remote: None,
+            local: None,
+            server_name: None,
+            http: None,
+        };
+        Self { worker, record, begun: Instant::now() }
     }
 
     fn fail(&mut self, reason: Reason, detail: String) {
-        self.with(|record| {
-            record.reason = Some(reason);
-            record.detail = if detail.is_empty() { reason.meaning().text.to_owned() } else { detail };
-        });
+        self.record.reason = Some(reason);
+        self.record.detail = if detail.is_empty() { Cow::Borrowed(reason.meaning().text) } else { Cow::Owned(detail) };
     }
 }
 
-impl Drop for Open {
+impl Drop for Open<'_> {
     fn drop(&mut self) {
-        if let Some(mut record) = self.record.take() {
-            record.duration = self.begun.elapsed();
-            self.worker.under_way.of(record.reporter).fetch_sub(1, Ordering::Relaxed);
-            self.worker.telemetry.record(record);
-        }
+        self.record.duration = self.begun.elapsed();
+        self.worker.under_way.of(self.record.reporter).fetch_sub(1, Ordering::Relaxed);
+        self.worker.telemetry.record(&self.record);
     }
 }
 
 impl Parties {
+    /// Who calls whom on a connection that came in by `entry`.
+    #[must_use]
+    pub fn sides(&self, worker: &Worker, entry: &Entry) -> Sides {
+        let own = self.own(worker);
+        let (reporter, source, destination, security) = match entry {
+            Entry::Outbound { .. } => (Reporter::Source, own, self.nobody.clone(), Security::Unknown),
+            Entry::Inbound { peer: Some(peer), .. } => (Reporter::Destination, self.caller(peer), own, Security::MutualTls),
+            Entry::Inbound { peer: None, .. } => (Reporter::Destination, self.nobody.clone(), own, Security::None),
+        };
+        Sides { reporter, source, destination, called: self.called(entry.service_port()), security }
+    }
+
     /// This workload, with its identity once it has one.
     fn own(&self, worker: &Worker) -> Arc<Party> {
         match worker.epoch() {
@@ -245,45 +229,42 @@ impl Parties {
 /// The key of the own party among the callers: no certificate has this hash.
 const OWN: [u8; 32] = [0; 32];
 
-/// The record of an HTTP exchange.
-pub struct ExchangeRecord {
-    open: Open,
+/// The record of an HTTP exchange; told when it is dropped.
+pub struct ExchangeRecord<'x> {
+    open: Open<'x>,
     attempted: Instant,
 }
 
-impl ExchangeRecord {
+impl<'x> ExchangeRecord<'x> {
     /// An exchange begins with its request's head.
     #[must_use]
-    pub fn begin(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Self {
+    pub fn begin(worker: &'x Worker, caller: &'x Caller, head: &'x RequestHead) -> Self {
         let protocol = if head.is_grpc() { Protocol::Grpc } else { Protocol::Http };
         let mut open = Open::begin(worker, caller, protocol);
-        let text = |name| head.fields.get_str(name).map(str::to_owned);
-        let http = Http {
+        open.record.http = Some(Http {
             version: head.version.as_str(),
-            method: head.method().to_owned(),
-            path: head.path_and_query().to_owned(),
-            authority: head.authority().to_owned(),
-            user_agent: text("user-agent"),
-            forwarded_for: text("x-forwarded-for"),
+            method: head.method(),
+            path: head.path_and_query(),
+            authority: head.authority(),
+            user_agent: head.fields.get_str("user-agent"),
+            forwarded_for: head.fields.get_str("x-forwarded-for"),
             ..Http::default()
-        };
-        open.with(|record| record.http = Some(http));
-        Self { open, attempted: Instant::now() }
+        });
+        let attempted = open.begun;
+        Self { open, attempted }
     }
 
-    fn http(&mut self, change: impl FnOnce(&mut Http)) {
-        self.open.with(|record| {
-            if let Some(http) = &mut record.http {
-                change(http);
-            }
-        });
+    fn http(&mut self, change: impl FnOnce(&mut Http<'x>)) {
+        if let Some(http) = &mut self.open.record.http {
+            change(http);
+        }
     }
 
     /// Gives the request an id and a place in a trace, which go on with it.
-    pub fn identify(&mut self, head: &RequestHead, edits: &mut Edits) {
+    pub fn identify(&mut self, head: &'x RequestHead, edits: &mut Edits) {
         let id = clean::request_id(head, edits);
         let span = Span::begin(head.fields.get_str(TRACEPARENT), self.open.worker.telemetry.sampling(), || fastrand::u64(..));
-        edits.set(&head.fields, TRACEPARENT, span.context.to_string());
+        edits.set(&head.fields, TRACEPARENT, &span.context.encode()[..]);
         // The state of a trace that does not go on says nothing of the one that begins here.
         if !keeps_tracestate(&span, head.fields.get_all(TRACESTATE).filter_map(|value| std::str::from_utf8(value).ok())) {
             edits.remove(&head.fields, TRACESTATE);
@@ -296,10 +277,7 @@ impl ExchangeRecord {
 
     /// It goes this way.
     pub fn way(&mut self, way: &Way) {
-        if let Some(origin) = &way.origin {
-            let route = Arc::from(origin.to_string());
-            self.open.with(|record| record.route = Some(route));
-        }
+        self.open.record.route = way.origin.clone().map(Route::Rule);
     }
 
     /// An attempt begins.
@@ -310,12 +288,10 @@ impl ExchangeRecord {
 
     /// Somebody takes it.
     pub fn picked(&mut self, picked: &Picked) {
-        match &picked.active {
-            Some(active) => self.open.callee(active.live.id, &active.live.endpoint, picked.lease.facts.peer.as_deref()),
-            None => {
-                let remote = picked.lease.facts.remote;
-                self.open.with(|record| record.upstream = remote);
-            }
+        let facts = &picked.lease.facts;
+        self.open.record.upstream = facts.remote;
+        if let Some(party) = &facts.party {
+            self.open.record.destination = party.clone();
         }
     }
 
@@ -338,20 +314,18 @@ impl ExchangeRecord {
 
     /// Bytes of the answer's body went out.
     pub fn sent(&mut self, bytes: usize) {
-        self.open.with(|record| record.sent += bytes as u64);
+        self.open.record.sent += bytes as u64;
     }
 
     /// Bytes of the request's body came in, in all.
     pub fn received(&mut self, bytes: u64) {
-        self.open.with(|record| record.received += bytes);
+        self.open.record.received += bytes;
     }
 
     /// A tunnel has ended.
     pub fn tunnelled(&mut self, relayed: &Relayed) {
-        self.open.with(|record| {
-            record.received += relayed.up;
-            record.sent += relayed.down;
-        });
+        self.open.record.received += relayed.up;
+        self.open.record.sent += relayed.down;
     }
 
     /// It failed.
@@ -373,60 +347,62 @@ impl ExchangeRecord {
 }
 
 /// The record of a connection whose bytes are not looked at, or that was no exchange at all.
-pub struct ConnectionRecord {
-    open: Open,
+pub struct ConnectionRecord<'x> {
+    open: Open<'x>,
     /// Counted as opened once it is known who takes it: both counts then have the same labels.
     counted: bool,
 }
 
-impl ConnectionRecord {
+impl<'x> ConnectionRecord<'x> {
     /// A connection begins.
     #[must_use]
-    pub fn begin(worker: &Rc<Worker>, caller: &Caller) -> Self {
+    pub fn begin(worker: &'x Worker, caller: &'x Caller) -> Self {
         Self { open: Open::begin(worker, caller, Protocol::Tcp), counted: false }
     }
 
     /// The app's connection to a host outside the mesh begins.
     #[must_use]
-    pub fn outside(worker: &Rc<Worker>, remote: SocketAddr, destination: SocketAddr) -> Self {
+    pub fn outside(worker: &'x Worker, remote: SocketAddr, destination: SocketAddr) -> Self {
         let parties = &worker.parties;
-        let (own, nobody, called) = (parties.own(worker), parties.nobody.clone(), parties.outside(destination));
-        let mut open = Open::of(worker, blank(Reporter::Source, own, nobody, called, Protocol::Tcp, Security::Unknown));
-        open.with(|record| {
-            record.route = Some(Arc::from("outside"));
-            record.remote = Some(remote);
-            (record.local, record.upstream) = (Some(destination), Some(destination));
-        });
+        let sides = Sides {
+            reporter: Reporter::Source,
+            source: parties.own(worker),
+            destination: parties.nobody.clone(),
+            called: parties.outside(destination),
+            security: Security::Unknown,
+        };
+        let mut open = Open::of(worker, sides, Protocol::Tcp);
+        open.record.route = Some(Route::Outside);
+        open.record.remote = Some(remote);
+        (open.record.local, open.record.upstream) = (Some(destination), Some(destination));
         Self { open, counted: false }
     }
 
     fn count(&mut self) {
-        if let Some(record) = self.open.record.as_ref().filter(|_| !self.counted) {
+        if !self.counted {
             self.counted = true;
-            self.open.worker.telemetry.metrics.opened(record);
+            self.open.worker.telemetry.metrics.opened(&self.open.record);
         }
     }
 
     /// Somebody takes it.
     pub fn upstream(&mut self, id: u64, endpoint: &Endpoint, peer: Option<&PeerIdentity>) {
-        self.open.callee(id, endpoint, peer);
+        self.open.record.destination = self.open.worker.parties.callee(id, endpoint, peer);
+        self.open.record.upstream = Some(endpoint.address);
         self.count();
     }
 
     /// The app takes it.
     pub fn app(&mut self, app: &TcpStream) {
-        let address = app.peer_addr().ok();
-        self.open.with(|record| record.upstream = address);
+        self.open.record.upstream = app.peer_addr().ok();
         self.count();
     }
 
     /// It is over.
     pub fn end(mut self, relayed: Relayed) {
         self.count();
-        self.open.with(|record| {
-            record.received = relayed.up;
-            record.sent = relayed.down;
-        });
+        self.open.record.received = relayed.up;
+        self.open.record.sent = relayed.down;
         if let Some(reason) = relayed.reason {
             self.open.fail(reason, String::new());
         }

@@ -37,7 +37,7 @@ pub fn own_answer(reason: Reason, head: Option<&RequestHead>) -> OwnAnswer {
 }
 
 /// Answers for the mesh, where an answer can still be given.
-pub async fn refuse(mut responder: Responder, head: &RequestHead, reason: Reason, record: &mut ExchangeRecord) {
+pub async fn refuse(mut responder: Responder, head: &RequestHead, reason: Reason, record: &mut ExchangeRecord<'_>) {
     let answer = own_answer(reason, Some(head));
     if answer.status == 0 {
         return responder.reset();

@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use lorica_model::name::ServicePort;
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::OutboundUnit;
 use tokio::time::timeout;
 
 use crate::config::CONFIGURATION_TIMEOUT;
+use crate::view::Reach;
 use crate::worker::Worker;
 
-/// The unit of a service port, subscribed to and awaited if this proxy has not called it before.
+/// How a service port is reached; subscribed to and awaited if this proxy has not called it before.
 ///
 /// # Errors
 /// [`Reason::NoSuchPort`] where the control plane says that there is none, [`Reason::NoConfiguration`] where it says nothing in time.
-pub async fn unit(worker: &Worker, port: &ServicePort) -> Result<Arc<OutboundUnit>, Reason> {
-    if let Some(unit) = worker.view().snapshot.outbound.get(port) {
-        return Ok(unit.clone());
+pub async fn reach(worker: &Worker, port: &ServicePort) -> Result<Arc<Reach>, Reason> {
+    if let Some(reach) = worker.view().reach(port) {
+        return Ok(reach.clone());
     }
     worker.client.want(port.clone());
     let mut views = worker.views.clone();
@@ -25,7 +25,7 @@ pub async fn unit(worker: &Worker, port: &ServicePort) -> Result<Arc<OutboundUni
         Ok(Ok(view)) => {
             // The endpoints came with the unit: what follows must see both.
             worker.catch_up(&view);
-            view.snapshot.outbound.get(port).cloned().ok_or(Reason::NoSuchPort)
+            view.reach(port).cloned().ok_or(Reason::NoSuchPort)
         }
         Ok(Err(_)) | Err(_) => Err(Reason::NoConfiguration),
     }

@@ -17,7 +17,7 @@ use crate::wire::{Answer, Body, Frame, Outgoing, Responder, Sender, Tunnel, Wire
 use crate::worker::Worker;
 
 /// What an attempt needs of its exchange.
-pub struct Attempt<'x> {
+pub struct Attempt<'x, 'h> {
     /// The worker.
     pub worker: &'x Rc<Worker>,
     /// The head as received.
@@ -29,7 +29,7 @@ pub struct Attempt<'x> {
     /// Where the answer goes; taken once the answer has ended.
     pub responder: &'x mut Option<Responder>,
     /// The record.
-    pub record: &'x mut ExchangeRecord,
+    pub record: &'x mut ExchangeRecord<'h>,
     /// The times.
     pub times: &'x Times,
 }
@@ -49,7 +49,7 @@ pub fn upgrade(head: &RequestHead) -> Option<&[u8]> {
 ///
 /// # Errors
 /// What went wrong; with `answered` set where the answer had begun.
-pub async fn attempt(attempt: Attempt<'_>, picked: &mut Picked) -> Result<(), Failure> {
+pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<(), Failure> {
     let Attempt { worker, head, edits, body, responder: slot, record, times } = attempt;
     let upgrade = upgrade(head);
     let outgoing = Outgoing { head, edits, length: body.length(), upgrade };
@@ -117,7 +117,7 @@ pub async fn attempt(attempt: Attempt<'_>, picked: &mut Picked) -> Result<(), Fa
 }
 
 /// Bytes both ways until the end, as WebSocket wants.
-async fn tunnelled(worker: &Rc<Worker>, mut client: Tunnel, mut upstream: Tunnel, record: &mut ExchangeRecord) -> Result<(), Failure> {
+async fn tunnelled(worker: &Rc<Worker>, mut client: Tunnel, mut upstream: Tunnel, record: &mut ExchangeRecord<'_>) -> Result<(), Failure> {
     let relayed = worker.until_ended(relay(&mut client, &mut upstream, Read::default(), Some(TUNNEL_IDLE))).await;
     record.tunnelled(&relayed);
     match relayed.reason {
@@ -162,7 +162,7 @@ async fn pass(
     mut download: Body,
     slot: &mut Option<Responder>,
     times: &Times,
-    record: &mut ExchangeRecord,
+    record: &mut ExchangeRecord<'_>,
 ) -> Result<(), Half> {
     let gone = || Half::Client(WireError::Closed);
     let length = download.length().filter(|_| !download.is_end()).or_else(|| declared(response));

@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{OutboundUnit, Transport};
+use lorica_model::snapshot::Transport;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::caller::{Caller, Entry};
 use super::connect::{self, Connected, NotConnected};
+use super::pick::Tried;
 use super::record::ConnectionRecord;
 use super::relay::{Read, relay};
 use crate::config::MAX_ATTEMPTS;
 use crate::endpoints::{Active, NoPick};
 use crate::stream::{Stream, prepare};
+use crate::view::Reach;
 use crate::worker::Worker;
 
 /// How long a relayed connection may be silent: Envoy's default for TCP, as databases and message queues keep connections for long.
@@ -43,20 +45,19 @@ pub struct Early {
     pub answered: Bytes,
 }
 
-/// Connects to an endpoint of the unit's service port, trying others where one cannot be reached: nothing was sent yet.
-pub async fn connect(worker: &Worker, unit: &Arc<OutboundUnit>) -> Result<Upstream, NotConnected> {
-    let live = worker.view().live(&unit.port);
-    let mut tried = Vec::new();
+/// Connects to an endpoint of a service port, trying others where one cannot be reached: nothing was sent yet.
+pub async fn connect(worker: &Worker, reach: &Reach) -> Result<Upstream, NotConnected> {
+    let mut tried = Tried::new();
     loop {
-        let active = live.pick(&tried, Instant::now(), fastrand::f64).map_err(|none| match none {
+        let active = reach.live.pick(&tried, Instant::now(), fastrand::f64).map_err(|none| match none {
             NoPick::None => NotConnected::new(Reason::NoEndpoint, ""),
             NoPick::Full => NotConnected::new(Reason::Overflow, ""),
         })?;
         tried.push(active.live.id);
         let endpoint = &active.live.endpoint;
         let epoch = worker.epoch().filter(|_| endpoint.transport == Transport::MutualTls);
-        let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, unit, None)));
-        match connect::connect(&unit.cluster, endpoint, tls, None).await {
+        let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, reach, None)));
+        match connect::connect(&reach.unit.cluster, endpoint, tls, None).await {
             Ok(Connected { stream, peer }) => {
                 active.answered(Instant::now());
                 return Ok(Upstream { stream, peer, active });
@@ -64,7 +65,7 @@ pub async fn connect(worker: &Worker, unit: &Arc<OutboundUnit>) -> Result<Upstre
             Err(error) => {
                 active.failed(Instant::now());
                 tracing::debug!(endpoint = %endpoint.address, %error, "an endpoint could not be connected to");
-                if tried.len() >= live.len() || tried.len() >= MAX_ATTEMPTS as usize {
+                if tried.len() >= reach.live.len() || tried.len() >= MAX_ATTEMPTS as usize {
                     return Err(error);
                 }
             }
@@ -73,18 +74,11 @@ pub async fn connect(worker: &Worker, unit: &Arc<OutboundUnit>) -> Result<Upstre
 }
 
 /// The app's connection to a service port.
-pub async fn outbound(
-    worker: &Rc<Worker>,
-    caller: &Caller,
-    mut stream: Stream,
-    sent: Bytes,
-    unit: &Arc<OutboundUnit>,
-    early: Option<Early>,
-) {
+pub async fn outbound(worker: &Rc<Worker>, caller: &Caller, mut stream: Stream, sent: Bytes, reach: &Reach, early: Option<Early>) {
     let mut record = ConnectionRecord::begin(worker, caller);
     let (upstream, answered) = match early {
         Some(Early { upstream: Some(upstream), answered }) => (upstream, answered),
-        _ => (connect(worker, unit).await, Bytes::new()),
+        _ => (connect(worker, reach).await, Bytes::new()),
     };
     match upstream {
         Ok(mut upstream) => {

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use lorica_model::head::{RequestHead, Version};
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Origin, OutboundUnit, Protocol, Timeouts, route as rules};
+use lorica_model::snapshot::{Origin, Protocol, Timeouts, route as rules};
 
 use super::mtls::Negotiated;
-use crate::endpoints::LiveSet;
-use crate::view::View;
+use crate::view::{Reach, View};
 
 /// Where an exchange goes, and what holds on the way.
 #[derive(Debug, Clone)]
@@ -21,7 +20,7 @@ pub struct Way {
     /// How long it may take.
     pub timeouts: Timeouts,
     /// The rule that decided, for the record.
-    pub origin: Option<Origin>,
+    pub origin: Option<Arc<Origin>>,
 }
 
 impl Way {
@@ -29,7 +28,7 @@ impl Way {
     #[must_use]
     pub fn is_exhausted(&self, tried: &[u64]) -> bool {
         match &self.to {
-            To::Endpoints { live, .. } => tried.len() >= live.len(),
+            To::Endpoints(reach) => tried.len() >= reach.live.len(),
             To::App { .. } => false,
         }
     }
@@ -39,12 +38,7 @@ impl Way {
 #[derive(Debug, Clone)]
 pub enum To {
     /// To one of the endpoints of a service port.
-    Endpoints {
-        /// The unit that says how they are reached.
-        unit: Arc<OutboundUnit>,
-        /// Who they are.
-        live: Arc<LiveSet>,
-    },
+    Endpoints(Arc<Reach>),
     /// To the app beside this proxy.
     App {
         /// Its port.
@@ -54,17 +48,16 @@ pub enum To {
     },
 }
 
-/// The way of a request that the app sends to `unit`'s service port.
+/// The way of a request that the app sends to the service port that `called` reaches.
 ///
 /// # Errors
 /// Where no rule takes it, or the rule leads nowhere.
-pub fn outbound(unit: &Arc<OutboundUnit>, view: &View, head: &RequestHead, random: f64) -> Result<Way, Reason> {
-    let rule = rules::rule(unit, head, &mut ())?;
+pub fn outbound(called: &Arc<Reach>, view: &View, head: &RequestHead, random: f64) -> Result<Way, Reason> {
+    let rule = rules::rule(&called.unit, head, &mut ())?;
     let port = rules::backend(rule, random, &mut ())?;
-    let reached = if *port == unit.port { unit } else { view.snapshot.outbound.get(port).ok_or(Reason::NoConfiguration)? };
-    let protocol = spoken(reached.cluster.protocol, head.version);
-    let live = view.live(port);
-    Ok(Way { to: To::Endpoints { unit: reached.clone(), live }, protocol, timeouts: rule.timeouts, origin: Some(rule.origin.clone()) })
+    let reached = if *port == called.unit.port { called } else { view.reach(port).ok_or(Reason::NoConfiguration)? };
+    let protocol = spoken(reached.unit.cluster.protocol, head.version);
+    Ok(Way { to: To::Endpoints(reached.clone()), protocol, timeouts: rule.timeouts, origin: Some(rule.origin.clone()) })
 }
 
 /// The way of a request for the app's port.

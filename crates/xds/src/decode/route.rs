@@ -1,5 +1,7 @@
 //! The rules of a service port.
 
+use std::sync::Arc;
+
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration,
     RouteMatch as EnvoyMatch, VirtualHost, WeightedCluster,
@@ -73,7 +75,7 @@ fn route(at: &At<'_>, route: Route) -> Result<HttpRule, Fault> {
             _,
         ) => return Err(at.field("action").fault("is not understood by this proxy".to_owned())),
     };
-    Ok(HttpRule { origin, matches, backends, timeouts })
+    Ok(HttpRule { origin: Arc::new(origin), matches, backends, timeouts })
 }
 
 fn matches(at: &At<'_>, wanted: Option<EnvoyMatch>, prefix: Option<String>) -> Result<RouteMatch, Fault> {

@@ -45,7 +45,7 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     let (action, unanswered) = action(rule);
     Route {
         r#match: Some(matches(&rule.matches, specifier)),
-        metadata: Some(metadata(&RouteFacts { origin: rule.origin.clone(), prefix, unanswered })),
+        metadata: Some(metadata(&RouteFacts { origin: (*rule.origin).clone(), prefix, unanswered })),
         action: Some(action),
         ..Route::default()
     }

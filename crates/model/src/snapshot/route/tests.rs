@@ -98,7 +98,14 @@ fn rule_of(matches: RouteMatch, weights: &[u32]) -> HttpRule {
         backend: Backend::Port(format!("b{index}.contact.mesh:80").parse::<ServicePort>().unwrap()),
     });
     HttpRule {
-        origin: Origin { kind: "HTTPRoute".into(), namespace: "contact".into(), name: "r".into(), generation: 1, rule: 0, matched: 0 },
+        origin: std::sync::Arc::new(Origin {
+            kind: "HTTPRoute".into(),
+            namespace: "contact".into(),
+            name: "r".into(),
+            generation: 1,
+            rule: 0,
+            matched: 0,
+        }),
         matches,
         backends: backends.collect(),
         timeouts: Timeouts::default(),
