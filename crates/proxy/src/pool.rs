@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::config::MAX_IDLE_PER_ENDPOINT;
 use crate::path::mtls::Negotiated;
+use crate::stream::{Carried, Stream};
 use crate::wire::{Http1Client, Http2Client, Outgoing, Receiver, Sender, WireError};
 
 /// The most HTTP/2 connections to one destination; past it, requests wait for a stream.
@@ -85,6 +86,32 @@ struct Shared {
     used: Rc<Cell<Instant>>,
 }
 
+/// What an HTTP/2 connection's stream carries between two Lorica proxies, as `:protocol` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    /// HTTP/1, for a port that speaks HTTP.
+    Http1,
+    /// Bytes.
+    Tcp,
+}
+
+impl StreamKind {
+    /// The word in `:protocol`.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Http1 => "lorica-http1",
+            Self::Tcp => "lorica-tcp",
+        }
+    }
+
+    /// The kind that a word in `:protocol` names.
+    #[must_use]
+    pub fn of(word: &str) -> Option<Self> {
+        [Self::Http1, Self::Tcp].into_iter().find(|kind| kind.word() == word)
+    }
+}
+
 /// A connection for one exchange. Dropped, it goes back to its pool if it is fit for another.
 pub struct Lease {
     carrier: Carrier,
@@ -119,6 +146,16 @@ impl Lease {
 }
 
 impl Lease {
+    /// Opens a stream for other bytes on the connection, which stays in use for as long as the stream is.
+    ///
+    /// # Errors
+    /// When the connection or its peer takes none.
+    pub async fn carry(self, kind: StreamKind, authority: &str) -> Result<Stream, WireError> {
+        let Carrier::Http2 { client, .. } = &self.carrier else { return Err(WireError::Unsupported("HTTP/1 has no streams")) };
+        let tunnel = client.clone().open(kind.word(), authority).await?;
+        Ok(Stream::Carried(Box::new(Carried { tunnel, lease: Some(self) })))
+    }
+
     /// A kept connection that broke says that the others to the same place are broken too: none of them gets the next request.
     pub fn forget_others(&self) {
         if let Carrier::Http1 { key, pool, .. } = &self.carrier {

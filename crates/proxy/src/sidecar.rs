@@ -163,6 +163,7 @@ fn metadata(config: &ProxyConfig, listeners: &[Listener], metrics: SocketAddr) -
         version: config.version.clone(),
         ports: config.ports.iter().map(port).collect::<anyhow::Result<_>>()?,
         metrics: Some(metrics),
+        streams: true,
         locality: Locality::default(),
         ..NodeMetadata::client(config.namespace.clone(), config.account.clone())
     })

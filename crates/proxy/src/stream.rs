@@ -8,6 +8,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::pool::Lease;
+use crate::wire::Tunnel;
+
 /// How long a connection may be silent before its peer is asked whether it is still there, in seconds.
 const PROBE_AFTER: u64 = 60;
 /// How long between two such questions, in seconds; after so many without an answer the connection fails.
@@ -36,9 +39,25 @@ pub enum Stream {
     Plain(TcpStream),
     /// Inside mutual TLS. Boxed: the TLS state is large and most of a sidecar's app side is plain.
     Tls(Box<TlsStream<TcpStream>>),
+    /// As a stream of an HTTP/2 connection between two Lorica proxies.
+    Carried(Box<Carried>),
     /// In memory, for tests of the codecs.
     #[cfg(test)]
     Memory(tokio::io::DuplexStream),
+}
+
+/// A stream of a connection that others share.
+pub struct Carried {
+    /// Its bytes.
+    pub tunnel: Tunnel,
+    /// What keeps the connection, where it is a pooled one.
+    pub lease: Option<Lease>,
+}
+
+impl std::fmt::Debug for Carried {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Carried").finish_non_exhaustive()
+    }
 }
 
 impl Stream {
@@ -47,6 +66,8 @@ impl Stream {
         let tcp = match self {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
+            // A stream that is dropped before its end is reset.
+            Self::Carried(_) => return,
             #[cfg(test)]
             Self::Memory(_) => return,
         };
@@ -66,6 +87,10 @@ macro_rules! each {
             }
             Stream::Tls($stream) => {
                 let $stream = Pin::new($stream.as_mut());
+                $call
+            }
+            Stream::Carried(carried) => {
+                let $stream = Pin::new(&mut carried.tunnel);
                 $call
             }
             #[cfg(test)]
@@ -94,6 +119,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(tcp) => tcp.is_write_vectored(),
             Self::Tls(tls) => tls.is_write_vectored(),
+            Self::Carried(carried) => carried.tunnel.is_write_vectored(),
             #[cfg(test)]
             Self::Memory(memory) => memory.is_write_vectored(),
         }

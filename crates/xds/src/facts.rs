@@ -60,6 +60,9 @@ pub(crate) struct EndpointFacts {
     pub(crate) version: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) virtual_address: Option<Ipv4Addr>,
+    /// Whether it takes streams: what Envoy need not know.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) streams: bool,
 }
 
 /// Of an inbound listener.

@@ -100,6 +100,9 @@ pub struct NodeMetadata {
     /// Where its metrics are read.
     #[serde(default)]
     pub metrics: Option<SocketAddr>,
+    /// Whether it takes HTTP/1 and TCP as streams of one connection, as Lorica's proxy does.
+    #[serde(default)]
+    pub streams: bool,
     /// Where it runs.
     #[serde(default)]
     pub locality: Locality,
@@ -147,6 +150,7 @@ impl NodeMetadata {
             listening: Vec::new(),
             draining: false,
             metrics: None,
+            streams: false,
             locality: Locality::default(),
             upstreams: BTreeMap::new(),
             secrets_directory: None,

@@ -213,7 +213,7 @@ pub(crate) fn any_unit() -> impl Strategy<Value = OutboundUnit> {
 
 pub(crate) fn any_endpoints() -> impl Strategy<Value = EndpointSet> {
     let locality = ("[a-z0-9-]{0,6}", "[a-z0-9-]{0,6}").prop_map(|(region, zone)| Locality { region, zone });
-    let transport = prop_oneof![Just(Transport::MutualTls), Just(Transport::Plaintext)];
+    let transport = prop_oneof![Just(Transport::MutualTls), Just(Transport::Lorica), Just(Transport::Plaintext)];
     let endpoint =
         (any_workload(), any::<SocketAddr>(), transport, 1..=u32::MAX, option::of(".{0,6}"), option::of(any::<Ipv4Addr>()), locality)
             .prop_map(|(workload, address, transport, weight, version, virtual_address, locality)| Endpoint {

@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime};
 use lorica_model::compile::{RegisteredPort, RegisteredWorkload, VirtualAddresses};
 use lorica_model::name::{ServiceName, WorkloadName};
 use lorica_model::resource::Resource;
+use lorica_model::snapshot::Transport;
 use lorica_xds::NodeMetadata;
 
 use super::{GRACE, Lost, Mesh, NotTaken, Proxy, Registered, State, address, workload_key};
@@ -34,6 +35,7 @@ impl Mesh {
             account: node.account.clone(),
             version: node.version.clone(),
             weight: 1,
+            transport: if node.streams { Transport::Lorica } else { Transport::MutualTls },
             locality: node.locality.clone(),
             addresses,
             ports: node.ports.iter().map(|port| registered(port, node)).collect(),

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 
 use crate::name::{Namespace, ServiceName, ServicePort, WorkloadName};
 use crate::resource::Resources;
-use crate::snapshot::{Endpoint, EndpointSet, InboundPort, InboundUnit, MtlsMode, NameRecord, NameTable, Transport};
+use crate::snapshot::{Endpoint, EndpointSet, InboundPort, InboundUnit, MtlsMode, NameRecord, NameTable};
 use crate::spiffe::{SpiffeId, TrustDomain};
 
 /// All that units are made of.
@@ -65,7 +65,7 @@ pub fn endpoints(world: &World<'_>, port: &ServicePort) -> Option<EndpointSet> {
         endpoints.extend(listening.map(|known| Endpoint {
             workload: name.clone(),
             address: known.address,
-            transport: Transport::MutualTls,
+            transport: workload.transport,
             weight: workload.weight.max(1),
             version: workload.version.clone(),
             virtual_address: Some(workload.addresses.v4),

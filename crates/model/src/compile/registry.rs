@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::name::{Label, ServiceName, WorkloadName};
-use crate::snapshot::{Locality, Protocol};
+use crate::snapshot::{Locality, Protocol, Transport};
 
 /// A virtual address of each family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,8 @@ pub struct RegisteredWorkload {
     pub version: Option<String>,
     /// Its share of calls among equals.
     pub weight: u32,
+    /// How its proxy is reached.
+    pub transport: Transport,
     /// Where it runs.
     pub locality: Locality,
     /// Its own virtual addresses.

@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::snapshot::Transport;
 use crate::head::{HeadBuilder, RequestHead, Version};
 use crate::resource::{Options, check, read};
 use crate::snapshot::route;
@@ -119,6 +120,7 @@ fn workload(service: &str, index: u8, ports: &[(u16, u16, bool)]) -> RegisteredW
         account: crate::name::Label::new("recorder").unwrap(),
         version: Some("v1".to_owned()),
         weight: 1,
+        transport: crate::snapshot::Transport::MutualTls,
         locality: crate::snapshot::Locality::default(),
         addresses: VirtualAddresses { v4: [240, 0, 1, index].into(), v6: format!("fd00::1:{index:x}").parse().unwrap() },
         ports: ports

@@ -207,7 +207,7 @@ fn workload(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<Work
     let version = version.and_then(|node| reader.text(&node, "`version`"));
     let weight =
         weight.and_then(|node| reader.number(&node, "`weight`", 1..=1_000_000)).and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1);
-    let words = [("MutualTls", Transport::MutualTls), ("Plaintext", Transport::Plaintext)];
+    let words = [("MutualTls", Transport::MutualTls), ("Lorica", Transport::Lorica), ("Plaintext", Transport::Plaintext)];
     let transport = transport.and_then(|node| reader.word(&node, "transport", &words)).unwrap_or(Transport::MutualTls);
     let locality = locality.and_then(|node| reader.object(node, "`locality`")).map_or_else(Locality::default, |mut object| {
         let (region, zone) = (object.take("region"), object.take("zone"));

@@ -40,6 +40,8 @@ pub struct Endpoint {
 pub enum Transport {
     /// Mutual TLS, with the identity checked on both sides.
     MutualTls,
+    /// The same, by a Lorica proxy: it takes HTTP/1 and TCP as streams of one connection, so that a new stream costs no handshake.
+    Lorica,
     /// Plaintext: the service is declared so, or the endpoint is outside the mesh.
     Plaintext,
 }

@@ -143,8 +143,8 @@ async fn spoken_http(worker: &Rc<Worker>, caller: Caller, mut stream: Stream) {
         }
     });
     match spoken.await {
-        Ok(Some(Spoken::Http1)) => http::serve(worker, caller, stream, buffer.freeze(), Negotiated::Http1).await,
-        Ok(Some(Spoken::Http2)) => http::serve(worker, caller, stream, buffer.freeze(), Negotiated::Http2).await,
+        Ok(Some(Spoken::Http1)) => http::serve(worker, caller.into(), stream, buffer.freeze(), Negotiated::Http1).await,
+        Ok(Some(Spoken::Http2)) => http::serve(worker, caller.into(), stream, buffer.freeze(), Negotiated::Http2).await,
         Ok(Some(Spoken::Tls | Spoken::Other)) => refuse(worker, &caller, &stream, Reason::NotHttp, "the first bytes are no HTTP"),
         // Opened and closed without a word, as health checks and pools do.
         Ok(None) if buffer.is_empty() => {}
@@ -197,7 +197,7 @@ async fn detected(worker: &Rc<Worker>, caller: Caller, mut stream: Stream, reach
     };
     // The hop for HTTP is another one (ALPN says so), and pooled: what was connected meanwhile is of no use.
     drop(upstream);
-    http::serve(worker, caller, stream, sent.freeze(), version).await;
+    http::serve(worker, caller.into(), stream, sent.freeze(), version).await;
 }
 
 /// Somebody calls the app through the mesh.
@@ -228,7 +228,7 @@ async fn inbound(worker: &Rc<Worker>, tcp: TcpStream, remote: SocketAddr, local:
         Ok(authenticated) => {
             let caller = caller(Some(Arc::new(authenticated.peer)), authenticated.server_name);
             match authenticated.protocol {
-                Some(version) => http::serve(worker, caller, authenticated.stream, Bytes::new(), version).await,
+                Some(version) => http::serve(worker, caller.into(), authenticated.stream, Bytes::new(), version).await,
                 None if port.protocol.is_http() => {
                     refuse(worker, &caller, &authenticated.stream, Reason::NotHttp, "the port speaks HTTP; bytes would pass its rules by")
                 }
@@ -268,8 +268,8 @@ async fn plaintext(worker: &Rc<Worker>, caller: Caller, tcp: TcpStream, port: &I
             let spoken = spoken.await.ok().flatten().unwrap_or(Spoken::Other);
             worker.telemetry.metrics.count("lorica_protocol_detected_total", spoken.word(), 1);
             match spoken {
-                Spoken::Http1 => http::serve(worker, caller, stream, sent.freeze(), Negotiated::Http1).await,
-                Spoken::Http2 => http::serve(worker, caller, stream, sent.freeze(), Negotiated::Http2).await,
+                Spoken::Http1 => http::serve(worker, caller.into(), stream, sent.freeze(), Negotiated::Http1).await,
+                Spoken::Http2 => http::serve(worker, caller.into(), stream, sent.freeze(), Negotiated::Http2).await,
                 Spoken::Tls | Spoken::Other => tcp::inbound(worker, &caller, stream, sent.freeze()).await,
             }
         }

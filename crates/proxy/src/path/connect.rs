@@ -89,8 +89,8 @@ pub async fn connect(
         prepare(&tcp).map_err(|error| NotConnected::tcp(&error))?;
         match (endpoint.transport, tls) {
             (Transport::Plaintext, _) => Ok(Connected { stream: Stream::Plain(tcp), peer: None }),
-            (Transport::MutualTls, Some((epoch, config))) => handshake(cluster, tcp, epoch, config, protocol).await,
-            (Transport::MutualTls, None) => Err(NotConnected::new(Reason::UpstreamTls, "this proxy has no SVID yet")),
+            (Transport::MutualTls | Transport::Lorica, Some((epoch, config))) => handshake(cluster, tcp, epoch, config, protocol).await,
+            (Transport::MutualTls | Transport::Lorica, None) => Err(NotConnected::new(Reason::UpstreamTls, "this proxy has no SVID yet")),
         }
     };
     match timeout(cluster.connect_timeout, connecting).await {

@@ -3,24 +3,29 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use lorica_model::head::{Fields, RequestHead, ResponseHead, Version};
+use lorica_model::reason::Reason;
+use lorica_model::snapshot::Protocol;
 use tokio::task::spawn_local;
 
-use super::caller::Caller;
+use super::caller::{Caller, Entry};
 use super::exchange;
 use super::failure::Failure;
 use super::mtls::Negotiated;
 use super::record::ConnectionRecord;
 use super::respond::own_answer;
+use super::tcp;
 use crate::config::HEAD_TIMEOUT;
-use crate::stream::Stream;
-use crate::wire::{Http1Server, Http2Server, Responder, WireError};
+use crate::pool::StreamKind;
+use crate::stream::{Carried, Stream};
+use crate::wire::{Body, Http1Server, Http2Server, Responder, WireError};
 use crate::worker::Worker;
 
 /// The room for the first read of a connection, in bytes: an ordinary head.
 pub const FIRST_READ: usize = 4096;
 
 /// Serves a connection that speaks `version`. `read`: the bytes that detection has read.
-pub async fn serve(worker: &Rc<Worker>, caller: Caller, stream: Stream, read: Bytes, version: Negotiated) {
+pub async fn serve(worker: &Rc<Worker>, caller: Rc<Caller>, stream: Stream, read: Bytes, version: Negotiated) {
     match version {
         Negotiated::Http1 => http1(worker, &caller, Http1Server::new(stream, &read, HEAD_TIMEOUT)).await,
         Negotiated::Http2 => match Http2Server::start(stream, read).await {
@@ -60,8 +65,7 @@ async fn http1(worker: &Rc<Worker>, caller: &Caller, mut server: Http1Server) {
     }
 }
 
-async fn http2(worker: &Rc<Worker>, caller: Caller, mut server: Http2Server) {
-    let caller = Rc::new(caller);
+async fn http2(worker: &Rc<Worker>, caller: Rc<Caller>, mut server: Http2Server) {
     let mut told = false;
     loop {
         let next = tokio::select! {
@@ -76,7 +80,18 @@ async fn http2(worker: &Rc<Worker>, caller: Caller, mut server: Http2Server) {
         match next {
             Ok(Some((head, body, responder))) => {
                 let (worker, caller) = (worker.clone(), caller.clone());
-                spawn_local(async move { exchange::run(&worker, &caller, head, body, Responder::Http2(responder)).await });
+                match carried(&caller, &head) {
+                    Some(kind) => {
+                        spawn_local(async move { stream(&worker, caller, kind, &head, body, Responder::Http2(responder)).await });
+                    }
+                    None if takes_bytes_only(&caller) => {
+                        ConnectionRecord::begin(&worker, &caller).fail(Reason::NotHttp, "the port takes bytes, as streams or none");
+                        responder.reset();
+                    }
+                    None => {
+                        spawn_local(async move { exchange::run(&worker, &caller, head, body, Responder::Http2(responder)).await });
+                    }
+                }
             }
             Ok(None) => return,
             Err(error) => {
@@ -87,8 +102,44 @@ async fn http2(worker: &Rc<Worker>, caller: Caller, mut server: Http2Server) {
     }
 }
 
+/// Whether the port called takes no HTTP.
+fn takes_bytes_only(caller: &Caller) -> bool {
+    matches!(&caller.entry, Entry::Inbound { port, .. } if port.protocol == Protocol::Tcp)
+}
+
+/// What a request wants carried, where it opens a stream of another proxy's.
+fn carried(caller: &Caller, head: &RequestHead) -> Option<StreamKind> {
+    head.protocol().filter(|_| caller.entry.peer().is_some()).and_then(StreamKind::of)
+}
+
+/// A stream of another Lorica proxy: what it carries is served as if it had come on a connection of its own. The port's own
+/// configuration says what it takes, whatever the peer offers.
+async fn stream(worker: &Rc<Worker>, caller: Rc<Caller>, kind: StreamKind, head: &RequestHead, body: Body, responder: Responder) {
+    let Entry::Inbound { port, .. } = &caller.entry else { return };
+    let fits = match kind {
+        StreamKind::Http1 => port.protocol != Protocol::Tcp,
+        StreamKind::Tcp => !port.protocol.is_http(),
+    };
+    if !fits {
+        ConnectionRecord::begin(worker, &caller).fail(Reason::NotHttp, format!("the port takes no {} streams", kind.word()));
+        return responder.reset();
+    }
+    let taken = ResponseHead { version: Version::Http2, status: 200, fields: Fields::default() };
+    match responder.upgrade(&taken, head.protocol().unwrap_or_default().as_bytes(), body).await {
+        Ok(tunnel) => {
+            let stream = Stream::Carried(Box::new(Carried { tunnel, lease: None }));
+            match kind {
+                // Boxed, as this leads back to where it came from.
+                StreamKind::Http1 => Box::pin(serve(worker, caller, stream, Bytes::new(), Negotiated::Http1)).await,
+                StreamKind::Tcp => tcp::inbound(worker, &caller, stream, Bytes::new()).await,
+            }
+        }
+        Err(error) => tracing::debug!(%error, "a stream ended before it began"),
+    }
+}
+
 /// Records what was no request.
-fn failed(worker: &Rc<Worker>, caller: &Caller, error: &WireError) -> lorica_model::reason::Reason {
+fn failed(worker: &Rc<Worker>, caller: &Caller, error: &WireError) -> Reason {
     let failure = Failure::client(error);
     ConnectionRecord::begin(worker, caller).fail(failure.reason, failure.detail);
     failure.reason

@@ -76,7 +76,8 @@ pub async fn accept(tcp: TcpStream, port: &InboundPort, epoch: &TlsEpoch) -> Res
             // An ephemeral port may have passed from one workload to another; the caller must not reach the wrong one.
             return Err(refuse(Reason::WrongService, format!("the caller wants {name}, this is {}", port.service_port.sni())));
         }
-        let alpn: &[&[u8]] = if port.protocol == lorica_model::snapshot::Protocol::Tcp { &[] } else { &[b"h2", b"http/1.1"] };
+        // A port for bytes takes them as they are, or as streams of HTTP/2.
+        let alpn: &[&[u8]] = if port.protocol == lorica_model::snapshot::Protocol::Tcp { &[b"h2"] } else { &[b"h2", b"http/1.1"] };
         let tls = hello
             .into_stream(epoch.server_config(alpn))
             .await

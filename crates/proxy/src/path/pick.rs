@@ -11,7 +11,7 @@ use super::connect::{self, Connected, NotConnected};
 use super::mtls::Negotiated;
 use super::way::{To, Way};
 use crate::endpoints::{Active, NoPick};
-use crate::pool::{Destination, Facts, Key, Lease};
+use crate::pool::{Destination, Facts, Key, Lease, StreamKind};
 use crate::stream::Stream;
 use crate::view::Reach;
 use crate::wire::{Http1Client, Http2Client};
@@ -70,7 +70,7 @@ async fn endpoint(worker: &Rc<Worker>, reach: &Reach, active: &Active, protocol:
     let endpoint = &active.live.endpoint;
     let epoch = match endpoint.transport {
         Transport::Plaintext => None,
-        Transport::MutualTls => Some(worker.epoch().ok_or_else(|| NotConnected::new(Reason::UpstreamTls, "this proxy has no SVID yet"))?),
+        Transport::MutualTls | Transport::Lorica => Some(worker.epoch().ok_or_else(|| NotConnected::new(Reason::UpstreamTls, "this proxy has no SVID yet"))?),
     };
     let to = Destination::Endpoint {
         id: active.live.id,
@@ -80,6 +80,10 @@ async fn endpoint(worker: &Rc<Worker>, reach: &Reach, active: &Active, protocol:
     let key = Key { to, protocol };
     if let Some(lease) = worker.pool.ready(&key) {
         return Ok(lease);
+    }
+    if protocol == Negotiated::Http1 && endpoint.transport == Transport::Lorica {
+        let (stream, facts) = stream(worker, reach, active, StreamKind::Http1).await?;
+        return take(worker, key, stream, facts).await;
     }
     let turn = worker.pool.turn(&key).await;
     if turn.is_some()
@@ -91,6 +95,18 @@ async fn endpoint(worker: &Rc<Worker>, reach: &Reach, active: &Active, protocol:
     let Connected { stream, peer } = connect::connect(&reach.unit.cluster, endpoint, tls, Some(protocol)).await?;
     let party = worker.parties.callee(active.live.id, endpoint, peer.as_deref());
     take(worker, key, stream, Facts { peer, remote: Some(endpoint.address), party: Some(party) }).await
+}
+
+/// Opens a stream to a Lorica proxy, on a connection that is there or a new one.
+///
+/// # Errors
+/// Where there is no connection, or it takes no stream.
+pub async fn stream(worker: &Rc<Worker>, reach: &Reach, active: &Active, kind: StreamKind) -> Result<(Stream, Facts), NotConnected> {
+    // Boxed, as the way to a connection for HTTP/1 leads over one for HTTP/2.
+    let lease = Box::pin(endpoint(worker, reach, active, Negotiated::Http2)).await?;
+    let facts = lease.facts.clone();
+    let stream = lease.carry(kind, &reach.unit.cluster.port.sni()).await;
+    Ok((stream.map_err(|error| NotConnected::new(Reason::ConnectFailed, error.to_string()))?, facts))
 }
 
 /// Takes a new connection into the pool.

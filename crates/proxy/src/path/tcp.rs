@@ -13,11 +13,12 @@ use tokio::time::timeout;
 
 use super::caller::{Caller, Entry};
 use super::connect::{self, Connected, NotConnected};
-use super::pick::Tried;
+use super::pick::{self, Tried};
 use super::record::ConnectionRecord;
 use super::relay::{Read, relay};
 use crate::config::MAX_ATTEMPTS;
 use crate::endpoints::{Active, NoPick};
+use crate::pool::StreamKind;
 use crate::stream::{Stream, prepare};
 use crate::view::Reach;
 use crate::worker::Worker;
@@ -46,7 +47,7 @@ pub struct Early {
 }
 
 /// Connects to an endpoint of a service port, trying others where one cannot be reached: nothing was sent yet.
-pub async fn connect(worker: &Worker, reach: &Reach) -> Result<Upstream, NotConnected> {
+pub async fn connect(worker: &Rc<Worker>, reach: &Reach) -> Result<Upstream, NotConnected> {
     let mut tried = Tried::new();
     loop {
         let active = reach.live.pick(&tried, Instant::now(), fastrand::f64).map_err(|none| match none {
@@ -55,9 +56,15 @@ pub async fn connect(worker: &Worker, reach: &Reach) -> Result<Upstream, NotConn
         })?;
         tried.push(active.live.id);
         let endpoint = &active.live.endpoint;
-        let epoch = worker.epoch().filter(|_| endpoint.transport == Transport::MutualTls);
-        let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, reach, None)));
-        match connect::connect(&reach.unit.cluster, endpoint, tls, None).await {
+        let connected = if endpoint.transport == Transport::Lorica {
+            let opened = pick::stream(worker, reach, &active, StreamKind::Tcp).await;
+            opened.map(|(stream, facts)| Connected { stream, peer: facts.peer })
+        } else {
+            let epoch = worker.epoch().filter(|_| endpoint.transport == Transport::MutualTls);
+            let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, reach, None)));
+            connect::connect(&reach.unit.cluster, endpoint, tls, None).await
+        };
+        match connected {
             Ok(Connected { stream, peer }) => {
                 active.answered(Instant::now());
                 return Ok(Upstream { stream, peer, active });

@@ -97,11 +97,14 @@ pub(super) fn is_token(text: &[u8]) -> bool {
 }
 
 /// The protocol of an `Upgrade` field that is passed on: the first, but `h2c`, which would take the connection out of the
-/// mesh's hands.
+/// mesh's hands, and what proxies alone say to each other.
 pub(super) fn upgrade(value: &[u8]) -> Option<&[u8]> {
-    let name = |token: &[u8]| token.split(|byte| *byte == b'/').next().is_some_and(|name| name.eq_ignore_ascii_case(b"h2c"));
+    let ours = |name: &[u8]| name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"lorica-"));
+    let barred = |token: &[u8]| {
+        token.split(|byte| *byte == b'/').next().is_some_and(|name| name.eq_ignore_ascii_case(b"h2c") || ours(name))
+    };
     let valid = |token: &[u8]| token.split(|byte| *byte == b'/').all(is_token);
-    tokens(value).find(|token| !name(token) && valid(token))
+    tokens(value).find(|token| !barred(token) && valid(token))
 }
 
 /// A `Sec-WebSocket-Key` for a caller of HTTP/2, which has none (RFC 8441, 5): 16 random bytes in Base64.
@@ -203,6 +206,8 @@ mod tests {
         for (value, expected) in [
             ("websocket", Some("websocket")),
             ("h2c", None),
+            ("lorica-tcp", None),
+            ("Lorica-HTTP1, websocket", Some("websocket")),
             ("H2C/1", None),
             ("h2c, websocket", Some("websocket")),
             ("a b, foo/2", Some("foo/2")),

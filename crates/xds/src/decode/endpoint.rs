@@ -50,7 +50,12 @@ fn endpoint(at: &At<'_>, one: LbEndpoint, locality: &Locality) -> Result<Endpoin
     } else {
         return Err(at_metadata.fault(format!("`{TRANSPORT_MATCH}` is neither `{MUTUAL_TLS}` nor `{PLAINTEXT}`")));
     };
-    let EndpointFacts { workload, version, virtual_address } = facts(at, Some(metadata))?;
+    let EndpointFacts { workload, version, virtual_address, streams } = facts(at, Some(metadata))?;
+    let transport = match (transport, streams) {
+        (Transport::MutualTls, true) => Transport::Lorica,
+        (Transport::Plaintext, true) => return Err(at_metadata.fault("has streams without mutual TLS".to_owned())),
+        (transport, _) => transport,
+    };
     let at_weight = at.field("load_balancing_weight");
     let weight = present(&at_weight, load_balancing_weight)?.value;
     if weight == 0 {

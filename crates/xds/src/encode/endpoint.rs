@@ -42,11 +42,15 @@ fn group(locality: &Locality, lb_endpoints: Vec<LbEndpoint>, dialect: Dialect) -
 }
 
 fn endpoint(endpoint: &Endpoint) -> LbEndpoint {
-    let facts =
-        EndpointFacts { workload: endpoint.workload.clone(), version: endpoint.version.clone(), virtual_address: endpoint.virtual_address };
+    let facts = EndpointFacts {
+        workload: endpoint.workload.clone(),
+        version: endpoint.version.clone(),
+        virtual_address: endpoint.virtual_address,
+        streams: endpoint.transport == Transport::Lorica,
+    };
     let mut marks: Metadata = metadata(&facts);
     let transport = match endpoint.transport {
-        Transport::MutualTls => MUTUAL_TLS,
+        Transport::MutualTls | Transport::Lorica => MUTUAL_TLS,
         Transport::Plaintext => PLAINTEXT,
     };
     marks.filter_metadata.insert(TRANSPORT_MATCH.to_owned(), transport_match(transport));

@@ -12,7 +12,7 @@ use h2::ext::Protocol;
 use h2::{Reason, SendStream};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri};
-use lorica_model::head::{Fields, HeadBuilder, MAX_HEAD_BYTES, ResponseHead, Version};
+use lorica_model::head::{Edits, Fields, HeadBuilder, MAX_HEAD_BYTES, ResponseHead, Version};
 use tokio::time::timeout;
 
 use super::super::error::WireError;
@@ -83,7 +83,14 @@ impl Http2Client {
     /// # Errors
     /// [`WireError::NotProcessed`] where the connection takes no more.
     pub async fn send(&mut self, outgoing: &Outgoing<'_>) -> Result<(Http2Sender, Http2Receiver), WireError> {
-        let upgrade = outgoing.protocol();
+        self.start_exchange(outgoing, outgoing.protocol()).await
+    }
+
+    async fn start_exchange(
+        &mut self,
+        outgoing: &Outgoing<'_>,
+        upgrade: Option<&[u8]>,
+    ) -> Result<(Http2Sender, Http2Receiver), WireError> {
         if upgrade.is_some() && !self.takes_extended_connect().await? {
             return Err(WireError::Unsupported("the endpoint takes no upgrade over HTTP/2"));
         }
@@ -98,6 +105,23 @@ impl Http2Client {
         let upgrade = upgrade.is_some();
         let receiver = Http2Receiver { response, stream: stream.clone(), upgrade, informational: 0 };
         Ok((Http2Sender { stream, ended: end, upgrade }, receiver))
+    }
+
+    /// Opens a stream that carries bytes, by an extended CONNECT.
+    ///
+    /// # Errors
+    /// When the connection takes no more streams, or the server refuses this one.
+    pub async fn open(&mut self, protocol: &str, authority: &str) -> Result<Tunnel, WireError> {
+        let head = HeadBuilder::with_capacity(128).request(Version::Http2, "CONNECT", "/", authority, Some(protocol))?;
+        let (_sender, mut receiver) =
+            self.start_exchange(&Outgoing { head: &head, edits: &Edits::default(), length: None, upgrade: None }, Some(protocol.as_bytes())).await?;
+        loop {
+            match receiver.answer().await? {
+                Answer::Informational(_) => {}
+                Answer::Upgraded(_, tunnel) => return Ok(tunnel),
+                Answer::Final(..) => return Err(WireError::Unsupported("the endpoint takes no stream of this kind")),
+            }
+        }
     }
 
     /// Whether the server takes extended CONNECT. Its settings may still be on their way.
