@@ -158,7 +158,11 @@ async fn spoken_http(worker: &Rc<Worker>, caller: Caller, mut stream: Stream) {
 async fn detected(worker: &Rc<Worker>, caller: Caller, mut stream: Stream, reach: &Reach) {
     let mut sent = BytesMut::with_capacity(http::FIRST_READ);
     let mut answered = BytesMut::new();
-    let mut connecting = std::pin::pin!(tcp::connect(worker, reach));
+    let mut connecting = Box::pin(async {
+        // Who speaks first has mostly done so by then, and its connection may be another one.
+        tokio::time::sleep(SILENCE).await;
+        tcp::connect(worker, reach).await
+    });
     let mut upstream: Option<Result<tcp::Upstream, super::connect::NotConnected>> = None;
     let spoken = loop {
         if let Some(spoken) = detect::spoken(&sent) {
@@ -186,6 +190,8 @@ async fn detected(worker: &Rc<Worker>, caller: Caller, mut stream: Stream, reach
             upstream = Some(connected);
         }
     };
+    // Half a connection must hold up nobody who waits for a whole one.
+    drop(connecting);
     worker.telemetry.metrics.count("lorica_protocol_detected_total", spoken.word(), 1);
     let version = match spoken {
         Spoken::Http1 => Negotiated::Http1,
@@ -199,6 +205,9 @@ async fn detected(worker: &Rc<Worker>, caller: Caller, mut stream: Stream, reach
     drop(upstream);
     http::serve(worker, caller.into(), stream, sent.freeze(), version).await;
 }
+
+/// How long an app may be silent before the upstream is connected to, in case that speaks first.
+const SILENCE: Duration = Duration::from_millis(2);
 
 /// Somebody calls the app through the mesh.
 async fn inbound(worker: &Rc<Worker>, tcp: TcpStream, remote: SocketAddr, local: SocketAddr, app_port: u16) {
