@@ -5,9 +5,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::snapshot::Transport;
 use crate::head::{HeadBuilder, RequestHead, Version};
 use crate::resource::{Options, check, read};
+use crate::snapshot::Transport;
 use crate::snapshot::route;
 
 const SERVICES: &str = "

@@ -1,8 +1,8 @@
 //! A record as a line of the log: JSON, the same keys in the same order each time.
 //!
 //! First Envoy's keys in Istio's order, so that what reads a mesh's logs today reads these; then ours. What is not known is
-//! null. `protocol` is null and `response_code` is 0 where bytes were not looked at, as Envoy has it. Every exchange pays for
-//! its line, so it is written by hand, without a copy of its texts.
+//! left out, as Envoy's `omit_empty_values` has it: a third of each line would be `null`. `response_code` is 0 where bytes were
+//! not looked at. Every exchange pays for its line, so it is written by hand, without a copy of its texts.
 
 use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -49,8 +49,6 @@ impl LineWriter {
         text(out, br#","authority":"#, http.map(|http| http.authority).and_then(known));
         address(out, br#","upstream_host":"#, record.upstream);
         text(out, br#","upstream_cluster":"#, known(&record.called.fqdn));
-        // A connection is shared by exchanges; which local port it has says nothing of one.
-        out.extend_from_slice(br#","upstream_local_address":null"#);
         address(out, br#","downstream_local_address":"#, record.local);
         address(out, br#","downstream_remote_address":"#, record.remote);
         text(out, br#","requested_server_name":"#, record.server_name);
@@ -96,13 +94,10 @@ impl LineWriter {
     }
 }
 
-const NULL: &[u8] = b"null";
-
 fn text(out: &mut Vec<u8>, key: &[u8], value: Option<&str>) {
-    out.extend_from_slice(key);
-    match value {
-        None => out.extend_from_slice(NULL),
-        Some(value) => quoted(out, value),
+    if let Some(value) = value {
+        out.extend_from_slice(key);
+        quoted(out, value);
     }
 }
 
@@ -114,7 +109,7 @@ fn quoted(out: &mut Vec<u8>, value: &str) {
         if serde_json::to_writer(&mut *out, value).is_err() {
             // Writing to memory fails for no text; if it ever does, no half of one stays.
             out.truncate(begin);
-            out.extend_from_slice(NULL);
+            out.extend_from_slice(b"null");
         }
     } else {
         out.push(b'"');
@@ -124,10 +119,9 @@ fn quoted(out: &mut Vec<u8>, value: &str) {
 }
 
 fn number(out: &mut Vec<u8>, key: &[u8], value: Option<u64>) {
-    out.extend_from_slice(key);
-    match value {
-        None => out.extend_from_slice(NULL),
-        Some(value) => decimal(out, value),
+    if let Some(value) = value {
+        out.extend_from_slice(key);
+        decimal(out, value);
     }
 }
 
@@ -158,8 +152,8 @@ fn displayed(out: &mut Vec<u8>, key: &[u8], value: Option<&impl Display>) {
 
 fn hexadecimal<const N: usize>(out: &mut Vec<u8>, key: &[u8], value: Option<[u8; N]>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let Some(bytes) = value else { return };
     out.extend_from_slice(key);
-    let Some(bytes) = value else { return out.extend_from_slice(NULL) };
     out.push(b'"');
     for byte in bytes {
         out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);

@@ -38,6 +38,8 @@ pub async fn serve(worker: &Rc<Worker>, caller: Rc<Caller>, stream: Stream, read
 }
 
 async fn http1(worker: &Rc<Worker>, caller: &Caller, mut server: Http1Server) {
+    let mut draining = std::pin::pin!(worker.drain_begins(caller));
+    let mut told = false;
     loop {
         if worker.is_draining(caller) {
             if server.is_idle() {
@@ -47,8 +49,11 @@ async fn http1(worker: &Rc<Worker>, caller: &Caller, mut server: Http1Server) {
         }
         let next = tokio::select! {
             next = server.next() => next,
-            // Asked again above: only a connection between two requests is closed.
-            () = worker.drain_begins(caller) => continue,
+            () = &mut draining, if !told => {
+                // Looked at again above: only a connection between two requests is closed.
+                told = true;
+                continue;
+            }
         };
         match next {
             Ok(Some((head, body, responder))) => exchange::run(worker, caller, head, body, Responder::Http1(responder)).await,

@@ -70,7 +70,9 @@ async fn endpoint(worker: &Rc<Worker>, reach: &Reach, active: &Active, protocol:
     let endpoint = &active.live.endpoint;
     let epoch = match endpoint.transport {
         Transport::Plaintext => None,
-        Transport::MutualTls | Transport::Lorica => Some(worker.epoch().ok_or_else(|| NotConnected::new(Reason::UpstreamTls, "this proxy has no SVID yet"))?),
+        Transport::MutualTls | Transport::Lorica => {
+            Some(worker.epoch().ok_or_else(|| NotConnected::new(Reason::UpstreamTls, "this proxy has no SVID yet"))?)
+        }
     };
     let to = Destination::Endpoint {
         id: active.live.id,

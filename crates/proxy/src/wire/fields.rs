@@ -100,9 +100,8 @@ pub(super) fn is_token(text: &[u8]) -> bool {
 /// mesh's hands, and what proxies alone say to each other.
 pub(super) fn upgrade(value: &[u8]) -> Option<&[u8]> {
     let ours = |name: &[u8]| name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"lorica-"));
-    let barred = |token: &[u8]| {
-        token.split(|byte| *byte == b'/').next().is_some_and(|name| name.eq_ignore_ascii_case(b"h2c") || ours(name))
-    };
+    let barred =
+        |token: &[u8]| token.split(|byte| *byte == b'/').next().is_some_and(|name| name.eq_ignore_ascii_case(b"h2c") || ours(name));
     let valid = |token: &[u8]| token.split(|byte| *byte == b'/').all(is_token);
     tokens(value).find(|token| !barred(token) && valid(token))
 }

@@ -54,12 +54,13 @@ impl Http1Client {
         let upgrade = outgoing.protocol();
         // An extended CONNECT is how HTTP/2 says GET with Upgrade; what it sends belongs to the tunnel, not to a body.
         let extended = outgoing.head.protocol().is_some();
-        let (text, shape) = head(outgoing, upgrade, extended);
-        {
+        let shape = {
             let mut connection = self.connection.borrow_mut();
             connection.begin();
-            connection.push(text.into());
-        }
+            let mut shape = Shape::None;
+            connection.outbox.text(|text| shape = head(text, outgoing, upgrade, extended));
+            shape
+        };
         self.exchange = Rc::new(Exchange { sent: Cell::new(extended), body: RefCell::new(None), keep: Cell::new(true) });
         let sender = Http1Sender { connection: self.connection.clone(), exchange: self.exchange.clone(), shape };
         let receiver = Http1Receiver {
@@ -73,10 +74,10 @@ impl Http1Client {
     }
 }
 
-/// The text of a request's head, and the shape of its body.
-fn head(outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>, extended: bool) -> (Vec<u8>, Shape) {
+/// Appends the text of a request's head; says the shape of its body.
+fn head(text: &mut Vec<u8>, outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>, extended: bool) -> Shape {
     let head = outgoing.head;
-    let mut text = Vec::with_capacity(1024);
+    text.reserve(1024);
     text.extend_from_slice(if extended { b"GET" } else { head.method().as_bytes() });
     text.push(b' ');
     text.extend_from_slice(outgoing.path_and_query().as_bytes());
@@ -85,7 +86,7 @@ fn head(outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>, extended: bool) -> (Vec
     let from_http2 = head.version == Version::Http2;
     let host_stays = !from_http2 && head.fields.get("host").is_some_and(|host| host == outgoing.authority().as_bytes());
     if !host_stays {
-        parse::line(&mut text, b"host", outgoing.authority().as_bytes());
+        parse::line(text, b"host", outgoing.authority().as_bytes());
     }
     let mut crumbs: Vec<u8> = Vec::new();
     let mut promises_trailers = false;
@@ -103,16 +104,16 @@ fn head(outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>, extended: bool) -> (Vec
             }
             _ => {}
         }
-        parse::line(&mut text, name, value);
+        parse::line(text, name, value);
     }
     if !crumbs.is_empty() {
-        parse::line(&mut text, b"cookie", &crumbs);
+        parse::line(text, b"cookie", &crumbs);
     }
     let shape = match outgoing.length {
         _ if extended => Shape::Length(0),
         Some(0) if !outgoing.declares_length() => Shape::Length(0),
         Some(length) => {
-            parse::line(&mut text, b"content-length", length.to_string().as_bytes());
+            parse::content_length_line(text, length);
             Shape::Length(length)
         }
         None => {
@@ -121,18 +122,18 @@ fn head(outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>, extended: bool) -> (Vec
         }
     };
     if let Some(protocol) = upgrade {
-        parse::line(&mut text, b"connection", b"upgrade");
-        parse::line(&mut text, b"upgrade", protocol);
+        parse::line(text, b"connection", b"upgrade");
+        parse::line(text, b"upgrade", protocol);
         let keyless = extended && protocol.eq_ignore_ascii_case(b"websocket") && head.fields.position("sec-websocket-key").is_none();
         if keyless {
-            parse::line(&mut text, b"sec-websocket-key", &websocket_key());
+            parse::line(text, b"sec-websocket-key", &websocket_key());
         }
     } else if promises_trailers {
         // TE speaks of this connection (RFC 9110, 10.1.4).
-        parse::line(&mut text, b"connection", b"te");
+        parse::line(text, b"connection", b"te");
     }
     text.extend_from_slice(b"\r\n");
-    (text, shape)
+    shape
 }
 
 /// Sends the body of one request.

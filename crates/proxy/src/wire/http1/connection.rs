@@ -1,8 +1,8 @@
 //! The connection under a codec: what was read and not yet used, what is to be written.
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -10,14 +10,18 @@ use bytes::{Bytes, BytesMut};
 use lorica_model::head::MAX_HEAD_BYTES;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::outbox::Outbox;
 use crate::stream::Stream;
 
 /// How much is read at once, in bytes: one TLS record, so that a record's rest never waits in the TLS layer.
 const READ: usize = 16 * 1024;
 /// How much may wait to be written before the writer must wait for the peer, in bytes.
 const WRITE: usize = 64 * 1024;
-/// The most slices in one vectored write.
-const SLICES: usize = 16;
+
+thread_local! {
+    /// What heads and small bodies are read into: a connection then holds no more than what came.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+}
 
 /// A connection with its buffers.
 pub(super) struct Connection {
@@ -27,8 +31,10 @@ pub(super) struct Connection {
     pub(super) inbox: BytesMut,
     /// Whether the peer has ended its side.
     pub(super) ended: bool,
-    outbox: VecDeque<Bytes>,
-    waiting: usize,
+    /// What is to be written.
+    pub(super) outbox: Outbox,
+    /// Whether much comes at once.
+    bulk: bool,
     /// Bytes written since [`Self::begin`].
     written: u64,
     /// How much of the inbox was looked at in vain for the end of a head.
@@ -37,7 +43,15 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(stream: Stream, read: &[u8]) -> Self {
-        Self { stream: Some(stream), inbox: BytesMut::from(read), ended: false, outbox: VecDeque::new(), waiting: 0, written: 0, looked: 0 }
+        Self {
+            stream: Some(stream),
+            inbox: BytesMut::from(read),
+            ended: false,
+            outbox: Outbox::default(),
+            bulk: false,
+            written: 0,
+            looked: 0,
+        }
     }
 
     /// A new message begins: from here on it counts what is written, and looks at the inbox afresh.
@@ -78,63 +92,48 @@ impl Connection {
         if self.ended {
             return Poll::Ready(Ok(0));
         }
-        if self.inbox.capacity() - self.inbox.len() < READ / 2 {
-            self.inbox.reserve(READ);
-        }
-        let before = self.inbox.len();
-        let Self { stream: Some(stream), inbox, .. } = self else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
-        let Poll::Ready(read) = tokio_util::io::poll_read_buf(Pin::new(stream), cx, inbox) else {
+        let Self { stream: Some(stream), inbox, outbox, bulk, .. } = self else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let read = if *bulk {
+            // What is large is read where it stays.
+            inbox.reserve(READ);
+            tokio_util::io::poll_read_buf(Pin::new(stream), cx, inbox)
+        } else {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                let read = ready!(Pin::new(stream).poll_read(cx, &mut buffer));
+                inbox.extend_from_slice(buffer.filled());
+                Poll::Ready(read.map(|()| buffer.filled().len()))
+            })
+        };
+        let Poll::Ready(read) = read else {
             if inbox.is_empty() {
                 // Most connections are silent most of the time; a silent one holds no buffer.
                 *inbox = BytesMut::new();
+                *bulk = false;
+                outbox.give_back();
             }
             return Poll::Pending;
         };
         let count = read?;
-        debug_assert_eq!(count, self.inbox.len() - before);
+        self.bulk = count >= READ / 2;
         self.ended = count == 0;
         Poll::Ready(Ok(count))
     }
 
-    /// Queues bytes to be written.
-    pub(super) fn push(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.waiting += bytes.len();
-            self.outbox.push_back(bytes);
-        }
-    }
-
     /// Writes all that is queued.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.outbox.is_empty() {
-            let Self { stream: Some(stream), outbox, .. } = self else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut used = 0;
-            for (slice, bytes) in slices.iter_mut().zip(outbox.iter()) {
-                *slice = IoSlice::new(bytes);
-                used += 1;
-            }
-            let mut count = ready!(Pin::new(stream).poll_write_vectored(cx, &slices[..used]))?;
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.waiting -= count.min(self.waiting);
-            self.written += count as u64;
-            while let Some(first) = self.outbox.front_mut() {
-                if count < first.len() {
-                    bytes::Buf::advance(first, count);
-                    break;
-                }
-                count -= first.len();
-                self.outbox.pop_front();
-            }
+        let Self { stream: Some(stream), outbox, written, .. } = self else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        while !outbox.is_empty() {
+            *written += ready!(outbox.poll_write(stream, cx))? as u64;
         }
-        Pin::new(self.stream()?).poll_flush(cx)
+        Pin::new(stream).poll_flush(cx)
     }
 
     /// Waits until there is room to queue more.
     pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.waiting < WRITE { Poll::Ready(Ok(())) } else { self.poll_flush(cx) }
+        if self.outbox.waiting() < WRITE { Poll::Ready(Ok(())) } else { self.poll_flush(cx) }
     }
 
     /// Whether the peer has closed, or sent what nobody asked for. Reads only what is there.
@@ -181,6 +180,6 @@ impl Connection {
 }
 
 /// Waits until all that `connection` has queued is written.
-pub(super) async fn flush(connection: &std::cell::RefCell<Connection>) -> io::Result<()> {
+pub(super) async fn flush(connection: &RefCell<Connection>) -> io::Result<()> {
     poll_fn(|cx| connection.borrow_mut().poll_flush(cx)).await
 }

@@ -4,6 +4,7 @@
 mod body;
 mod client;
 mod connection;
+mod outbox;
 mod outgoing;
 mod parse;
 mod server;

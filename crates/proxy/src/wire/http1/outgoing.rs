@@ -33,14 +33,14 @@ impl Shape {
             Self::None => {}
             Self::Length(left) => {
                 *left = left.checked_sub(data.len() as u64).ok_or(WireError::Invalid("the body is longer than its head says"))?;
-                connection.push(data);
+                connection.outbox.data(data);
             }
             Self::Chunked => {
-                connection.push(parse::chunk(data.len()));
-                connection.push(data);
-                connection.push(Bytes::from_static(b"\r\n"));
+                connection.outbox.text(|text| parse::chunk(text, data.len()));
+                connection.outbox.data(data);
+                connection.outbox.text(|text| text.extend_from_slice(b"\r\n"));
             }
-            Self::UntilClose => connection.push(data),
+            Self::UntilClose => connection.outbox.data(data),
         }
         Ok(())
     }
@@ -50,12 +50,13 @@ impl Shape {
         match (self, fields) {
             (Self::Length(1..), _) => return Err(WireError::Invalid("the body is shorter than its head says")),
             (Self::Chunked, Some(fields)) => {
-                let mut text = b"0\r\n".to_vec();
-                trailers(fields).for_each(|(name, value)| parse::line(&mut text, name, value));
-                text.extend_from_slice(b"\r\n");
-                connection.push(text.into());
+                connection.outbox.text(|text| {
+                    text.extend_from_slice(b"0\r\n");
+                    trailers(fields).for_each(|(name, value)| parse::line(text, name, value));
+                    text.extend_from_slice(b"\r\n");
+                });
             }
-            (Self::Chunked, None) => connection.push(Bytes::from_static(b"0\r\n\r\n")),
+            (Self::Chunked, None) => connection.outbox.text(|text| text.extend_from_slice(b"0\r\n\r\n")),
             // Without chunks there is no place for trailers.
             _ => {}
         }

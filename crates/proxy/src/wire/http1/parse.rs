@@ -1,8 +1,9 @@
 //! Heads of HTTP/1: bytes in, heads and the framing of their bodies out. Pure.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use httparse::{EMPTY_HEADER, Status};
 use lorica_model::head::{Fields, MAX_FIELDS, MAX_HEAD_BYTES, Parts, RequestHead, ResponseHead, Version, tokens};
 
@@ -32,9 +33,10 @@ pub(super) fn skip_empty_lines(inbox: &mut BytesMut) {
 /// A request's head, if all of it is there; it is taken out of `inbox`.
 pub(super) fn request(inbox: &mut BytesMut) -> Result<Option<(RequestHead, Framing)>, WireError> {
     skip_empty_lines(inbox);
-    let mut fields = [EMPTY_HEADER; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    let length = match request.parse(&inbox[..inbox.len().min(MAX_HEAD_BYTES)]) {
+    // Not filled first: 4 KiB for most heads' ten fields.
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    let length = match request.parse_with_uninit_headers(&inbox[..inbox.len().min(MAX_HEAD_BYTES)], &mut fields) {
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) if inbox.len() >= MAX_HEAD_BYTES => return Err(WireError::HeadTooLarge),
         Ok(Status::Partial) => return Ok(None),
@@ -72,9 +74,10 @@ pub(super) fn request(inbox: &mut BytesMut) -> Result<Option<(RequestHead, Frami
 
 /// An answer's head, if all of it is there; it is taken out of `inbox`. `to_head`: the request was a HEAD.
 pub(super) fn response(inbox: &mut BytesMut, to_head: bool) -> Result<Option<(ResponseHead, Framing)>, WireError> {
-    let mut fields = [EMPTY_HEADER; MAX_FIELDS];
-    let mut response = httparse::Response::new(&mut fields);
-    let length = match response.parse(&inbox[..inbox.len().min(MAX_HEAD_BYTES)]) {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let length = match config.parse_response_with_uninit_headers(&mut response, &inbox[..inbox.len().min(MAX_HEAD_BYTES)], &mut fields) {
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) if inbox.len() >= MAX_HEAD_BYTES => return Err(WireError::HeadTooLarge),
         Ok(Status::Partial) => return Ok(None),
@@ -199,7 +202,21 @@ pub(super) fn line(text: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     text.extend_from_slice(b"\r\n");
 }
 
-/// A chunk's first line.
-pub(super) fn chunk(length: usize) -> Bytes {
-    Bytes::from(format!("{length:x}\r\n"))
+/// Appends a chunk's first line.
+pub(super) fn chunk(text: &mut Vec<u8>, length: usize) {
+    let digits = (usize::BITS - length.leading_zeros()).div_ceil(4).max(1);
+    text.extend((0..digits).rev().map(|place| b"0123456789abcdef"[length >> (4 * place) & 15]));
+    text.extend_from_slice(b"\r\n");
+}
+
+/// Appends a number.
+pub(super) fn decimal(text: &mut Vec<u8>, number: u64) {
+    text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// Appends `Content-Length`.
+pub(super) fn content_length_line(text: &mut Vec<u8>, length: u64) {
+    text.extend_from_slice(b"content-length: ");
+    decimal(text, length);
+    text.extend_from_slice(b"\r\n");
 }

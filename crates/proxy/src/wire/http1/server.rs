@@ -148,7 +148,7 @@ impl Http1Server {
             text.len(),
             crate::path::clean::REASON
         );
-        self.connection.borrow_mut().push(Bytes::from(head));
+        self.connection.borrow_mut().outbox.data(Bytes::from(head));
         // The client may be gone; then nobody is owed an answer.
         if flush(&self.connection).await.is_ok() {
             linger(&self.connection).await;
@@ -198,10 +198,11 @@ impl Http1Responder {
         }
         // A client of HTTP/1.0 does not know them.
         if self.version != Version::Http10 {
-            let mut text = start(status);
-            fields.for_each(|(name, value)| parse::line(&mut text, name, value));
-            text.extend_from_slice(b"\r\n");
-            self.connection.borrow_mut().push(text.into());
+            self.connection.borrow_mut().outbox.text(|text| {
+                start(text, status);
+                fields.for_each(|(name, value)| parse::line(text, name, value));
+                text.extend_from_slice(b"\r\n");
+            });
             flush(&self.connection).await?;
         }
         Ok(())
@@ -209,12 +210,6 @@ impl Http1Responder {
 
     /// Queues the head. `length`: of the body, where known; `end`: there is none.
     pub(crate) fn head<'f>(&mut self, status: u16, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>, length: Option<u64>, end: bool) {
-        let mut text = start(status);
-        fields.for_each(|(name, value)| {
-            if !name.eq_ignore_ascii_case(b"content-length") {
-                parse::line(&mut text, name, value);
-            }
-        });
         let bodiless = self.to_head || matches!(status, 204 | 304);
         let length = if end && !bodiless { Some(0) } else { length };
         self.shape = match (bodiless, length, self.version) {
@@ -223,24 +218,30 @@ impl Http1Responder {
             (false, None, Version::Http10) => Shape::UntilClose,
             (false, None, _) => Shape::Chunked,
         };
-        match (length, self.shape) {
-            (Some(length), _) if status != 204 => parse::line(&mut text, b"content-length", length.to_string().as_bytes()),
-            (_, Shape::Chunked) => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-            (_, Shape::UntilClose) => self.current.keep.set(false),
-            _ => {}
-        }
         let body = self.current.body.get();
         // Whether a client that got no 100 sends its body all the same, nobody can tell; nor where a broken one ends.
-        if body == State::Broken || (self.expects && body != State::End) {
+        if self.shape == Shape::UntilClose || body == State::Broken || (self.expects && body != State::End) {
             self.current.keep.set(false);
         }
-        if !self.current.keep.get() {
-            text.extend_from_slice(b"connection: close\r\n");
-        } else if self.version == Version::Http10 {
-            text.extend_from_slice(b"connection: keep-alive\r\n");
-        }
-        text.extend_from_slice(b"\r\n");
-        self.connection.borrow_mut().push(text.into());
+        self.connection.borrow_mut().outbox.text(|text| {
+            start(text, status);
+            fields.for_each(|(name, value)| {
+                if name.len() != 14 || !name.eq_ignore_ascii_case(b"content-length") {
+                    parse::line(text, name, value);
+                }
+            });
+            match (length, self.shape) {
+                (Some(length), _) if status != 204 => parse::content_length_line(text, length),
+                (_, Shape::Chunked) => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+                _ => {}
+            }
+            if !self.current.keep.get() {
+                text.extend_from_slice(b"connection: close\r\n");
+            } else if self.version == Version::Http10 {
+                text.extend_from_slice(b"connection: keep-alive\r\n");
+            }
+            text.extend_from_slice(b"\r\n");
+        });
     }
 
     pub(crate) async fn data(&mut self, data: Bytes) -> Result<(), WireError> {
@@ -273,12 +274,13 @@ impl Http1Responder {
         if self.version == Version::Http10 {
             return Err(WireError::Invalid("HTTP/1.0 has no Upgrade"));
         }
-        let mut text = start(101);
-        parse::line(&mut text, b"connection", b"upgrade");
-        parse::line(&mut text, b"upgrade", protocol);
-        fields.for_each(|(name, value)| parse::line(&mut text, name, value));
-        text.extend_from_slice(b"\r\n");
-        self.connection.borrow_mut().push(text.into());
+        self.connection.borrow_mut().outbox.text(|text| {
+            start(text, 101);
+            parse::line(text, b"connection", b"upgrade");
+            parse::line(text, b"upgrade", protocol);
+            fields.for_each(|(name, value)| parse::line(text, name, value));
+            text.extend_from_slice(b"\r\n");
+        });
         flush(&self.connection).await?;
         let taken = self.connection.borrow_mut().take();
         taken.map(|(stream, read)| Tunnel::Http1 { stream, read }).ok_or(WireError::Closed)
@@ -306,12 +308,12 @@ impl Drop for Http1Responder {
     }
 }
 
-fn start(status: u16) -> Vec<u8> {
-    let mut text = Vec::with_capacity(512);
+/// Begins the text of an answer's head.
+fn start(text: &mut Vec<u8>, status: u16) {
+    text.reserve(512);
     text.extend_from_slice(b"HTTP/1.1 ");
-    text.extend_from_slice(status.to_string().as_bytes());
+    parse::decimal(text, status.into());
     text.push(b' ');
     text.extend_from_slice(phrase(status).as_bytes());
     text.extend_from_slice(b"\r\n");
-    text
 }

@@ -86,11 +86,7 @@ impl Http2Client {
         self.start_exchange(outgoing, outgoing.protocol()).await
     }
 
-    async fn start_exchange(
-        &mut self,
-        outgoing: &Outgoing<'_>,
-        upgrade: Option<&[u8]>,
-    ) -> Result<(Http2Sender, Http2Receiver), WireError> {
+    async fn start_exchange(&mut self, outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>) -> Result<(Http2Sender, Http2Receiver), WireError> {
         if upgrade.is_some() && !self.takes_extended_connect().await? {
             return Err(WireError::Unsupported("the endpoint takes no upgrade over HTTP/2"));
         }
@@ -113,8 +109,9 @@ impl Http2Client {
     /// When the connection takes no more streams, or the server refuses this one.
     pub async fn open(&mut self, protocol: &str, authority: &str) -> Result<Tunnel, WireError> {
         let head = HeadBuilder::with_capacity(128).request(Version::Http2, "CONNECT", "/", authority, Some(protocol))?;
-        let (_sender, mut receiver) =
-            self.start_exchange(&Outgoing { head: &head, edits: &Edits::default(), length: None, upgrade: None }, Some(protocol.as_bytes())).await?;
+        let (_sender, mut receiver) = self
+            .start_exchange(&Outgoing { head: &head, edits: &Edits::default(), length: None, upgrade: None }, Some(protocol.as_bytes()))
+            .await?;
         loop {
             match receiver.answer().await? {
                 Answer::Informational(_) => {}
