@@ -44,6 +44,7 @@ mod terminal;
 mod watch;
 
 pub use helper::helper_main;
+pub use listeners::listen;
 pub use message::{AppListener, Family, FromProxy, ListenerLabel, ToProxy};
 pub use missing::{Missing, Step};
 pub use probe::probe;

@@ -1,5 +1,7 @@
 //! The command line as typed: what clap reads, and the small grammars of its values.
 
+mod proxy;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,6 +10,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use lorica_model::name::{Label, ServiceName, ServicePort};
 use lorica_model::snapshot::Protocol;
+
+pub use proxy::{InboundArg, ProxyArgs, WorkersArg};
 
 /// A service mesh in one binary.
 ///
@@ -55,6 +59,8 @@ pub enum Command {
     Control(ControlArgs),
     /// Run a program in the mesh, unchanged.
     Run(RunArgs),
+    /// Run the data plane alone, from files: no control plane, no capture.
+    Proxy(Box<ProxyArgs>),
     /// Create or change resources, and wait until the proxies concerned have acknowledged it.
     Apply(ApplyArgs),
     /// Delete resources.
@@ -70,9 +76,9 @@ pub enum Command {
     Envoy(EnvoyCommand),
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
-    /// The data plane; started by `lorica run`.
+    /// The data plane beside one app; started by `lorica run`.
     #[command(hide = true)]
-    Proxy {
+    Sidecar {
         /// What `lorica run` tells it, in JSON.
         configuration: String,
     },

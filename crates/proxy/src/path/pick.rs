@@ -68,7 +68,7 @@ async fn endpoint(worker: &Rc<Worker>, unit: &Arc<OutboundUnit>, active: &Active
     let endpoint = &active.live.endpoint;
     let epoch = match endpoint.transport {
         Transport::Plaintext => None,
-        Transport::MutualTls => Some(worker.epoch().ok_or_else(|| NotConnected::new(Reason::UpstreamTls, "this proxy has no SVID yet"))?),
+        Transport::MutualTls => Some(worker.epoch().ok_or_else(|| NotConnected::new(Reason::UpstreamTls, worker.source.without_svid()))?),
     };
     let cluster = &unit.cluster;
     let accepted = worker.accepted(unit);

@@ -13,12 +13,14 @@ use crate::worker::Worker;
 /// The unit of a service port, subscribed to and awaited if this proxy has not called it before.
 ///
 /// # Errors
-/// [`Reason::NoSuchPort`] where the control plane says that there is none, [`Reason::NoConfiguration`] where it says nothing in time.
+/// [`Reason::NoSuchPort`] where control plane or files say that there is none, [`Reason::NoConfiguration`] where it says nothing in time.
 pub async fn unit(worker: &Worker, port: &ServicePort) -> Result<Arc<OutboundUnit>, Reason> {
     if let Some(unit) = worker.view().snapshot.outbound.get(port) {
         return Ok(unit.clone());
     }
-    worker.client.want(port.clone());
+    if !worker.source.want(port) {
+        return Err(Reason::NoSuchPort);
+    }
     let mut views = worker.views.clone();
     let arrived = views.wait_for(|view| view.snapshot.outbound.contains_key(port) || view.snapshot.absent.contains(port));
     match timeout(CONFIGURATION_TIMEOUT, arrived).await {
