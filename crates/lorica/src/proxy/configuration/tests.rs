@@ -59,8 +59,14 @@ fn calls(port: &str) -> Asked {
 
 fn serves(identity: Option<&str>) -> Asked {
     let mut asked = asked();
-    asked.own.service = Some("web.shop".parse().unwrap());
-    asked.own.namespace = Namespace::new("shop").unwrap();
+    let account = identity.and_then(|id| id.rsplit_once('/')).map_or("web", |(_, account)| account);
+    asked.own = Own {
+        workload: "web-9.shop".parse().unwrap(),
+        namespace: Namespace::new("shop").unwrap(),
+        service: Some("web.shop".parse().unwrap()),
+        account: Label::new(account).unwrap(),
+        version: None,
+    };
     asked.ports = vec!["80:8080/http".parse().unwrap()];
     asked.identity = identity.map(|id| (id.parse().unwrap(), "/id/svid.pem".to_owned()));
     asked
@@ -111,7 +117,7 @@ fn several_files_are_one_configuration() {
 fn a_mistake_is_shown_where_it_stands() {
     let wrong = SHOP.replace("service: web-v2", "service: wev-v2");
     let refused = read(&[&wrong], &calls("web.shop.mesh:80")).unwrap_err();
-    assert!(refused.contains("0.yaml:24:17") && refused.contains("did you mean `web-v2`?"), "{refused}");
+    assert!(refused.contains("0.yaml:25:17") && refused.contains("did you mean `web-v2`?"), "{refused}");
     let refused = read(&["kind: Service\n  metadata: [\n"], &calls("web.shop.mesh:80")).unwrap_err();
     assert!(refused.contains("0.yaml:"), "{refused}");
 }
