@@ -33,6 +33,8 @@ const EXAMPLES: &str = "Examples:
   lorica run --service web.shop --port 80:8080/http -- ./web
                                                your service in the mesh, unchanged
   lorica run -- curl http://web.shop/          a client of the mesh
+  lorica proxy --config mesh.yaml --upstream web.shop:80=127.0.0.1:9000
+                                               a proxy alone, from files
   lorica apply -f routes.yaml                  change the mesh; ends when the proxies have acknowledged it
   lorica status                                who is there, and what they acknowledged";
 

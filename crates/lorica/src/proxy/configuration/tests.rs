@@ -104,6 +104,18 @@ fn identities_are_of_the_trust_domain_of_the_svid() {
     assert_eq!(accepted.first().unwrap().to_string(), "spiffe://shop.example/ns/shop/sa/front");
 }
 
+/// The page that tells how, whose example must work.
+const PAGE: &str = include_str!("../../../../../docs/static.md");
+
+#[test]
+fn the_example_of_the_page_works() {
+    let (_, rest) = PAGE.split_once("```yaml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let snapshot = read(&[example], &calls("web.shop.mesh:80")).unwrap().snapshot;
+    let set = &snapshot.endpoints[&"web.shop.mesh:80".parse().unwrap()];
+    assert_eq!((set.endpoints.len(), set.endpoints[0].transport), (1, Transport::Plaintext));
+}
+
 #[test]
 fn several_files_are_one_configuration() {
     let (services, rest) = SHOP.split_at(SHOP.find("---\napiVersion: lorica.io/v1alpha1\nkind: Workload").unwrap());
