@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use lorica_capture::{ListenerLabel, listen};
+use lorica_capture::{ListenerLabel, listen, release_start_pages};
 use lorica_identity::TlsEpoch;
 use lorica_identity::files::IdentityFiles;
 use lorica_model::name::ServicePort;
@@ -151,6 +151,12 @@ async fn serve(
         spawn_local(identity_files::follow(files, seen, epochs_in, move |read| tell(Notice::Note(renewed(read)))));
     }
 
+    spawn_local(async {
+        tokio::time::sleep(STARTED).await;
+        if let Err(error) = release_start_pages() {
+            tracing::debug!(%error, "the pages that only the start needed stay in memory");
+        }
+    });
     let mut asked = signals.ends;
     tokio::select! {
         () = asked.next() => {}
@@ -255,6 +261,9 @@ async fn end(running: &[workers::Running], deadline: Duration, asked: &mut Ends,
         tell(Notice::Note(format!("warning: {} under way were cut off", under_way())));
     }
 }
+
+/// After so long the start is over, first answers included, and its code is of no more use: some 6 MiB of memory.
+const STARTED: Duration = Duration::from_secs(1);
 
 /// How long a worker has to see that it is to close, and to take up what was accepted before.
 const SETTLE: Duration = Duration::from_millis(20);
