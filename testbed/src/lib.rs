@@ -33,6 +33,7 @@ mod mesh;
 mod place;
 mod port;
 mod process;
+mod proxy;
 mod run;
 mod tree;
 
@@ -45,6 +46,7 @@ pub use machine::{Peer, Who, can_namespaces, left_out, peer, python_path};
 pub use mesh::{Mesh, MeshOptions};
 pub use port::Port;
 pub use process::{Output, Running};
+pub use proxy::Proxy;
 pub use run::Run;
 
 /// How long anything may take that ought to take moments: a test that waits so long hangs.

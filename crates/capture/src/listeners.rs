@@ -35,6 +35,15 @@ pub(crate) fn bound(kind: Type, address: SocketAddr, shared: bool) -> io::Result
     Ok(socket.into())
 }
 
+/// A TCP listener of this process's own: nonblocking, closed on exec. `shared` lets several sockets of one user listen at one
+/// address, among which the kernel spreads callers (SO_REUSEPORT).
+///
+/// # Errors
+/// As the kernel says; `AddrInUse` where another listens there already.
+pub fn listen(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
+    bound(Type::STREAM, address, shared)
+}
+
 /// The listeners that the spec wants on the host.
 pub(crate) fn of_host(spec: &RunSpec) -> Result<Vec<(ListenerLabel, OwnedFd)>, RunError> {
     let mut made = Vec::new();

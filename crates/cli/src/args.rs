@@ -1,5 +1,7 @@
 //! The command line as typed: what clap reads, and the small grammars of its values.
 
+mod proxy;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,6 +10,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use lorica_model::name::{Label, ServiceName, ServicePort};
 use lorica_model::snapshot::Protocol;
+
+pub use proxy::{InboundArg, ProxyArgs, WorkersArg};
 
 /// A service mesh in one binary.
 ///
@@ -29,6 +33,8 @@ const EXAMPLES: &str = "Examples:
   lorica run --service web.shop --port 80:8080/http -- ./web
                                                your service in the mesh, unchanged
   lorica run -- curl http://web.shop/          a client of the mesh
+  lorica proxy --config mesh.yaml --upstream web.shop:80=127.0.0.1:9000
+                                               a proxy alone, from files
   lorica apply -f routes.yaml                  change the mesh; ends when the proxies have acknowledged it
   lorica status                                who is there, and what they acknowledged";
 
@@ -55,6 +61,8 @@ pub enum Command {
     Control(ControlArgs),
     /// Run a program in the mesh, unchanged.
     Run(RunArgs),
+    /// Run the data plane alone, from files: no control plane, no capture.
+    Proxy(Box<ProxyArgs>),
     /// Create or change resources, and wait until the proxies concerned have acknowledged it.
     Apply(ApplyArgs),
     /// Delete resources.
@@ -70,9 +78,9 @@ pub enum Command {
     Envoy(EnvoyCommand),
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
-    /// The data plane; started by `lorica run`.
+    /// The data plane beside one app; started by `lorica run`.
     #[command(hide = true)]
-    Proxy {
+    Sidecar {
         /// What `lorica run` tells it, in JSON.
         configuration: String,
     },

@@ -4,6 +4,7 @@
 //! writes to the terminal. Verbs that start something (`control`, `run`, `demo`) are in the binary's own crate.
 
 pub mod args;
+pub mod files;
 pub mod places;
 pub mod printer;
 pub mod server;

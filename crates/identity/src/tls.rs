@@ -69,7 +69,8 @@ pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
 }
 
-/// One SVID with the bundle that peers are verified against.
+/// One SVID with the bundle that peers are verified against. A clone is the same epoch, with the same sessions.
+#[derive(Clone)]
 pub struct TlsEpoch {
     number: u64,
     svid: Arc<Svid>,

@@ -7,6 +7,7 @@ mod envoy;
 mod logging;
 mod proxy;
 mod run;
+mod sidecar;
 
 use std::process::ExitCode;
 
@@ -27,7 +28,8 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Control(arguments) => control::control(arguments, &global, &mut printer),
         Command::Run(arguments) => run::run(arguments, &global, &mut printer),
-        Command::Proxy { configuration } => proxy::proxy(&configuration, &global),
+        Command::Proxy(arguments) => proxy::proxy(*arguments, &global, &mut printer),
+        Command::Sidecar { configuration } => sidecar::sidecar(&configuration, &global),
         Command::CaptureHelper => return lorica_capture::helper_main(),
         Command::Envoy(EnvoyCommand::Bootstrap(arguments)) => envoy::bootstrap(arguments, &global, &mut printer),
         #[cfg(feature = "demo")]
@@ -43,10 +45,13 @@ fn main() -> ExitCode {
         }
     };
     done.unwrap_or_else(|error| {
-        match error.downcast_ref() {
-            // Diagnostics come with labels and places of their own.
-            Some(lorica_api::ApiError::Refused(_)) => printer.note(&format!("{error}")),
-            _ => printer.error(&format!("{error:#}")),
+        // Diagnostics come with labels and places of their own.
+        let diagnostics = matches!(error.downcast_ref(), Some(lorica_api::ApiError::Refused(_)))
+            || matches!(error.downcast_ref(), Some(proxy::Refused::Files(_)));
+        if diagnostics {
+            printer.note(&format!("{error}"));
+        } else {
+            printer.error(&format!("{error:#}"));
         }
         ExitCode::FAILURE
     })

@@ -1,17 +1,165 @@
-//! The proxy role: started by `lorica run`, never by hand.
+//! `lorica proxy`: what was typed and what the files say become a data plane that runs by itself.
 
+mod configuration;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use lorica_capture::ProxyChannel;
-use lorica_cli::args::Global;
-use lorica_proxy::config::ProxyConfig;
+use anyhow::{Context as _, bail};
+use lorica_cli::args::{Global, PortArg, ProxyArgs};
+use lorica_cli::printer::Printer;
+use lorica_identity::files::{IdentityFiles, SVID_FILE};
+use lorica_model::name::{Label, Namespace, ServicePort, WorkloadName};
+use lorica_model::spiffe::SpiffeId;
+use lorica_proxy::config::{Own, TelemetryConfig};
+use lorica_proxy::standalone::{self, Identity, Notice, Standalone};
 
-/// Runs the data plane beside one app.
-pub(crate) fn proxy(configuration: &str, global: &Global) -> anyhow::Result<ExitCode> {
+pub(crate) use configuration::Refused;
+use configuration::{Asked, compiled};
+
+/// Runs a proxy until SIGTERM or SIGINT.
+pub(crate) fn proxy(arguments: ProxyArgs, global: &Global, printer: &mut Printer) -> anyhow::Result<ExitCode> {
     crate::logging::start("warn", global.verbose);
-    let channel = ProxyChannel::from_env().context("this verb is started by `lorica run`\nhint: `lorica run --help`")?;
-    let configuration: ProxyConfig = serde_json::from_str(configuration).context("the proxy's configuration cannot be read")?;
-    lorica_proxy::sidecar::run(configuration, channel)?;
+    consistent(&arguments)?;
+    let identity = match &arguments.identity {
+        Some(directory) => Some(Identity::load(IdentityFiles::new(directory)).context("--identity")?),
+        None => None,
+    };
+    let id = identity.as_ref().map(|identity| identity.epoch.svid().id().clone());
+    let own = own(&arguments, id.as_ref())?;
+    let asked = Asked {
+        own: own.clone(),
+        upstreams: arguments.upstreams.iter().map(|upstream| upstream.port.clone()).collect(),
+        ports: arguments.ports.clone(),
+        identity: id.zip(arguments.identity.as_ref().map(|directory| directory.join(SVID_FILE).display().to_string())),
+        colours: printer.colours(),
+    };
+    let first = compiled(&lorica_cli::files::files(&arguments.config)?, &asked)?;
+    for warning in unproven(&arguments, &first.snapshot) {
+        printer.warning(&warning);
+    }
+    let data_to_stdout = arguments.access_log != "stdout";
+    let proxy = Standalone {
+        own,
+        snapshot: first.snapshot,
+        identity,
+        upstreams: arguments.upstreams.into_iter().map(|upstream| (upstream.port, upstream.local)).collect(),
+        inbound: inbound(&arguments.inbound, &arguments.ports, arguments.service.as_ref()),
+        metrics: arguments.metrics,
+        telemetry: TelemetryConfig {
+            access_log: arguments.access_log,
+            otlp: arguments.otlp,
+            sampling: arguments.trace_sampling.clamp(0.0, 1.0),
+        },
+        workers: arguments.workers.count(),
+        drain_deadline: arguments.drain,
+    };
+    let config = arguments.config;
+    let again = move || match read_again(&config, &asked) {
+        Ok(next) => Ok((next.snapshot, format!("the configuration was read again: {} resources in force", next.resources))),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    let tell = move |notice| {
+        let mut printer = Printer::terminal();
+        match notice {
+            // The access log's lines are data too, and have a form of their own.
+            Notice::Serving(line) if data_to_stdout => printer.data(&line),
+            Notice::Serving(line) | Notice::Note(line) => printer.note(&line),
+        }
+    };
+    standalone::run(proxy, again, tell)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn read_again(config: &[PathBuf], asked: &Asked) -> anyhow::Result<configuration::Configuration> {
+    Ok(compiled(&lorica_cli::files::files(config)?, asked)?)
+}
+
+/// Whether the options go together.
+fn consistent(arguments: &ProxyArgs) -> anyhow::Result<()> {
+    if arguments.config.iter().any(|path| path == Path::new("-")) {
+        bail!("--config -: standard input cannot be read again on SIGHUP\nhint: write the resources into a file");
+    }
+    if arguments.upstreams.is_empty() && arguments.inbound.is_empty() {
+        bail!(
+            "there is nothing to serve\nhint: --upstream NAME:PORT=LOCAL for calls to a service; --service, --port and --inbound for calls to an app"
+        );
+    }
+    for (index, port) in arguments.ports.iter().enumerate() {
+        if arguments.ports[..index].iter().any(|other| other.app_port == port.app_port) {
+            bail!("two --port name the app port {}\nhint: each port of the app belongs to one service port", port.app_port);
+        }
+        if !arguments.inbound.iter().any(|inbound| inbound.app_port == port.app_port) {
+            bail!("--port names the app port {0}, and nobody can call it\nhint: say where: --inbound {0}=127.0.0.1:9443", port.app_port);
+        }
+    }
+    for (index, inbound) in arguments.inbound.iter().enumerate() {
+        if !arguments.ports.iter().any(|port| port.app_port == inbound.app_port) {
+            bail!(
+                "--inbound {0}={1} names an app port of which nothing is known\nhint: say which service port it is: --port 80:{0}/http",
+                inbound.app_port,
+                inbound.address
+            );
+        }
+        if arguments.inbound[..index].iter().any(|other| other.app_port == inbound.app_port) {
+            bail!("two --inbound name the app port {}\nhint: one address takes its calls; 0.0.0.0 is all of them", inbound.app_port);
+        }
+    }
+    Ok(())
+}
+
+/// Whom the proxy stands for.
+fn own(arguments: &ProxyArgs, id: Option<&SpiffeId>) -> anyhow::Result<Own> {
+    let proven = match id.and_then(SpiffeId::account) {
+        Some((namespace, account)) => Some((Namespace::new(namespace)?, Label::new(account)?)),
+        None => None,
+    };
+    let (of_identity, account) = proven.unzip();
+    let namespace = match &arguments.service {
+        Some(service) => service.namespace.clone(),
+        None => arguments.namespace.clone().or(of_identity).unwrap_or_default(),
+    };
+    let of_service = || arguments.service.as_ref().map(|service| service.name.clone());
+    let account = match account.or_else(of_service) {
+        Some(account) => account,
+        None => Label::new("default")?,
+    };
+    let stem = arguments.service.as_ref().map_or("proxy", |service| service.name.as_str());
+    let workload = WorkloadName::new(namespace.clone(), crate::run::unique(stem)?);
+    Ok(Own { workload, namespace, service: arguments.service.clone(), account, version: arguments.version_label.clone() })
+}
+
+/// Each address at which calls are taken, with the app port and the service port that it leads to.
+fn inbound(
+    inbound: &[lorica_cli::args::InboundArg],
+    ports: &[PortArg],
+    service: Option<&lorica_model::name::ServiceName>,
+) -> Vec<(u16, ServicePort, std::net::SocketAddr)> {
+    let found = inbound.iter().filter_map(|inbound| {
+        let port = ports.iter().find(|port| port.app_port == inbound.app_port)?;
+        let port = ServicePort { service: service?.clone(), port: port.service_port };
+        Some((inbound.app_port, port, inbound.address))
+    });
+    found.collect()
+}
+
+/// What can only fail for want of an identity, told before a call does.
+fn unproven(arguments: &ProxyArgs, snapshot: &lorica_model::snapshot::Snapshot) -> Vec<String> {
+    if arguments.identity.is_some() {
+        return Vec::new();
+    }
+    let mut ports: Vec<&ServicePort> = snapshot
+        .endpoints
+        .values()
+        .filter(|set| set.endpoints.iter().any(|endpoint| endpoint.transport == lorica_model::snapshot::Transport::MutualTls))
+        .map(|set| &set.port)
+        .collect();
+    ports.sort();
+    let told = |port: &ServicePort| {
+        format!(
+            "{}:{} has endpoints with mutual TLS, which will fail: there is no --identity\nhint: give --identity DIR, or write `transport: Plaintext` into the Workloads that are outside the mesh",
+            port.service, port.port
+        )
+    };
+    ports.into_iter().map(told).collect()
 }

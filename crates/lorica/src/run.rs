@@ -86,7 +86,7 @@ pub(crate) fn belonging(
 
 fn spec(arguments: RunArgs, configuration: &ProxyConfig, places: &Places, verbose: u8) -> anyhow::Result<RunSpec> {
     let configuration_text = serde_json::to_string(configuration).context("the proxy's configuration cannot be written")?;
-    let mut proxy = vec!["proxy".into(), configuration_text.into()];
+    let mut proxy = vec!["sidecar".into(), configuration_text.into()];
     proxy.extend((0..verbose).map(|_| "--verbose".into()));
     let mut spec = RunSpec::new(arguments.command, proxy, vec![HELPER.into()]);
     if arguments.no_capture || !arguments.upstreams.is_empty() {

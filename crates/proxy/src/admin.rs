@@ -12,10 +12,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use lorica_identity::TlsEpoch;
 use lorica_observe::Telemetry;
 use lorica_observe::exposition::{Family, Kind, Sample, Value};
-use lorica_xds::client::{Client, ConnectionState};
+use lorica_xds::client::ConnectionState;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
+
+use crate::source::Source;
 
 /// The most scrapers at once; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 16;
@@ -23,13 +25,13 @@ const MAX_CONNECTIONS: usize = 16;
 /// What the pages are made of.
 struct Admin {
     telemetry: Telemetry,
-    client: Client,
+    source: Source,
     epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
 }
 
 /// Serves until the proxy ends.
-pub async fn serve(listener: TcpListener, telemetry: Telemetry, client: Client, epochs: watch::Receiver<Option<Arc<TlsEpoch>>>) {
-    let admin = Arc::new(Admin { telemetry, client, epochs });
+pub async fn serve(listener: TcpListener, telemetry: Telemetry, source: Source, epochs: watch::Receiver<Option<Arc<TlsEpoch>>>) {
+    let admin = Arc::new(Admin { telemetry, source, epochs });
     let room = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = room.clone().acquire_owned().await else { return };
@@ -66,19 +68,9 @@ impl Admin {
                 answer(StatusCode::OK, kind, text)
             }
             "/ready" => {
-                let state = match &*self.client.state().borrow() {
-                    ConnectionState::Connected { .. } => "connected to the control plane".to_owned(),
-                    ConnectionState::Connecting { last_error } => {
-                        format!(
-                            "no control plane answers, the last configuration stays in force: {}",
-                            last_error.as_deref().unwrap_or("not tried yet")
-                        )
-                    }
-                    ConnectionState::Refused { message } => format!("refused by the control plane: {message}"),
-                };
-                let ready = self.epochs.borrow().is_some();
+                let ready = !self.source.brings_svid() || self.epochs.borrow().is_some();
                 let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-                answer(status, "text/plain", format!("{}; {state}\n", if ready { "ready" } else { "no SVID yet" }))
+                answer(status, "text/plain", format!("{}; {}\n", if ready { "ready" } else { "no SVID yet" }, self.source.state()))
             }
             _ => answer(StatusCode::NOT_FOUND, "text/plain", "there are /metrics and /ready\n".to_owned()),
         }
@@ -91,19 +83,26 @@ impl Admin {
             kind: Kind::Gauge,
             samples: vec![Sample { labels: Vec::new(), value: Value::Gauge(value) }],
         };
-        let connected = matches!(*self.client.state().borrow(), ConnectionState::Connected { .. });
-        let mut families = vec![
-            gauge("lorica_control_plane_connected", "Whether a control plane answers", f64::from(u8::from(connected))),
-            Family {
-                name: "istio_build",
-                help: "Which software this is",
-                kind: Kind::Gauge,
-                samples: vec![Sample {
-                    labels: vec![("component", "proxy".to_owned()), ("tag", env!("CARGO_PKG_VERSION").to_owned())],
-                    value: Value::Gauge(1.0),
-                }],
-            },
-        ];
+        let mut families = match &self.source {
+            Source::ControlPlane(client) => {
+                let connected = matches!(*client.state().borrow(), ConnectionState::Connected { .. });
+                vec![gauge("lorica_control_plane_connected", "Whether a control plane answers", f64::from(u8::from(connected)))]
+            }
+            Source::Files(files) => {
+                let behind = files.borrow().behind;
+                let help = "Whether the configuration files were changed and refused";
+                vec![gauge("lorica_configuration_behind", help, f64::from(u8::from(behind)))]
+            }
+        };
+        families.push(Family {
+            name: "istio_build",
+            help: "Which software this is",
+            kind: Kind::Gauge,
+            samples: vec![Sample {
+                labels: vec![("component", "proxy".to_owned()), ("tag", env!("CARGO_PKG_VERSION").to_owned())],
+                value: Value::Gauge(1.0),
+            }],
+        });
         if let Some(epoch) = &*self.epochs.borrow() {
             let left = epoch.svid().not_after().duration_since(SystemTime::now()).unwrap_or_default();
             families.push(gauge("lorica_svid_expiry_seconds", "Seconds until the SVID expires", left.as_secs_f64()));

@@ -9,9 +9,6 @@ use lorica_model::name::{Label, Namespace, ServiceName, ServicePort, WorkloadNam
 use lorica_model::snapshot::Protocol;
 use serde::{Deserialize, Serialize};
 
-/// The environment variable by which `lorica run` hands a [`ProxyConfig`] (as JSON) to the proxy that it starts.
-pub const CONFIG_VARIABLE: &str = "LORICA_PROXY_CONFIG";
-
 /// All that one sidecar needs to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProxyConfig {
@@ -39,6 +36,38 @@ pub struct ProxyConfig {
     pub start_deadline: Duration,
     /// How long exchanges may go on once the proxy drains.
     pub drain_deadline: Duration,
+}
+
+/// Whom a proxy stands for, as its records tell it.
+#[derive(Debug, Clone)]
+pub struct Own {
+    /// The workload's name.
+    pub workload: WorkloadName,
+    /// The namespace in which short names are looked up.
+    pub namespace: Namespace,
+    /// The service that the workload is an instance of; none for a mere client.
+    pub service: Option<ServiceName>,
+    /// The account whose identity it has.
+    pub account: Label,
+    /// Its version label: `v2`.
+    pub version: Option<String>,
+}
+
+impl Own {
+    /// Its service as telemetry names it; a mere client's is its account.
+    #[must_use]
+    pub fn service_label(&self) -> String {
+        self.service.as_ref().map_or_else(|| self.account.to_string(), |service| service.name.to_string())
+    }
+}
+
+impl ProxyConfig {
+    /// Whom the sidecar stands for.
+    #[must_use]
+    pub fn own(&self) -> Own {
+        let Self { workload, namespace, service, account, version, .. } = self.clone();
+        Own { workload, namespace, service, account, version }
+    }
 }
 
 /// A port of the app, as declared on the command line.

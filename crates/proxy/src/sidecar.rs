@@ -13,9 +13,6 @@ use anyhow::{Context as _, bail};
 use lorica_capture::{AppListener, FromProxy, ListenerLabel, ProxyChannel};
 use lorica_identity::TlsEpoch;
 use lorica_model::snapshot::{InboundUnit, Locality};
-use lorica_observe::Telemetry;
-use lorica_observe::access_log::Target;
-use lorica_observe::otlp::{Sender, SpanSink};
 use lorica_xds::client::{Client, ClientConfig, ConnectionState, Endpoint};
 use lorica_xds::{NodeMetadata, NodePort};
 use tokio::net::{TcpListener, UdpSocket};
@@ -24,15 +21,13 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use crate::admin;
-use crate::app::App;
 use crate::config::ProxyConfig;
 use crate::dns::Dns;
 use crate::identity::Keeper;
-use crate::path::accept;
-use crate::path::record::UnderWay;
+use crate::source::Source;
 use crate::supervisor::{Ending, Interior, Listener, Supervisor};
 use crate::view::{self, View};
-use crate::worker::{Parts, Worker};
+use crate::{telemetry, workers};
 
 /// How long callers' proxies may take to acknowledge that this workload is gone, before the drain goes on without them.
 const WITHDRAWAL: Duration = Duration::from_secs(5);
@@ -62,8 +57,8 @@ pub fn run(config: ProxyConfig, channel: ProxyChannel) -> anyhow::Result<()> {
 async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Result<()> {
     let host = supervisor.host_listeners().await.context("the supervisor is gone")?;
     let metrics = TcpListener::bind(("127.0.0.1", 0)).await.context("no port for metrics")?;
-    let telemetry = telemetry(&config)?;
-    let under_way = Arc::new(UnderWay::default());
+    let own = Arc::new(config.own());
+    let telemetry = telemetry::open(&config.telemetry, &own)?;
     let metadata = metadata(&config, &host, metrics.local_addr()?)?;
     let node = serde_json::json!({ "id": config.workload, "metadata": metadata }).to_string();
     let endpoint = Endpoint::Unix(config.control_socket.clone());
@@ -84,65 +79,37 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     let Interior { listeners, sockets } = supervisor.interior(&app).await.context("the supervisor is gone")?;
 
     let (ending_in, mut asked) = watch::channel(Ending::Running);
-    // What workers close by: it follows what the supervisor asked for once no caller comes any more.
-    let (closing, ending) = watch::channel(Ending::Running);
-    let (ended_in, ended) = watch::channel(false);
     let (dns, served): (Vec<Listener>, Vec<Listener>) =
         host.into_iter().chain(listeners).partition(|(label, _)| matches!(label, ListenerLabel::DnsUdp | ListenerLabel::DnsTcp));
     let app_has_ipv6 = served.iter().any(|(label, socket)| *label == ListenerLabel::Outbound && is_ipv6(socket));
     serve_names(Dns::new(config.namespace.clone(), views.clone(), telemetry.clone(), app_has_ipv6), dns)?;
-    spawn_local(admin::serve(metrics, telemetry.clone(), client.clone(), epoch.clone()));
+    spawn_local(admin::serve(metrics, telemetry.clone(), Source::ControlPlane(client.clone()), epoch.clone()));
 
-    let parts = WorkerParts {
-        config: config.clone(),
-        client: client.clone(),
+    let worker = workers::start(workers::Start {
+        name: "lorica-worker".to_owned(),
+        own,
+        source: Source::ControlPlane(client.clone()),
         views,
         epochs: epoch,
         telemetry: telemetry.clone(),
-        under_way: under_way.clone(),
-        ending,
-        ended,
-    };
-    let (ready, started) = tokio::sync::oneshot::channel();
-    let worker = std::thread::Builder::new()
-        .name("lorica-worker".to_owned())
-        .spawn(move || work(parts, listening, sockets, served, ready))
-        .context("no thread for the worker")?;
-    started.await.context("the worker did not start")??;
+        listening,
+        sockets,
+        listeners: served,
+    });
+    let worker = worker.await?;
     supervisor.say(&FromProxy::Serving)?;
+    spawn_local(workers::release_start_pages());
     spawn_local(announce(app.subscribe(), client.clone()));
 
     let outcome = tokio::select! {
         gone = supervisor.follow(&app, &ending_in) => gone.map_err(anyhow::Error::from),
-        () = end(&config, &client, &mut asked, &closing, &under_way, supervisor) => Ok(()),
+        () = end(&config, &client, &mut asked, &worker, supervisor) => Ok(()),
     };
-    ended_in.send_replace(true);
+    worker.end();
     // The worker hands its last log lines over when it ends.
-    drop(worker.join());
+    worker.join();
     telemetry.flush(Duration::from_secs(1)).await;
     outcome
-}
-
-fn telemetry(config: &ProxyConfig) -> anyhow::Result<Telemetry> {
-    let target = Target::from(config.telemetry.access_log.as_str());
-    let spans = match &config.telemetry.otlp {
-        None => SpanSink::none(),
-        Some(endpoint) => {
-            let sender = Sender {
-                service: config.service.as_ref().map_or_else(|| config.account.to_string(), |service| service.name.to_string()),
-                namespace: config.namespace.to_string(),
-                version: config.version.clone(),
-                instance: config.workload.to_string(),
-            };
-            let started = SpanSink::start(endpoint, sender);
-            let (sink, sending) =
-                started.with_context(|| format!("`{endpoint}` is no address of a collector\nhint: write http://HOST:4317"))?;
-            spawn_local(sending);
-            sink
-        }
-    };
-    let opened = Telemetry::open(&target, spans, config.telemetry.sampling);
-    opened.with_context(|| format!("the access log {} cannot be written", config.telemetry.access_log))
 }
 
 /// What the proxy says of itself when it registers.
@@ -229,62 +196,6 @@ fn serve_names(dns: std::rc::Rc<Dns>, sockets: Vec<Listener>) -> anyhow::Result<
     Ok(())
 }
 
-/// What the worker's thread is given.
-struct WorkerParts {
-    config: Arc<ProxyConfig>,
-    client: Client,
-    views: watch::Receiver<Arc<View>>,
-    epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
-    telemetry: Telemetry,
-    under_way: Arc<UnderWay>,
-    ending: watch::Receiver<Ending>,
-    ended: watch::Receiver<bool>,
-}
-
-/// The worker's thread.
-fn work(
-    parts: WorkerParts,
-    listening: watch::Receiver<Vec<AppListener>>,
-    sockets: Option<lorica_capture::SocketSource>,
-    listeners: Vec<Listener>,
-    ready: tokio::sync::oneshot::Sender<anyhow::Result<()>>,
-) {
-    let WorkerParts { config, client, views, epochs, telemetry, under_way, ending, ended } = parts;
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return drop(ready.send(Err(error.into()))),
-    };
-    LocalSet::new().block_on(&runtime, async move {
-        let start = || -> anyhow::Result<()> {
-            let app = App::new(listening, sockets)?;
-            let worker = Worker::start(Parts {
-                config,
-                client,
-                views,
-                epochs,
-                app,
-                telemetry: telemetry.worker(),
-                under_way,
-                ending,
-                ended: ended.clone(),
-            });
-            for (label, socket) in listeners {
-                let listener = TcpListener::from_std(socket.into())?;
-                spawn_local(accept::serve(worker.clone(), label, listener));
-            }
-            Ok(())
-        };
-        let started = start();
-        let failed = started.is_err();
-        drop(ready.send(started));
-        let mut ended = ended;
-        if !failed {
-            // An error means that the main thread is gone, which is an end too.
-            drop(ended.wait_for(|ended| *ended).await);
-        }
-    });
-}
-
 /// Tells the control plane on which ports the app listens: only then may callers come.
 async fn announce(mut app: watch::Receiver<Vec<AppListener>>, client: Client) {
     loop {
@@ -303,8 +214,7 @@ async fn end(
     config: &ProxyConfig,
     client: &Client,
     asked: &mut watch::Receiver<Ending>,
-    closing: &watch::Sender<Ending>,
-    under_way: &UnderWay,
+    worker: &workers::Running,
     supervisor: &Supervisor,
 ) {
     if asked.wait_for(|asked| *asked != Ending::Running).await.is_err() {
@@ -317,9 +227,10 @@ async fn end(
             () = withdrawn(config, client) => {}
             _ = asked.wait_for(|asked| *asked == Ending::AppEnded) => {}
         }
-        closing.send_replace(Ending::Drain);
+        // It follows what the supervisor asked for once no caller comes any more.
+        worker.close(Ending::Drain);
         let deadline = Instant::now() + config.drain_deadline;
-        while under_way.inbound.load(Ordering::Relaxed) > 0 && Instant::now() < deadline && *asked.borrow() == Ending::Drain {
+        while worker.under_way.inbound.load(Ordering::Relaxed) > 0 && Instant::now() < deadline && *asked.borrow() == Ending::Drain {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         tell_drained(supervisor);
@@ -327,10 +238,10 @@ async fn end(
             return;
         }
     }
-    closing.send_replace(Ending::AppEnded);
+    worker.close(Ending::AppEnded);
     // The app is gone; what it said last is still on its way.
     let deadline = Instant::now() + Duration::from_secs(2);
-    while under_way.inbound.load(Ordering::Relaxed) + under_way.outbound.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+    while worker.exchanges() > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     tell_drained(supervisor);

@@ -32,6 +32,8 @@ pub enum Ending {
     Drain,
     /// The app is gone: send what is in flight and end.
     AppEnded,
+    /// Nobody is to begin anything any more, and the listeners are this process's own to close: a proxy without a supervisor.
+    Closing,
 }
 
 impl Supervisor {

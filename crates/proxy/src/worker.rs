@@ -14,22 +14,23 @@ use tokio::sync::watch;
 use tokio_rustls::rustls::ClientConfig;
 
 use crate::app::App;
-use crate::config::ProxyConfig;
+use crate::config::Own;
 use crate::path::caller::{Caller, Entry};
 use crate::path::connect::ClientConfigs;
 use crate::path::mtls::Negotiated;
 use crate::path::record::{Parties, UnderWay};
 use crate::path::relay::Relayed;
 use crate::pool::Pool;
+use crate::source::Source;
 use crate::supervisor::Ending;
 use crate::view::{Reach, View};
 
 /// What an exchange uses.
 pub struct Worker {
-    /// What the proxy was told at its start.
-    pub config: Arc<ProxyConfig>,
-    /// Where service ports are subscribed to.
-    pub client: lorica_xds::client::Client,
+    /// Whom the proxy stands for.
+    pub own: Arc<Own>,
+    /// Where configuration comes from.
+    pub source: Source,
     /// Views to come; [`Self::view`] has the present one.
     pub views: watch::Receiver<Arc<View>>,
     /// The way to the app.
@@ -38,7 +39,7 @@ pub struct Worker {
     pub pool: Rc<Pool>,
     /// Counts, spans and log lines.
     pub telemetry: WorkerTelemetry,
-    /// How much is under way, over all workers.
+    /// How much this worker has under way.
     pub under_way: Arc<UnderWay>,
     /// Who is who, for the record.
     pub parties: Parties,
@@ -57,10 +58,10 @@ pub struct Worker {
 
 /// What a worker is made of.
 pub struct Parts {
-    /// See [`Worker::config`].
-    pub config: Arc<ProxyConfig>,
-    /// See [`Worker::client`].
-    pub client: lorica_xds::client::Client,
+    /// See [`Worker::own`].
+    pub own: Arc<Own>,
+    /// See [`Worker::source`].
+    pub source: Source,
     /// See [`Worker::views`].
     pub views: watch::Receiver<Arc<View>>,
     /// TLS epochs as they come.
@@ -81,15 +82,15 @@ impl Worker {
     /// A worker, with the tasks that keep its view and its epoch the newest. Called on its own thread's local set.
     #[must_use]
     pub fn start(parts: Parts) -> Rc<Self> {
-        let Parts { config, client, mut views, mut epochs, app, telemetry, under_way, ending, ended } = parts;
-        let parties = Parties::new(&config);
+        let Parts { own, source, mut views, mut epochs, app, telemetry, under_way, ending, ended } = parts;
+        let parties = Parties::new(&own);
         let view = RefCell::new(views.borrow_and_update().clone());
         let counter = |name| telemetry.metrics.counter(name, "");
         let worker = Rc::new(Self {
             pool_connects: counter("lorica_pool_connects_total"),
             pool_reuses: counter("lorica_pool_reuses_total"),
-            config,
-            client,
+            own,
+            source,
             view,
             views: views.clone(),
             app,
@@ -100,7 +101,7 @@ impl Worker {
             connections: Cell::new(0),
             ending,
             ended,
-            epoch: RefCell::new(epochs.borrow_and_update().clone()),
+            epoch: RefCell::new(unshared(&epochs.borrow_and_update())),
             client_configs: RefCell::default(),
         });
         let newest = worker.clone();
@@ -112,7 +113,7 @@ impl Worker {
         let newest = worker.clone();
         tokio::task::spawn_local(async move {
             while epochs.changed().await.is_ok() {
-                *newest.epoch.borrow_mut() = epochs.borrow_and_update().clone();
+                *newest.epoch.borrow_mut() = unshared(&epochs.borrow_and_update());
             }
         });
         let ticking = worker.clone();
@@ -173,10 +174,10 @@ impl Worker {
     #[must_use]
     pub fn undeclared_port(&self, app_port: u16) -> Arc<InboundPort> {
         let service = self
-            .config
+            .own
             .service
             .clone()
-            .unwrap_or_else(|| lorica_model::name::ServiceName::new(self.config.namespace.clone(), self.config.workload.name.clone()));
+            .unwrap_or_else(|| lorica_model::name::ServiceName::new(self.own.namespace.clone(), self.own.workload.name.clone()));
         let service_port = ServicePort { service, port: app_port };
         Arc::new(InboundPort { service_port, app_port, protocol: Protocol::Detect, mtls: MtlsMode::Permissive })
     }
@@ -205,9 +206,14 @@ impl Worker {
     }
 }
 
+/// The same epoch in memory of the worker's own: its references are counted on every request.
+fn unshared(epoch: &Option<Arc<TlsEpoch>>) -> Option<Arc<TlsEpoch>> {
+    epoch.as_ref().map(|epoch| Arc::new(TlsEpoch::clone(epoch)))
+}
+
 fn ends(ending: Ending, caller: &Caller) -> bool {
     match (ending, &caller.entry) {
         (Ending::Running, _) | (Ending::Drain, Entry::Outbound { .. }) => false,
-        (Ending::Drain, Entry::Inbound { .. }) | (Ending::AppEnded, _) => true,
+        (Ending::Drain, Entry::Inbound { .. }) | (Ending::AppEnded | Ending::Closing, _) => true,
     }
 }

@@ -6,9 +6,9 @@ use anyhow::{Context as _, bail};
 use lorica_api::{ApiClient, DeleteRequest, Target};
 use lorica_model::name::{Label, Namespace};
 
-use super::apply::files;
 use super::told;
 use crate::args::DeleteArgs;
+use crate::files::files;
 use crate::printer::Printer;
 
 pub(super) async fn delete(client: &ApiClient, arguments: DeleteArgs, printer: &mut Printer) -> anyhow::Result<ExitCode> {

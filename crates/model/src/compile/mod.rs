@@ -4,10 +4,12 @@
 mod outbound;
 mod registry;
 mod status;
+mod whole;
 
 pub use outbound::outbound;
 pub use registry::{RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses};
 pub use status::{Condition, ParentStatus, route_status};
+pub use whole::snapshot;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::name::{Label, ServiceName, WorkloadName};
+use crate::resource::Resources;
 use crate::snapshot::{Locality, Protocol, Transport};
 
 /// A virtual address of each family.
@@ -17,6 +18,11 @@ pub struct VirtualAddresses {
     pub v6: Ipv6Addr,
 }
 
+impl VirtualAddresses {
+    /// Those of who has none: 0.0.0.0 and ::.
+    pub const NONE: Self = Self { v4: Ipv4Addr::UNSPECIFIED, v6: Ipv6Addr::UNSPECIFIED };
+}
+
 /// Who is there.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
@@ -24,6 +30,16 @@ pub struct Registry {
     pub services: BTreeMap<ServiceName, VirtualAddresses>,
     /// The workloads that registered.
     pub workloads: BTreeMap<WorkloadName, RegisteredWorkload>,
+}
+
+impl Registry {
+    /// The services of `resources` without addresses, for a mesh that nobody looks names up in, and nobody registered.
+    #[must_use]
+    pub fn without_addresses(resources: &Resources) -> Self {
+        let name = |(metadata, _): (&crate::resource::Metadata, _)| ServiceName::new(metadata.namespace.clone(), metadata.name.clone());
+        let services = resources.services().map(|service| (name(service), VirtualAddresses::NONE)).collect();
+        Self { services, workloads: BTreeMap::new() }
+    }
 }
 
 /// A workload that registered by its proxy.

@@ -49,6 +49,22 @@ pub struct Snapshot {
     pub bundle: Option<Arc<TrustBundle>>,
 }
 
+impl Snapshot {
+    /// The same in memory of its own: threads that each read one never meet at a count of references.
+    #[must_use]
+    pub fn unshared(&self) -> Self {
+        let own = |unit: &Arc<OutboundUnit>| Arc::new((**unit).clone());
+        Self {
+            names: self.names.iter().map(|(name, table)| (name.clone(), Arc::new((**table).clone()))).collect(),
+            outbound: self.outbound.iter().map(|(port, unit)| (port.clone(), own(unit))).collect(),
+            absent: self.absent.clone(),
+            endpoints: self.endpoints.iter().map(|(port, set)| (port.clone(), Arc::new((**set).clone()))).collect(),
+            inbound: self.inbound.as_ref().map(|inbound| Arc::new((**inbound).clone())),
+            bundle: self.bundle.as_ref().map(|bundle| Arc::new((**bundle).clone())),
+        }
+    }
+}
+
 /// The roots that a proxy of this trust domain trusts, as DER certificates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrustBundle {

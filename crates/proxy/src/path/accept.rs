@@ -25,16 +25,19 @@ use super::record::ConnectionRecord;
 use super::{http, route, tcp};
 use crate::config::{HEAD_TIMEOUT, MAX_CONNECTIONS};
 use crate::stream::{Stream, prepare};
+use crate::supervisor::Ending;
 use crate::view::Reach;
 use crate::worker::Worker;
 
 /// Accepts on one listener until the proxy ends.
 pub async fn serve(worker: Rc<Worker>, label: ListenerLabel, listener: TcpListener) {
     let mut ended = worker.ended.clone();
+    let mut ending = worker.ending.clone();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = ended.wait_for(|ended| *ended) => return,
+            _ = ending.wait_for(|ending| *ending == Ending::Closing) => return,
         };
         match accepted {
             Ok((tcp, remote)) => {
@@ -231,7 +234,7 @@ async fn inbound(worker: &Rc<Worker>, tcp: TcpStream, remote: SocketAddr, local:
         };
     }
     let Some(epoch) = worker.epoch() else {
-        return refuse(worker, &caller(None, None), &Stream::Plain(tcp), Reason::ClientTls, "this proxy has no SVID yet");
+        return refuse(worker, &caller(None, None), &Stream::Plain(tcp), Reason::ClientTls, worker.source.without_svid());
     };
     match mtls::accept(tcp, &port, &epoch).await {
         Ok(authenticated) => {

@@ -71,7 +71,7 @@ async fn endpoint(worker: &Rc<Worker>, reach: &Reach, active: &Active, protocol:
     let epoch = match endpoint.transport {
         Transport::Plaintext => None,
         Transport::MutualTls | Transport::Lorica => {
-            Some(worker.epoch().ok_or_else(|| NotConnected::new(Reason::UpstreamTls, "this proxy has no SVID yet"))?)
+            Some(worker.epoch().ok_or_else(|| NotConnected::new(Reason::UpstreamTls, worker.source.without_svid()))?)
         }
     };
     let to = Destination::Endpoint {

@@ -24,7 +24,7 @@ use super::failure::Failure;
 use super::pick::Picked;
 use super::relay::Relayed;
 use super::way::Way;
-use crate::config::ProxyConfig;
+use crate::config::Own;
 use crate::worker::Worker;
 
 /// The most parties of one kind that are remembered; past it they are made anew, which costs an allocation an exchange.
@@ -44,14 +44,14 @@ pub struct Parties {
 }
 
 impl Parties {
-    /// The parties that the proxy beside `config`'s workload meets.
+    /// The parties that a proxy meets which stands for `proxy`.
     #[must_use]
-    pub fn new(config: &ProxyConfig) -> Self {
+    pub fn new(proxy: &Own) -> Self {
         let own = Party {
-            workload: config.workload.name.to_string(),
-            namespace: config.namespace.to_string(),
-            service: config.service.as_ref().map_or_else(|| config.account.to_string(), |service| service.name.to_string()),
-            version: config.version.clone().unwrap_or_else(|| UNKNOWN.to_owned()),
+            workload: proxy.workload.name.to_string(),
+            namespace: proxy.namespace.to_string(),
+            service: proxy.service_label(),
+            version: proxy.version.clone().unwrap_or_else(|| UNKNOWN.to_owned()),
             principal: UNKNOWN.to_owned(),
         };
         Self {

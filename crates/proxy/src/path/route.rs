@@ -13,12 +13,14 @@ use crate::worker::Worker;
 /// How a service port is reached; subscribed to and awaited if this proxy has not called it before.
 ///
 /// # Errors
-/// [`Reason::NoSuchPort`] where the control plane says that there is none, [`Reason::NoConfiguration`] where it says nothing in time.
+/// [`Reason::NoSuchPort`] where control plane or files say that there is none, [`Reason::NoConfiguration`] where it says nothing in time.
 pub async fn reach(worker: &Worker, port: &ServicePort) -> Result<Arc<Reach>, Reason> {
     if let Some(reach) = worker.view().reach(port) {
         return Ok(reach.clone());
     }
-    worker.client.want(port.clone());
+    if !worker.source.want(port) {
+        return Err(Reason::NoSuchPort);
+    }
     let mut views = worker.views.clone();
     let arrived = views.wait_for(|view| view.snapshot.outbound.contains_key(port) || view.snapshot.absent.contains(port));
     match timeout(CONFIGURATION_TIMEOUT, arrived).await {

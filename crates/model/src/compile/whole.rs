@@ -1,0 +1,35 @@
+//! The whole snapshot of a proxy that no control plane feeds: the service ports it is to call and its own inbound, of one world.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{World, endpoints, inbound, outbound};
+use crate::name::{Namespace, ServicePort, WorkloadName};
+use crate::snapshot::{Backend, Snapshot};
+
+/// What a proxy in `viewer` runs that calls `ports` and stands beside `workload`: their units, those of all service ports that
+/// their rules lead to, and the workload's inbound. What does not exist is `absent`. Names and roots are no part of it: nobody
+/// looks names up in such a proxy, and its roots lie beside its key.
+#[must_use]
+pub fn snapshot(world: &World<'_>, viewer: &Namespace, ports: &[ServicePort], workload: Option<&WorkloadName>) -> Snapshot {
+    let mut snapshot = Snapshot { inbound: workload.and_then(|workload| inbound(world, workload)).map(Arc::new), ..Snapshot::default() };
+    let mut ahead: Vec<ServicePort> = ports.to_vec();
+    let mut seen: BTreeSet<ServicePort> = BTreeSet::new();
+    while let Some(port) = ahead.pop() {
+        if !seen.insert(port.clone()) {
+            continue;
+        }
+        let (Some(unit), Some(endpoints)) = (outbound(world, viewer, &port), endpoints(world, &port)) else {
+            snapshot.absent.insert(port);
+            continue;
+        };
+        let backends = unit.rules.iter().flat_map(|rule| &rule.backends);
+        ahead.extend(backends.filter_map(|backend| match &backend.backend {
+            Backend::Port(port) => Some(port.clone()),
+            Backend::Missing { .. } => None,
+        }));
+        snapshot.endpoints.insert(port.clone(), Arc::new(endpoints));
+        snapshot.outbound.insert(port, Arc::new(unit));
+    }
+    snapshot
+}
