@@ -58,14 +58,41 @@ struct FieldSpan {
     value: Span,
 }
 
+impl FieldSpan {
+    fn is_named(&self, bytes: &[u8], name: &[u8]) -> bool {
+        // Most names differ in their length already.
+        (self.name.end - self.name.start) as usize == name.len()
+            && bytes.get(self.name.start as usize..self.name.end as usize).is_some_and(|own| own.eq_ignore_ascii_case(name))
+    }
+}
+
+/// The bit that a name sets in [`Fields::marks`], in any case. Most names that are asked for are not there, and their bit says so.
+#[inline]
+fn mark(name: &[u8]) -> u64 {
+    let (Some(first), Some(last)) = (name.first(), name.last()) else { return 0 };
+    1 << ((name.len() * 7 + usize::from(first | 0x20) * 3 + usize::from(last | 0x20)) & 63)
+}
+
 /// The fields of a head or of trailers.
 #[derive(Clone, Default)]
 pub struct Fields {
     bytes: Bytes,
     spans: SmallVec<[FieldSpan; 16]>,
+    /// The [`mark`]s of all names.
+    marks: u64,
 }
 
 impl Fields {
+    fn new(bytes: Bytes, fields: impl Iterator<Item = FieldSpan>) -> Self {
+        let mut marks = 0;
+        let mut spans = SmallVec::new();
+        for field in fields {
+            marks |= mark(&bytes[field.name.start as usize..field.name.end as usize]);
+            spans.push(field);
+        }
+        Self { bytes, spans, marks }
+    }
+
     /// How many fields there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -79,6 +106,7 @@ impl Fields {
     }
 
     /// All fields as received, in order: name, value.
+    #[inline]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
         self.spans.iter().map(|field| (self.slice(&field.name), self.slice(&field.value)))
     }
@@ -96,14 +124,20 @@ impl Fields {
     }
 
     /// All fields named `name`, in any case.
+    #[inline]
     pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+        let spans = if self.marks & mark(name.as_bytes()) == 0 { &[] } else { self.spans.as_slice() };
+        spans.iter().filter(move |field| field.is_named(&self.bytes, name.as_bytes())).map(|field| self.slice(&field.value))
     }
 
     /// Where the first field named `name` stands.
+    #[inline]
     #[must_use]
     pub fn position(&self, name: &str) -> Option<usize> {
-        self.spans.iter().position(|field| self.slice(&field.name).eq_ignore_ascii_case(name.as_bytes()))
+        if self.marks & mark(name.as_bytes()) == 0 {
+            return None;
+        }
+        self.spans.iter().position(|field| field.is_named(&self.bytes, name.as_bytes()))
     }
 
     /// Whether a comma-separated field (`Connection`, `TE`) holds `token`, in any case.
@@ -119,6 +153,7 @@ impl Fields {
         self.bytes.slice(span.start as usize..span.end as usize)
     }
 
+    #[inline]
     fn slice(&self, span: &Span) -> &[u8] {
         &self.bytes[span.start as usize..span.end as usize]
     }
@@ -280,8 +315,8 @@ impl HeadBuilder {
     /// Ends as trailers.
     #[must_use]
     pub fn fields(self) -> Fields {
-        let spans = self.fields.into_iter().map(|(name, value)| FieldSpan { name, value }).collect();
-        Fields { bytes: self.bytes.freeze(), spans }
+        let spans = self.fields.into_iter().map(|(name, value)| FieldSpan { name, value });
+        Fields::new(self.bytes.freeze(), spans)
     }
 
     fn push(&mut self, part: &[u8]) -> Result<Span, HeadError> {
@@ -307,8 +342,8 @@ impl Parts {
     pub fn fields(self, bytes: Bytes) -> Fields {
         let length = bytes.len();
         let inside = |range: Range<usize>| if range.start <= range.end && range.end <= length { span(range) } else { 0..0 };
-        let spans = self.fields.into_iter().map(|(name, value)| FieldSpan { name: inside(name), value: inside(value) }).collect();
-        Fields { bytes, spans }
+        let spans = self.fields.iter().map(|(name, value)| FieldSpan { name: inside(name.clone()), value: inside(value.clone()) });
+        Fields::new(bytes, spans)
     }
 
     /// A request's head over `bytes`. `method`, `path` and `authority` are ranges of ASCII text in it.
@@ -388,9 +423,11 @@ impl Edits {
 
     /// Removes every field named `name`, those added too.
     pub fn remove(&mut self, fields: &Fields, name: &str) {
-        for (index, (field, _)) in fields.iter().enumerate() {
-            if field.eq_ignore_ascii_case(name.as_bytes()) {
-                self.remove_at(index);
+        if fields.marks & mark(name.as_bytes()) != 0 {
+            for (index, field) in fields.spans.iter().enumerate() {
+                if field.is_named(&fields.bytes, name.as_bytes()) {
+                    self.remove_at(index);
+                }
             }
         }
         self.added.retain(|(field, _)| !field.eq_ignore_ascii_case(name));

@@ -65,9 +65,9 @@ impl SpanContext {
 
 /// Writes each of `bytes` as two digits.
 fn hexadecimal(text: &mut [u8], bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |value: u8| value + if value < 10 { b'0' } else { b'a' - 10 };
     for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
-        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
     }
 }
 

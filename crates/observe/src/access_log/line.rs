@@ -1,24 +1,78 @@
 //! A record as a line of the log: JSON, the same keys in the same order each time.
 //!
-//! First Envoy's keys in Istio's order, so that what reads a mesh's logs today reads these; then ours. What is not known is
+//! Envoy's keys as Istio has them, so that what reads a mesh's logs today reads these, and ours. What is not known is
 //! left out, as Envoy's `omit_empty_values` has it: a third of each line would be `null`. `response_code` is 0 where bytes were
 //! not looked at. Every exchange pays for its line, so it is written by hand, without a copy of its texts.
 
+use std::collections::HashMap;
 use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use lorica_model::reason::Reason;
 
-use crate::record::{Record, UNKNOWN};
+use crate::record::{Called, Party, Record, Reporter, Route, Security, UNKNOWN};
 
-/// Writes lines. It remembers the last second in words: most lines have the same one as the line before.
+/// The most exchanges of one kind whose common end is remembered, some 500 bytes each; past it they are made anew.
+const MAX_ENDS: usize = 1024;
+
+/// Writes lines. It remembers what most lines share with others: the last second in words, and the end that says who called
+/// whom by which rule.
 #[derive(Debug, Default)]
 pub(super) struct LineWriter {
     second: Option<u64>,
     /// `2026-11-20T22:40:07`.
     words: String,
+    ends: HashMap<EndKey, End, foldhash::fast::RandomState>,
+}
+
+/// What tells ends apart: the addresses of shared parts, which the [`End`] keeps alive.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct EndKey {
+    parts: [usize; 3],
+    route: usize,
+    words: (Reporter, Security),
+}
+
+#[derive(Debug)]
+struct End {
+    text: Vec<u8>,
+    _alive: (Arc<Party>, Arc<Party>, Arc<Called>, Option<Route>),
+}
+
+impl End {
+    fn key(record: &Record<'_>) -> EndKey {
+        EndKey {
+            parts: [Arc::as_ptr(&record.source) as usize, Arc::as_ptr(&record.destination) as usize, Arc::as_ptr(&record.called) as usize],
+            route: match &record.route {
+                None => 0,
+                Some(Route::Outside) => 1,
+                Some(Route::Rule(origin)) => Arc::as_ptr(origin) as usize,
+            },
+            words: (record.reporter, record.security),
+        }
+    }
+
+    fn of(record: &Record<'_>) -> Self {
+        let mut end = Vec::new();
+        let out = &mut end;
+        text(out, br#","upstream_cluster":"#, known(&record.called.fqdn));
+        displayed(out, br#","route_name":"#, record.route.as_ref());
+        // Ours.
+        text(out, br#","reporter":"#, Some(record.reporter.word()));
+        text(out, br#","source_workload":"#, known(&record.source.workload));
+        text(out, br#","source_namespace":"#, known(&record.source.namespace));
+        text(out, br#","source_principal":"#, known(&record.source.principal));
+        text(out, br#","destination_workload":"#, known(&record.destination.workload));
+        text(out, br#","destination_namespace":"#, known(&record.destination.namespace));
+        text(out, br#","destination_principal":"#, known(&record.destination.principal));
+        text(out, br#","connection_security_policy":"#, Some(record.security.word()));
+        out.extend_from_slice(b"}\n");
+        let alive = (record.source.clone(), record.destination.clone(), record.called.clone(), record.route.clone());
+        Self { text: end, _alive: alive }
+    }
 }
 
 impl LineWriter {
@@ -31,10 +85,10 @@ impl LineWriter {
         self.time(out, record.start);
         text(out, br#","method":"#, http.map(|http| http.method).and_then(known));
         text(out, br#","path":"#, http.map(|http| http.path).and_then(known));
-        text(out, br#","protocol":"#, http.map(|http| http.version).and_then(known));
+        plain(out, br#","protocol":"#, http.map(|http| http.version).and_then(known));
         number(out, br#","response_code":"#, Some(http.map_or(0, |http| http.status).into()));
-        text(out, br#","response_flags":"#, Some(record.flag()));
-        text(out, br#","response_code_details":"#, word.or_else(|| http.map(|_| "via_upstream")));
+        plain(out, br#","response_flags":"#, Some(record.flag()));
+        plain(out, br#","response_code_details":"#, word.or_else(|| http.map(|_| "via_upstream")));
         // Envoy tells here what closed a connection that it had no answer for.
         let closed = http.is_none() && record.reason.is_some();
         text(out, br#","connection_termination_details":"#, detail.filter(|_| closed));
@@ -48,28 +102,28 @@ impl LineWriter {
         text(out, br#","request_id":"#, http.map(|http| &*http.request_id).and_then(known));
         text(out, br#","authority":"#, http.map(|http| http.authority).and_then(known));
         address(out, br#","upstream_host":"#, record.upstream);
-        text(out, br#","upstream_cluster":"#, known(&record.called.fqdn));
         address(out, br#","downstream_local_address":"#, record.local);
         address(out, br#","downstream_remote_address":"#, record.remote);
         text(out, br#","requested_server_name":"#, record.server_name);
-        displayed(out, br#","route_name":"#, record.route.as_ref());
         // Ours.
-        text(out, br#","reporter":"#, Some(record.reporter.word()));
-        text(out, br#","reason":"#, word);
+        plain(out, br#","reason":"#, word);
         text(out, br#","detail":"#, detail);
-        text(out, br#","source_workload":"#, known(&record.source.workload));
-        text(out, br#","source_namespace":"#, known(&record.source.namespace));
-        text(out, br#","source_principal":"#, known(&record.source.principal));
-        text(out, br#","destination_workload":"#, known(&record.destination.workload));
-        text(out, br#","destination_namespace":"#, known(&record.destination.namespace));
-        text(out, br#","destination_principal":"#, known(&record.destination.principal));
-        text(out, br#","connection_security_policy":"#, Some(record.security.word()));
         number(out, br#","grpc_status":"#, http.and_then(|http| http.grpc_status).map(u64::from));
         number(out, br#","attempts":"#, http.map(|http| http.attempts.into()));
         let context = http.and_then(|http| http.span).map(|span| span.context);
-        hexadecimal(out, br#","trace_id":"#, context.map(|context| context.trace_id.to_be_bytes()));
-        hexadecimal(out, br#","span_id":"#, context.map(|context| context.span_id.to_be_bytes()));
-        out.extend_from_slice(b"}\n");
+        if let Some(context) = context {
+            // As the next hop was told it.
+            let context = context.encode();
+            out.extend_from_slice(br#","trace_id":""#);
+            out.extend_from_slice(&context[3..35]);
+            out.extend_from_slice(br#"","span_id":""#);
+            out.extend_from_slice(&context[36..52]);
+            out.push(b'"');
+        }
+        if self.ends.len() >= MAX_ENDS {
+            self.ends.clear();
+        }
+        out.extend_from_slice(&self.ends.entry(End::key(record)).or_insert_with(|| End::of(record)).text);
     }
 
     /// RFC 3339 in UTC, to the millisecond.
@@ -94,6 +148,16 @@ impl LineWriter {
     }
 }
 
+/// Words of ours, which have nothing to escape.
+fn plain(out: &mut Vec<u8>, key: &[u8], value: Option<&'static str>) {
+    if let Some(value) = value {
+        out.extend_from_slice(key);
+        out.push(b'"');
+        out.extend_from_slice(value.as_bytes());
+        out.push(b'"');
+    }
+}
+
 fn text(out: &mut Vec<u8>, key: &[u8], value: Option<&str>) {
     if let Some(value) = value {
         out.extend_from_slice(key);
@@ -102,9 +166,11 @@ fn text(out: &mut Vec<u8>, key: &[u8], value: Option<&str>) {
 }
 
 fn quoted(out: &mut Vec<u8>, value: &str) {
-    let odd = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
-    // No early end, so that many bytes are looked at at once.
-    if value.bytes().fold(false, |any, byte| any | odd(byte)) {
+    let odd = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\');
+    // Whole blocks without an early end, so that many bytes are looked at at once.
+    let (blocks, rest) = value.as_bytes().as_chunks::<16>();
+    let block = |block: &[u8; 16]| block.iter().fold(false, |any, byte| any | odd(*byte));
+    if blocks.iter().any(block) || rest.iter().any(|byte| odd(*byte)) {
         let begin = out.len();
         if serde_json::to_writer(&mut *out, value).is_err() {
             // Writing to memory fails for no text; if it ever does, no half of one stays.
@@ -134,31 +200,46 @@ fn address(out: &mut Vec<u8>, key: &[u8], value: Option<SocketAddr>) {
     let IpAddr::V4(v4) = address.ip() else { return displayed(out, key, Some(&address)) };
     out.extend_from_slice(key);
     out.push(b'"');
-    for (index, octet) in v4.octets().into_iter().enumerate() {
-        if index > 0 {
-            out.push(b'.');
-        }
-        decimal(out, octet.into());
+    let octets = v4.octets();
+    // `255.` four times; the last point becomes the colon.
+    let mut text = [0; 16];
+    let mut length = 0;
+    for octet in octets {
+        let (digits, count) = OCTETS[usize::from(octet)];
+        text[length..length + 4].copy_from_slice(&digits);
+        length += usize::from(count);
     }
-    out.push(b':');
+    text[length - 1] = b':';
+    out.extend_from_slice(&text[..length]);
     decimal(out, address.port().into());
     out.push(b'"');
+}
+
+/// Each octet with a point behind it, and how many bytes that is.
+static OCTETS: [([u8; 4], u8); 256] = octets();
+
+const fn octets() -> [([u8; 4], u8); 256] {
+    let mut table = [([b'.'; 4], 0); 256];
+    let mut octet = 0;
+    while octet < 256 {
+        let number = octet as u8;
+        let (hundreds, tens, ones) = (number / 100, number / 10 % 10, number % 10);
+        let (text, count) = if number >= 100 {
+            ([b'0' + hundreds, b'0' + tens, b'0' + ones, b'.'], 4)
+        } else if number >= 10 {
+            ([b'0' + tens, b'0' + ones, b'.', b'.'], 3)
+        } else {
+            ([b'0' + ones, b'.', b'.', b'.'], 2)
+        };
+        table[octet] = (text, count);
+        octet += 1;
+    }
+    table
 }
 
 /// What only `Display` can say.
 fn displayed(out: &mut Vec<u8>, key: &[u8], value: Option<&impl Display>) {
     text(out, key, value.map(ToString::to_string).as_deref());
-}
-
-fn hexadecimal<const N: usize>(out: &mut Vec<u8>, key: &[u8], value: Option<[u8; N]>) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let Some(bytes) = value else { return };
-    out.extend_from_slice(key);
-    out.push(b'"');
-    for byte in bytes {
-        out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-    }
-    out.push(b'"');
 }
 
 /// Metrics say `unknown` for what a log can leave open.

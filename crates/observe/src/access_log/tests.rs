@@ -41,18 +41,19 @@ fn lines(path: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn a_request_has_envoys_keys_in_istios_order_and_then_ours() {
+fn a_request_has_envoys_keys_and_ours() {
     let record = with(|http| http.span = Some(Span::begin(Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), 0.0, || 0xabc)));
     let expected = concat!(
         r#"{"start_time":"2023-11-14T22:13:20.250Z","method":"GET","path":"/recordings?of=7","protocol":"HTTP/1.1","response_code":200,"#,
         r#""response_flags":"-","response_code_details":"via_upstream","#,
         r#""bytes_received":20,"bytes_sent":3000,"duration":12,"upstream_service_time":11,"user_agent":"curl/8","#,
-        r#""request_id":"4b1d","authority":"recording.contact","upstream_host":"127.0.0.1:9001","upstream_cluster":"recording.contact.mesh","#,
-        r#""downstream_local_address":"240.0.0.9:80","downstream_remote_address":"240.0.0.7:40000","#,
-        r#""route_name":"HTTPRoute/recording.contact rule 0","reporter":"source","#,
+        r#""request_id":"4b1d","authority":"recording.contact","upstream_host":"127.0.0.1:9001","#,
+        r#""downstream_local_address":"240.0.0.9:80","downstream_remote_address":"240.0.0.7:40000","attempts":1,"#,
+        r#""trace_id":"0af7651916cd43dd8448eb211c80319c","span_id":"0000000000000abc","#,
+        r#""upstream_cluster":"recording.contact.mesh","route_name":"HTTPRoute/recording.contact rule 0","reporter":"source","#,
         r#""source_workload":"routing-1","source_namespace":"contact","source_principal":"spiffe://mesh/ns/contact/sa/routing","#,
         r#""destination_workload":"recording-1","destination_namespace":"contact","destination_principal":"spiffe://mesh/ns/contact/sa/recording","#,
-        r#""connection_security_policy":"unknown","attempts":1,"trace_id":"0af7651916cd43dd8448eb211c80319c","span_id":"0000000000000abc"}"#
+        r#""connection_security_policy":"unknown"}"#
     );
     assert_eq!(written(&record), format!("{expected}\n"));
 }
@@ -149,6 +150,25 @@ fn a_file_taken_away_is_made_anew() {
     std::fs::remove_file(&path).unwrap();
     file.write(b"more\n").unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"more\n");
+}
+
+#[test]
+fn lines_end_with_who_called_whom_however_often_that_changes() {
+    let mut writer = LineWriter::default();
+    let (first, second) = (http(), Record { reporter: Reporter::Destination, ..http() });
+    for record in [&first, &second, &first, &Record { route: None, ..first.clone() }] {
+        let mut out = Vec::new();
+        writer.write(&mut out, record);
+        assert_eq!(String::from_utf8(out).unwrap(), written(record));
+    }
+}
+
+#[test]
+fn every_address_is_written_as_it_is_shown() {
+    for address in ["0.0.0.0:0", "9.10.99.100:65535", "255.249.200.1:80", "[2001:db8::1]:443"] {
+        let record = Record { upstream: Some(address.parse().unwrap()), ..http() };
+        assert_eq!(line(&record)["upstream_host"], json!(address));
+    }
 }
 
 #[test]

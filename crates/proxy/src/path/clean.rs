@@ -41,6 +41,9 @@ pub fn edits(head: &RequestHead, from: From<'_>) -> Edits {
     let mut edits = Edits::default();
     let trusted = matches!(from, From::Peer(_));
     for (index, (name, _)) in head.fields.iter().enumerate() {
+        if !matches!(name, [b'x' | b'X', b'-', ..]) {
+            continue;
+        }
         let ours = name.len() >= OURS.len() && name[..OURS.len()].eq_ignore_ascii_case(OURS.as_bytes());
         if (ours && !trusted) || name.eq_ignore_ascii_case(CLIENT_CERTIFICATE.as_bytes()) {
             edits.remove_at(index);
