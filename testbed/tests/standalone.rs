@@ -142,8 +142,14 @@ async fn two_proxies_speak_mutual_tls_by_files() -> anyhow::Result<()> {
     mesh.write("mesh.yaml", wrong)?;
     caller.running.signal(Signal::HUP)?;
     caller.running.line("the configuration was read again").await?;
-    let refused = http_get(caller.address(), "web.shop", "/").await?;
-    assert_eq!((refused.status.as_u16(), refused.header("x-lorica-reason")), (503, Some("upstream_identity")));
+    // The worker takes it up in its own time, which is short.
+    eventually("the endpoint is refused", PATIENCE, || async {
+        let refused = http_get(caller.address(), "web.shop", "/").await?;
+        let reason = refused.header("x-lorica-reason");
+        anyhow::ensure!(refused.status == 503 && reason == Some("upstream_identity"), "{} {reason:?}", refused.status);
+        Ok(())
+    })
+    .await?;
     mesh.finish().await
 }
 

@@ -1,6 +1,6 @@
 //! The few system calls that rustix has no safe form of, each behind a safe function: signal masks
 //! and signalfd, prctl, close_range, unshare, inherited descriptors. All `unsafe` of this crate is
-//! here and in `spawn` (what runs between fork and exec).
+//! here, in `spawn` (what runs between fork and exec), and in `program_pages` (one madvise).
 
 use std::{
     io,

@@ -15,7 +15,8 @@
 //! [`probe`] says whether this host allows it.
 //!
 //! The crate is synchronous, runs no other program (neither `nft` nor `ip`), knows nothing of
-//! services, routes or policy, and reads no configuration. It is the only one with `unsafe`.
+//! services, routes or policy, and reads no configuration. It is the only one with `unsafe`, and for
+//! that alone holds [`release_start_pages`], too.
 //! Capture is no sandbox: an app can still ask its host through any Unix socket it may open, so
 //! nothing rests on it; the callee's mTLS and authorization decide.
 
