@@ -52,7 +52,7 @@ pub enum HeadError {
 /// A range in a head's buffer. Heads have at most 64 KiB, yet HPACK may expand names that we fold, so `u32`.
 type Span = Range<u32>;
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct FieldSpan {
     name: Span,
     value: Span,
@@ -77,19 +77,16 @@ fn mark(name: &[u8]) -> u64 {
 #[derive(Clone, Default)]
 pub struct Fields {
     bytes: Bytes,
-    spans: SmallVec<[FieldSpan; 16]>,
+    /// On the heap, exactly as many as there are: heads are moved from step to step.
+    spans: Vec<FieldSpan>,
     /// The [`mark`]s of all names.
     marks: u64,
 }
 
 impl Fields {
-    fn new(bytes: Bytes, fields: impl Iterator<Item = FieldSpan>) -> Self {
-        let mut marks = 0;
-        let mut spans = SmallVec::new();
-        for field in fields {
-            marks |= mark(&bytes[field.name.start as usize..field.name.end as usize]);
-            spans.push(field);
-        }
+    fn new(bytes: Bytes, spans: Vec<FieldSpan>) -> Self {
+        let name = |field: &FieldSpan| mark(&bytes[field.name.start as usize..field.name.end as usize]);
+        let marks = spans.iter().fold(0, |marks, field| marks | name(field));
         Self { bytes, spans, marks }
     }
 
@@ -263,14 +260,14 @@ pub struct ResponseHead {
 #[derive(Debug)]
 pub struct HeadBuilder {
     bytes: BytesMut,
-    fields: SmallVec<[(Span, Span); 16]>,
+    fields: Vec<FieldSpan>,
 }
 
 impl HeadBuilder {
     /// A builder whose buffer has room for `capacity` bytes.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { bytes: BytesMut::with_capacity(capacity.min(MAX_HEAD_BYTES)), fields: SmallVec::new() }
+        Self { bytes: BytesMut::with_capacity(capacity.min(MAX_HEAD_BYTES)), fields: Vec::with_capacity(12) }
     }
 
     /// Adds a field.
@@ -283,7 +280,7 @@ impl HeadBuilder {
         }
         let name = self.push(name)?;
         let value = self.push(value)?;
-        self.fields.push((name, value));
+        self.fields.push(FieldSpan { name, value });
         Ok(())
     }
 
@@ -315,8 +312,7 @@ impl HeadBuilder {
     /// Ends as trailers.
     #[must_use]
     pub fn fields(self) -> Fields {
-        let spans = self.fields.into_iter().map(|(name, value)| FieldSpan { name, value });
-        Fields::new(self.bytes.freeze(), spans)
+        Fields::new(self.bytes.freeze(), self.fields)
     }
 
     fn push(&mut self, part: &[u8]) -> Result<Span, HeadError> {
@@ -330,20 +326,33 @@ impl HeadBuilder {
 }
 
 /// A head taken apart where it stands: ranges into `bytes`, so that nothing is copied.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Parts {
-    /// Name and value of each field.
-    pub fields: SmallVec<[(Range<usize>, Range<usize>); 16]>,
+    spans: Vec<FieldSpan>,
 }
 
 impl Parts {
+    /// Room for so many fields.
+    #[must_use]
+    pub fn with_capacity(fields: usize) -> Self {
+        Self { spans: Vec::with_capacity(fields.min(MAX_FIELDS)) }
+    }
+
+    /// Adds a field by where its name and its value stand.
+    pub fn field(&mut self, name: Range<usize>, value: Range<usize>) {
+        self.spans.push(FieldSpan { name: span(name), value: span(value) });
+    }
+
     /// The fields of `bytes` that the ranges name. Ranges out of bounds would be the codec's mistake and read as empty.
     #[must_use]
-    pub fn fields(self, bytes: Bytes) -> Fields {
-        let length = bytes.len();
-        let inside = |range: Range<usize>| if range.start <= range.end && range.end <= length { span(range) } else { 0..0 };
-        let spans = self.fields.iter().map(|(name, value)| FieldSpan { name: inside(name.clone()), value: inside(value.clone()) });
-        Fields::new(bytes, spans)
+    pub fn fields(mut self, bytes: Bytes) -> Fields {
+        let outside = |range: &Span| range.start > range.end || range.end as usize > bytes.len();
+        for field in &mut self.spans {
+            if outside(&field.name) || outside(&field.value) {
+                *field = FieldSpan { name: 0..0, value: 0..0 };
+            }
+        }
+        Fields::new(bytes, self.spans)
     }
 
     /// A request's head over `bytes`. `method`, `path` and `authority` are ranges of ASCII text in it.

@@ -177,20 +177,20 @@ impl Drop for Lease {
 }
 
 impl Pool {
-    /// A connection that is there already.
+    /// A connection that is there already at `now`.
     #[must_use]
-    pub fn ready(self: &Rc<Self>, key: &Key) -> Option<Lease> {
+    pub fn ready(self: &Rc<Self>, key: &Key, now: Instant) -> Option<Lease> {
         match key.protocol {
-            Negotiated::Http1 => self.take_idle(key),
+            Negotiated::Http1 => self.take_idle(key, now),
             Negotiated::Http2 => self.share(key, false),
         }
     }
 
-    fn take_idle(self: &Rc<Self>, key: &Key) -> Option<Lease> {
+    fn take_idle(self: &Rc<Self>, key: &Key, now: Instant) -> Option<Lease> {
         loop {
             // The latest: the others may then grow old enough to be closed.
             let Idle { client, facts, since } = self.idle.borrow_mut().get_mut(key)?.pop()?;
-            if since.elapsed() < DEFAULT_POOL_IDLE_TIMEOUT && client.is_reusable() {
+            if now.saturating_duration_since(since) < DEFAULT_POOL_IDLE_TIMEOUT && client.is_reusable() {
                 return Some(Lease { carrier: Carrier::Http1 { client, key: *key, pool: self.clone() }, facts, reused: true });
             }
         }

@@ -59,14 +59,15 @@ async fn pass<'x>(
     record.identify(head, &mut edits);
     let way = way(worker, caller, head).await?;
     record.way(&way);
-    let times = Times::begin(&way.timeouts);
+    let mut now = record.begun();
+    let times = Times::begin(&way.timeouts, now.into());
     let mut tried = Tried::new();
     let mut attempt = 0;
     loop {
         attempt += 1;
-        record.attempt();
-        times.attempt();
-        let failure = match pick::pick(worker, &way, &mut tried).await {
+        record.attempt(now);
+        times.attempt(now.into());
+        let failure = match pick::pick(worker, &way, &mut tried, now).await {
             Ok(mut picked) => {
                 record.picked(&picked);
                 worker.count_pool_use(picked.lease.reused);
@@ -101,6 +102,7 @@ async fn pass<'x>(
         }
         tracing::debug!(reason = %failure.reason, detail = failure.detail, attempt, "another attempt");
         body.rewind();
+        now = Instant::now();
     }
 }
 

@@ -32,16 +32,16 @@ pub type Tried = smallvec::SmallVec<[u64; 4]>;
 ///
 /// # Errors
 /// Where nobody takes it.
-pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried) -> Result<Picked, NotConnected> {
+pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, now: Instant) -> Result<Picked, NotConnected> {
     match &way.to {
         To::Endpoints(reach) => {
             let cluster = &reach.unit.cluster;
-            let active = reach.live.pick(tried, Instant::now(), fastrand::f64).map_err(|none| match none {
+            let active = reach.live.pick(tried, now, fastrand::f64).map_err(|none| match none {
                 NoPick::None => NotConnected::new(Reason::NoEndpoint, format!("{} has no endpoint left to try", cluster.port)),
                 NoPick::Full => NotConnected::new(Reason::Overflow, format!("{} has too many requests under way", cluster.port)),
             })?;
             tried.push(active.live.id);
-            match endpoint(worker, reach, &active, way.protocol).await {
+            match endpoint(worker, reach, &active, way.protocol, now).await {
                 Ok(lease) => Ok(Picked { lease, active: Some(active) }),
                 Err(error) => {
                     active.failed(Instant::now());
@@ -51,7 +51,7 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried) -> Result<P
         }
         To::App { port, caller } => {
             let key = Key { to: Destination::App { port: *port, caller: *caller }, protocol: way.protocol };
-            if let Some(lease) = worker.pool.ready(&key) {
+            if let Some(lease) = worker.pool.ready(&key, now) {
                 return Ok(Picked { lease, active: None });
             }
             let tcp = worker
@@ -66,7 +66,7 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried) -> Result<P
     }
 }
 
-async fn endpoint(worker: &Rc<Worker>, reach: &Reach, active: &Active, protocol: Negotiated) -> Result<Lease, NotConnected> {
+async fn endpoint(worker: &Rc<Worker>, reach: &Reach, active: &Active, protocol: Negotiated, now: Instant) -> Result<Lease, NotConnected> {
     let endpoint = &active.live.endpoint;
     let epoch = match endpoint.transport {
         Transport::Plaintext => None,
@@ -80,7 +80,7 @@ async fn endpoint(worker: &Rc<Worker>, reach: &Reach, active: &Active, protocol:
         accepted: reach.accepted_number,
     };
     let key = Key { to, protocol };
-    if let Some(lease) = worker.pool.ready(&key) {
+    if let Some(lease) = worker.pool.ready(&key, now) {
         return Ok(lease);
     }
     if protocol == Negotiated::Http1 && endpoint.transport == Transport::Lorica {
@@ -89,7 +89,7 @@ async fn endpoint(worker: &Rc<Worker>, reach: &Reach, active: &Active, protocol:
     }
     let turn = worker.pool.turn(&key).await;
     if turn.is_some()
-        && let Some(lease) = worker.pool.ready(&key)
+        && let Some(lease) = worker.pool.ready(&key, Instant::now())
     {
         return Ok(lease);
     }
@@ -105,7 +105,7 @@ async fn endpoint(worker: &Rc<Worker>, reach: &Reach, active: &Active, protocol:
 /// Where there is no connection, or it takes no stream.
 pub async fn stream(worker: &Rc<Worker>, reach: &Reach, active: &Active, kind: StreamKind) -> Result<(Stream, Facts), NotConnected> {
     // Boxed, as the way to a connection for HTTP/1 leads over one for HTTP/2.
-    let lease = Box::pin(endpoint(worker, reach, active, Negotiated::Http2)).await?;
+    let lease = Box::pin(endpoint(worker, reach, active, Negotiated::Http2, Instant::now())).await?;
     let facts = lease.facts.clone();
     let stream = lease.carry(kind, &reach.unit.cluster.port.sni()).await;
     Ok((stream.map_err(|error| NotConnected::new(Reason::ConnectFailed, error.to_string()))?, facts))

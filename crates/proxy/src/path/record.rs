@@ -280,9 +280,15 @@ impl<'x> ExchangeRecord<'x> {
         self.open.record.route = way.origin.clone().map(Route::Rule);
     }
 
-    /// An attempt begins.
-    pub fn attempt(&mut self) {
-        self.attempted = Instant::now();
+    /// When it began.
+    #[must_use]
+    pub fn begun(&self) -> Instant {
+        self.open.begun
+    }
+
+    /// An attempt begins at `now`.
+    pub fn attempt(&mut self, now: Instant) {
+        self.attempted = now;
         self.http(|http| http.attempts += 1);
     }
 
@@ -295,9 +301,9 @@ impl<'x> ExchangeRecord<'x> {
         }
     }
 
-    /// The answer's head is there.
-    pub fn response(&mut self, response: &ResponseHead) {
-        let time = self.attempted.elapsed();
+    /// The answer's head is there at `now`.
+    pub fn response(&mut self, response: &ResponseHead, now: Instant) {
+        let time = now.saturating_duration_since(self.attempted);
         self.http(|http| {
             http.status = response.status;
             http.upstream_time = Some(time);

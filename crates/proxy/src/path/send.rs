@@ -78,10 +78,11 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
                 reason = times.over() => return Err(reason.into()),
             }
         };
+        let now = Instant::now();
         if let Some(active) = &picked.active {
-            active.answered(Instant::now());
+            active.answered(now);
         }
-        record.response(&response);
+        record.response(&response, now);
         match rest {
             Err(tunnel) => Some((response, tunnel)),
             Ok(download) => {

@@ -18,10 +18,9 @@ pub struct Times {
 }
 
 impl Times {
-    /// The times of an exchange that begins now.
+    /// The times of an exchange that begins at `now`.
     #[must_use]
-    pub fn begin(timeouts: &Timeouts) -> Self {
-        let now = Instant::now();
+    pub fn begin(timeouts: &Timeouts, now: Instant) -> Self {
         Self {
             request: timeouts.request.map(|request| now + request),
             attempt: Cell::new(None),
@@ -31,9 +30,8 @@ impl Times {
         }
     }
 
-    /// Another attempt begins now.
-    pub fn attempt(&self) {
-        let now = Instant::now();
+    /// Another attempt begins at `now`.
+    pub fn attempt(&self, now: Instant) {
         self.attempt.set(self.backend_request.map(|limit| now + limit));
         self.moved.set(now);
     }
@@ -74,9 +72,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_time_that_is_over_counts() {
         let seconds = Duration::from_secs;
-        let times = Times::begin(&Timeouts { request: Some(seconds(10)), backend_request: Some(seconds(3)), idle: Some(seconds(5)) });
+        let times = Times::begin(
+            &Timeouts { request: Some(seconds(10)), backend_request: Some(seconds(3)), idle: Some(seconds(5)) },
+            Instant::now(),
+        );
         assert_eq!(times.over().await, Reason::IdleTimeout);
-        times.attempt();
+        times.attempt(Instant::now());
         assert_eq!(times.over().await, Reason::RequestTimeout);
         assert!(times.is_left());
         tokio::time::advance(seconds(3)).await;
@@ -85,7 +86,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_moves_is_not_idle() {
-        let times = Times::begin(&Timeouts { idle: Some(Duration::from_secs(5)), ..Timeouts::default() });
+        let times = Times::begin(&Timeouts { idle: Some(Duration::from_secs(5)), ..Timeouts::default() }, Instant::now());
         let moving = async {
             for _ in 0..10 {
                 tokio::time::sleep(Duration::from_secs(4)).await;

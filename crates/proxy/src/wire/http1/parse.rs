@@ -47,13 +47,13 @@ pub(super) fn request(inbox: &mut BytesMut) -> Result<Option<(RequestHead, Frami
     let version = if request.version == Some(0) { Version::Http10 } else { Version::Http11 };
     let method = within(request.method.unwrap_or_default().as_bytes());
     let target = request.path.unwrap_or_default();
-    let mut parts = Parts::default();
+    let mut parts = Parts::with_capacity(request.headers.len());
     let mut host = None;
     for field in request.headers.iter() {
         if field.name.eq_ignore_ascii_case("host") && host.replace(within(field.value)).is_some() {
             return Err(WireError::Invalid("there are two Host fields"));
         }
-        parts.fields.push((within(field.name.as_bytes()), within(field.value)));
+        parts.field(within(field.name.as_bytes()), within(field.value));
     }
     let (path, authority) = match Target::of(request.method.unwrap_or_default(), target)? {
         Target::Origin => (within(target.as_bytes()), host.clone()),
@@ -89,9 +89,9 @@ pub(super) fn response(inbox: &mut BytesMut, to_head: bool) -> Result<Option<(Re
         return Err(WireError::Invalid("the status is none"));
     }
     let version = if response.version == Some(0) { Version::Http10 } else { Version::Http11 };
-    let mut parts = Parts::default();
+    let mut parts = Parts::with_capacity(response.headers.len());
     for field in response.headers.iter() {
-        parts.fields.push((range(inbox, field.name.as_bytes()), range(inbox, field.value)));
+        parts.field(range(inbox, field.name.as_bytes()), range(inbox, field.value));
     }
     let fields = parts.fields(inbox.split_to(length).freeze());
     let framing = match status {
@@ -111,9 +111,9 @@ pub(super) fn trailers(inbox: &mut BytesMut) -> Result<Option<Fields>, WireError
     let mut fields = [EMPTY_HEADER; MAX_FIELDS];
     match httparse::parse_headers(&inbox[..inbox.len().min(MAX_HEAD_BYTES)], &mut fields) {
         Ok(Status::Complete((length, fields))) => {
-            let mut parts = Parts::default();
+            let mut parts = Parts::with_capacity(fields.len());
             for field in fields {
-                parts.fields.push((range(inbox, field.name.as_bytes()), range(inbox, field.value)));
+                parts.field(range(inbox, field.name.as_bytes()), range(inbox, field.value));
             }
             Ok(Some(parts.fields(inbox.split_to(length).freeze())))
         }
