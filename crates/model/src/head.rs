@@ -189,6 +189,12 @@ impl RequestHead {
         self.text(&self.method)
     }
 
+    /// Whether the method is this one.
+    #[must_use]
+    pub fn is_method(&self, method: &str) -> bool {
+        self.fields.slice(&self.method) == method.as_bytes()
+    }
+
     /// Path and query as received: `/recordings?customer=7`; `*` for `OPTIONS *`.
     #[must_use]
     pub fn path_and_query(&self) -> &str {
@@ -198,7 +204,8 @@ impl RequestHead {
     /// The path alone.
     #[must_use]
     pub fn path(&self) -> &str {
-        self.path_and_query().split_once('?').map_or(self.path_and_query(), |(path, _)| path)
+        let whole = self.path_and_query();
+        whole.split_once('?').map_or(whole, |(path, _)| path)
     }
 
     /// The query alone, without its question mark.

@@ -124,9 +124,9 @@ async fn service_port(worker: &Rc<Worker>, tcp: TcpStream, remote: SocketAddr, l
     let stream = Stream::Plain(tcp);
     match route::reach(worker, &port).await {
         Ok(reach) => match detect::plan(reach.unit.protocol, reach.unit.http_only) {
-            Plan::Relay => tcp::outbound(worker, &caller, stream, Bytes::new(), &reach, None).await,
-            Plan::Http => spoken_http(worker, caller, stream).await,
-            Plan::Detect => detected(worker, caller, stream, &reach).await,
+            Plan::Relay => Box::pin(tcp::outbound(worker, &caller, stream, Bytes::new(), &reach, None)).await,
+            Plan::Http => Box::pin(spoken_http(worker, caller, stream)).await,
+            Plan::Detect => Box::pin(detected(worker, caller, stream, &reach)).await,
         },
         Err(reason) => refuse(worker, &caller, &stream, reason, ""),
     }
@@ -146,8 +146,8 @@ async fn spoken_http(worker: &Rc<Worker>, caller: Caller, mut stream: Stream) {
         }
     });
     match spoken.await {
-        Ok(Some(Spoken::Http1)) => http::serve(worker, caller.into(), stream, buffer.freeze(), Negotiated::Http1).await,
-        Ok(Some(Spoken::Http2)) => http::serve(worker, caller.into(), stream, buffer.freeze(), Negotiated::Http2).await,
+        Ok(Some(Spoken::Http1)) => served(worker, caller, stream, buffer.freeze(), Negotiated::Http1).await,
+        Ok(Some(Spoken::Http2)) => served(worker, caller, stream, buffer.freeze(), Negotiated::Http2).await,
         Ok(Some(Spoken::Tls | Spoken::Other)) => refuse(worker, &caller, &stream, Reason::NotHttp, "the first bytes are no HTTP"),
         // Opened and closed without a word, as health checks and pools do.
         Ok(None) if buffer.is_empty() => {}
@@ -206,7 +206,7 @@ async fn detected(worker: &Rc<Worker>, caller: Caller, mut stream: Stream, reach
     };
     // The hop for HTTP is another one (ALPN says so), and pooled: what was connected meanwhile is of no use.
     drop(upstream);
-    http::serve(worker, caller.into(), stream, sent.freeze(), version).await;
+    served(worker, caller, stream, sent.freeze(), version).await;
 }
 
 /// How long an app may be silent before the upstream is connected to, in case that speaks first.
@@ -236,11 +236,11 @@ async fn inbound(worker: &Rc<Worker>, tcp: TcpStream, remote: SocketAddr, local:
     let Some(epoch) = worker.epoch() else {
         return refuse(worker, &caller(None, None), &Stream::Plain(tcp), Reason::ClientTls, worker.source.without_svid());
     };
-    match mtls::accept(tcp, &port, &epoch).await {
+    match Box::pin(mtls::accept(tcp, &port, &epoch)).await {
         Ok(authenticated) => {
             let caller = caller(Some(Arc::new(authenticated.peer)), authenticated.server_name);
             match authenticated.protocol {
-                Some(version) => http::serve(worker, caller.into(), authenticated.stream, Bytes::new(), version).await,
+                Some(version) => served(worker, caller, authenticated.stream, Bytes::new(), version).await,
                 None if port.protocol.is_http() => {
                     refuse(worker, &caller, &authenticated.stream, Reason::NotHttp, "the port speaks HTTP; bytes would pass its rules by")
                 }
@@ -269,7 +269,7 @@ async fn plaintext(worker: &Rc<Worker>, caller: Caller, tcp: TcpStream, port: &I
     let mut stream = Stream::Plain(tcp);
     match detect::plan(port.protocol, false) {
         Plan::Relay => tcp::inbound(worker, &caller, stream, Bytes::new()).await,
-        Plan::Http => spoken_http(worker, caller, stream).await,
+        Plan::Http => Box::pin(spoken_http(worker, caller, stream)).await,
         Plan::Detect => {
             let mut sent = BytesMut::with_capacity(http::FIRST_READ);
             let spoken = timeout(DETECT_INBOUND, async {
@@ -280,8 +280,8 @@ async fn plaintext(worker: &Rc<Worker>, caller: Caller, tcp: TcpStream, port: &I
             let spoken = spoken.await.ok().flatten().unwrap_or(Spoken::Other);
             worker.telemetry.metrics.count("lorica_protocol_detected_total", spoken.word(), 1);
             match spoken {
-                Spoken::Http1 => http::serve(worker, caller.into(), stream, sent.freeze(), Negotiated::Http1).await,
-                Spoken::Http2 => http::serve(worker, caller.into(), stream, sent.freeze(), Negotiated::Http2).await,
+                Spoken::Http1 => served(worker, caller, stream, sent.freeze(), Negotiated::Http1).await,
+                Spoken::Http2 => served(worker, caller, stream, sent.freeze(), Negotiated::Http2).await,
                 Spoken::Tls | Spoken::Other => tcp::inbound(worker, &caller, stream, sent.freeze()).await,
             }
         }
@@ -290,6 +290,11 @@ async fn plaintext(worker: &Rc<Worker>, caller: Caller, tcp: TcpStream, port: &I
 
 /// How long a plaintext caller of an undeclared port may be silent before the app is connected to.
 const DETECT_INBOUND: Duration = Duration::from_millis(200);
+
+/// A connection that speaks HTTP. Boxed, as every way in that leads here would else be as large as a connection in use.
+async fn served(worker: &Rc<Worker>, caller: Caller, stream: Stream, read: Bytes, version: Negotiated) {
+    Box::pin(http::serve(worker, caller.into(), stream, read, version)).await;
+}
 
 fn refuse(worker: &Rc<Worker>, caller: &Caller, stream: &Stream, reason: Reason, detail: &str) {
     ConnectionRecord::begin(worker, caller).fail(reason, detail);

@@ -48,6 +48,7 @@ async fn http1(worker: &Rc<Worker>, caller: &Caller, mut server: Http1Server) {
             server.close_after_next();
         }
         let next = tokio::select! {
+            biased;
             next = server.next() => next,
             () = &mut draining, if !told => {
                 // Looked at again above: only a connection between two requests is closed.
@@ -56,7 +57,10 @@ async fn http1(worker: &Rc<Worker>, caller: &Caller, mut server: Http1Server) {
             }
         };
         match next {
-            Ok(Some((head, body, responder))) => exchange::run(worker, caller, head, body, Responder::Http1(responder)).await,
+            // Boxed: between requests a connection is small.
+            Ok(Some((head, body, responder))) => {
+                Box::pin(exchange::run(worker, caller, head, body, Responder::Http1(responder))).await;
+            }
             Ok(None) => return,
             Err(error) => {
                 let reason = failed(worker, caller, &error);

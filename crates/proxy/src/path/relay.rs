@@ -3,6 +3,7 @@
 //! In: two connections and the bytes already read from the caller. Out: how many bytes went each way, and how it ended.
 //! Half-closed connections go on in the other direction; nothing is buffered beyond one read each way.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -14,8 +15,13 @@ use lorica_model::reason::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The largest read in one direction, in bytes: one TLS record.
-const CHUNK: usize = 16 * 1024;
+/// The largest read in one direction, in bytes: four TLS records, so that one system call carries as many.
+const CHUNK: usize = 64 * 1024;
+
+thread_local! {
+    /// What is read goes through here, and stays nowhere unless it cannot be written at once.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
+}
 
 /// What a relay did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,8 +92,8 @@ impl End {
 }
 
 struct Direction {
-    buffer: Box<[u8]>,
-    filled: usize,
+    /// What was read and could not be written yet; mostly nothing.
+    pending: Vec<u8>,
     written: usize,
     unflushed: bool,
     read_ended: bool,
@@ -97,9 +103,7 @@ struct Direction {
 
 impl Direction {
     fn new(prefix: &[u8]) -> Self {
-        let mut buffer = vec![0; CHUNK.max(prefix.len())].into_boxed_slice();
-        buffer[..prefix.len()].copy_from_slice(prefix);
-        Self { buffer, filled: prefix.len(), written: 0, unflushed: false, read_ended: false, shut: false, bytes: 0 }
+        Self { pending: prefix.to_vec(), written: 0, unflushed: false, read_ended: false, shut: false, bytes: 0 }
     }
 
     fn poll(
@@ -112,44 +116,74 @@ impl Direction {
             return Poll::Ready(Ok(()));
         }
         loop {
-            while self.written < self.filled {
-                let count = match Pin::new(&mut *to).poll_write(cx, &self.buffer[self.written..self.filled]) {
-                    Poll::Ready(Ok(count)) if count > 0 => count,
-                    Poll::Ready(_) => return Poll::Ready(Err(End::Writing)),
-                    Poll::Pending => return Poll::Pending,
-                };
-                self.written += count;
-                self.bytes += count as u64;
-                self.unflushed = true;
+            if self.written < self.pending.len() {
+                let written = write(cx, to, &self.pending[self.written..]);
+                self.written += written.count;
+                self.moved(written.count);
+                ready!(written.blocked)?;
             }
+            // An idle connection holds no buffer.
+            (self.pending, self.written) = (Vec::new(), 0);
             if self.read_ended {
                 // A peer that is gone already needs no farewell.
                 let _: io::Result<()> = ready!(Pin::new(&mut *to).poll_shutdown(cx));
                 self.shut = true;
                 return Poll::Ready(Ok(()));
             }
-            let mut buffer = ReadBuf::new(&mut self.buffer);
-            match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) => {
-                    self.filled = buffer.filled().len();
-                    self.written = 0;
-                    self.read_ended = self.filled == 0;
+            let passed = SCRATCH.with_borrow_mut(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                if ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).is_err() {
+                    return Poll::Ready(Err(End::Reading));
                 }
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Reading)),
-                Poll::Pending => {
-                    if self.unflushed {
-                        // TLS may hold back what it could not write at once.
-                        match Pin::new(&mut *to).poll_flush(cx) {
-                            Poll::Ready(Ok(())) => self.unflushed = false,
-                            Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Writing)),
-                            Poll::Pending => {}
-                        }
+                let read = buffer.filled();
+                self.read_ended = read.is_empty();
+                let written = write(cx, to, read);
+                if written.count < read.len() {
+                    self.pending = read[written.count..].to_vec();
+                }
+                self.moved(written.count);
+                match written.blocked {
+                    Poll::Ready(Err(end)) => Poll::Ready(Err(end)),
+                    _ => Poll::Ready(Ok(())),
+                }
+            });
+            if passed?.is_pending() {
+                if self.unflushed {
+                    // TLS may hold back what it could not write at once.
+                    match Pin::new(&mut *to).poll_flush(cx) {
+                        Poll::Ready(Ok(())) => self.unflushed = false,
+                        Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Writing)),
+                        Poll::Pending => {}
                     }
-                    return Poll::Pending;
                 }
+                return Poll::Pending;
             }
         }
     }
+
+    fn moved(&mut self, count: usize) {
+        self.bytes += count as u64;
+        self.unflushed |= count > 0;
+    }
+}
+
+/// What came of a write: how much was taken, and whether the rest must wait.
+struct Written {
+    count: usize,
+    blocked: Poll<Result<(), End>>,
+}
+
+/// Writes as much of `bytes` as is taken now.
+fn write(cx: &mut Context<'_>, to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Written {
+    let mut count = 0;
+    while count < bytes.len() {
+        match Pin::new(&mut *to).poll_write(cx, &bytes[count..]) {
+            Poll::Ready(Ok(more)) if more > 0 => count += more,
+            Poll::Ready(_) => return Written { count, blocked: Poll::Ready(Err(End::Writing)) },
+            Poll::Pending => return Written { count, blocked: Poll::Pending },
+        }
+    }
+    Written { count, blocked: Poll::Ready(Ok(())) }
 }
 
 /// An idle timer that is armed again only when it fires, not at each byte.

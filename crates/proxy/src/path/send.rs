@@ -57,6 +57,10 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
     let upgraded = {
         // What an extended CONNECT sends belongs to its tunnel.
         let mut uploading = head.protocol().is_none();
+        if uploading && body.is_end() {
+            // A request without a body leaves at once. Where the upstream took no more, its answer says why.
+            uploading = poll_once(sender.end(None)).await.is_none();
+        }
         let mut upload = pin!(upload(body, &mut sender, times));
         let responder = slot.as_mut().ok_or_else(|| Failure::from(Reason::ClientClosed).answered())?;
         let (response, rest) = loop {

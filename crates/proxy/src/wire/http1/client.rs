@@ -66,7 +66,7 @@ impl Http1Client {
         let receiver = Http1Receiver {
             connection: self.connection.clone(),
             exchange: self.exchange.clone(),
-            to_head: outgoing.head.method() == "HEAD",
+            to_head: outgoing.head.is_method("HEAD"),
             upgrade: upgrade.map(<[u8]>::to_vec),
             informational: 0,
         };

@@ -78,6 +78,11 @@ impl Connection {
     /// Whether parsing can have come further: only with another line. A peer that sends byte by byte would else make each byte
     /// cost a whole head. At most one parse for each line remains.
     pub(super) fn has_new_line(&mut self) -> bool {
+        if self.looked == 0 {
+            // Most heads come whole: parsing tells at once.
+            self.looked = self.inbox.len();
+            return true;
+        }
         let from = self.looked.min(self.inbox.len());
         self.looked = self.inbox.len();
         self.looked >= MAX_HEAD_BYTES || self.inbox[from..].contains(&b'\n')

@@ -92,7 +92,7 @@ impl Http1Server {
             connection: self.connection.clone(),
             current,
             version: head.version,
-            to_head: head.method() == "HEAD",
+            to_head: head.is_method("HEAD"),
             expects: head.fields.has_token("expect", "100-continue"),
             shape: Shape::None,
         };
