@@ -9,6 +9,7 @@ use std::time::Instant;
 use lorica_model::head::RequestHead;
 use lorica_model::reason::{Reason, Side};
 
+use super::accept::Boxed;
 use super::caller::{Caller, Entry};
 use super::clean;
 use super::failure::Failure;
@@ -25,21 +26,23 @@ use crate::wire::{Body, Responder};
 use crate::worker::Worker;
 
 /// Passes one request on and its answer back.
-pub async fn run(worker: &Rc<Worker>, caller: &Caller, head: RequestHead, body: Body, responder: Responder) {
-    let mut record = ExchangeRecord::begin(worker, caller, &head);
-    let mut body = Replay::new(body);
-    let mut responder = Some(responder);
-    let passed = pass(worker, caller, &head, &mut body, &mut responder, &mut record).await;
-    record.received(body.received);
-    if let Err(failure) = passed {
-        record.fail(&failure);
-        match responder {
-            Some(responder) if !failure.answered => respond::refuse(responder, &head, failure.reason, &mut record).await,
-            // Half an answer must not look like a whole one.
-            Some(responder) => responder.reset(),
-            None => {}
+pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, body: Body, responder: Responder) -> Boxed<'a> {
+    Box::pin(async move {
+        let mut record = ExchangeRecord::begin(worker, caller, &head);
+        let mut body = Replay::new(body);
+        let mut responder = Some(responder);
+        let passed = pass(worker, caller, &head, &mut body, &mut responder, &mut record).await;
+        record.received(body.received);
+        if let Err(failure) = passed {
+            record.fail(&failure);
+            match responder {
+                Some(responder) if !failure.answered => respond::refuse(responder, &head, failure.reason, &mut record).await,
+                // Half an answer must not look like a whole one.
+                Some(responder) => responder.reset(),
+                None => {}
+            }
         }
-    }
+    })
 }
 
 async fn pass<'x>(

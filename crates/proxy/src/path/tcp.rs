@@ -11,6 +11,7 @@ use lorica_model::snapshot::Transport;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::accept::Boxed;
 use super::caller::{Caller, Entry};
 use super::connect::{self, Connected, NotConnected};
 use super::pick::{self, Tried};
@@ -81,42 +82,53 @@ pub async fn connect(worker: &Rc<Worker>, reach: &Reach) -> Result<Upstream, Not
 }
 
 /// The app's connection to a service port.
-pub async fn outbound(worker: &Rc<Worker>, caller: &Caller, mut stream: Stream, sent: Bytes, reach: &Reach, early: Option<Early>) {
-    let mut record = ConnectionRecord::begin(worker, caller);
-    let (upstream, answered) = match early {
-        Some(Early { upstream: Some(upstream), answered }) => (upstream, answered),
-        _ => (connect(worker, reach).await, Bytes::new()),
-    };
-    match upstream {
-        Ok(mut upstream) => {
-            record.upstream(upstream.active.live.id, &upstream.active.live.endpoint, upstream.peer.as_deref());
-            let read = Read { client: sent, upstream: answered };
-            let relayed = worker.until_ended(relay(&mut stream, &mut upstream.stream, read, Some(TCP_IDLE))).await;
-            record.end(relayed);
+pub fn outbound<'a>(
+    worker: &'a Rc<Worker>,
+    caller: &'a Caller,
+    mut stream: Stream,
+    sent: Bytes,
+    reach: &'a Reach,
+    early: Option<Early>,
+) -> Boxed<'a> {
+    Box::pin(async move {
+        let mut record = ConnectionRecord::begin(worker, caller);
+        let (upstream, answered) = match early {
+            Some(Early { upstream: Some(upstream), answered }) => (upstream, answered),
+            _ => (connect(worker, reach).await, Bytes::new()),
+        };
+        match upstream {
+            Ok(mut upstream) => {
+                record.upstream(upstream.active.live.id, &upstream.active.live.endpoint, upstream.peer.as_deref());
+                let read = Read { client: sent, upstream: answered };
+                let relayed = worker.until_ended(relay(&mut stream, &mut upstream.stream, read, Some(TCP_IDLE))).await;
+                record.end(relayed);
+            }
+            Err(error) => {
+                record.fail(error.reason, error.detail);
+                stream.reset_on_close();
+            }
         }
-        Err(error) => {
-            record.fail(error.reason, error.detail);
-            stream.reset_on_close();
-        }
-    }
+    })
 }
 
 /// A caller's connection to the app.
-pub async fn inbound(worker: &Rc<Worker>, caller: &Caller, mut stream: Stream, sent: Bytes) {
-    let mut record = ConnectionRecord::begin(worker, caller);
-    let Entry::Inbound { port, .. } = &caller.entry else { return };
-    match worker.app.connect(port.app_port, caller.virtual_address()).await {
-        Ok(mut app) => {
-            record.app(&app);
-            let read = Read { client: sent, upstream: Bytes::new() };
-            let relayed = worker.until_ended(relay(&mut stream, &mut app, read, Some(TCP_IDLE))).await;
-            record.end(relayed);
+pub fn inbound<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, mut stream: Stream, sent: Bytes) -> Boxed<'a> {
+    Box::pin(async move {
+        let mut record = ConnectionRecord::begin(worker, caller);
+        let Entry::Inbound { port, .. } = &caller.entry else { return };
+        match worker.app.connect(port.app_port, caller.virtual_address()).await {
+            Ok(mut app) => {
+                record.app(&app);
+                let read = Read { client: sent, upstream: Bytes::new() };
+                let relayed = worker.until_ended(relay(&mut stream, &mut app, read, Some(TCP_IDLE))).await;
+                record.end(relayed);
+            }
+            Err(error) => {
+                record.fail(Reason::ConnectFailed, error.to_string());
+                stream.reset_on_close();
+            }
         }
-        Err(error) => {
-            record.fail(Reason::ConnectFailed, error.to_string());
-            stream.reset_on_close();
-        }
-    }
+    })
 }
 
 /// The app's connection to a port of the host's loopback that it was given.
@@ -125,20 +137,22 @@ pub async fn host_port(worker: &Rc<Worker>, tcp: TcpStream, remote: SocketAddr, 
 }
 
 /// The app's connection to a host outside the mesh: it passes through, and is counted as such.
-pub async fn outside(worker: &Rc<Worker>, mut tcp: TcpStream, remote: SocketAddr, destination: SocketAddr) {
-    let record = ConnectionRecord::outside(worker, remote, destination);
-    let connected = timeout(OUTSIDE_TIMEOUT, TcpStream::connect(destination)).await;
-    let failed = match connected {
-        Ok(Ok(mut upstream)) => {
-            if let Err(error) = prepare(&upstream) {
-                tracing::debug!(%error, "a connection to a host outside the mesh failed at once");
+pub fn outside<'a>(worker: &'a Rc<Worker>, mut tcp: TcpStream, remote: SocketAddr, destination: SocketAddr) -> Boxed<'a> {
+    Box::pin(async move {
+        let record = ConnectionRecord::outside(worker, remote, destination);
+        let connected = timeout(OUTSIDE_TIMEOUT, TcpStream::connect(destination)).await;
+        let failed = match connected {
+            Ok(Ok(mut upstream)) => {
+                if let Err(error) = prepare(&upstream) {
+                    tracing::debug!(%error, "a connection to a host outside the mesh failed at once");
+                }
+                let relayed = worker.until_ended(relay(&mut tcp, &mut upstream, Read::default(), Some(TCP_IDLE))).await;
+                return record.end(relayed);
             }
-            let relayed = worker.until_ended(relay(&mut tcp, &mut upstream, Read::default(), Some(TCP_IDLE))).await;
-            return record.end(relayed);
-        }
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no connection within {} s", OUTSIDE_TIMEOUT.as_secs()),
-    };
-    record.fail(Reason::OutsideFailed, failed);
-    Stream::Plain(tcp).reset_on_close();
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no connection within {} s", OUTSIDE_TIMEOUT.as_secs()),
+        };
+        record.fail(Reason::OutsideFailed, failed);
+        Stream::Plain(tcp).reset_on_close();
+    })
 }
