@@ -311,15 +311,24 @@ impl Parts {
         Fields { bytes, spans }
     }
 
-    /// A request's head over `bytes`. `method`, `path` and `authority` are ranges of ASCII text in it.
+    /// A request's head over `bytes`. `method`, `path`, `authority` and `protocol` are ranges of ASCII text in it; an empty one says
+    /// that there is none.
     #[must_use]
-    pub fn request(self, bytes: Bytes, version: Version, method: Range<usize>, path: Range<usize>, authority: Range<usize>) -> RequestHead {
+    pub fn request(
+        self,
+        bytes: Bytes,
+        version: Version,
+        method: Range<usize>,
+        path: Range<usize>,
+        authority: Range<usize>,
+        protocol: Range<usize>,
+    ) -> RequestHead {
         RequestHead {
             version,
             method: span(method),
             path: span(path),
             authority: span(authority),
-            protocol: 0..0,
+            protocol: span(protocol),
             fields: self.fields(bytes),
         }
     }

@@ -54,16 +54,3 @@ impl From<HeadError> for WireError {
         }
     }
 }
-
-impl From<h2::Error> for WireError {
-    fn from(error: h2::Error) -> Self {
-        match error.reason() {
-            Some(h2::Reason::REFUSED_STREAM) if error.is_remote() => Self::NotProcessed,
-            // A peer's GOAWAY fails only the streams above the last one that it took, whatever its reason.
-            Some(_) if error.is_go_away() && error.is_remote() => Self::NotProcessed,
-            Some(reason) if error.is_reset() => Self::Reset(reason.into()),
-            Some(_) => Self::Invalid("HTTP/2 was broken"),
-            None => error.get_io().map_or(Self::Closed, |io| io::Error::from(io.kind()).into()),
-        }
-    }
-}
