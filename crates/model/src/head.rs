@@ -345,6 +345,18 @@ impl Parts {
         Self { spans: Vec::with_capacity(fields.min(MAX_FIELDS)) }
     }
 
+    /// How many fields there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
     /// Adds a field by where its name and its value stand.
     pub fn field(&mut self, name: Range<usize>, value: Range<usize>) {
         self.spans.push(FieldSpan { name: span(name), value: span(value) });
@@ -362,15 +374,24 @@ impl Parts {
         Fields::new(bytes, self.spans)
     }
 
-    /// A request's head over `bytes`. `method`, `path` and `authority` are ranges of ASCII text in it.
+    /// A request's head over `bytes`. `method`, `path`, `authority` and `protocol` are ranges of ASCII text in it; an empty one says
+    /// that there is none.
     #[must_use]
-    pub fn request(self, bytes: Bytes, version: Version, method: Range<usize>, path: Range<usize>, authority: Range<usize>) -> RequestHead {
+    pub fn request(
+        self,
+        bytes: Bytes,
+        version: Version,
+        method: Range<usize>,
+        path: Range<usize>,
+        authority: Range<usize>,
+        protocol: Range<usize>,
+    ) -> RequestHead {
         RequestHead {
             version,
             method: span(method),
             path: span(path),
             authority: span(authority),
-            protocol: 0..0,
+            protocol: span(protocol),
             fields: self.fields(bytes),
         }
     }

@@ -116,8 +116,7 @@ async fn take(worker: &Rc<Worker>, key: Key, stream: Stream, facts: Facts) -> Re
     match key.protocol {
         Negotiated::Http1 => Ok(worker.pool.add_http1(key, Http1Client::new(stream), facts)),
         Negotiated::Http2 => {
-            let started = Http2Client::start(stream).await;
-            let (client, driver) = started.map_err(|error| NotConnected::new(Reason::ConnectFailed, error.to_string()))?;
+            let (client, driver) = Http2Client::start(stream);
             spawn_local(driver);
             Ok(worker.pool.add_http2(key, client, facts))
         }

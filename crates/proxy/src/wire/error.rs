@@ -36,6 +36,10 @@ pub enum WireError {
 
 impl From<io::Error> for WireError {
     fn from(error: io::Error) -> Self {
+        // A stream of HTTP/2 that was refused, and what it carried with it.
+        if let Some(Self::NotProcessed) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            return Self::NotProcessed;
+        }
         match error.kind() {
             io::ErrorKind::UnexpectedEof
             | io::ErrorKind::ConnectionReset
@@ -51,19 +55,6 @@ impl From<HeadError> for WireError {
         match error {
             HeadError::TooLarge => Self::HeadTooLarge,
             HeadError::Invalid(what) => Self::Invalid(what),
-        }
-    }
-}
-
-impl From<h2::Error> for WireError {
-    fn from(error: h2::Error) -> Self {
-        match error.reason() {
-            Some(h2::Reason::REFUSED_STREAM) if error.is_remote() => Self::NotProcessed,
-            // A peer's GOAWAY fails only the streams above the last one that it took, whatever its reason.
-            Some(_) if error.is_go_away() && error.is_remote() => Self::NotProcessed,
-            Some(reason) if error.is_reset() => Self::Reset(reason.into()),
-            Some(_) => Self::Invalid("HTTP/2 was broken"),
-            None => error.get_io().map_or(Self::Closed, |io| io::Error::from(io.kind()).into()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! HTTP on the wire: bytes of a connection in, heads and bodies out, and back; all versions behind one head type.
 //!
-//! `http1` is our own codec (heads by httparse, framing ours, as strict as the strictest peer); `http2` stands on the `h2`
-//! crate. `fields` holds the rules of a hop that both share. Everything runs on one thread: no lock, no `Send`.
+//! Both codecs are our own, as strict as the strictest peer: `http1` has its heads parsed by httparse, `http2` is ours to the
+//! last bit. `fields` holds the rules of a hop that both share. Everything runs on one thread: no lock, no `Send`.
 //! Nothing here knows of routes or endpoints.
 
 mod body;

@@ -296,7 +296,7 @@ async fn http2_carries_bodies_and_trailers_both_ways() {
                     });
                 }
             });
-            let (mut client, driver) = Http2Client::start(Stream::Memory(ours)).await.unwrap();
+            let (mut client, driver) = Http2Client::start(Stream::Memory(ours));
             tokio::task::spawn_local(driver);
             let head = request(Version::Http11, &[("Host", "recording.contact"), ("TE", "trailers"), ("Connection", "close")]);
             let edits = Edits::default();

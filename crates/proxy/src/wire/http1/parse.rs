@@ -67,7 +67,7 @@ pub(super) fn request(inbox: &mut BytesMut) -> Result<Option<(RequestHead, Frami
         return Err(WireError::Invalid("the Host is no host"));
     }
     let bytes = inbox.split_to(length).freeze();
-    let head = parts.request(bytes, version, method, path, authority);
+    let head = parts.request(bytes, version, method, path, authority, 0..0);
     let framing = request_framing(&head)?;
     Ok(Some((head, framing)))
 }

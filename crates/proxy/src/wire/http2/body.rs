@@ -4,111 +4,116 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{RecvStream, SendStream};
-use lorica_model::head::{Fields, HeadBuilder};
+use lorica_model::head::Fields;
 
 use super::super::body::{Body, Frame};
 use super::super::error::WireError;
-use super::super::fields::trailers;
-use super::{copy, map};
+use super::connection::Connection;
+use super::driver::Handle;
+use super::head::trailers_block;
+use super::stream::wait;
 
 /// A body of HTTP/2 as it comes in. The peer may send more only as what came is used up.
 pub struct Http2Body {
-    pub(super) stream: RecvStream,
-    /// As its head declared; the crate holds the peer to it.
+    stream: Handle,
+    /// As its head declared; the connection holds the peer to it.
     length: Option<u64>,
-    /// Bytes that were handed out and not yet given back to the window.
-    owed: usize,
-    state: Reading,
-}
-
-#[derive(PartialEq, Eq)]
-enum Reading {
-    Data,
-    Trailers,
-    End,
+    ended: bool,
 }
 
 /// The body that comes on `stream`.
-pub(super) fn incoming(stream: RecvStream, length: Option<u64>) -> Body {
-    if stream.is_end_stream() { Body::Empty } else { Body::Http2(Http2Body { stream, length, owed: 0, state: Reading::Data }) }
+pub(super) fn incoming(stream: Handle, length: Option<u64>) -> Body {
+    let ended = stream.with(|connection, slot| connection.is_received(slot));
+    if ended { Body::Empty } else { Body::Http2(Http2Body { stream, length, ended: false }) }
+}
+
+impl Connection {
+    /// Whether all that a stream receives was given out.
+    fn is_received(&self, slot: u32) -> bool {
+        let stream = self.streams.peek(slot);
+        stream.remote_closed && stream.data.is_empty() && stream.trailers.is_none()
+    }
+
+    /// The next data of a stream; `None` once there is none, but perhaps trailers. What was given out before is used up.
+    pub(super) fn poll_data(&mut self, slot: u32, cx: &Context<'_>) -> Poll<Option<Result<Bytes, WireError>>> {
+        let owed = std::mem::take(&mut self.streams.get(slot).owed);
+        if owed > 0 {
+            self.release(slot, owed as usize);
+        }
+        let stream = self.streams.get(slot);
+        if let Some(data) = stream.data.pop_front() {
+            stream.owed = data.len() as u32;
+            return Poll::Ready(Some(Ok(data)));
+        }
+        if stream.remote_closed {
+            return Poll::Ready(None);
+        }
+        if let Some(why) = &stream.failed {
+            return Poll::Ready(Some(Err(why.clone())));
+        }
+        wait(&mut stream.receiving, cx);
+        Poll::Pending
+    }
+
+    /// Waits until the peer has reset a stream, or the connection has ended.
+    pub(super) fn poll_gone(&mut self, slot: u32, cx: &Context<'_>) -> Poll<()> {
+        let stream = self.streams.get(slot);
+        if stream.failed.is_some() {
+            return Poll::Ready(());
+        }
+        wait(&mut stream.gone, cx);
+        Poll::Pending
+    }
 }
 
 impl Http2Body {
     pub(crate) fn is_end(&self) -> bool {
-        self.state == Reading::End || (self.state == Reading::Data && self.stream.is_end_stream())
+        self.ended || self.stream.with(|connection, slot| connection.is_received(slot))
     }
 
     pub(crate) fn length(&self) -> Option<u64> {
         self.length
     }
 
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, WireError>>> {
-        if self.owed > 0 {
-            let owed = std::mem::take(&mut self.owed);
-            // It fails only where the stream has ended, and then nothing is owed.
-            let _: Result<(), h2::Error> = self.stream.flow_control().release_capacity(owed);
-        }
-        while self.state == Reading::Data {
-            match ready!(self.stream.poll_data(cx)) {
-                Some(Ok(data)) if data.is_empty() => {}
-                Some(Ok(data)) => {
-                    self.owed = data.len();
-                    return Poll::Ready(Some(Ok(Frame::Data(data))));
-                }
-                Some(Err(error)) => {
-                    self.state = Reading::End;
-                    return Poll::Ready(Some(Err(error.into())));
-                }
-                None => self.state = Reading::Trailers,
-            }
-        }
-        if self.state == Reading::End {
+    pub(crate) fn poll_frame(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame, WireError>>> {
+        if self.ended {
             return Poll::Ready(None);
         }
-        let trailers = ready!(self.stream.poll_trailers(cx));
-        self.state = Reading::End;
-        Poll::Ready(match trailers {
-            Ok(Some(trailers)) => {
-                let mut builder = HeadBuilder::with_capacity(256);
-                Some(copy(&trailers, &mut builder).map(|()| Frame::Trailers(builder.fields())))
-            }
-            Ok(None) => None,
-            Err(error) => Some(Err(error.into())),
-        })
+        let frame = self.stream.with(|connection, slot| match ready!(connection.poll_data(slot, cx)) {
+            Some(data) => Poll::Ready(Some(data.map(Frame::Data))),
+            None => Poll::Ready(connection.streams.get(slot).trailers.take().map(|trailers| Ok(Frame::Trailers(*trailers)))),
+        });
+        let frame = ready!(frame);
+        self.ended = !matches!(frame, Some(Ok(Frame::Data(_))));
+        Poll::Ready(frame)
+    }
+
+    /// What follows is read elsewhere.
+    pub(super) fn give_up(mut self) {
+        self.ended = true;
     }
 }
 
-/// Waits until some of `wanted` bytes may be sent.
-pub(super) fn poll_room(stream: &mut SendStream<Bytes>, wanted: usize, cx: &mut Context<'_>) -> Poll<Result<usize, WireError>> {
-    stream.reserve_capacity(wanted);
-    loop {
-        // What an earlier call was given and did not use is told only here.
-        let capacity = stream.capacity();
-        if capacity > 0 {
-            return Poll::Ready(Ok(capacity.min(wanted)));
+impl Drop for Http2Body {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.stream.with(Connection::unwant);
         }
-        match ready!(stream.poll_capacity(cx)) {
-            Some(capacity) => capacity?,
-            None => return Poll::Ready(Err(WireError::Closed)),
-        };
     }
 }
 
 /// Sends bytes as the peer's window allows.
-pub(super) async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), WireError> {
-    while !data.is_empty() {
-        let room = poll_fn(|cx| poll_room(stream, data.len(), cx)).await?;
-        stream.send_data(data.split_to(room), false)?;
+pub(super) async fn send(stream: &Handle, data: Bytes) -> Result<(), WireError> {
+    if data.is_empty() {
+        return Ok(());
     }
+    poll_fn(|cx| stream.with(|connection, slot| connection.poll_room(slot, cx))).await?;
+    stream.with(|connection, slot| connection.send(slot, data));
     Ok(())
 }
 
 /// Ends a body.
-pub(super) fn finish(stream: &mut SendStream<Bytes>, fields: Option<&Fields>) -> Result<(), WireError> {
-    match fields.filter(|fields| trailers(fields).next().is_some()) {
-        Some(fields) => stream.send_trailers(map(trailers(fields))?)?,
-        None => stream.send_data(Bytes::new(), true)?,
-    }
-    Ok(())
+pub(super) fn finish(stream: &Handle, fields: Option<&Fields>) -> Result<(), WireError> {
+    let trailers = fields.and_then(trailers_block);
+    stream.with(|connection, slot| connection.finish(slot, trailers))
 }

@@ -1,81 +1,55 @@
 //! The client's side of HTTP/2: a connection that many exchanges share.
 
-use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::ext::Protocol;
-use h2::{Reason, SendStream};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Request, Response, Uri};
-use lorica_model::head::{Edits, Fields, HeadBuilder, MAX_HEAD_BYTES, ResponseHead, Version};
+use bytes::{Bytes, BytesMut};
+use lorica_model::head::{Edits, Fields, HeadBuilder, Version};
 use tokio::time::timeout;
 
 use super::super::error::WireError;
-use super::super::fields::content_length;
-use super::super::upstream::{Answer, MAX_INFORMATIONAL, Outgoing, Tunnel};
-use super::body::{finish, incoming, poll_room};
-use super::{CONNECTION_WINDOW, Http2Tunnel, SEND_BUFFER, STREAM_WINDOW, copy, map};
+use super::super::upstream::{Answer, Outgoing, Tunnel};
+use super::Http2Tunnel;
+use super::body::{finish, incoming, send};
+use super::connection::{Connection, Side};
+use super::driver::{Driver, Handle, Shared};
+use super::frame::code;
+use super::head::put_request;
+use super::stream::wait;
 use crate::stream::Stream;
 
 /// How long a server may take to say whether it takes an extended CONNECT: a round trip, and time to spare.
 const SETTINGS: Duration = Duration::from_secs(5);
 
-/// A connection to a server of HTTP/2. A clone is another handle of the same connection; it is closed once all are dropped.
-#[derive(Clone)]
-pub struct Http2Client {
-    requests: h2::client::SendRequest<Bytes>,
-    link: Rc<Link>,
-}
-
-/// What the driver of a connection tells its handles.
-#[derive(Default)]
-struct Link {
-    /// The connection has ended.
-    ended: Cell<bool>,
-    /// The server's settings are known, as it has answered a PING sent behind ours.
-    settled: Cell<bool>,
-    /// Somebody waits for that.
-    asked: Cell<bool>,
-    driver: RefCell<Option<Waker>>,
-    waiting: RefCell<Vec<Waker>>,
-}
+/// A connection to a server of HTTP/2. A clone is another handle of the same connection; it is closed once all are dropped and
+/// no exchange is under way.
+pub struct Http2Client(Rc<Shared>);
 
 impl Http2Client {
-    /// Begins HTTP/2 on `stream`. The future drives the connection and must be spawned.
-    ///
-    /// # Errors
-    /// When the preface cannot be sent.
-    pub async fn start(stream: Stream) -> Result<(Self, impl Future<Output = ()> + use<>), WireError> {
-        let mut builder = h2::client::Builder::new();
-        builder
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(MAX_HEAD_BYTES as u32)
-            .max_send_buffer_size(SEND_BUFFER)
-            .enable_push(false);
-        let (requests, connection) = builder.handshake(stream).await?;
-        let link = Rc::new(Link::default());
-        let driver = drive(connection, link.clone());
-        Ok((Self { requests, link }, driver))
+    /// Begins HTTP/2 on `stream`. The future drives the connection and must be spawned. Our preface leaves with the first request.
+    pub fn start(stream: Stream) -> (Self, impl Future<Output = ()> + use<>) {
+        let mut driver = Driver::new(Side::Client, stream, BytesMut::new());
+        let client = Self(driver.shared.clone());
+        let driving = async move {
+            if let Err(error) = poll_fn(|cx| driver.poll(cx)).await {
+                tracing::debug!(%error, "an HTTP/2 connection ended");
+            }
+        };
+        (client, driving)
     }
 
     /// Whether it takes no new request any more: it has ended, or its server said GOAWAY. Exchanges under way go on.
     #[must_use]
     pub fn is_ended(&self) -> bool {
-        let mut nobody = Context::from_waker(Waker::noop());
-        // A fresh handle never waits: it only says whether the connection would refuse it.
-        self.link.ended.get() || matches!(self.requests.clone().poll_ready(&mut nobody), Poll::Ready(Err(_)))
+        self.0.connection.borrow().is_ended()
     }
 
     /// How many exchanges the server takes at once.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.requests.current_max_send_streams()
+        self.0.connection.borrow().capacity()
     }
 
     /// Begins an exchange. Past the server's bound on exchanges it waits for one to end.
@@ -83,158 +57,138 @@ impl Http2Client {
     /// # Errors
     /// [`WireError::NotProcessed`] where the connection takes no more.
     pub async fn send(&mut self, outgoing: &Outgoing<'_>) -> Result<(Http2Sender, Http2Receiver), WireError> {
-        self.start_exchange(outgoing, outgoing.protocol()).await
-    }
-
-    async fn start_exchange(&mut self, outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>) -> Result<(Http2Sender, Http2Receiver), WireError> {
+        let upgrade = outgoing.protocol();
         if upgrade.is_some() && !self.takes_extended_connect().await? {
             return Err(WireError::Unsupported("the endpoint takes no upgrade over HTTP/2"));
         }
-        poll_fn(|cx| self.requests.poll_ready(cx)).await.map_err(|_| WireError::NotProcessed)?;
-        let request = request(outgoing, upgrade)?;
+        self.room().await?;
         let end = outgoing.length == Some(0) && upgrade.is_none();
-        let (response, stream) = self.requests.send_request(request, end).map_err(|error| {
-            // Nothing was sent: the connection was over before.
-            if error.is_io() || error.is_go_away() { WireError::NotProcessed } else { error.into() }
-        })?;
-        let stream = Rc::new(RefCell::new(Some(stream)));
+        let slot = self.0.connection.borrow_mut().ask(outgoing, upgrade, end);
+        let stream = Handle::counted(self.0.clone(), slot);
         let upgrade = upgrade.is_some();
-        let receiver = Http2Receiver { response, stream: stream.clone(), upgrade, informational: 0 };
-        Ok((Http2Sender { stream, ended: end, upgrade }, receiver))
+        Ok((Http2Sender { stream: stream.clone(), ended: end, upgrade }, Http2Receiver { stream, upgrade }))
     }
 
-    /// Opens a stream that carries bytes, by an extended CONNECT.
+    /// Opens a stream that carries bytes, by an extended CONNECT to a server that is known to take it: what is sent on it
+    /// does not wait for the answer. A refusal is an error of the first read.
     ///
     /// # Errors
-    /// When the connection takes no more streams, or the server refuses this one.
+    /// [`WireError::NotProcessed`] where the connection takes no more.
     pub async fn open(&mut self, protocol: &str, authority: &str) -> Result<Tunnel, WireError> {
         let head = HeadBuilder::with_capacity(128).request(Version::Http2, "CONNECT", "/", authority, Some(protocol))?;
-        let (_sender, mut receiver) = self
-            .start_exchange(&Outgoing { head: &head, edits: &Edits::default(), length: None, upgrade: None }, Some(protocol.as_bytes()))
-            .await?;
-        loop {
-            match receiver.answer().await? {
-                Answer::Informational(_) => {}
-                Answer::Upgraded(_, tunnel) => return Ok(tunnel),
-                Answer::Final(..) => return Err(WireError::Unsupported("the endpoint takes no stream of this kind")),
+        self.room().await?;
+        let outgoing = Outgoing { head: &head, edits: &Edits::default(), length: None, upgrade: None };
+        let slot = self.0.connection.borrow_mut().ask(&outgoing, Some(protocol.as_bytes()), false);
+        Ok(Tunnel::Http2(Http2Tunnel::asked(Handle::counted(self.0.clone(), slot))))
+    }
+
+    /// Waits until an exchange can begin.
+    async fn room(&self) -> Result<(), WireError> {
+        let check = || {
+            let connection = self.0.connection.borrow();
+            match connection.is_ended() {
+                true => Err(WireError::NotProcessed),
+                false => Ok(connection.has_room()),
             }
+        };
+        if check()? {
+            return Ok(());
         }
+        let _waiting = Waiting::new(&self.0);
+        while !check()? {
+            self.0.room.notified().await;
+        }
+        Ok(())
     }
 
     /// Whether the server takes extended CONNECT. Its settings may still be on their way.
     async fn takes_extended_connect(&self) -> Result<bool, WireError> {
-        let link = &self.link;
-        let known = poll_fn(|cx| {
-            if link.ended.get() {
-                return Poll::Ready(Err(WireError::NotProcessed));
+        let known = async {
+            loop {
+                {
+                    let connection = self.0.connection.borrow();
+                    if connection.is_ended() {
+                        return Err(WireError::NotProcessed);
+                    }
+                    if connection.settled {
+                        return Ok(connection.extended_connect);
+                    }
+                }
+                self.0.settled.notified().await;
             }
-            if self.requests.is_extended_connect_protocol_enabled() || link.settled.get() {
-                return Poll::Ready(Ok(self.requests.is_extended_connect_protocol_enabled()));
-            }
-            let mut waiting = link.waiting.borrow_mut();
-            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                waiting.push(cx.waker().clone());
-            }
-            if !link.asked.replace(true)
-                && let Some(driver) = link.driver.borrow().as_ref()
-            {
-                driver.wake_by_ref();
-            }
-            Poll::Pending
-        });
+        };
         timeout(SETTINGS, known).await.unwrap_or(Err(WireError::NotProcessed))
     }
 }
 
-/// Drives a connection to its end.
-async fn drive(mut connection: h2::client::Connection<Stream, Bytes>, link: Rc<Link>) {
-    let mut ping = connection.ping_pong();
-    let mut pinged = false;
-    let mut connection = pin!(connection);
-    let ended = poll_fn(|cx| {
-        *link.driver.borrow_mut() = Some(cx.waker().clone());
-        let mut driven = connection.as_mut().poll(cx);
-        if link.asked.get() && !link.settled.get() {
-            if let Some(ping) = &mut ping {
-                if !pinged && driven.is_pending() {
-                    pinged = ping.send_ping(h2::Ping::opaque()).is_ok();
-                    driven = connection.as_mut().poll(cx);
-                }
-                if let Poll::Ready(pong) = ping.poll_pong(cx) {
-                    link.settled.set(pong.is_ok());
-                }
-            }
-            // The settings may have come with this very read.
-            link.waiting.take().into_iter().for_each(Waker::wake);
+impl Clone for Http2Client {
+    fn clone(&self) -> Self {
+        self.0.connection.borrow_mut().clients += 1;
+        Self(self.0.clone())
+    }
+}
+
+impl Drop for Http2Client {
+    fn drop(&mut self) {
+        let mut connection = self.0.connection.borrow_mut();
+        connection.clients -= 1;
+        if connection.is_done() {
+            connection.wake();
         }
-        driven
-    });
-    if let Err(error) = ended.await {
-        tracing::debug!(%error, "an HTTP/2 connection ended");
     }
-    link.ended.set(true);
-    link.waiting.take().into_iter().for_each(Waker::wake);
 }
 
-/// A request as the crate wants it.
-fn request(outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>) -> Result<Request<()>, WireError> {
-    let unsayable = || WireError::Invalid("the target cannot be said in HTTP/2");
-    let mut request = Request::new(());
-    // `:authority` says what Host said.
-    let fields = outgoing.fields().filter(|(name, _)| !name.eq_ignore_ascii_case(b"host") && !name.eq_ignore_ascii_case(b"content-length"));
-    *request.headers_mut() = map(fields)?;
-    if let Some(length) = outgoing.length.filter(|length| upgrade.is_none() && (*length > 0 || outgoing.declares_length())) {
-        request.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+/// Somebody waits for room. Gone, it lets the next one look, since the room that it was told of may be left.
+struct Waiting<'s>(&'s Shared);
+
+impl<'s> Waiting<'s> {
+    fn new(shared: &'s Shared) -> Self {
+        shared.connection.borrow_mut().waiting += 1;
+        Self(shared)
     }
-    let method = if upgrade.is_some() { "CONNECT" } else { outgoing.head.method() };
-    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| WireError::Invalid("the method is none"))?;
-    let mut parts = http::uri::Parts::default();
-    parts.path_and_query = Some(PathAndQuery::try_from(outgoing.path_and_query()).map_err(|_| unsayable())?);
-    // HTTP/1.0 need not name a host; then there is no `:authority` either.
-    if !outgoing.authority().is_empty() {
-        parts.scheme = Some(Scheme::HTTP);
-        parts.authority = Some(Authority::try_from(outgoing.authority()).map_err(|_| unsayable())?);
-    }
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| unsayable())?;
-    if let Some(protocol) = upgrade {
-        let protocol = std::str::from_utf8(protocol).map_err(|_| WireError::Invalid("the protocol to upgrade to is none"))?;
-        request.extensions_mut().insert(Protocol::from(protocol));
-    }
-    Ok(request)
 }
 
-/// Sends the body of one request. Shared with the receiver, which takes the stream when the exchange becomes a tunnel.
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut connection = self.0.connection.borrow_mut();
+        connection.waiting -= 1;
+        if connection.waiting > 0 && (connection.is_ended() || connection.has_room()) {
+            self.0.room.notify_one();
+        }
+    }
+}
+
+impl Connection {
+    /// Begins a stream with its request. Only where there is room.
+    fn ask(&mut self, outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>, end: bool) -> u32 {
+        let slot = self.streams.begin(self.next, self.peer_window);
+        self.next += 2;
+        let stream = self.streams.get(slot);
+        (stream.handles, stream.to_head) = (1, outgoing.head.is_method("HEAD"));
+        self.put_head(slot, end, |encoder, out| put_request(outgoing, upgrade, encoder, out));
+        slot
+    }
+}
+
+/// Sends the body of one request.
 pub struct Http2Sender {
-    stream: Rc<RefCell<Option<SendStream<Bytes>>>>,
+    stream: Handle,
     ended: bool,
     /// An extended CONNECT has no body: the stream stays open for its tunnel.
     upgrade: bool,
 }
 
 impl Http2Sender {
-    pub(crate) async fn data(&mut self, mut data: Bytes) -> Result<(), WireError> {
+    pub(crate) async fn data(&mut self, data: Bytes) -> Result<(), WireError> {
         if self.upgrade && !data.is_empty() {
             return Err(WireError::Unsupported("a request to upgrade has no body in HTTP/2"));
         }
-        while !data.is_empty() {
-            let room = poll_fn(|cx| match self.stream.borrow_mut().as_mut() {
-                Some(stream) => poll_room(stream, data.len(), cx),
-                None => Poll::Ready(Err(WireError::Closed)),
-            });
-            let room = room.await?;
-            if let Some(stream) = self.stream.borrow_mut().as_mut() {
-                stream.send_data(data.split_to(room), false)?;
-            }
-        }
-        Ok(())
+        send(&self.stream, data).await
     }
 
     pub(crate) fn end(&mut self, trailers: Option<&Fields>) -> Result<(), WireError> {
-        if !std::mem::replace(&mut self.ended, true)
-            && !self.upgrade
-            && let Some(stream) = self.stream.borrow_mut().as_mut()
-        {
-            finish(stream, trailers)?;
+        if !std::mem::replace(&mut self.ended, true) && !self.upgrade {
+            finish(&self.stream, trailers)?;
         }
         Ok(())
     }
@@ -242,59 +196,43 @@ impl Http2Sender {
 
 impl Drop for Http2Sender {
     fn drop(&mut self) {
-        if !self.ended
-            && !self.upgrade
-            && let Some(stream) = self.stream.borrow_mut().as_mut()
-        {
-            stream.send_reset(Reason::CANCEL);
+        if !self.ended && !self.upgrade {
+            self.stream.with(|connection, slot| connection.reset(slot, code::CANCEL));
         }
     }
 }
 
 /// Receives the answer to one request.
 pub struct Http2Receiver {
-    response: h2::client::ResponseFuture,
-    stream: Rc<RefCell<Option<SendStream<Bytes>>>>,
+    stream: Handle,
     upgrade: bool,
-    informational: u32,
 }
 
 impl Http2Receiver {
     pub(crate) async fn answer(&mut self) -> Result<Answer, WireError> {
-        let interim = poll_fn(|cx| match self.response.poll_informational(cx) {
-            Poll::Ready(Some(interim)) => Poll::Ready(Err(interim)),
-            _ => Pin::new(&mut self.response).poll(cx).map(Ok),
-        });
-        match interim.await {
-            Err(interim) => {
-                let (head, _) = response_head(&interim?)?;
-                if head.status == 101 {
-                    return Err(WireError::Invalid("HTTP/2 has no 101"));
+        let (head, length) = poll_fn(|cx| {
+            self.stream.with(|connection, slot| {
+                let stream = connection.streams.get(slot);
+                if let Some(head) = stream.interim.pop_front() {
+                    return Poll::Ready(Ok((head, None)));
                 }
-                self.informational += 1;
-                if self.informational > MAX_INFORMATIONAL {
-                    return Err(WireError::Invalid("there are more than 8 interim answers"));
+                if let Some(head) = stream.head.take() {
+                    return Poll::Ready(Ok(head));
                 }
-                Ok(Answer::Informational(head))
-            }
-            Ok(response) => {
-                let response = response?;
-                let (head, length) = response_head(&response)?;
-                let stream = response.into_body();
-                if self.upgrade && (200..300).contains(&head.status) {
-                    let send = self.stream.borrow_mut().take().ok_or(WireError::Closed)?;
-                    return Ok(Answer::Upgraded(head, Tunnel::Http2(Http2Tunnel::new(send, stream))));
+                if let Some(why) = &stream.failed {
+                    return Poll::Ready(Err(why.clone()));
                 }
-                Ok(Answer::Final(head, incoming(stream, length)))
-            }
+                wait(&mut stream.receiving, cx);
+                Poll::Pending
+            })
+        })
+        .await?;
+        if head.status < 200 {
+            return Ok(Answer::Informational(head));
         }
+        if self.upgrade && head.status < 300 {
+            return Ok(Answer::Upgraded(head, Tunnel::Http2(Http2Tunnel::new(self.stream.clone()))));
+        }
+        Ok(Answer::Final(head, incoming(self.stream.clone(), length)))
     }
-}
-
-fn response_head<B>(response: &Response<B>) -> Result<(ResponseHead, Option<u64>), WireError> {
-    let mut builder = HeadBuilder::with_capacity(512);
-    copy(response.headers(), &mut builder)?;
-    let head = builder.response(Version::Http2, response.status().as_u16());
-    let length = content_length(&head.fields)?;
-    Ok((head, length))
 }

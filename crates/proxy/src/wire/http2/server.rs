@@ -1,45 +1,56 @@
 //! The server's side of HTTP/2: requests as they come, each answered in its own time.
 
 use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::ext::Protocol;
-use h2::{Reason, RecvStream, SendStream};
-use http::{Method, Request, Response, StatusCode};
-use lorica_model::head::{Fields, HeadBuilder, MAX_HEAD_BYTES, RequestHead, Version};
+use bytes::{Buf, Bytes, BytesMut};
+use lorica_model::head::{Fields, RequestHead};
+use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use super::super::body::Body;
 use super::super::error::WireError;
-use super::super::fields::{content_length, is_host, is_token};
 use super::super::upstream::Tunnel;
+use super::Http2Tunnel;
 use super::body::{finish, incoming, send};
-use super::{CONNECTION_WINDOW, Http2Tunnel, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW, map};
+use super::connection::Side;
+use super::driver::{Driver, Handle};
+use super::frame::{PREFACE, code};
+use super::head::put_response;
 use crate::stream::Stream;
 
 /// How long a client may take for its preface; the time that a head may take, too.
-const PREFACE: Duration = Duration::from_secs(10);
+const PREFACE_TIME: Duration = Duration::from_secs(10);
 
 /// A connection from a client of HTTP/2.
-pub struct Http2Server(h2::server::Connection<Tunnel, Bytes>);
+pub struct Http2Server(Driver);
 
 impl Http2Server {
     /// Serves `stream`, of which `read` was read already.
     ///
     /// # Errors
     /// When the client's preface is none, or does not come within 10 s.
-    pub async fn start(stream: Stream, read: Bytes) -> Result<Self, WireError> {
-        let mut builder = h2::server::Builder::new();
-        builder
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(MAX_HEAD_BYTES as u32)
-            .max_send_buffer_size(SEND_BUFFER)
-            .enable_connect_protocol();
-        let handshake = builder.handshake(Tunnel::Http1 { stream, read });
-        Ok(Self(timeout(PREFACE, handshake).await.map_err(|_| WireError::HeadTimeout)??))
+    pub async fn start(mut stream: Stream, read: Bytes) -> Result<Self, WireError> {
+        let mut inbox = BytesMut::from(read);
+        let preface = async {
+            loop {
+                let count = inbox.len().min(PREFACE.len());
+                if inbox[..count] != PREFACE[..count] {
+                    return Err(WireError::Invalid("the preface is none of HTTP/2"));
+                }
+                if count == PREFACE.len() {
+                    return Ok(());
+                }
+                inbox.reserve(1024);
+                if stream.read_buf(&mut inbox).await? == 0 {
+                    return Err(WireError::Closed);
+                }
+            }
+        };
+        timeout(PREFACE_TIME, preface).await.map_err(|_| WireError::HeadTimeout)??;
+        inbox.advance(PREFACE.len());
+        Ok(Self(Driver::new(Side::Server, stream, inbox)))
     }
 
     /// The next request; `None` once the connection has ended. It must be awaited for as long as exchanges are under way, since
@@ -48,93 +59,67 @@ impl Http2Server {
     /// # Errors
     /// When the connection broke. A request that is no valid one is answered here, and not returned.
     pub async fn next(&mut self) -> Result<Option<(RequestHead, Body, Http2Responder)>, WireError> {
-        while let Some(accepted) = poll_fn(|cx| self.0.poll_accept(cx)).await {
-            let (request, mut respond) = accepted?;
-            match request_head(&request) {
-                Ok((head, length)) => {
-                    let body = incoming(request.into_body(), length);
-                    let to_head = head.method() == "HEAD";
-                    return Ok(Some((head, body, Http2Responder { state: Answering::Before(respond), to_head })));
+        poll_fn(|cx| {
+            loop {
+                if let Some(request) = self.accepted() {
+                    return Poll::Ready(Ok(Some(request)));
                 }
-                Err(error) => {
-                    let status = match error {
-                        WireError::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
-                        WireError::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                        _ => StatusCode::BAD_REQUEST,
-                    };
-                    tracing::debug!(%error, status = status.as_u16(), "a request was refused");
-                    let mut answer = Response::new(());
-                    *answer.status_mut() = status;
-                    if let Err(error) = respond.send_response(answer, true) {
-                        tracing::debug!(%error, "a malformed request could not be answered");
-                    }
+                match self.0.poll(cx) {
+                    Poll::Ready(Ok(())) => return Poll::Ready(Ok(None)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending if self.0.shared.connection.borrow().accepted.is_empty() => return Poll::Pending,
+                    Poll::Pending => {}
                 }
             }
+        })
+        .await
+    }
+
+    /// A request that nobody has taken yet. One that was reset meanwhile asks for nothing any more.
+    fn accepted(&self) -> Option<(RequestHead, Body, Http2Responder)> {
+        loop {
+            let accepted = self.0.shared.connection.borrow_mut().accepted.pop_front()?;
+            let stream = Handle::counted(self.0.shared.clone(), accepted.slot);
+            if stream.with(|connection, slot| connection.streams.peek(slot).failed.is_some()) {
+                continue;
+            }
+            let to_head = accepted.head.method() == "HEAD";
+            let body = incoming(stream.clone(), accepted.length);
+            return Some((accepted.head, body, Http2Responder { stream, state: Answering::Before, to_head }));
         }
-        Ok(None)
     }
 
     /// Says GOAWAY: no new request is taken, those under way go on.
     pub fn graceful_shutdown(&mut self) {
-        self.0.graceful_shutdown();
+        self.0.shared.connection.borrow_mut().leave();
     }
-}
-
-/// The head of a request, and the length of its body where it is declared. The crate has checked what HTTP/2 asks for; here
-/// is checked what could mean something else once it is written as HTTP/1.
-fn request_head(request: &Request<RecvStream>) -> Result<(RequestHead, Option<u64>), WireError> {
-    let (uri, method) = (request.uri(), request.method());
-    let protocol = request.extensions().get::<Protocol>().map(Protocol::as_str);
-    if *method == Method::CONNECT && protocol.is_none() {
-        return Err(WireError::Unsupported("CONNECT is not passed on"));
-    }
-    // The crate takes any text, line ends too.
-    if protocol.is_some_and(|protocol| !protocol.split('/').all(|part| is_token(part.as_bytes()))) {
-        return Err(WireError::Invalid("the :protocol is none"));
-    }
-    let mut builder = HeadBuilder::with_capacity(1024);
-    let host = request.headers().get(http::header::HOST);
-    let authority = match (uri.authority(), host) {
-        (Some(authority), _) => authority.as_str(),
-        (None, Some(host)) => host.to_str().map_err(|_| WireError::Invalid("the Host is no host"))?,
-        (None, None) => "",
-    };
-    if !is_host(authority.as_bytes()) {
-        return Err(WireError::Invalid("the authority is no host"));
-    }
-    for (name, value) in request.headers() {
-        // `:authority` says it; a Host beside it would be a second truth.
-        if name != http::header::HOST || uri.authority().is_none() {
-            builder.field(name.as_str().as_bytes(), value.as_bytes())?;
-        }
-    }
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let is_star = path == "*" && *method == Method::OPTIONS;
-    if !path.starts_with('/') && !is_star {
-        return Err(WireError::Invalid("the :path is none"));
-    }
-    let head = builder.request(Version::Http2, method.as_str(), path, authority, protocol)?;
-    let length = content_length(&head.fields)?;
-    Ok((head, length))
 }
 
 /// Answers one request of HTTP/2. Dropped before its end, it resets the stream.
 pub struct Http2Responder {
+    stream: Handle,
     state: Answering,
     to_head: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answering {
-    Before(h2::server::SendResponse<Bytes>),
-    Body(SendStream<Bytes>),
+    Before,
+    Body,
     Done,
 }
 
 impl Http2Responder {
     pub(crate) fn informational<'f>(&mut self, status: u16, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>) -> Result<(), WireError> {
-        let Answering::Before(respond) = &mut self.state else { return Ok(()) };
-        respond.send_informational(response(status, fields, None)?)?;
-        Ok(())
+        if self.state != Answering::Before {
+            return Ok(());
+        }
+        self.stream.with(|connection, slot| {
+            connection.sendable(slot)?;
+            let id = connection.streams.peek(slot).id;
+            connection.put_block(id, false, |encoder, out| put_response(status, fields, None, encoder, out));
+            Ok(())
+        })
     }
 
     pub(crate) fn head<'f>(
@@ -144,7 +129,12 @@ impl Http2Responder {
         length: Option<u64>,
         end: bool,
     ) -> Result<(), WireError> {
-        let Answering::Before(respond) = &mut self.state else { return Err(WireError::Closed) };
+        if self.state != Answering::Before {
+            return Err(WireError::Closed);
+        }
+        if !(200..1000).contains(&status) {
+            return Err(WireError::Invalid("the status is none"));
+        }
         let bodiless = self.to_head || matches!(status, 204 | 304);
         let length = match (status, bodiless, end) {
             (204, ..) => None,
@@ -154,60 +144,71 @@ impl Http2Responder {
             (_, false, false) => length,
         };
         let end = end || bodiless;
-        let stream = respond.send_response(response(status, fields, length)?, end)?;
-        self.state = if end { Answering::Done } else { Answering::Body(stream) };
+        self.stream.with(|connection, slot| {
+            connection.sendable(slot)?;
+            connection.put_head(slot, end, |encoder, out| put_response(status, fields, length, encoder, out));
+            Ok::<(), WireError>(())
+        })?;
+        self.state = if end { Answering::Done } else { Answering::Body };
         Ok(())
     }
 
     pub(crate) async fn data(&mut self, data: Bytes) -> Result<(), WireError> {
-        match &mut self.state {
-            Answering::Body(stream) => send(stream, data).await,
-            Answering::Before(_) => Err(WireError::Closed),
+        match self.state {
+            Answering::Body => send(&self.stream, data).await,
+            Answering::Before => Err(WireError::Closed),
             Answering::Done => Ok(()),
         }
     }
 
     pub(crate) fn end(mut self, trailers: Option<&Fields>) -> Result<(), WireError> {
-        match &mut self.state {
-            Answering::Body(stream) => finish(stream, trailers),
-            Answering::Before(_) => Err(WireError::Closed),
+        match std::mem::replace(&mut self.state, Answering::Done) {
+            Answering::Body => finish(&self.stream, trailers),
+            Answering::Before => {
+                self.state = Answering::Before;
+                Err(WireError::Closed)
+            }
             Answering::Done => Ok(()),
         }
     }
 
-    pub(crate) fn upgrade<'f>(self, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>, body: Body) -> Result<Tunnel, WireError> {
-        let Answering::Before(mut respond) = self.state else { return Err(WireError::Closed) };
+    pub(crate) fn upgrade<'f>(mut self, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>, body: Body) -> Result<Tunnel, WireError> {
+        if self.state != Answering::Before {
+            return Err(WireError::Closed);
+        }
         let Body::Http2(body) = body else { return Err(WireError::Closed) };
-        // An extended CONNECT succeeds with 200 (RFC 8441), whatever the other side's version says.
-        let stream = respond.send_response(response(200, fields, None)?, false)?;
-        Ok(Tunnel::Http2(Http2Tunnel::new(stream, body.stream)))
+        self.stream.with(|connection, slot| {
+            connection.sendable(slot)?;
+            // An extended CONNECT succeeds with 200 (RFC 8441), whatever the other side's version says.
+            connection.put_head(slot, false, |encoder, out| put_response(200, fields, None, encoder, out));
+            Ok::<(), WireError>(())
+        })?;
+        body.give_up();
+        self.state = Answering::Done;
+        Ok(Tunnel::Http2(Http2Tunnel::new(self.stream.clone())))
     }
 
     pub(crate) fn reset(mut self) {
-        match &mut self.state {
-            Answering::Before(respond) => respond.send_reset(Reason::INTERNAL_ERROR),
-            Answering::Body(stream) => stream.send_reset(Reason::INTERNAL_ERROR),
-            Answering::Done => {}
+        self.reset_with(code::INTERNAL_ERROR);
+    }
+
+    fn reset_with(&mut self, code: u32) {
+        if std::mem::replace(&mut self.state, Answering::Done) != Answering::Done {
+            self.stream.with(|connection, slot| connection.reset(slot, code));
         }
     }
 
     pub(crate) async fn gone(&mut self) {
-        let reset = match &mut self.state {
-            Answering::Before(respond) => poll_fn(|cx| respond.poll_reset(cx)).await,
-            Answering::Body(stream) => poll_fn(|cx| stream.poll_reset(cx)).await,
-            Answering::Done => std::future::pending().await,
-        };
-        tracing::trace!(?reset, "the client reset its stream");
+        if self.state == Answering::Done {
+            std::future::pending().await
+        }
+        poll_fn(|cx| self.stream.with(|connection, slot| connection.poll_gone(slot, cx))).await;
+        tracing::trace!("the client reset its stream");
     }
 }
 
-/// An answer's head; its Content-Length is what the codec knows, whatever the fields say.
-fn response<'f>(status: u16, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>, length: Option<u64>) -> Result<Response<()>, WireError> {
-    let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_u16(status).map_err(|_| WireError::Invalid("the status is none"))?;
-    *response.headers_mut() = map(fields.filter(|(name, _)| !name.eq_ignore_ascii_case(b"content-length")))?;
-    if let Some(length) = length {
-        response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+impl Drop for Http2Responder {
+    fn drop(&mut self) {
+        self.reset_with(code::CANCEL);
     }
-    Ok(response)
 }

@@ -31,7 +31,7 @@ async fn serve(stream: DuplexStream, answer: impl AsyncFn(RequestHead, Body, Res
 async fn ours(answer: impl AsyncFn(RequestHead, Body, Responder) + Clone + 'static) -> Http2Client {
     let (ours, theirs) = duplex(64 * 1024);
     spawn_local(serve(theirs, answer));
-    let (client, driver) = Http2Client::start(Stream::Memory(ours)).await.unwrap();
+    let (client, driver) = Http2Client::start(Stream::Memory(ours));
     spawn_local(driver);
     client
 }
@@ -240,7 +240,7 @@ async fn after_goaway_nothing_new_begins_and_the_old_ends_well() {
                 });
                 assert!(server.next().await.unwrap().is_none());
             });
-            let (mut client, driver) = Http2Client::start(Stream::Memory(near)).await.unwrap();
+            let (mut client, driver) = Http2Client::start(Stream::Memory(near));
             let driver = spawn_local(driver);
             let head = plain();
             let edits = Edits::default();
@@ -267,7 +267,7 @@ async fn a_server_without_extended_connect_takes_no_upgrade() {
                 let mut server = h2::server::handshake(far).await.unwrap();
                 while server.accept().await.is_some() {}
             });
-            let (mut client, driver) = Http2Client::start(Stream::Memory(near)).await.unwrap();
+            let (mut client, driver) = Http2Client::start(Stream::Memory(near));
             spawn_local(driver);
             let head = plain();
             let edits = Edits::default();

@@ -45,7 +45,7 @@ async fn a_websocket_crosses_two_proxies() {
             let (inbound, mut app) = duplex(64 * 1024);
             tokio::task::spawn_local(async move {
                 let mut server = Http1Server::new(Stream::Memory(outbound), &[], HEAD_TIMEOUT);
-                let (mut client, driver) = Http2Client::start(Stream::Memory(near)).await.unwrap();
+                let (mut client, driver) = Http2Client::start(Stream::Memory(near));
                 tokio::task::spawn_local(driver);
                 let (head, body, responder) = server.next().await.unwrap().unwrap();
                 let edits = Edits::default();
