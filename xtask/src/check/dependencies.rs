@@ -20,10 +20,11 @@ const LAYERS: [(&str, &[&str]); 9] = [
 ];
 
 /// Crates of the workspace that stand beside the layers. `None`: they may use every crate.
-const BESIDE: [(&str, Option<&[&str]>); 4] = [("lorica", None), ("contact-centre", Some(&[])), ("testbed", None), ("xtask", Some(&[]))];
+const BESIDE: [(&str, Option<&[&str]>); 5] =
+    [("lorica", None), ("lorica-bench", Some(&[])), ("contact-centre", Some(&[])), ("testbed", None), ("xtask", Some(&[]))];
 
 /// Nobody but tests depends on these.
-const TOPS: [&str; 3] = ["lorica", "testbed", "xtask"];
+const TOPS: [&str; 4] = ["lorica", "lorica-bench", "testbed", "xtask"];
 
 /// A crate of others, and who alone may name it in a manifest.
 const FENCES: [(&str, &[&str], &str); 9] = [

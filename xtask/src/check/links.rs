@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use crate::check::Breach;
 
 /// Directories whose paths are checked where they stand in `code`.
-const NAMED: [&str; 7] = ["crates/", "contact-centre/", "docs/", "testbed/", "xtask/", "deploy/", "web/"];
+const NAMED: [&str; 8] = ["crates/", "bench/", "contact-centre/", "docs/", "testbed/", "xtask/", "deploy/", "web/"];
 
 pub(crate) fn breaches(root: &Path, files: &[PathBuf]) -> anyhow::Result<Vec<Breach>> {
     let mut breaches = Vec::new();

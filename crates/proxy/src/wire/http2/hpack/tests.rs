@@ -107,11 +107,20 @@ fn numbers_read_back_and_end() {
 fn what_is_no_block_is_refused() {
     for block in [
         // Index 0, and indices past the table.
-        "80", "be", "ff00", "7e 01 61", "0f 2f 01 61",
+        "80",
+        "be",
+        "ff00",
+        "7e 01 61",
+        "0f 2f 01 61",
         // A table larger than we allow, and an update after a field.
-        "3fe2 1f", "82 20",
+        "3fe2 1f",
+        "82 20",
         // Strings that are cut off, and a padding that is none.
-        "40", "40 01", "40 01 61", "40 01 61 02 62", "40 81 1e 01 61",
+        "40",
+        "40 01",
+        "40 01 61",
+        "40 01 61 02 62",
+        "40 81 1e 01 61",
         // A number without end.
         "ffff ffff ffff 01",
     ] {
@@ -141,7 +150,9 @@ fn what_repeats_becomes_short_and_secrets_never() {
 #[test]
 fn a_peers_smaller_table_is_obeyed_and_told() {
     let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
-    for (sizes, begins) in [(&[][..], &[][..]), (&[0, 4096], &[0x20, 0x3f, 0xe1, 0x1f]), (&[100], &[0x3f, 0x45]), (&[1 << 20], &[0x3f, 0xe1, 0x1f])] {
+    for (sizes, begins) in
+        [(&[][..], &[][..]), (&[0, 4096], &[0x20, 0x3f, 0xe1, 0x1f]), (&[100], &[0x3f, 0x45]), (&[1 << 20], &[0x3f, 0xe1, 0x1f])]
+    {
         sizes.iter().for_each(|size| encoder.resize(*size));
         for _ in 0..3 {
             let mut block = Vec::new();
@@ -167,7 +178,11 @@ fn names() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn values() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof!["[ -~]{0,10}".prop_map(String::into_bytes), "[ab]{0,2}".prop_map(String::into_bytes), "[a-f]{200,600}".prop_map(String::into_bytes)]
+    prop_oneof![
+        "[ -~]{0,10}".prop_map(String::into_bytes),
+        "[ab]{0,2}".prop_map(String::into_bytes),
+        "[a-f]{200,600}".prop_map(String::into_bytes)
+    ]
 }
 
 proptest! {
