@@ -411,4 +411,3 @@ impl Connection {
         self.woke = false;
     }
 }
-

@@ -82,12 +82,7 @@ impl Header {
     /// The header at the beginning of `bytes`, if all of it is there. The reserved bit is ignored, as the standard asks.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let [a, b, c, kind, flags, s, t, u, v] = *bytes.first_chunk::<HEADER>()?;
-        Some(Self {
-            length: u32::from_be_bytes([0, a, b, c]) as usize,
-            kind,
-            flags,
-            stream: u32::from_be_bytes([s, t, u, v]) & MAX_STREAM,
-        })
+        Some(Self { length: u32::from_be_bytes([0, a, b, c]) as usize, kind, flags, stream: u32::from_be_bytes([s, t, u, v]) & MAX_STREAM })
     }
 
     /// The header's bytes. A length past 24 bits cannot occur: whoever makes frames keeps to [`MAX_FRAME`].

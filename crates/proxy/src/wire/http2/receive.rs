@@ -335,7 +335,9 @@ impl Connection {
                 }
                 // The last counts; to go through all streams for each would be work for nothing.
                 (setting::INITIAL_WINDOW_SIZE, size) => window = Some(i64::from(size)),
-                (setting::MAX_FRAME_SIZE, ..0x4000 | 0x100_0000..) => return Err(Broken::protocol("the largest frame has a size that none has")),
+                (setting::MAX_FRAME_SIZE, ..0x4000 | 0x100_0000..) => {
+                    return Err(Broken::protocol("the largest frame has a size that none has"));
+                }
                 (setting::ENABLE_CONNECT_PROTOCOL, 2..) => return Err(Broken::protocol("ENABLE_CONNECT_PROTOCOL is neither 0 nor 1")),
                 (setting::ENABLE_CONNECT_PROTOCOL, 0) if self.extended_connect => {
                     return Err(Broken::protocol("extended CONNECT is taken back"));
