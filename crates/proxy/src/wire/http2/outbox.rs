@@ -52,8 +52,7 @@ impl Outbox {
         self.waiting() == 0
     }
 
-    /// The room that small frames have, for tests.
-    #[cfg(test)]
+    /// The room that small frames have, in bytes.
     pub(super) fn capacity(&self) -> usize {
         self.small.capacity()
     }

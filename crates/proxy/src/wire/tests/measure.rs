@@ -129,3 +129,46 @@ async fn measure_exchanges_of_the_crate() {
         println!("h2, {lanes} at once: {:.2} us an exchange, both sides", begin.elapsed().as_secs_f64() * 1e6 / count() as f64);
     }
 }
+
+/// The memory of this process, in bytes.
+fn resident() -> usize {
+    let pages: usize = std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn measure_connections_at_rest() {
+    const PAIRS: usize = 4000;
+    LocalSet::new()
+        .run_until(async {
+            for used in [false, true] {
+                let before = resident();
+                let mut clients = Vec::with_capacity(PAIRS);
+                for _ in 0..PAIRS {
+                    let (near, far) = duplex(64);
+                    spawn_local(async move {
+                        let mut server = Http2Server::start(Stream::Memory(far), Bytes::new()).await.unwrap();
+                        while let Ok(Some((_, _, responder))) = server.next().await {
+                            let mut responder = Responder::Http2(responder);
+                            responder.raw_head(200, none(), Some(128), false).unwrap();
+                            responder.data(Bytes::from_static(&[b'x'; 128])).await.unwrap();
+                            responder.end(None).await.unwrap();
+                        }
+                    });
+                    let (client, driver) = Http2Client::start(Stream::Memory(near));
+                    spawn_local(driver);
+                    clients.push(client);
+                }
+                for client in &mut clients {
+                    for _ in 0..if used { 10 } else { 1 } {
+                        exchange(client).await;
+                    }
+                }
+                let each = (resident() - before) / PAIRS / 2;
+                println!("{each} bytes a side of a connection at rest, its task and half a memory pipe included, used often: {used}");
+                std::mem::forget(clients);
+            }
+        })
+        .await;
+}

@@ -76,12 +76,27 @@ async fn frames_that_bring_something_pay_for_others() {
 
 #[tokio::test]
 async fn requests_reset_before_their_answer_are_counted() {
-    let reset = |number: u32| [headers(2 * number + 1, false, HOLD), with_number(kind::RST_STREAM, 2 * number + 1, code::CANCEL).to_vec()];
+    let reset = |stream| with_number(kind::RST_STREAM, stream, code::CANCEL);
+    // A mistake that makes us reset it costs as much.
+    let mistake = |stream| with_number(kind::WINDOW_UPDATE, stream, 0);
     LocalSet::new()
         .run_until(async {
-            let bytes = |count: u32| (0..count).flat_map(reset).flatten().collect::<Vec<u8>>();
-            assert_eq!(goaway(&bytes(MAX_STREAMS)).await, None);
-            assert_eq!(goaway(&bytes(EARLY_RESETS + 10)).await.as_deref(), Some(CALM));
+            for end in [reset, mistake] {
+                for (count, expected) in [(MAX_STREAMS, None), (EARLY_RESETS + 10, Some(CALM))] {
+                    let mut peer = client(&[]).await;
+                    for number in 0..count {
+                        let stream = 2 * number + 1;
+                        if peer.io.write_all(&[headers(stream, false, GET), end(stream).to_vec()].concat()).await.is_err() {
+                            break;
+                        }
+                        // Whoever worked on it sees that it is over, so that none is refused.
+                        tokio::task::yield_now().await;
+                    }
+                    let mut words = peer.end().await;
+                    let last = words.pop().filter(|word| word.starts_with("GOAWAY"));
+                    assert_eq!(last.as_deref().and_then(|word| word.rsplit(' ').next()), expected);
+                }
+            }
         })
         .await;
 }
@@ -171,6 +186,30 @@ async fn a_peer_that_never_reads_is_not_read_either() {
             let waiting = shared.connection.borrow().outbox.waiting();
             // What one read of requests makes us answer comes on top.
             assert!((OUTBOX_STOP..8 * OUTBOX_STOP).contains(&waiting), "{waiting} bytes wait, {sent} requests");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn little_data_that_nobody_reads_takes_little_memory() {
+    LocalSet::new()
+        .run_until(async {
+            let (near, far) = duplex(1 << 20);
+            let mut server = Http2Server::start(Stream::Memory(far), Bytes::from_static(PREFACE)).await.unwrap();
+            let mut peer = Peer::new(near);
+            peer.say(&[settings(&[]), headers(1, false, HOLD), data(1, false, b"abc").repeat(20_000), data(1, true, b"")].concat()).await;
+            let (_, mut body, _responder) = server.next().await.unwrap().unwrap();
+            spawn_local(async move { drop(server.next().await) });
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            let (mut pieces, mut all) = (0, Vec::new());
+            while let Some(frame) = body.frame().await {
+                let Frame::Data(data) = frame.unwrap() else { panic!() };
+                all.extend_from_slice(&data);
+                pieces += 1;
+            }
+            assert!(pieces < 100 && all == b"abc".repeat(20_000), "{pieces} pieces");
         })
         .await;
 }
