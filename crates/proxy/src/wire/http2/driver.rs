@@ -116,7 +116,7 @@ impl Driver {
             if connection.outbox.waiting() >= OUTBOX_STOP {
                 return Poll::Pending;
             }
-            let read = self.read(connection, cx)?;
+            let read = self.read(cx)?;
             if let Err(broken) = connection.receive(&mut self.inbox) {
                 let error = connection.broken(broken);
                 // The peer may not read it; nobody waits for that.
@@ -158,7 +158,7 @@ impl Driver {
     }
 
     /// Reads once.
-    fn read(&mut self, _: &mut Connection, cx: &mut Context<'_>) -> io::Result<Read> {
+    fn read(&mut self, cx: &mut Context<'_>) -> io::Result<Read> {
         let free = self.inbox.capacity() - self.inbox.len();
         if free < self.room / 2 {
             self.inbox.reserve(self.room);
