@@ -14,6 +14,7 @@ use crate::stream::Stream;
 
 mod client;
 mod http2;
+mod measure;
 mod property;
 mod server;
 mod tunnel;

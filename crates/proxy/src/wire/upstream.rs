@@ -2,9 +2,9 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use lorica_model::head::{Edits, Fields, RequestHead, ResponseHead, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -265,6 +265,48 @@ pub enum Tunnel {
     },
     /// A stream of HTTP/2.
     Http2(Http2Tunnel),
+}
+
+/// The room for bytes that a connection gives out as they come, in bytes: one TLS record.
+const CHUNK: usize = 16 * 1024;
+
+impl Tunnel {
+    /// The next bytes as they came, `None` at the end; of HTTP/2 nothing is copied, and its peer may send as many again once more
+    /// is asked for.
+    ///
+    /// # Errors
+    /// When the connection failed, or the stream was reset.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        match self {
+            Self::Http1 { read, .. } if !read.is_empty() => Poll::Ready(Some(Ok(std::mem::take(read)))),
+            Self::Http1 { stream, .. } => {
+                let mut buffer = BytesMut::with_capacity(CHUNK);
+                let count = ready!(tokio_util::io::poll_read_buf(Pin::new(stream), cx, &mut buffer));
+                Poll::Ready(count.map(|count| (count > 0).then(|| buffer.freeze())).transpose())
+            }
+            Self::Http2(tunnel) => tunnel.poll_data(cx),
+        }
+    }
+
+    /// Sends `data`, of HTTP/2 without copying it unless it is small. Ready once nothing of it is left; what is taken is cut off.
+    ///
+    /// # Errors
+    /// As [`Self::poll_data`].
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<io::Result<()>> {
+        match self {
+            Self::Http1 { stream, .. } => {
+                while !data.is_empty() {
+                    let count = ready!(Pin::new(&mut *stream).poll_write(cx, data))?;
+                    if count == 0 {
+                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    }
+                    data.advance(count);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Self::Http2(tunnel) => tunnel.poll_send(cx, data),
+        }
+    }
 }
 
 impl AsyncRead for Tunnel {

@@ -29,6 +29,8 @@ pub(super) const OUTBOX_DATA: usize = 128 * 1024;
 /// How much may wait to be written before the peer is no longer read, in bytes; a peer that never reads makes us hold this,
 /// and what one read makes us answer. More than [`OUTBOX_DATA`], so that two sides with much to send never both stop reading.
 pub(super) const OUTBOX_STOP: usize = 512 * 1024;
+/// How much room for what is to be written a connection keeps while exchanges are under way that say nothing, in bytes.
+const KEPT: usize = 16 * 1024;
 /// What the PING says that follows our first GOAWAY.
 pub(super) const DRAIN_PING: [u8; 8] = *b"draining";
 
@@ -306,13 +308,6 @@ impl Connection {
         self.put_reset(id, code);
     }
 
-    /// Resets a stream for the peer's mistake in it.
-    pub(super) fn fail(&mut self, slot: u32, code: u32, why: &'static str) {
-        let id = self.streams.peek(slot).id;
-        self.end_stream(slot, WireError::Invalid(why));
-        self.put_reset(id, code);
-    }
-
     /// Says RST_STREAM.
     pub(super) fn put_reset(&mut self, id: u32, code: u32) {
         if self.ended.is_some() {
@@ -396,6 +391,9 @@ impl Connection {
 
     /// Gives back what only exchanges under way need.
     pub(super) fn rest(&mut self) {
+        if self.outbox.capacity() > KEPT {
+            self.outbox.rest();
+        }
         if self.streams.open() == 0 && self.block.is_none() {
             self.outbox.rest();
             self.decoder.rest();

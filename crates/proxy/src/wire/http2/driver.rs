@@ -45,6 +45,8 @@ pub(super) struct Driver {
     unflushed: bool,
     /// Our last word is in the outbox.
     closing: bool,
+    /// Requests were handed out: whoever answers them runs first.
+    yields: bool,
 }
 
 /// Why the driver has to wait, or not.
@@ -61,7 +63,7 @@ enum Read {
 impl Driver {
     pub(super) fn new(side: Side, stream: Stream, inbox: BytesMut) -> Self {
         let shared = Shared { connection: RefCell::new(Connection::new(side)), room: Notify::new(), settled: Notify::new() };
-        Self { stream, shared: Rc::new(shared), inbox, room: LEAST_READ, unflushed: false, closing: false }
+        Self { stream, shared: Rc::new(shared), inbox, room: LEAST_READ, unflushed: false, closing: false, yields: false }
     }
 
     /// Moves what can be moved. Ready once the connection has ended; pending also where a server's requests are to be taken.
@@ -96,6 +98,11 @@ impl Driver {
         if let Some(error) = connection.ended.clone() {
             return Poll::Ready(Err(error));
         }
+        if std::mem::take(&mut self.yields) {
+            // What they say at once is written together.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
             self.write(connection, cx)?;
             if connection.is_done() {
@@ -103,12 +110,13 @@ impl Driver {
             }
             if !connection.accepted.is_empty() {
                 // A server takes them one by one; more would only wait.
+                self.yields = true;
                 return Poll::Pending;
             }
             if connection.outbox.waiting() >= OUTBOX_STOP {
                 return Poll::Pending;
             }
-            let read = self.read(connection, cx)?;
+            let read = self.read(cx)?;
             if let Err(broken) = connection.receive(&mut self.inbox) {
                 let error = connection.broken(broken);
                 // The peer may not read it; nobody waits for that.
@@ -118,6 +126,8 @@ impl Driver {
             }
             match read {
                 Read::End => {
+                    // Its last words may have asked for an answer.
+                    self.write(connection, cx)?;
                     let orderly = self.inbox.is_empty() && connection.block.is_none() && connection.streams.open() == 0;
                     return Poll::Ready(if orderly { Ok(()) } else { Err(WireError::Closed) });
                 }
@@ -148,7 +158,7 @@ impl Driver {
     }
 
     /// Reads once.
-    fn read(&mut self, _: &mut Connection, cx: &mut Context<'_>) -> io::Result<Read> {
+    fn read(&mut self, cx: &mut Context<'_>) -> io::Result<Read> {
         let free = self.inbox.capacity() - self.inbox.len();
         if free < self.room / 2 {
             self.inbox.reserve(self.room);

@@ -189,7 +189,7 @@ impl<'t> Collected<'t> {
     }
 
     /// The head of an answer, and the length of its body where it is declared.
-    pub(super) fn response(self) -> Result<(ResponseHead, Option<u64>), &'static str> {
+    pub(super) fn response(mut self) -> Result<(ResponseHead, Option<u64>), &'static str> {
         if let Some(why) = self.malformed {
             return Err(why);
         }
@@ -208,12 +208,13 @@ impl<'t> Collected<'t> {
         if status == 101 {
             return Err("HTTP/2 has no 101");
         }
-        let (fields, length) = self.with_host().fields().map_err(|_| "the Content-Length is none")?;
+        self.keep_host();
+        let (fields, length) = self.fields().map_err(|_| "the Content-Length is none")?;
         Ok((ResponseHead { version: Version::Http2, status, fields }, length))
     }
 
     /// Trailers.
-    pub(super) fn trailers(self) -> Result<Fields, &'static str> {
+    pub(super) fn trailers(mut self) -> Result<Fields, &'static str> {
         let pseudo = [&self.method, &self.scheme, &self.authority, &self.path, &self.protocol, &self.status];
         if pseudo.into_iter().any(Option::is_some) {
             return Err("trailers have a pseudo-field");
@@ -224,18 +225,17 @@ impl<'t> Collected<'t> {
         if self.too_large {
             return Err(TOO_LARGE);
         }
-        let this = self.with_host();
-        Ok(this.parts.fields(Bytes::copy_from_slice(this.text)))
+        self.keep_host();
+        Ok(self.parts.fields(Bytes::copy_from_slice(self.text)))
     }
 
-    /// With the Host among the fields, where it says nothing special.
-    fn with_host(mut self) -> Self {
+    /// Puts the Host among the fields, where it says nothing special.
+    fn keep_host(&mut self) {
         if let Some(host) = self.host.take()
             && self.parts.len() < MAX_FIELDS
         {
             self.parts.field(host.start - 4..host.start, host);
         }
-        self
     }
 }
 

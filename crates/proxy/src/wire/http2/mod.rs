@@ -38,3 +38,6 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const MAX_STREAMS: u32 = 256;
 /// How much may wait to be written on one stream, in bytes: four frames, so that 256 slow readers cost 16 MiB at most.
 const SEND_BUFFER: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests;

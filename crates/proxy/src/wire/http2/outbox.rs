@@ -52,6 +52,11 @@ impl Outbox {
         self.waiting() == 0
     }
 
+    /// The room that small frames have, in bytes.
+    pub(super) fn capacity(&self) -> usize {
+        self.small.capacity()
+    }
+
     /// The place of what is put next.
     pub(super) fn place_of_next(&self) -> Place {
         Place(self.before + self.small.len() as u64)

@@ -3,6 +3,7 @@
 //! A mistake in a stream resets that stream; one that leaves the peers with different views of the connection ends it. What
 //! asks us to work without bringing anything is counted.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -24,6 +25,8 @@ const MAX_BLOCK: usize = 2 * MAX_HEAD_BYTES;
 const MAX_CONTINUATIONS: u32 = 16;
 /// DATA up to this size is copied out of what was read, in bytes, so that little data does not keep a large buffer.
 const COPIED: usize = 2048;
+/// How many pieces of data a stream keeps as they came.
+const FEW: usize = 16;
 /// How many streams may be held at once, those included that are closed and still worked on.
 const MAX_HELD: usize = 2 * MAX_STREAMS as usize;
 
@@ -157,14 +160,13 @@ impl Connection {
         };
         if let Some((code, why)) = fault {
             self.release_connection(length);
-            self.fail(slot, code, why);
-            return Ok(());
+            return self.fail(slot, code, why);
         }
         stream.expected = left.flatten();
         if stream.unwanted || size == 0 {
             self.release(slot, length);
         } else {
-            stream.data.push_back(data);
+            keep(&mut stream.data, data);
             self.woke |= wake(&mut stream.receiving);
             if length > size {
                 // Padding is used up as it comes.
@@ -201,8 +203,7 @@ impl Connection {
             Ok(()) => match self.streams.find(id) {
                 Some(slot) => {
                     self.calm.useful();
-                    self.head_of(slot, end, collected);
-                    Ok(())
+                    self.head_of(slot, end, collected)
                 }
                 None if self.side == Side::Server && !id.is_multiple_of(2) && id > self.last && self.leaving != Leaving::Final => {
                     self.request(id, end, collected)
@@ -251,7 +252,7 @@ impl Connection {
     }
 
     /// A head on a stream that is there: an answer, or trailers.
-    fn head_of(&mut self, slot: u32, end: bool, collected: Collected<'_>) {
+    fn head_of(&mut self, slot: u32, end: bool, collected: Collected<'_>) -> Result<(), Broken> {
         let stream = self.streams.get(slot);
         let taken = if stream.remote_closed {
             Err((code::STREAM_CLOSED, "there is a head behind the end"))
@@ -296,8 +297,9 @@ impl Connection {
         match taken {
             Ok(()) if end => self.closed_there(slot),
             Ok(()) => self.woke |= wake(&mut stream.receiving),
-            Err((code, why)) => self.fail(slot, code, why),
+            Err((code, why)) => return self.fail(slot, code, why),
         }
+        Ok(())
     }
 
     fn reset_by_peer(&mut self, id: u32, code: u32) -> Result<(), Broken> {
@@ -306,10 +308,25 @@ impl Connection {
         }
         self.idle_frame()?;
         let Some(slot) = self.streams.find(id) else { return Ok(()) };
+        self.early_reset(slot)?;
+        self.end_stream(slot, if code == code::REFUSED_STREAM { WireError::NotProcessed } else { WireError::Reset(code) });
+        Ok(())
+    }
+
+    /// A request that ends before its answer has begun may have been work for nothing, whoever resets it (CVE-2025-8671).
+    fn early_reset(&mut self, slot: u32) -> Result<(), Broken> {
         if self.side == Side::Server && self.streams.peek(slot).begun.is_none() && !self.calm.early_reset(Instant::now) {
             return Err(Broken::new(code::ENHANCE_YOUR_CALM, "too many requests were reset before their answer"));
         }
-        self.end_stream(slot, if code == code::REFUSED_STREAM { WireError::NotProcessed } else { WireError::Reset(code) });
+        Ok(())
+    }
+
+    /// Resets a stream for the peer's mistake in it.
+    fn fail(&mut self, slot: u32, code: u32, why: &'static str) -> Result<(), Broken> {
+        self.early_reset(slot)?;
+        let id = self.streams.peek(slot).id;
+        self.end_stream(slot, WireError::Invalid(why));
+        self.put_reset(id, code);
         Ok(())
     }
 
@@ -424,12 +441,26 @@ impl Connection {
         let stream = self.streams.get(slot);
         stream.send_window += more;
         if more == 0 {
-            self.fail(slot, code::PROTOCOL_ERROR, "a window grows by nothing");
-        } else if stream.send_window > MAX_WINDOW {
-            self.fail(slot, code::FLOW_CONTROL_ERROR, "a window is too large");
-        } else {
-            self.list(slot);
+            return self.fail(slot, code::PROTOCOL_ERROR, "a window grows by nothing");
         }
+        if stream.send_window > MAX_WINDOW {
+            return self.fail(slot, code::FLOW_CONTROL_ERROR, "a window is too large");
+        }
+        self.list(slot);
         Ok(())
+    }
+}
+
+/// Keeps data for whoever reads it. Much of it in little pieces would take far more memory than its window says, so where
+/// nobody reads for a while, little pieces become larger ones.
+fn keep(queue: &mut VecDeque<Bytes>, data: Bytes) {
+    if queue.len() >= FEW
+        && let Some(last) = queue.pop_back_if(|last| last.len() + data.len() <= COPIED)
+    {
+        let mut joined = last.try_into_mut().unwrap_or_else(|last| BytesMut::from(&last[..]));
+        joined.extend_from_slice(&data);
+        queue.push_back(joined.freeze());
+    } else {
+        queue.push_back(data);
     }
 }

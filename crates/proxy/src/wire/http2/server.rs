@@ -24,7 +24,7 @@ use crate::stream::Stream;
 const PREFACE_TIME: Duration = Duration::from_secs(10);
 
 /// A connection from a client of HTTP/2.
-pub struct Http2Server(Driver);
+pub struct Http2Server(pub(super) Driver);
 
 impl Http2Server {
     /// Serves `stream`, of which `read` was read already.
@@ -75,18 +75,13 @@ impl Http2Server {
         .await
     }
 
-    /// A request that nobody has taken yet. One that was reset meanwhile asks for nothing any more.
+    /// A request that nobody has taken yet.
     fn accepted(&self) -> Option<(RequestHead, Body, Http2Responder)> {
-        loop {
-            let accepted = self.0.shared.connection.borrow_mut().accepted.pop_front()?;
-            let stream = Handle::counted(self.0.shared.clone(), accepted.slot);
-            if stream.with(|connection, slot| connection.streams.peek(slot).failed.is_some()) {
-                continue;
-            }
-            let to_head = accepted.head.method() == "HEAD";
-            let body = incoming(stream.clone(), accepted.length);
-            return Some((accepted.head, body, Http2Responder { stream, state: Answering::Before, to_head }));
-        }
+        let accepted = self.0.shared.connection.borrow_mut().accepted.pop_front()?;
+        let stream = Handle::counted(self.0.shared.clone(), accepted.slot);
+        let to_head = accepted.head.method() == "HEAD";
+        let body = incoming(stream.clone(), accepted.length);
+        Some((accepted.head, body, Http2Responder { stream, state: Answering::Before, to_head }))
     }
 
     /// Says GOAWAY: no new request is taken, those under way go on.

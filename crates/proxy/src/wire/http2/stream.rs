@@ -125,6 +125,7 @@ pub(super) fn wait(waker: &mut Option<Waker>, cx: &Context<'_>) {
 /// All streams, each in a slot that stays its own until it is released.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
+    #[expect(clippy::vec_box, reason = "a stream is large, and its slot must not be copied whenever there is one more")]
     slots: Vec<Box<Stream>>,
     free: Vec<u32>,
     /// The slot of each stream that is not closed.

@@ -66,7 +66,8 @@ impl Encoder {
 
     /// Appends a field. Its name may be in any case.
     pub(crate) fn field(&mut self, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-        if name.iter().any(u8::is_ascii_uppercase) {
+        // Without a branch for each byte, so that many are looked at at once.
+        if name.iter().fold(false, |upper, byte| upper | byte.is_ascii_uppercase()) {
             let mut lower = std::mem::take(&mut self.name);
             lower.clear();
             lower.extend(name.iter().map(u8::to_ascii_lowercase));

@@ -91,14 +91,9 @@ pub(crate) enum Tag {
     Malformed,
 }
 
-/// What a field is, by name and value.
-pub(super) fn tag(name: &[u8], value: &[u8]) -> Tag {
-    with_value(tag_of_name(name), value)
-}
-
-/// What a field is whose name was seen before.
+/// What a field is whose name is known, with this value. A `:protocol` has rules of its own, and an answer if it breaks them.
 pub(super) fn with_value(tag: Tag, value: &[u8]) -> Tag {
-    if is_value(value) { tag } else { Tag::Malformed }
+    if tag == Tag::Protocol || is_value(value) { tag } else { Tag::Malformed }
 }
 
 /// What a field named as entry `index` of the fixed table is.
@@ -263,7 +258,7 @@ mod tests {
             (b":path", b"/\n", Tag::Malformed),
             (b":path", b"/", Tag::Path),
         ] {
-            assert_eq!(tag(name, value), expected, "{name:?}: {value:?}");
+            assert_eq!(with_value(tag_of_name(name), value), expected, "{name:?}: {value:?}");
         }
     }
 }
