@@ -98,7 +98,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     machine::pin_to_load()?;
     let place = tempfile::tempdir()?;
     let bench = Bench {
-        programs: Programs { lorica: std::path::absolute(&arguments.lorica)?, envoy: arguments.envoy.as_ref().map(std::path::absolute).transpose()? },
+        programs: Programs {
+            lorica: std::path::absolute(&arguments.lorica)?,
+            envoy: arguments.envoy.as_ref().map(std::path::absolute).transpose()?,
+        },
         certificates: Certificates::make(place.path())?,
         window: Duration::from_secs(if arguments.quick { 1 } else { arguments.seconds }),
         place: place.path().to_owned(),

@@ -84,6 +84,8 @@ struct Shared {
     /// A clone for each exchange under way.
     under_way: Rc<()>,
     used: Rc<Cell<Instant>>,
+    /// Whether one of its streams carries much.
+    bulk: Rc<Cell<bool>>,
 }
 
 /// What an HTTP/2 connection's stream carries between two Lorica proxies, as `:protocol` says it.
@@ -123,7 +125,7 @@ pub struct Lease {
 
 enum Carrier {
     Http1 { client: Http1Client, key: Key, pool: Rc<Pool> },
-    Http2 { client: Http2Client, _under_way: Rc<()>, used: Rc<Cell<Instant>> },
+    Http2 { client: Http2Client, _under_way: Rc<()>, used: Rc<Cell<Instant>>, bulk: Rc<Cell<bool>> },
 }
 
 impl Lease {
@@ -153,7 +155,14 @@ impl Lease {
     pub async fn carry(self, kind: StreamKind, authority: &str) -> Result<Stream, WireError> {
         let Carrier::Http2 { client, .. } = &self.carrier else { return Err(WireError::Unsupported("HTTP/1 has no streams")) };
         let tunnel = client.clone().open(kind.word(), authority).await?;
-        Ok(Stream::Carried(Box::new(Carried { tunnel, lease: Some(self) })))
+        Ok(Stream::Carried(Box::new(Carried::new(tunnel, Some(self)))))
+    }
+
+    /// Says whether a stream of the connection carries much: then others go elsewhere.
+    pub fn set_bulk(&self, is_bulk: bool) {
+        if let Carrier::Http2 { bulk, .. } = &self.carrier {
+            bulk.set(is_bulk);
+        }
     }
 
     /// A kept connection that broke says that the others to the same place are broken too: none of them gets the next request.
@@ -201,11 +210,19 @@ impl Pool {
         let mut shared = self.shared.borrow_mut();
         let list = shared.get_mut(key)?;
         list.retain(|shared| !shared.client.is_ended());
-        let least = list.iter().min_by_key(|shared| Rc::strong_count(&shared.under_way))?;
+        let least = list.iter().min_by_key(|shared| (shared.bulk.get(), Rc::strong_count(&shared.under_way)))?;
+        if least.bulk.get() && list.len() < MAX_SHARED {
+            return None;
+        }
         if !full && Rc::strong_count(&least.under_way) > least.client.capacity() && list.len() < MAX_SHARED {
             return None;
         }
-        let carrier = Carrier::Http2 { client: least.client.clone(), _under_way: least.under_way.clone(), used: least.used.clone() };
+        let carrier = Carrier::Http2 {
+            client: least.client.clone(),
+            _under_way: least.under_way.clone(),
+            used: least.used.clone(),
+            bulk: least.bulk.clone(),
+        };
         Some(Lease { carrier, facts: least.facts.clone(), reused: true })
     }
 
@@ -225,9 +242,9 @@ impl Pool {
 
     /// Takes a new connection of HTTP/2 into use.
     pub fn add_http2(&self, key: Key, client: Http2Client, facts: Facts) -> Lease {
-        let (under_way, used) = (Rc::new(()), Rc::new(Cell::new(Instant::now())));
-        let carrier = Carrier::Http2 { client: client.clone(), _under_way: under_way.clone(), used: used.clone() };
-        self.shared.borrow_mut().entry(key).or_default().push(Shared { client, facts: facts.clone(), under_way, used });
+        let (under_way, used, bulk) = (Rc::new(()), Rc::new(Cell::new(Instant::now())), Rc::new(Cell::new(false)));
+        let carrier = Carrier::Http2 { client: client.clone(), _under_way: under_way.clone(), used: used.clone(), bulk: bulk.clone() };
+        self.shared.borrow_mut().entry(key).or_default().push(Shared { client, facts: facts.clone(), under_way, used, bulk });
         Lease { carrier, facts, reused: false }
     }
 

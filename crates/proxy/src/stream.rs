@@ -46,12 +46,76 @@ pub enum Stream {
     Memory(tokio::io::DuplexStream),
 }
 
+/// After so many bytes a stream is bulk, and gets its connection for itself: whatever came behind its frames would wait for them.
+const BULK: usize = 1024 * 1024;
+
 /// A stream of a connection that others share.
 pub struct Carried {
-    /// Its bytes.
-    pub tunnel: Tunnel,
+    tunnel: Tunnel,
     /// What keeps the connection, where it is a pooled one.
-    pub lease: Option<Lease>,
+    lease: Option<Lease>,
+    /// How many more bytes make it bulk.
+    until_bulk: usize,
+}
+
+impl Carried {
+    /// A stream of a connection that `lease` keeps, or that the peer keeps.
+    #[must_use]
+    pub fn new(tunnel: Tunnel, lease: Option<Lease>) -> Self {
+        Self { tunnel, lease, until_bulk: BULK }
+    }
+
+    fn passed(&mut self, bytes: usize) {
+        if self.until_bulk > 0 {
+            self.until_bulk = self.until_bulk.saturating_sub(bytes);
+            if let (0, Some(lease)) = (self.until_bulk, &self.lease) {
+                lease.set_bulk(true);
+            }
+        }
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        if let (0, Some(lease)) = (self.until_bulk, &self.lease) {
+            lease.set_bulk(false);
+        }
+    }
+}
+
+impl AsyncRead for Carried {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.tunnel).poll_read(cx, buf);
+        self.passed(buf.filled().len() - before);
+        read
+    }
+}
+
+impl AsyncWrite for Carried {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tunnel).poll_write(cx, buf);
+        if let Poll::Ready(Ok(count)) = written {
+            self.passed(count);
+        }
+        written
+    }
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tunnel).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(count)) = written {
+            self.passed(count);
+        }
+        written
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.tunnel.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tunnel).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tunnel).poll_shutdown(cx)
+    }
 }
 
 impl std::fmt::Debug for Carried {
@@ -90,7 +154,7 @@ macro_rules! each {
                 $call
             }
             Stream::Carried(carried) => {
-                let $stream = Pin::new(&mut carried.tunnel);
+                let $stream = Pin::new(carried.as_mut());
                 $call
             }
             #[cfg(test)]
@@ -119,7 +183,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(tcp) => tcp.is_write_vectored(),
             Self::Tls(tls) => tls.is_write_vectored(),
-            Self::Carried(carried) => carried.tunnel.is_write_vectored(),
+            Self::Carried(carried) => carried.is_write_vectored(),
             #[cfg(test)]
             Self::Memory(memory) => memory.is_write_vectored(),
         }

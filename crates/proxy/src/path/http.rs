@@ -29,7 +29,12 @@ pub const FIRST_READ: usize = 4096;
 pub fn serve<'a>(worker: &'a Rc<Worker>, caller: Rc<Caller>, stream: Stream, read: Bytes, version: Negotiated) -> Boxed<'a> {
     Box::pin(async move {
         match version {
-            Negotiated::Http1 => http1(worker, &caller, Http1Server::new(stream, &read, HEAD_TIMEOUT)).await,
+            Negotiated::Http1 => {
+                let server = Http1Server::new(stream, &read, HEAD_TIMEOUT);
+                // What detection had read would else be held for as long as the connection.
+                drop(read);
+                http1(worker, &caller, server).await;
+            }
             Negotiated::Http2 => match Http2Server::start(stream, read).await {
                 Ok(server) => http2(worker, caller, server).await,
                 Err(error) => {
@@ -148,7 +153,7 @@ fn stream<'a>(
         let taken = ResponseHead { version: Version::Http2, status: 200, fields: Fields::default() };
         match responder.upgrade(&taken, head.protocol().unwrap_or_default().as_bytes(), body).await {
             Ok(tunnel) => {
-                let stream = Stream::Carried(Box::new(Carried { tunnel, lease: None }));
+                let stream = Stream::Carried(Box::new(Carried::new(tunnel, None)));
                 match kind {
                     StreamKind::Http1 => serve(worker, caller, stream, Bytes::new(), Negotiated::Http1).await,
                     StreamKind::Tcp => tcp::inbound(worker, &caller, stream, Bytes::new()).await,
