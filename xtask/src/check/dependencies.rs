@@ -30,9 +30,9 @@ const TOPS: [&str; 4] = ["lorica", "lorica-bench", "testbed", "xtask"];
 const FENCES: [(&str, &[&str], &str); 9] = [
     ("rustls", &["lorica-identity"], "TLS configurations are made in one place"),
     ("tokio-rustls", &["lorica-identity", "lorica-proxy"], "TLS configurations are made in one place"),
-    ("rcgen", &["lorica-identity"], "certificates are made in one place"),
+    ("rcgen", &["lorica-bench", "lorica-identity"], "certificates are made in one place"),
     ("aws-lc-rs", &["lorica-identity"], "keys are handled in one place"),
-    ("clap", &["lorica-cli", "lorica"], "the command line is read in one place"),
+    ("clap", &["lorica-bench", "lorica-cli", "lorica"], "the command line is read in one place"),
     ("redb", &["lorica-control"], "the store is behind one trait"),
     ("axum", &["lorica-control", "contact-centre"], "handlers of the REST API are in one place"),
     ("envoy-types", &["lorica-xds"], "xDS is an encoding, known in one place"),

@@ -80,7 +80,7 @@ fn attributes(record: &Record<'_>, http: &Http<'_>) -> Vec<KeyValue> {
     if record.reporter == Reporter::Destination {
         attributes.extend(record.remote.map(|remote| text("client.address", &remote.ip().to_string())));
     }
-    attributes.extend(http.user_agent.as_deref().map(|agent| text("user_agent.original", agent)));
+    attributes.extend(http.user_agent.map(|agent| text("user_agent.original", agent)));
     if http.attempts > 1 {
         attributes.push(number("http.request.resend_count", i64::from(http.attempts - 1)));
     }

@@ -12,7 +12,6 @@ use super::http2::Http2Body;
 
 /// A piece of a body.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "trailers come once a body at most; a box would cost gRPC an allocation each call")]
 pub enum Frame {
     /// Bytes, never none.
     Data(Bytes),
