@@ -115,7 +115,7 @@ impl Peer {
         let text = String::from_utf8_lossy(&text).into_owned();
         let version = text
             .split(|byte: char| byte.is_whitespace() || byte == '/')
-            .find(|word| word.starts_with(|first: char| first.is_ascii_digit()));
+            .find(|word| word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.'));
         version.map(str::to_owned).ok_or_else(|| format!("its version is unknown: {text}"))
     }
 
