@@ -9,6 +9,7 @@ mod machine;
 mod peers;
 mod plot;
 mod report;
+mod routes;
 mod scenario;
 mod statistics;
 
@@ -29,7 +30,7 @@ use statistics::Spread;
 /// Measures Lorica and its peers side by side.
 #[derive(Debug, Parser)]
 #[command(
-    after_help = "Examples:\n  cargo xtask bench --quick\n  cargo xtask bench --scenarios http1-mtls --peers lorica,haproxy --rounds 5\n  cargo xtask bench instructions"
+    after_help = "Examples:\n  cargo xtask bench --quick\n  cargo xtask bench --scenarios http1-mtls --peers lorica,haproxy --rounds 5\n  cargo xtask bench instructions\n  cargo xtask bench routes"
 )]
 struct Arguments {
     /// The `lorica` to measure.
@@ -67,6 +68,8 @@ struct Arguments {
 enum Verb {
     /// Count instructions per request with callgrind, and keep the count in docs/performance/instructions.csv.
     Instructions,
+    /// Time the search for a request's rule among many, and print the table that docs/performance.md holds.
+    Routes,
     /// The backend for bytes.
     #[command(hide = true)]
     Echo {
@@ -95,6 +98,9 @@ fn ended(outcome: anyhow::Result<()>) -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if matches!(arguments.verb, Some(Verb::Routes)) {
+        return routes::measure();
+    }
     machine::pin_to_load()?;
     let place = tempfile::tempdir()?;
     let bench = Bench {

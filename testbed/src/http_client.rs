@@ -2,6 +2,7 @@
 //! what goes out.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -11,6 +12,9 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::PATIENCE;
 
@@ -107,6 +111,28 @@ pub async fn http_send(address: SocketAddr, request: Request<Full<Bytes>>) -> an
 pub async fn http2_send(address: SocketAddr, request: Request<Full<Bytes>>) -> anyhow::Result<Reply> {
     let stream = connect(address).await?;
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        drop(connection.await);
+    });
+    whole(async move { sender.send_request(request).await }).await
+}
+
+/// Sends a request over HTTP/1.1 inside TLS that is opened for `server_name`, trusting one certificate. The request names its `host`.
+///
+/// # Errors
+/// As [`http_send`]; the handshake failed.
+pub async fn https_send(
+    address: SocketAddr,
+    trusted: &CertificateDer<'static>,
+    server_name: &str,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<Reply> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.clone())?;
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let name = ServerName::try_from(server_name.to_owned())?;
+    let stream = timeout(PATIENCE, TlsConnector::from(Arc::new(config)).connect(name, connect(address).await?)).await??;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(async move {
         drop(connection.await);
     });

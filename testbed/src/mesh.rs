@@ -257,7 +257,7 @@ impl Mesh {
     }
 
     /// Starts the binary; it ends with this test, however that ends.
-    pub(crate) fn start_binary(
+    pub fn start_binary(
         &self,
         name: &str,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 const HELP: &str = "cargo xtask check                 format, lints, dependency rules, licences, rules for text
 cargo xtask test [OPTIONS] [ARGS]   fetch the peers that tests need, build, run every test that this machine allows
-cargo xtask bench [OPTIONS] [instructions]   measure Lorica and its peers side by side (--help: how)
+cargo xtask bench [OPTIONS] [instructions|routes]   measure Lorica and its peers side by side (--help: how)
 
 Options of test:
   --no-fetch   fetch nothing; use what is there

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use lorica_model::name::{Label, ServiceName, ServicePort};
 use lorica_model::snapshot::Protocol;
 
-pub use proxy::{InboundArg, ProxyArgs, WorkersArg};
+pub use proxy::{BindArg, InboundArg, ProxyArgs, WorkersArg};
 
 /// A service mesh in one binary.
 ///
@@ -61,7 +61,7 @@ pub enum Command {
     Control(ControlArgs),
     /// Run a program in the mesh, unchanged.
     Run(RunArgs),
-    /// Run the data plane alone, from files: no control plane, no capture.
+    /// Run a gateway, or the data plane alone from files: no capture.
     Proxy(Box<ProxyArgs>),
     /// Create or change resources, and wait until the proxies concerned have acknowledged it.
     Apply(ApplyArgs),
@@ -69,6 +69,8 @@ pub enum Command {
     Delete(DeleteArgs),
     /// Show what a change would do, without doing it.
     Diff(DiffArgs),
+    /// Split a service's requests between its versions: a canary in one line.
+    Split(SplitArgs),
     /// Show resources.
     Get(GetArgs),
     /// Show control plane, proxies, certificates and what was acknowledged last.
@@ -215,6 +217,60 @@ pub struct ApplyArgs {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
+}
+
+/// `lorica split`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each version is a label that workloads carry (`lorica run --version-label v2`). What is written are a Service for each
+version and an HTTPRoute on the service; --print shows them. Calls of a version's own name, `recording-v2`, reach that version alone.
+
+Examples:
+  lorica split recording.contact v1=95 v2=5          a canary
+  lorica split recording.contact v1=95 v2=5 --print  what that writes
+  lorica split recording.contact v2=100              done; `lorica delete httproute recording-split -n contact` ends the split"
+)]
+pub struct SplitArgs {
+    /// The service whose requests are split.
+    #[arg(value_name = "NAME[.NAMESPACE]")]
+    pub service: ServiceName,
+    /// The versions and their shares, relative to each other.
+    #[arg(required = true, value_name = "VERSION=WEIGHT")]
+    pub shares: Vec<ShareArg>,
+    /// One of the service's ports. Default: every port that may speak HTTP.
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Show the resources and change nothing.
+    #[arg(long)]
+    pub print: bool,
+    /// How long to wait for the proxies concerned.
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
+    pub wait: Duration,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `VERSION=WEIGHT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShareArg {
+    /// The version label; part of a name, so a name itself.
+    pub version: Label,
+    /// Its share.
+    pub weight: u32,
+}
+
+impl FromStr for ShareArg {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (version, weight) = text.split_once('=').ok_or("it reads VERSION=WEIGHT, as in v2=5")?;
+        let weight = weight
+            .parse()
+            .ok()
+            .filter(|weight| *weight <= 1_000_000)
+            .ok_or_else(|| format!("`{weight}` is no weight from 0 to 1000000"))?;
+        Ok(Self { version: Label::new(version).map_err(|error| error.to_string())?, weight })
+    }
 }
 
 /// `lorica delete`.

@@ -67,12 +67,22 @@ impl Viewed {
     fn outbound(&self, name: &str) -> Vec<Resource> {
         let world = self.published.world();
         let Ok(port) = name.parse::<ServicePort>() else { return Vec::new() };
-        let Some(unit) = compile::outbound(&world, &self.node.namespace, &port) else { return Vec::new() };
+        let Some(mut unit) = compile::outbound(&world, &self.node.namespace, &port) else { return Vec::new() };
+        if let Some(tls) = &mut unit.cluster.tls {
+            tls.certificate = self.node.gateway.as_ref().and_then(|gateway| compile::backend_certificate(&world, gateway));
+        }
         let endpoints = compile::endpoints(&world, &port);
         let plaintext = endpoints.is_some_and(|set| {
             !set.endpoints.is_empty() && set.endpoints.iter().all(|endpoint| endpoint.transport == Transport::Plaintext)
         });
         encode::outbound(&unit, self.dialect, Context { node: &self.node, plaintext })
+    }
+
+    /// The resources of the gateway that the viewer runs.
+    fn gateway(&self) -> Vec<Resource> {
+        let Some(name) = &self.node.gateway else { return Vec::new() };
+        let units = compile::gateway(&self.published.world(), name);
+        units.iter().flat_map(|unit| encode::gateway(unit, self.dialect, Context::of(&self.node))).collect()
     }
 
     fn make(&self, kind: Kind, name: &str) -> Option<Resource> {
@@ -83,6 +93,9 @@ impl Viewed {
             Kind::Endpoints => compile::endpoints(&world, &name.parse().ok()?).map(|set| encode::endpoints(&set, self.dialect)),
             Kind::Listener if self.workload.as_ref().is_some_and(|workload| encode::inbound_name(workload) == name) => {
                 compile::inbound(&world, self.workload.as_ref()?).map(|unit| encode::inbound(&unit))
+            }
+            Kind::Listener | Kind::Route if name.starts_with(encode::GATEWAY_PREFIX) => {
+                self.gateway().into_iter().find(|resource| resource.kind == kind && resource.name == name)
             }
             Kind::Listener if name == OUTBOUND && self.dialect == Dialect::Envoy && self.node.upstreams.is_empty() => {
                 Some(encode::capture())
@@ -99,7 +112,9 @@ const OUTBOUND: &str = "outbound";
 
 impl Catalog for Viewed {
     fn get(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
-        let shared = self.dialect == Dialect::Lorica && !name.starts_with("inbound/");
+        // What depends on who asks is made for each.
+        let own = name.starts_with("inbound/") || name.starts_with(encode::GATEWAY_PREFIX) || self.node.gateway.is_some();
+        let shared = self.dialect == Dialect::Lorica && !own;
         if !shared {
             return self.make(kind, name).map(Arc::new);
         }
@@ -128,6 +143,9 @@ impl Catalog for Viewed {
         let names: Vec<String> = match (kind, self.dialect) {
             (Kind::Names, _) => compile::names(&world).into_keys().map(|namespace| namespace.to_string()).collect(),
             (Kind::Secret, _) => vec!["bundle".to_owned()],
+            (Kind::Listener, _) if self.node.gateway.is_some() => {
+                return self.gateway().into_iter().filter(|resource| resource.kind == Kind::Listener).map(Arc::new).collect();
+            }
             // Only Envoy asks for all; one with explicit upstreams gets those and what their routes lead to.
             (Kind::Listener, Dialect::Envoy) if !self.node.upstreams.is_empty() => {
                 self.node.upstreams.keys().map(ToString::to_string).collect()

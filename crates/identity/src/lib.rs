@@ -6,6 +6,7 @@
 //! | [`authority`] | the embedded CA: root, intermediate, signing |
 //! | [`request`] | a certificate request, of which nothing but the public key is believed |
 //! | [`bundle`] | the roots that a trust domain is verified against |
+//! | [`edge`] | TLS at a gateway's edge, with certificates and roots that a user gave |
 //! | [`facts`] | what the CA says about a workload inside its SVID |
 //! | [`svid`] | a workload's key and certificate chain |
 //! | [`rotation`] | when to renew, how long to wait after a failure |
@@ -22,6 +23,7 @@
 pub mod authority;
 pub mod bundle;
 pub mod ca_api;
+pub mod edge;
 pub mod facts;
 pub mod files;
 pub mod handshake;

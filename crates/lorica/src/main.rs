@@ -40,9 +40,13 @@ fn main() -> ExitCode {
         Command::Demo(_) | Command::ContactCentre { .. } => {
             Err(anyhow::anyhow!("this binary was built without the demo\nhint: build it with `--features demo`"))
         }
-        Command::Apply(_) | Command::Delete(_) | Command::Diff(_) | Command::Get(_) | Command::Status(_) | Command::Completions(_) => {
-            lorica_cli::verbs::execute(command, &global, &mut printer)
-        }
+        Command::Apply(_)
+        | Command::Delete(_)
+        | Command::Diff(_)
+        | Command::Split(_)
+        | Command::Get(_)
+        | Command::Status(_)
+        | Command::Completions(_) => lorica_cli::verbs::execute(command, &global, &mut printer),
     };
     done.unwrap_or_else(|error| {
         // Diagnostics come with labels and places of their own.

@@ -2,16 +2,19 @@
 
 mod configuration;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use lorica_cli::args::{Global, PortArg, ProxyArgs};
+use lorica_cli::places::Places;
 use lorica_cli::printer::Printer;
 use lorica_identity::files::{IdentityFiles, SVID_FILE};
-use lorica_model::name::{Label, Namespace, ServicePort, WorkloadName};
+use lorica_model::name::{GatewayName, Label, Namespace, ServicePort, WorkloadName};
 use lorica_model::spiffe::SpiffeId;
-use lorica_proxy::config::{Own, TelemetryConfig};
+use lorica_proxy::config::{DEFAULT_START_DEADLINE, Own, ProxyConfig, TelemetryConfig};
+use lorica_proxy::gateway::{Binds, GatewayConfig};
 use lorica_proxy::standalone::{self, Identity, Notice, Standalone};
 
 pub(crate) use configuration::Refused;
@@ -20,6 +23,9 @@ use configuration::{Asked, compiled};
 /// Runs a proxy until SIGTERM or SIGINT.
 pub(crate) fn proxy(arguments: ProxyArgs, global: &Global, printer: &mut Printer) -> anyhow::Result<ExitCode> {
     crate::logging::start("warn", global.verbose);
+    if let Some(gateway) = arguments.gateway.clone().filter(|_| arguments.config.is_empty()) {
+        return self::gateway(gateway, arguments, global, printer);
+    }
     consistent(&arguments)?;
     let identity = match &arguments.identity {
         Some(directory) => Some(Identity::load(IdentityFiles::new(directory)).context("--identity")?),
@@ -30,6 +36,7 @@ pub(crate) fn proxy(arguments: ProxyArgs, global: &Global, printer: &mut Printer
     let asked = Asked {
         own: own.clone(),
         upstreams: arguments.upstreams.iter().map(|upstream| upstream.port.clone()).collect(),
+        gateway: arguments.gateway.clone(),
         ports: arguments.ports.clone(),
         identity: id.zip(arguments.identity.as_ref().map(|directory| directory.join(SVID_FILE).display().to_string())),
         colours: printer.colours(),
@@ -39,11 +46,13 @@ pub(crate) fn proxy(arguments: ProxyArgs, global: &Global, printer: &mut Printer
         printer.warning(&warning);
     }
     let data_to_stdout = arguments.access_log != "stdout";
+    let binds = binds(&arguments);
     let proxy = Standalone {
         own,
         snapshot: first.snapshot,
         identity,
         upstreams: arguments.upstreams.into_iter().map(|upstream| (upstream.port, upstream.local)).collect(),
+        binds,
         inbound: inbound(&arguments.inbound, &arguments.ports, arguments.service.as_ref()),
         metrics: arguments.metrics,
         telemetry: TelemetryConfig {
@@ -59,16 +68,61 @@ pub(crate) fn proxy(arguments: ProxyArgs, global: &Global, printer: &mut Printer
         Ok(next) => Ok((next.snapshot, format!("the configuration was read again: {} resources in force", next.resources))),
         Err(error) => Err(format!("{error:#}")),
     };
-    let tell = move |notice| {
-        let mut printer = Printer::terminal();
-        match notice {
-            // The access log's lines are data too, and have a form of their own.
-            Notice::Serving(line) if data_to_stdout => printer.data(&line),
-            Notice::Serving(line) | Notice::Note(line) => printer.note(&line),
-        }
-    };
-    standalone::run(proxy, again, tell)?;
+    standalone::run(proxy, again, move |notice| tell(notice, data_to_stdout))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn tell(notice: Notice, data_to_stdout: bool) {
+    let mut printer = Printer::terminal();
+    match notice {
+        // The access log's lines are data too, and have a form of their own.
+        Notice::Serving(line) if data_to_stdout => printer.data(&line),
+        Notice::Serving(line) | Notice::Note(line) => printer.note(&line),
+    }
+}
+
+/// Runs a Gateway that the control plane has.
+fn gateway(gateway: GatewayName, arguments: ProxyArgs, global: &Global, printer: &mut Printer) -> anyhow::Result<ExitCode> {
+    let places = Places::from_environment();
+    places.make()?;
+    let control_socket = lorica_cli::server::socket(global.server.as_deref(), &places)?;
+    if std::os::unix::net::UnixStream::connect(&control_socket).is_err() {
+        let limit = DEFAULT_START_DEADLINE.as_secs();
+        printer.note(&format!("waiting up to {limit} s for a control plane on {} …", control_socket.display()));
+    }
+    let data_to_stdout = arguments.access_log != "stdout";
+    let config = GatewayConfig {
+        binds: binds(&arguments),
+        metrics: arguments.metrics,
+        workers: arguments.workers.count(),
+        proxy: ProxyConfig {
+            control_socket,
+            workload: WorkloadName::new(gateway.namespace.clone(), crate::run::unique(gateway.name.as_str())?),
+            namespace: gateway.namespace.clone(),
+            service: None,
+            account: gateway.name.clone(),
+            version: arguments.version_label,
+            ports: Vec::new(),
+            upstreams: Vec::new(),
+            advertise: arguments.listen,
+            telemetry: TelemetryConfig {
+                access_log: arguments.access_log,
+                otlp: arguments.otlp,
+                sampling: arguments.trace_sampling.clamp(0.0, 1.0),
+            },
+            start_deadline: DEFAULT_START_DEADLINE,
+            drain_deadline: arguments.drain,
+        },
+        gateway,
+    };
+    lorica_proxy::gateway::run(config, move |notice| tell(notice, data_to_stdout))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where listener ports are bound.
+fn binds(arguments: &ProxyArgs) -> Binds {
+    let place = |bind: &lorica_cli::args::BindArg| (bind.port, SocketAddr::new(bind.address.unwrap_or(arguments.listen), bind.bound));
+    Binds { address: arguments.listen, ports: arguments.binds.iter().map(place).collect() }
 }
 
 fn read_again(config: &[PathBuf], asked: &Asked) -> anyhow::Result<configuration::Configuration> {
@@ -80,9 +134,9 @@ fn consistent(arguments: &ProxyArgs) -> anyhow::Result<()> {
     if arguments.config.iter().any(|path| path == Path::new("-")) {
         bail!("--config -: standard input cannot be read again on SIGHUP\nhint: write the resources into a file");
     }
-    if arguments.upstreams.is_empty() && arguments.inbound.is_empty() {
+    if arguments.upstreams.is_empty() && arguments.inbound.is_empty() && arguments.gateway.is_none() {
         bail!(
-            "there is nothing to serve\nhint: --upstream NAME:PORT=LOCAL for calls to a service; --service, --port and --inbound for calls to an app"
+            "there is nothing to serve\nhint: --upstream NAME:PORT=LOCAL for calls to a service; --service, --port and --inbound for calls to an app; --gateway NAME for a Gateway"
         );
     }
     for (index, port) in arguments.ports.iter().enumerate() {
@@ -115,16 +169,21 @@ fn own(arguments: &ProxyArgs, id: Option<&SpiffeId>) -> anyhow::Result<Own> {
         None => None,
     };
     let (of_identity, account) = proven.unzip();
-    let namespace = match &arguments.service {
-        Some(service) => service.namespace.clone(),
-        None => arguments.namespace.clone().or(of_identity).unwrap_or_default(),
+    let namespace = match (&arguments.service, &arguments.gateway) {
+        (Some(service), _) => service.namespace.clone(),
+        (None, Some(gateway)) => gateway.namespace.clone(),
+        (None, None) => arguments.namespace.clone().or(of_identity).unwrap_or_default(),
     };
     let of_service = || arguments.service.as_ref().map(|service| service.name.clone());
     let account = match account.or_else(of_service) {
         Some(account) => account,
         None => Label::new("default")?,
     };
-    let stem = arguments.service.as_ref().map_or("proxy", |service| service.name.as_str());
+    let stem = match (&arguments.service, &arguments.gateway) {
+        (Some(service), _) => service.name.as_str(),
+        (None, Some(gateway)) => gateway.name.as_str(),
+        (None, None) => "proxy",
+    };
     let workload = WorkloadName::new(namespace.clone(), crate::run::unique(stem)?);
     Ok(Own { workload, namespace, service: arguments.service.clone(), account, version: arguments.version_label.clone() })
 }

@@ -4,6 +4,7 @@
 //! changes: what a rule or a hop alters is an [`Edits`] beside it, and an attempt is the head with its edits.
 //! Nothing here reads or writes a socket.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
@@ -443,7 +444,7 @@ impl From<Bytes> for AddedValue {
 #[derive(Clone, Debug, Default)]
 pub struct Edits {
     removed: u128,
-    added: SmallVec<[(&'static str, AddedValue); 4]>,
+    added: SmallVec<[(Cow<'static, str>, AddedValue); 4]>,
     /// Path and query in place of the head's.
     pub path_and_query: Option<String>,
     /// Authority in place of the head's.
@@ -471,17 +472,18 @@ impl Edits {
     }
 
     /// Adds a field after those received. The value must hold no CR, LF or NUL; such a field is left out.
-    pub fn add(&mut self, name: &'static str, value: impl Into<AddedValue>) {
+    pub fn add(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<AddedValue>) {
         let value = value.into();
         // No early end, so that many bytes are looked at at once.
         if !value.as_bytes().iter().fold(false, |any, byte| any | matches!(byte, b'\r' | b'\n' | 0)) {
-            self.added.push((name, value));
+            self.added.push((name.into(), value));
         }
     }
 
     /// Puts a field in place of all of its name.
-    pub fn set(&mut self, fields: &Fields, name: &'static str, value: impl Into<AddedValue>) {
-        self.remove(fields, name);
+    pub fn set(&mut self, fields: &Fields, name: impl Into<Cow<'static, str>>, value: impl Into<AddedValue>) {
+        let name = name.into();
+        self.remove(fields, &name);
         self.add(name, value);
     }
 

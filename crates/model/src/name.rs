@@ -178,6 +178,11 @@ namespaced! {
     WorkloadName
 }
 
+namespaced! {
+    /// The name of a gateway: `edge.shop`.
+    GatewayName
+}
+
 impl ServiceName {
     /// The fully qualified name: `recording.contact.mesh`.
     #[must_use]

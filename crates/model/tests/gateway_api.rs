@@ -12,7 +12,7 @@ use lorica_model::head::{HeadBuilder, RequestHead, Version};
 use lorica_model::name::{Namespace, ServiceName, ServicePort};
 use lorica_model::reason::Reason;
 use lorica_model::resource::{Options, Resources, check, read};
-use lorica_model::snapshot::{HttpRule, OutboundUnit, PathMatch, route};
+use lorica_model::snapshot::{Backend, HttpRule, OutboundUnit, PathMatch, route};
 use lorica_model::spiffe::TrustDomain;
 
 const NAMESPACE: &str = "gateway-conformance-infra";
@@ -79,8 +79,17 @@ fn answer(unit: &OutboundUnit, head: &RequestHead) -> Result<String, i64> {
         Reason::NoBackend => 500,
         other => panic!("{other:?}"),
     };
-    let rule = route::rule(unit, head, &mut ()).map_err(status)?;
-    route::backend(rule, 0.0, &mut ()).map(|port| port.service.name.to_string()).map_err(status)
+    let rule = route::rule(&unit.rules, head, 0.0, &mut ()).map_err(status)?;
+    drawn(rule, 0.0).map_err(status)
+}
+
+/// The service that a number draws of a rule.
+fn drawn(rule: &HttpRule, random: f64) -> Result<String, Reason> {
+    let index = route::backend(rule.backends(), random, &mut ())?;
+    Ok(match &rule.backends()[index].backend {
+        Backend::Port(port) => port.service.name.to_string(),
+        Backend::Missing { name } => name.clone(),
+    })
 }
 
 /// The route of one of the suite's manifests, compiled; none where the suite is not at hand.
@@ -98,7 +107,7 @@ fn shares_are_those_of_the_weights() {
     let mut shares: BTreeMap<String, u32> = BTreeMap::new();
     for ticket in 0..1000 {
         let random = (f64::from(ticket) + 0.5) / 1000.0;
-        *shares.entry(route::backend(&unit.rules[0], random, &mut ()).unwrap().service.name.to_string()).or_default() += 1;
+        *shares.entry(drawn(&unit.rules[0], random).unwrap()).or_default() += 1;
     }
     assert_eq!(shares.into_iter().collect::<Vec<_>>(), [("infra-backend-v1".to_owned(), 700), ("infra-backend-v2".to_owned(), 300)]);
 }
@@ -107,7 +116,13 @@ fn shares_are_those_of_the_weights() {
 fn timeouts_are_those_written_and_zero_is_none() {
     let limits = |manifest| -> Option<Vec<_>> {
         let unit = unit_of(manifest)?;
-        Some(unit.rules.iter().map(|rule| (path_of(rule), rule.timeouts.request, rule.timeouts.backend_request)).collect())
+        Some(
+            unit.rules
+                .iter()
+                .map(|rule| (path_of(rule), rule.forward().unwrap().timeouts))
+                .map(|(path, limits)| (path, limits.request, limits.backend_request))
+                .collect(),
+        )
     };
     let half = Some(std::time::Duration::from_millis(500));
     let Some(request) = limits("httproute-timeout-request.yaml") else { return };

@@ -9,6 +9,7 @@ pub mod app;
 pub mod config;
 pub mod dns;
 pub mod endpoints;
+pub mod gateway;
 pub mod identity;
 pub mod identity_files;
 pub mod path;

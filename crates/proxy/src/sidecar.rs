@@ -95,6 +95,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
         listening,
         sockets,
         listeners: served,
+        gateway: tokio::sync::mpsc::channel(1).1,
     });
     let worker = worker.await?;
     supervisor.say(&FromProxy::Serving)?;
@@ -137,7 +138,7 @@ fn metadata(config: &ProxyConfig, listeners: &[Listener], metrics: SocketAddr) -
 }
 
 /// Waits for the workload's own unit, an SVID, and the units of explicit listeners.
-async fn prepared(
+pub(crate) async fn prepared(
     config: &ProxyConfig,
     client: &Client,
     mut epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,

@@ -17,10 +17,11 @@ use lorica_model::name::ServicePort;
 use lorica_model::snapshot::Snapshot;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::config::{Own, TelemetryConfig};
+use crate::gateway::{Binds, MAX_WAITING, Ports};
 use crate::source::{Files, Source};
 use crate::supervisor::{Ending, Listener};
 use crate::view::View;
@@ -41,6 +42,8 @@ pub struct Standalone {
     pub upstreams: Vec<(ServicePort, SocketAddr)>,
     /// Addresses at which calls for app ports are taken, with the service ports that they are.
     pub inbound: Vec<(u16, ServicePort, SocketAddr)>,
+    /// Where the listener ports of the gateway that it runs are bound.
+    pub binds: Binds,
     /// Where metrics and readiness are served; any free port of loopback where port 0 is said.
     pub metrics: SocketAddr,
     /// Where telemetry goes.
@@ -126,11 +129,13 @@ async fn serve(
     let source = Source::Files(files);
     // The app is whatever answers at its port of this host's loopback.
     let (_, listening) = watch::channel(Vec::new());
-    let mut views = Vec::new();
+    let (mut views, mut gateways) = (Vec::new(), Vec::new());
     let mut running = Vec::new();
     for (number, listeners) in listeners.into_iter().enumerate() {
         let (views_in, view) = watch::channel(first_view(&proxy.snapshot));
         views.push(views_in);
+        let (gateway_in, gateway) = mpsc::channel(MAX_WAITING);
+        gateways.push(gateway_in);
         let start = workers::Start {
             name: format!("worker-{number}"),
             own: own.clone(),
@@ -141,10 +146,19 @@ async fn serve(
             listening: listening.clone(),
             sockets: None,
             listeners,
+            gateway,
         };
         running.push(workers::start(start).await?);
     }
     spawn_local(admin::serve(metrics, telemetry.clone(), source, epochs));
+    let mut ports = Ports::new(proxy.binds, gateways);
+    for notice in ports.follow(&proxy.snapshot) {
+        match notice {
+            Notice::Serving(_) => places.extend(ports.places().iter().map(|(port, address)| format!("port {port} on {address}"))),
+            // What cannot be bound at the start is a mistake of the command line, not of the moment.
+            Notice::Note(message) => anyhow::bail!("{}", message.trim_start_matches("warning: ")),
+        }
+    }
     tell(Notice::Serving(format!("serving: {}; metrics on http://{scraped}/metrics", places.join(", "))));
     if let Some(Identity { files, seen, .. }) = proxy.identity {
         let tell = tell.clone();
@@ -155,7 +169,7 @@ async fn serve(
     let mut asked = signals.ends;
     tokio::select! {
         () = asked.next() => {}
-        () = reload(signals.hangup, again, &views, &files_in, &tell) => {}
+        () = reload(signals.hangup, again, &views, &mut ports, &files_in, &tell) => {}
     }
     end(&running, proxy.drain_deadline, &mut asked, &tell).await;
     running.iter().for_each(workers::Running::end);
@@ -165,7 +179,7 @@ async fn serve(
     Ok(())
 }
 
-fn first_view(snapshot: &Snapshot) -> Arc<View> {
+pub(crate) fn first_view(snapshot: &Snapshot) -> Arc<View> {
     Arc::new(View::next(&View::default(), Arc::new(snapshot.unshared()), Instant::now()))
 }
 
@@ -211,6 +225,7 @@ async fn reload(
     mut hangup: Signal,
     mut again: impl FnMut() -> Result<(Snapshot, String), String>,
     views: &[watch::Sender<Arc<View>>],
+    ports: &mut Ports,
     files: &watch::Sender<Files>,
     tell: &impl Fn(Notice),
 ) {
@@ -221,6 +236,7 @@ async fn reload(
                     let next = View::next(&views.borrow(), Arc::new(snapshot.unshared()), Instant::now());
                     views.send_replace(Arc::new(next));
                 }
+                ports.follow(&snapshot).into_iter().for_each(tell);
                 files.send_modify(|files| *files = Files { taken: files.taken + 1, behind: false, ..*files });
                 tell(Notice::Note(line));
             }
@@ -234,7 +250,7 @@ async fn reload(
 }
 
 /// Closes the listeners, and gives what is under way its time. A second signal cuts it short.
-async fn end(running: &[workers::Running], deadline: Duration, asked: &mut Ends, tell: &impl Fn(Notice)) {
+pub(crate) async fn end(running: &[workers::Running], deadline: Duration, asked: &mut Ends, tell: &impl Fn(Notice)) {
     let under_way = || running.iter().map(workers::Running::exchanges).sum::<usize>();
     running.iter().for_each(|worker| worker.close(Ending::Closing));
     let until = Instant::now() + deadline;
@@ -262,18 +278,18 @@ async fn end(running: &[workers::Running], deadline: Duration, asked: &mut Ends,
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// The signals that a proxy without a supervisor listens to.
-struct Signals {
-    ends: Ends,
+pub(crate) struct Signals {
+    pub(crate) ends: Ends,
     hangup: Signal,
 }
 
-struct Ends {
+pub(crate) struct Ends {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let caught = |kind| signal(kind).context("signals cannot be received");
         let ends = Ends { terminate: caught(SignalKind::terminate())?, interrupt: caught(SignalKind::interrupt())? };
         Ok(Self { ends, hangup: caught(SignalKind::hangup())? })
@@ -281,7 +297,7 @@ impl Signals {
 }
 
 impl Ends {
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
     }
 }

@@ -2,18 +2,21 @@
 //!
 //! In: snapshots from the control plane's client. Out: one `Arc<View>` a change. An exchange loads it once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use lorica_identity::AcceptedIdentities;
+use lorica_identity::{AcceptedIdentities, edge};
 use lorica_model::name::{Namespace, SUFFIX, ServiceName, ServicePort};
-use lorica_model::snapshot::{NameRecord, OutboundUnit, Snapshot};
+use lorica_model::snapshot::{BackendTls, HostPattern, Listening, NameRecord, OutboundUnit, ServerTls, Snapshot, Terminated, TlsAction};
 use tokio::sync::watch;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 
 use crate::endpoints::{self, LiveSet, LiveSets};
+use crate::path::mtls::Negotiated;
 
 /// The snapshot, the live endpoints, and which service each virtual address means.
 #[derive(Debug, Default)]
@@ -26,6 +29,14 @@ pub struct View {
     pub live: LiveSets,
     reaches: HashMap<ServicePort, Arc<Reach>, foldhash::fast::RandomState>,
     addresses: Arc<HashMap<IpAddr, ServiceName>>,
+    servers: BTreeMap<(u16, HostPattern), Server>,
+}
+
+/// How TLS ends at a gateway for some server names: what it was made of, and what was made, or why nothing could be.
+#[derive(Debug, Clone)]
+struct Server {
+    of: ServerTls,
+    config: Result<Arc<ServerConfig>, String>,
 }
 
 /// A service port as an exchange needs it: its unit and its endpoints, joined once a view and not once a request.
@@ -37,27 +48,62 @@ pub struct Reach {
     pub live: Arc<LiveSet>,
     /// The identities that they may prove.
     pub accepted: AcceptedIdentities,
-    /// A number that stands for `accepted` in pools: the same one for as long as these stay the same.
+    /// A number that stands for `accepted` and `edge` in pools: the same one for as long as these stay the same.
     pub accepted_number: u64,
+    /// TLS towards endpoints that are no part of the mesh, or why there can be none.
+    pub edge: Option<Result<EdgeClient, String>>,
+}
+
+/// TLS towards endpoints that are no part of the mesh: one configuration for each protocol that may be spoken inside.
+#[derive(Debug, Clone)]
+pub struct EdgeClient {
+    /// The name that is asked for.
+    pub name: ServerName<'static>,
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+    bytes: Arc<ClientConfig>,
+}
+
+impl EdgeClient {
+    fn new(tls: &BackendTls) -> Result<Self, String> {
+        let made = |alpn: &[&[u8]]| edge::client_config(tls, alpn).map_err(|error| error.to_string());
+        let (bytes, name) = made(&[])?;
+        Ok(Self { name, http1: made(&[Negotiated::Http1.alpn()])?.0, http2: made(&[Negotiated::Http2.alpn()])?.0, bytes })
+    }
+
+    /// The configuration for speaking `protocol` inside.
+    #[must_use]
+    pub fn config(&self, protocol: Option<Negotiated>) -> &Arc<ClientConfig> {
+        match protocol {
+            Some(Negotiated::Http1) => &self.http1,
+            Some(Negotiated::Http2) => &self.http2,
+            None => &self.bytes,
+        }
+    }
 }
 
 impl Reach {
     fn next(before: Option<&Arc<Self>>, unit: &Arc<OutboundUnit>, live: Arc<LiveSet>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let Some(before) = before else {
-            let accepted = AcceptedIdentities::new(unit.cluster.accepted.iter().cloned());
-            return Arc::new(Self { unit: unit.clone(), live, accepted, accepted_number: NEXT.fetch_add(1, Ordering::Relaxed) });
+            return Arc::new(Self::new(unit, live, NEXT.fetch_add(1, Ordering::Relaxed)));
         };
         let same_unit = Arc::ptr_eq(&before.unit, unit);
         if same_unit && Arc::ptr_eq(&before.live, &live) {
             return before.clone();
         }
-        let (accepted, accepted_number) = if same_unit || before.unit.cluster.accepted == unit.cluster.accepted {
-            (before.accepted.clone(), before.accepted_number)
-        } else {
-            (AcceptedIdentities::new(unit.cluster.accepted.iter().cloned()), NEXT.fetch_add(1, Ordering::Relaxed))
-        };
-        Arc::new(Self { unit: unit.clone(), live, accepted, accepted_number })
+        let (old, new) = (&before.unit.cluster, &unit.cluster);
+        if !same_unit && (old.accepted != new.accepted || old.tls != new.tls) {
+            return Arc::new(Self::new(unit, live, NEXT.fetch_add(1, Ordering::Relaxed)));
+        }
+        let (accepted, edge) = (before.accepted.clone(), before.edge.clone());
+        Arc::new(Self { unit: unit.clone(), live, accepted, accepted_number: before.accepted_number, edge })
+    }
+
+    fn new(unit: &Arc<OutboundUnit>, live: Arc<LiveSet>, accepted_number: u64) -> Self {
+        let accepted = AcceptedIdentities::new(unit.cluster.accepted.iter().cloned());
+        let edge = unit.cluster.tls.as_ref().map(EdgeClient::new);
+        Self { unit: unit.clone(), live, accepted, accepted_number, edge }
     }
 }
 
@@ -75,7 +121,14 @@ impl View {
         let same = before.snapshot.names.len() == snapshot.names.len()
             && before.snapshot.names.values().zip(snapshot.names.values()).all(|(old, new)| Arc::ptr_eq(old, new));
         let addresses = if same { before.addresses.clone() } else { Arc::new(addresses(&snapshot)) };
-        Self { number: before.number + 1, snapshot, live, reaches, addresses }
+        let servers = servers(&before.servers, &snapshot);
+        Self { number: before.number + 1, snapshot, live, reaches, addresses, servers }
+    }
+
+    /// How TLS ends at a gateway's port for the chain of these server names.
+    #[must_use]
+    pub fn server_config(&self, port: u16, chain: &HostPattern) -> Option<Result<&Arc<ServerConfig>, &str>> {
+        self.servers.get(&(port, chain.clone())).map(|server| server.config.as_ref().map_err(String::as_str))
     }
 
     /// The service that a virtual address means.
@@ -104,6 +157,33 @@ impl View {
         let at = table.records.binary_search_by(|record| record.name.as_str().cmp(name)).ok()?;
         Some((namespace, &table.records[at]))
     }
+}
+
+/// Sessions are resumed for as long as a configuration lives, so what did not change keeps its own.
+fn servers(before: &BTreeMap<(u16, HostPattern), Server>, snapshot: &Snapshot) -> BTreeMap<(u16, HostPattern), Server> {
+    let mut servers = BTreeMap::new();
+    for (port, unit) in &snapshot.gateway {
+        let Listening::Tls(chains) = &unit.listening else { continue };
+        for chain in chains {
+            let TlsAction::Terminate { tls, then } = &chain.action else { continue };
+            let key = (*port, chain.server_name.clone());
+            let made =
+                before.get(&key).filter(|known| known.of == *tls && !tls.certificates.iter().any(|certificate| certificate.in_files));
+            let server = made.cloned().unwrap_or_else(|| {
+                let alpn: &[&[u8]] = match then {
+                    Terminated::Http(_) => &[Negotiated::Http2.alpn(), Negotiated::Http1.alpn()],
+                    Terminated::Tcp(_) => &[],
+                };
+                let config = edge::server_config(tls, alpn).map_err(|error| error.to_string());
+                if let Err(error) = &config {
+                    tracing::warn!(gateway = %unit.gateway, port, server_name = %chain.server_name, error, "a listener cannot end TLS");
+                }
+                Server { of: tls.clone(), config }
+            });
+            servers.insert(key, server);
+        }
+    }
+    servers
 }
 
 fn addresses(snapshot: &Snapshot) -> HashMap<IpAddr, ServiceName> {

@@ -45,6 +45,8 @@ pub struct Worker {
     pub parties: Parties,
     /// How many connections are served.
     pub connections: Cell<usize>,
+    /// How many copies of requests are under way.
+    pub copies: Cell<usize>,
     /// How the proxy is to end.
     pub ending: watch::Receiver<Ending>,
     /// Set when nothing is served any more.
@@ -99,6 +101,7 @@ impl Worker {
             under_way,
             parties,
             connections: Cell::new(0),
+            copies: Cell::new(0),
             ending,
             ended,
             epoch: RefCell::new(unshared(&epochs.borrow_and_update())),
@@ -214,6 +217,6 @@ fn unshared(epoch: &Option<Arc<TlsEpoch>>) -> Option<Arc<TlsEpoch>> {
 fn ends(ending: Ending, caller: &Caller) -> bool {
     match (ending, &caller.entry) {
         (Ending::Running, _) | (Ending::Drain, Entry::Outbound { .. }) => false,
-        (Ending::Drain, Entry::Inbound { .. }) | (Ending::AppEnded | Ending::Closing, _) => true,
+        (Ending::Drain, Entry::Inbound { .. } | Entry::Gateway { .. }) | (Ending::AppEnded | Ending::Closing, _) => true,
     }
 }

@@ -12,14 +12,15 @@ use anyhow::Context as _;
 use lorica_capture::{AppListener, SocketSource};
 use lorica_identity::TlsEpoch;
 use lorica_observe::Telemetry;
-use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::app::App;
 use crate::config::Own;
-use crate::path::accept;
+use crate::gateway::GatewayListener;
 use crate::path::record::UnderWay;
+use crate::path::{self, accept, udp};
 use crate::source::Source;
 use crate::supervisor::{Ending, Listener};
 use crate::view::View;
@@ -45,6 +46,8 @@ pub struct Start {
     pub sockets: Option<SocketSource>,
     /// What it accepts on.
     pub listeners: Vec<Listener>,
+    /// Sockets of a gateway's listener ports, as these come.
+    pub gateway: mpsc::Receiver<GatewayListener>,
 }
 
 /// A running worker.
@@ -120,13 +123,26 @@ fn work(
 }
 
 fn accepting(start: Start, under_way: Arc<UnderWay>, ending: watch::Receiver<Ending>, ended: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let Start { name: _, own, source, views, epochs, telemetry, listening, sockets, listeners } = start;
+    let Start { name: _, own, source, views, epochs, telemetry, listening, sockets, listeners, mut gateway } = start;
     let app = App::new(listening, sockets)?;
     let worker = Worker::start(Parts { own, source, views, epochs, app, telemetry: telemetry.worker(), under_way, ending, ended });
     for (label, socket) in listeners {
         let listener = TcpListener::from_std(socket.into())?;
         spawn_local(accept::serve(worker.clone(), label, listener));
     }
+    spawn_local(async move {
+        while let Some(GatewayListener { port, udp, socket, closed }) = gateway.recv().await {
+            let opened = if udp {
+                UdpSocket::from_std(socket.into()).map(|socket| drop(spawn_local(udp::serve(worker.clone(), port, socket, closed))))
+            } else {
+                TcpListener::from_std(socket.into())
+                    .map(|listener| drop(spawn_local(path::gateway::serve(worker.clone(), port, listener, closed))))
+            };
+            if let Err(error) = opened {
+                tracing::error!(%error, port, "a worker cannot wait on a listener port");
+            }
+        }
+    });
     Ok(())
 }
 

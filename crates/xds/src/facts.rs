@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use lorica_model::name::{Label, ServiceName, ServicePort, WorkloadName};
-use lorica_model::snapshot::{MtlsMode, Origin, Protocol, Timeouts, WeightedBackend};
+use lorica_model::snapshot::{Cors, Forward, MtlsMode, Origin, PathEdit, Protocol, TransportRoute};
 use lorica_model::spiffe::SpiffeId;
 use serde::{Deserialize, Serialize};
 
@@ -31,17 +31,23 @@ pub(crate) struct RouteFacts {
     /// The prefix as written, where Envoy's matcher takes another spelling.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) prefix: Option<String>,
-    /// What a rule says that Envoy is told to answer with 500 by itself.
+    /// How the path is replaced: Envoy's expressions have no exact inverse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) unanswered: Option<Unanswered>,
+    pub(crate) path: Option<PathEdit>,
+    /// Whose scripts may read answers: Envoy's lists have no exact inverse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cors: Option<Cors>,
+    /// What a rule of no weight says, which Envoy is told to answer with 500 by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unanswered: Option<Forward>,
 }
 
-/// A rule of no weight.
+/// Of a chain that passes bytes on: whose route says where to.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Unanswered {
-    pub(crate) backends: Vec<WeightedBackend>,
-    pub(crate) timeouts: Timeouts,
+pub(crate) struct TransportFacts {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) route: Option<TransportRoute>,
 }
 
 /// Of a cluster.
@@ -49,6 +55,9 @@ pub(crate) struct Unanswered {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ClusterFacts {
     pub(crate) protocol: Protocol,
+    /// The service port whose name is sent as SNI, where it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) server: Option<ServicePort>,
 }
 
 /// Of an endpoint.

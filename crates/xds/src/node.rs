@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use envoy_types::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
 use envoy_types::pb::google::protobuf::{Struct, Value, value};
-use lorica_model::name::{Label, Namespace, ServiceName, ServicePort};
+use lorica_model::name::{GatewayName, Label, Namespace, ServiceName, ServicePort};
 use lorica_model::snapshot::{Locality, Protocol};
 use serde::{Deserialize, Serialize};
 
@@ -106,6 +106,12 @@ pub struct NodeMetadata {
     /// Where it runs.
     #[serde(default)]
     pub locality: Locality,
+    /// The gateway that it runs; none for a proxy beside an app.
+    #[serde(default)]
+    pub gateway: Option<GatewayName>,
+    /// Where the gateway's listener ports are bound.
+    #[serde(default)]
+    pub gateway_binds: BTreeMap<u16, SocketAddr>,
     /// For Envoy: the local addresses to listen on, by the service port that each leads to.
     #[serde(default)]
     pub upstreams: BTreeMap<ServicePort, SocketAddr>,
@@ -152,6 +158,8 @@ impl NodeMetadata {
             metrics: None,
             streams: false,
             locality: Locality::default(),
+            gateway: None,
+            gateway_binds: BTreeMap::new(),
             upstreams: BTreeMap::new(),
             secrets_directory: None,
         }

@@ -5,10 +5,13 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use lorica_model::name::{Label, Namespace, ServiceName, ServicePort, WorkloadName};
+use lorica_model::name::{GatewayName, Label, Namespace, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Backend, Cluster, Endpoint, EndpointSet, FieldMatch, HttpRule, InboundPort, InboundUnit, Locality, MtlsMode, NameRecord, NameTable,
-    Origin, OutboundUnit, PathMatch, Pattern, Protocol, RouteMatch, Timeouts, Transport, TrustBundle, ValueMatch, WeightedBackend,
+    Action, Backend, BackendTls, Certificate, ClientValidation, Cluster, Cors, Endpoint, EndpointSet, FieldMatch, Filters, Forward,
+    GatewayUnit, HeaderEdits, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, Listening, Locality, Mirror, MtlsMode, NameRecord,
+    NameTable, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, Pattern, PrivateKey, Protocol, Redirect, Retry, RouteMatch,
+    ServerTls, Share, Terminated, Timeouts, TlsAction, TlsChain, Transport, TransportRoute, TrustBundle, ValueMatch, VirtualHost,
+    WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use proptest::collection::{btree_set, vec};
@@ -49,17 +52,38 @@ pub(crate) fn unit(text: &str, backends: &[&str]) -> OutboundUnit {
                 matched: 0,
             }),
             matches: RouteMatch::any(),
-            backends: leads.into_iter().map(|port| WeightedBackend { weight: 1, backend: Backend::Port(port) }).collect(),
-            timeouts: Timeouts::default(),
-        }],
+            filters: Filters::default(),
+            action: Action::Forward(Forward {
+                backends: leads.into_iter().map(|port| WeightedBackend::plain(1, Backend::Port(port))).collect(),
+                ..Forward::default()
+            }),
+        }]
+        .into(),
         http_only: false,
         cluster: Cluster {
             port: own.clone(),
             protocol: Protocol::Detect,
             accepted: [identity].into(),
             connect_timeout: Duration::from_secs(5),
+            server: own.clone(),
+            tls: None,
         },
         port: own,
+    }
+}
+
+/// Changes the first rule of a unit.
+pub(crate) fn change(unit: &mut OutboundUnit, change: impl FnOnce(&mut HttpRule)) {
+    let mut rules: Vec<HttpRule> = unit.rules.iter().map(|rule| (**rule).clone()).collect();
+    change(&mut rules[0]);
+    unit.rules = rules.into();
+}
+
+/// How a rule passes requests on.
+pub(crate) fn forward(rule: &mut HttpRule) -> &mut Forward {
+    match &mut rule.action {
+        Action::Forward(forward) => forward,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -176,36 +200,162 @@ fn any_path() -> impl Strategy<Value = PathMatch> {
     ]
 }
 
+fn any_share() -> impl Strategy<Value = Share> {
+    (0..=1_000_000u32).prop_map(Share)
+}
+
+fn any_edits() -> impl Strategy<Value = HeaderEdits> {
+    let pair = || ("[a-z][a-z-]{0,8}", "[ -~]{0,8}");
+    (vec("[a-z]{1,6}", 0..2), vec(pair(), 0..2), vec(pair(), 0..2)).prop_map(|(remove, set, add)| HeaderEdits { remove, set, add })
+}
+
+fn any_host() -> impl Strategy<Value = String> {
+    "[a-z]{1,4}(\\.[a-z]{1,4}){1,2}"
+}
+
+fn any_path_edit() -> impl Strategy<Value = PathEdit> {
+    prop_oneof![
+        "/[a-z.\\\\/]{0,6}".prop_map(PathEdit::Full),
+        ("(/[a-z.]{1,3}){0,2}", "(/[a-z]{0,3}){0,2}").prop_map(|(matched, replacement)| PathEdit::Prefix { matched, replacement })
+    ]
+}
+
+fn any_destination() -> impl Strategy<Value = Backend> {
+    prop_oneof![3 => any_port().prop_map(Backend::Port), 1 => ".{0,12}".prop_map(|name| Backend::Missing { name })]
+}
+
 fn any_backend() -> impl Strategy<Value = WeightedBackend> {
-    let backend = prop_oneof![3 => any_port().prop_map(Backend::Port), 1 => ".{0,12}".prop_map(|name| Backend::Missing { name })];
-    (prop_oneof![Just(0), Just(1), 0..1_000_000u32], backend).prop_map(|(weight, backend)| WeightedBackend { weight, backend })
+    let weight = prop_oneof![Just(0), Just(1), 0..1_000_000u32];
+    (weight, any_destination(), any_edits(), any_edits(), option::of(any_host()))
+        .prop_map(|(weight, backend, request, response, host)| WeightedBackend { weight, backend, request, response, host })
+}
+
+fn any_cors() -> impl Strategy<Value = Cors> {
+    let origin = prop_oneof![
+        Just(OriginMatch::Any),
+        "https://[a-z.]{1,8}".prop_map(OriginMatch::Exact),
+        "\\.[a-z]{1,4}".prop_map(|after| OriginMatch::Wildcard { before: "https://".to_owned(), after }),
+    ];
+    let words = || vec("[A-Za-z-]{1,6}", 0..3);
+    (vec(origin, 0..3), words(), words(), words(), any::<bool>(), any::<u32>()).prop_map(
+        |(origins, methods, headers, expose, credentials, max_age)| Cors { origins, methods, headers, expose, credentials, max_age },
+    )
+}
+
+fn any_action() -> impl Strategy<Value = Action> {
+    let timeouts = (option::of(any_duration()), option::of(any_duration()), option::of(any_duration()))
+        .prop_map(|(request, backend_request, idle)| Timeouts { request, backend_request, idle });
+    let mirror = (any_destination(), any_share()).prop_map(|(backend, share)| Mirror { backend, share });
+    let retry = (any::<u32>(), vec(400..600u16, 0..3), option::of(any_duration())).prop_map(|(attempts, codes, backoff)| Retry {
+        attempts,
+        codes,
+        backoff,
+    });
+    let forward =
+        (vec(any_backend(), 0..4), timeouts, option::of(any_path_edit()), option::of(any_host()), vec(mirror, 0..2), option::of(retry))
+            .prop_map(|(backends, timeouts, path, host, mirrors, retry)| Forward { backends, timeouts, path, host, mirrors, retry });
+    let redirect = (
+        option::of("https?"),
+        option::of(any_host()),
+        option::of(1..=u16::MAX),
+        option::of(any_path_edit()),
+        prop_oneof![Just(301), Just(302), Just(303), Just(307), Just(308)],
+    )
+        .prop_map(|(scheme, host, port, path, status)| Redirect { scheme, host, port, path, status });
+    prop_oneof![4 => forward.prop_map(Action::Forward), 1 => redirect.prop_map(Action::Redirect), 1 => (200..600u16).prop_map(Action::Respond)]
+}
+
+fn any_origin() -> impl Strategy<Value = Origin> {
+    ("[A-Za-z]{1,8}", "[a-z]{1,8}", ".{0,8}", 0..(1u64 << 53), any::<u32>(), any::<u32>())
+        .prop_map(|(kind, namespace, name, generation, rule, matched)| Origin { kind, namespace, name, generation, rule, matched })
 }
 
 fn any_rule() -> impl Strategy<Value = HttpRule> {
-    let origin = ("[A-Za-z]{1,8}", "[a-z]{1,8}", ".{0,8}", 0..(1u64 << 53), any::<u32>(), any::<u32>())
-        .prop_map(|(kind, namespace, name, generation, rule, matched)| Origin { kind, namespace, name, generation, rule, matched });
-    let matches = (any_path(), option::of("[A-Z]{1,7}"), vec(any_field("[a-z][a-z-]{0,8}"), 0..3), vec(any_field(".{0,6}"), 0..3))
-        .prop_map(|(path, method, headers, query)| RouteMatch { path, method, headers, query });
-    let timeouts = (option::of(any_duration()), option::of(any_duration()), option::of(any_duration()))
-        .prop_map(|(request, backend_request, idle)| Timeouts { request, backend_request, idle });
-    (origin, matches, vec(any_backend(), 0..4), timeouts).prop_map(|(origin, matches, backends, timeouts)| HttpRule {
+    let fields = (vec(any_field("[a-z][a-z-]{0,8}"), 0..3), vec(any_field(".{0,6}"), 0..3));
+    let matches = (any_path(), option::of("[A-Z]{1,7}"), fields, option::of(any_share()))
+        .prop_map(|(path, method, (headers, query), share)| RouteMatch { path, method, headers, query, share });
+    let filters =
+        (any_edits(), any_edits(), option::of(any_cors())).prop_map(|(request, response, cors)| Filters { request, response, cors });
+    (any_origin(), matches, filters, any_action()).prop_map(|(origin, matches, filters, action)| HttpRule {
         origin: std::sync::Arc::new(origin),
         matches,
-        backends,
-        timeouts,
+        filters,
+        action,
+    })
+}
+
+fn any_certificate() -> impl Strategy<Value = Certificate> {
+    (".{0,12}", ".{0,12}", any::<bool>()).prop_map(|(chain, key, in_files)| Certificate { chain, key: PrivateKey(key), in_files })
+}
+
+fn any_backend_tls() -> impl Strategy<Value = BackendTls> {
+    let name = prop_oneof![any_host(), any_host().prop_map(|host| format!("spiffe://{host}/a"))];
+    (any_host(), vec(name, 0..3), option::of(".{0,12}"), option::of(any_certificate())).prop_map(
+        |(server_name, mut names, roots, certificate)| {
+            // One name that is the server's own is what none says.
+            if *names == [server_name.as_str()] {
+                names.clear();
+            }
+            BackendTls { server_name, names, roots, certificate }
+        },
+    )
+}
+
+fn any_pattern_of_hosts() -> impl Strategy<Value = HostPattern> {
+    prop_oneof![any_host().prop_map(HostPattern::Exact), any_host().prop_map(HostPattern::Under), Just(HostPattern::Any)]
+}
+
+fn any_hosts() -> impl Strategy<Value = Hosts> {
+    vec((any_pattern_of_hosts(), vec(any_rule(), 0..3)), 0..3).prop_map(|hosts| {
+        let hosts: std::collections::BTreeMap<HostPattern, Vec<HttpRule>> = hosts.into_iter().collect();
+        Hosts::new(hosts.into_iter().map(|(host, rules)| VirtualHost { host, rules: rules.into() }).collect())
+    })
+}
+
+fn any_transport() -> impl Strategy<Value = TransportRoute> {
+    let backend = (0..100u32, any_destination()).prop_map(|(weight, backend)| WeightedBackend::plain(weight, backend));
+    (any_origin(), vec(backend, 0..3)).prop_map(|(origin, backends)| TransportRoute { origin: std::sync::Arc::new(origin), backends })
+}
+
+pub(crate) fn any_gateway() -> impl Strategy<Value = GatewayUnit> {
+    let client = (".{0,12}", any::<bool>()).prop_map(|(roots, optional)| ClientValidation { roots, optional });
+    let tls = (vec(any_certificate(), 0..3), option::of(client)).prop_map(|(certificates, client)| ServerTls { certificates, client });
+    let then = prop_oneof![any_hosts().prop_map(Terminated::Http), option::of(any_transport()).prop_map(Terminated::Tcp)];
+    let action = prop_oneof![
+        any_transport().prop_map(TlsAction::Passthrough),
+        (tls, then).prop_map(|(tls, then)| TlsAction::Terminate { tls, then })
+    ];
+    let chain = (any_pattern_of_hosts(), action).prop_map(|(server_name, action)| TlsChain { server_name, action });
+    let listening = prop_oneof![
+        any_hosts().prop_map(Listening::Http),
+        vec(chain, 0..3).prop_map(Listening::Tls),
+        option::of(any_transport()).prop_map(Listening::Tcp),
+        option::of(any_transport()).prop_map(Listening::Udp),
+    ];
+    (any_namespace(), any_label(), 1..=u16::MAX, listening).prop_map(|(namespace, name, port, listening)| GatewayUnit {
+        gateway: GatewayName::new(namespace, name),
+        port,
+        listening,
     })
 }
 
 pub(crate) fn any_unit() -> impl Strategy<Value = OutboundUnit> {
-    let cluster = (any_protocol(), btree_set(any_identity(), 0..3), any_duration());
+    let cluster = (any_protocol(), btree_set(any_identity(), 0..3), any_duration(), option::of(any_port()), option::of(any_backend_tls()));
     (any_port(), any::<Ipv4Addr>(), any::<Ipv6Addr>(), any_protocol(), vec(any_rule(), 1..4), any::<bool>(), cluster).prop_map(
-        |(port, virtual_v4, virtual_v6, protocol, rules, http_only, (speaks, accepted, connect_timeout))| OutboundUnit {
-            cluster: Cluster { port: port.clone(), protocol: speaks, accepted, connect_timeout },
+        |(port, virtual_v4, virtual_v6, protocol, rules, http_only, (speaks, accepted, connect_timeout, server, tls))| OutboundUnit {
+            cluster: Cluster {
+                server: server.unwrap_or_else(|| port.clone()),
+                port: port.clone(),
+                protocol: speaks,
+                accepted,
+                connect_timeout,
+                tls,
+            },
             port,
             virtual_v4,
             virtual_v6,
             protocol,
-            rules,
+            rules: rules.into(),
             http_only,
         },
     )

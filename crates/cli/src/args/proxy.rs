@@ -1,12 +1,12 @@
 //! `lorica proxy` as typed: a proxy that runs by itself, and the small grammars of its values.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use lorica_model::name::{Namespace, ServiceName};
+use lorica_model::name::{GatewayName, Namespace, ServiceName};
 
 use super::{PortArg, UpstreamArg, duration, port};
 
@@ -24,6 +24,8 @@ Examples:
   lorica proxy --config mesh.yaml --upstream web.shop:80=127.0.0.1:9000
   lorica proxy --config mesh.yaml --identity /etc/lorica/cart --upstream web.shop:80=127.0.0.1:9000
   lorica proxy --config mesh.yaml --identity /etc/lorica/web --service web.shop --port 80:8080/http --inbound 8080=0.0.0.0:9443
+  lorica proxy --gateway edge.shop --listen 0.0.0.0 --bind 80=8080 --bind 443=8443
+  lorica proxy --gateway edge --config gateway.yaml --bind 80=8080
   kill -HUP PID                                take the changed files into use";
 
 /// `lorica proxy`.
@@ -31,8 +33,17 @@ Examples:
 #[command(after_help = AFTER)]
 pub struct ProxyArgs {
     /// Files with resources, as `lorica apply` takes them; directories, too. Read again on SIGHUP.
-    #[arg(short, long = "config", required = true, value_name = "FILE|DIR")]
+    #[arg(short, long = "config", required_unless_present = "gateway", value_name = "FILE|DIR")]
     pub config: Vec<PathBuf>,
+    /// The Gateway that it runs: from the control plane, or from --config.
+    #[arg(long, value_name = "NAME[.NAMESPACE]", conflicts_with_all = ["upstreams", "service", "namespace"])]
+    pub gateway: Option<GatewayName>,
+    /// The address on which the gateway's listener ports are bound.
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS", requires = "gateway")]
+    pub listen: IpAddr,
+    /// A listener port that is bound elsewhere: `80=8080`, `443=0.0.0.0:8443`. Port 0: any free one.
+    #[arg(long = "bind", value_name = "LISTENER_PORT=[ADDRESS:]PORT", requires = "gateway")]
+    pub binds: Vec<BindArg>,
     /// The directory of its identity: svid.pem and bundle.pem. Without it, the proxy speaks plaintext only.
     #[arg(long, value_name = "DIR")]
     pub identity: Option<PathBuf>,
@@ -95,6 +106,31 @@ impl FromStr for InboundArg {
             )),
         };
         Ok(Self { app_port: port(app_port)?, address })
+    }
+}
+
+/// `LISTENER_PORT=[ADDRESS:]PORT`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BindArg {
+    /// The port, as the gateway's listeners say it.
+    pub port: u16,
+    /// The address; none: that of --listen.
+    pub address: Option<IpAddr>,
+    /// The port that is bound.
+    pub bound: u16,
+}
+
+impl FromStr for BindArg {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        const READS: &str = "it reads LISTENER_PORT=[ADDRESS:]PORT, as in 80=8080 or 443=0.0.0.0:8443";
+        let (listener, bound) = text.split_once('=').ok_or(READS)?;
+        let listener = port(listener)?;
+        if let Ok(bound) = bound.parse::<u16>() {
+            return Ok(Self { port: listener, address: None, bound });
+        }
+        let bound: SocketAddr = bound.parse().map_err(|_| READS)?;
+        Ok(Self { port: listener, address: Some(bound.ip()), bound: bound.port() })
     }
 }
 

@@ -43,8 +43,8 @@ pub(super) fn kind(text: &str) -> anyhow::Result<Kind> {
     if let Some(kind) = Kind::named(text) {
         return Ok(kind);
     }
-    let names = Kind::ALL.map(Kind::plural);
-    match nearest(text, names) {
+    let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.plural()).collect();
+    match nearest(text, names.iter().copied()) {
         Some(near) => bail!("there is no kind `{text}`\nhint: did you mean `{near}`?"),
         None => bail!("there is no kind `{text}`\nhint: there are {}", names.join(", ")),
     }
@@ -58,7 +58,14 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
         Kind::Service => vec!["PORTS", "DECLARED BY"],
         Kind::Workload => vec!["SERVICE", "ADDRESS"],
         Kind::AuthenticationPolicy => vec!["MTLS"],
-        Kind::HttpRoute => vec!["PARENTS", "RULES", "STATUS"],
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => vec!["PARENTS", "HOSTS", "RULES", "STATUS"],
+        Kind::Gateway => vec!["CLASS", "LISTENERS", "ADDRESSES", "STATUS"],
+        Kind::ListenerSet => vec!["GATEWAY", "LISTENERS", "STATUS"],
+        Kind::GatewayClass => vec!["CONTROLLER", "STATUS"],
+        Kind::ReferenceGrant => vec!["FROM", "TO"],
+        Kind::BackendTlsPolicy => vec!["TARGETS", "SERVER NAME", "STATUS"],
+        Kind::Namespace => vec!["LABELS"],
+        Kind::Secret | Kind::ConfigMap => vec!["HOLDS"],
     });
     if wide {
         header.extend(["GENERATION", "CREATED"]);
@@ -76,8 +83,36 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
             ],
             Kind::Workload => vec![at("/spec/service"), at("/spec/address")],
             Kind::AuthenticationPolicy => vec![at("/spec/mtls/mode")],
-            Kind::HttpRoute => vec![
+            Kind::Gateway => vec![
+                at("/spec/gatewayClassName"),
+                list(item, "/spec/listeners", |listener| {
+                    format!("{}:{}/{}", text(&listener["name"]), listener["port"], text(&listener["protocol"]))
+                }),
+                list(item, "/status/addresses", |address| text(&address["value"])),
+                condition(item),
+            ],
+            Kind::ListenerSet => vec![
+                at("/spec/parentRef/name"),
+                list(item, "/spec/listeners", |listener| {
+                    format!("{}:{}/{}", text(&listener["name"]), listener["port"], text(&listener["protocol"]))
+                }),
+                condition(item),
+            ],
+            Kind::GatewayClass => vec![at("/spec/controllerName"), condition(item)],
+            Kind::ReferenceGrant => vec![
+                list(item, "/spec/from", |from| format!("{} of {}", text(&from["kind"]), text(&from["namespace"]))),
+                list(item, "/spec/to", |to| {
+                    to.get("name").map_or_else(|| text(&to["kind"]), |name| format!("{} {}", text(&to["kind"]), text(name)))
+                }),
+            ],
+            Kind::BackendTlsPolicy => {
+                vec![list(item, "/spec/targetRefs", |target| text(&target["name"])), at("/spec/validation/hostname"), condition(item)]
+            }
+            Kind::Namespace => vec![keys(item, "/metadata/labels")],
+            Kind::Secret | Kind::ConfigMap => vec![keys(item, "/data")],
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => vec![
                 list(item, "/spec/parentRefs", |parent| text(&parent["name"])),
+                list(item, "/spec/hostnames", text),
                 item.pointer("/spec/rules").and_then(Value::as_array).map_or(0, Vec::len).to_string(),
                 condition(item),
             ],
@@ -99,13 +134,19 @@ fn list(item: &Value, pointer: &str, each: impl Fn(&Value) -> String) -> String 
     item.pointer(pointer).and_then(Value::as_array).map(|list| list.iter().map(each).collect::<Vec<_>>().join(", ")).unwrap_or_default()
 }
 
-/// The first condition that does not hold, of any parent.
+/// The names of an object's fields.
+fn keys(item: &Value, pointer: &str) -> String {
+    item.pointer(pointer).and_then(Value::as_object).map(|object| object.keys().cloned().collect::<Vec<_>>().join(", ")).unwrap_or_default()
+}
+
+/// The first condition that ought to hold and does not: its own, or one of a parent, ancestor or listener.
 fn condition(item: &Value) -> String {
-    let parents = item.pointer("/status/parents").and_then(Value::as_array).into_iter().flatten();
-    let conditions = parents.filter_map(|parent| parent["conditions"].as_array()).flatten();
+    let parts = ["/status/parents", "/status/ancestors", "/status/listeners"];
+    let parts = parts.into_iter().filter_map(|pointer| item.pointer(pointer).and_then(Value::as_array)).flatten();
+    let conditions = item.pointer("/status").into_iter().chain(parts).filter_map(|part| part["conditions"].as_array()).flatten();
     conditions
         .into_iter()
-        .find(|condition| condition["status"] == "False")
+        .find(|condition| condition["status"] == "False" && condition["type"] != "Conflicted")
         .map_or_else(|| "Accepted".to_owned(), |condition| format!("{}: {}", text(&condition["reason"]), text(&condition["message"])))
 }
 

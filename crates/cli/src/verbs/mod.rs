@@ -4,6 +4,7 @@ mod apply;
 mod completions;
 mod delete;
 mod get;
+mod split;
 mod status;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ pub fn execute(command: Command, global: &Global, printer: &mut Printer) -> anyh
         Command::Apply(arguments) => runtime.block_on(apply::apply(&client()?, arguments, printer)),
         Command::Diff(arguments) => runtime.block_on(apply::diff(&client()?, arguments, printer)),
         Command::Delete(arguments) => runtime.block_on(delete::delete(&client()?, arguments, printer)),
+        Command::Split(arguments) => runtime.block_on(split::split(&client()?, arguments, printer)),
         Command::Get(arguments) => runtime.block_on(get::get(&client()?, arguments, printer)),
         Command::Status(arguments) => runtime.block_on(status::status(&client()?, arguments, printer)),
         Command::Completions(arguments) => {

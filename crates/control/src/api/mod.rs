@@ -14,7 +14,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use lorica_api::{ErrorBody, ErrorReply, Refusal, ResourceList};
-use lorica_model::compile::route_status;
+use lorica_model::compile::{World, status};
 use lorica_model::name::{Label, Namespace};
 use lorica_model::resource::{Key, Kind, Resource, Spec};
 use serde::Deserialize;
@@ -113,7 +113,7 @@ async fn receipt(
 
 fn kind(text: &str) -> Result<Kind, Failure> {
     Kind::named(text).ok_or_else(|| {
-        let known = Kind::ALL.map(Kind::plural).join(", ");
+        let known = Kind::ALL.iter().map(|kind| kind.plural()).collect::<Vec<_>>().join(", ");
         Failure::new(StatusCode::NOT_FOUND, format!("there is no kind `{text}`"), Some(&format!("there are {known}")))
     })
 }
@@ -133,7 +133,7 @@ async fn list(
     let wanted = |resource: &&Resource| {
         resource.kind == kind && within.namespace.as_deref().is_none_or(|namespace| resource.metadata.namespace.as_str() == namespace)
     };
-    let items = seen.published.resources.iter().filter(wanted).map(|resource| shown(&seen.published.resources, resource));
+    let items = seen.published.resources.iter().filter(wanted).map(|resource| shown(&seen.published.world(), resource));
     Ok(Json(ResourceList { items: items.collect() }))
 }
 
@@ -150,15 +150,20 @@ async fn one(
         .resources
         .get(&key)
         .ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, format!("there is no {key}"), Some("`lorica get` lists what there is")))?;
-    Ok(Json(shown(&seen.published.resources, found)))
+    Ok(Json(shown(&seen.published.world(), found)))
 }
 
-/// A resource as stored, with its status.
-fn shown(resources: &lorica_model::resource::Resources, resource: &Resource) -> serde_json::Value {
+/// A resource as stored, with its status. What a Secret holds is never shown, only how much.
+fn shown(world: &World<'_>, resource: &Resource) -> serde_json::Value {
     let mut document = resource.document.clone();
-    if let (Spec::HttpRoute(route), Some(object)) = (&resource.spec, document.as_object_mut()) {
-        let parents = route_status(resources, &resource.metadata, route);
-        object.insert("status".to_owned(), serde_json::json!({ "parents": parents }));
+    let Some(object) = document.as_object_mut() else { return document };
+    if let Some(status) = status(world, resource) {
+        object.insert("status".to_owned(), status);
+    }
+    if let Spec::Secret(secret) = &resource.spec {
+        object.remove("stringData");
+        let sizes = secret.data.iter().map(|(key, value)| (key.clone(), format!("({} bytes)", value.len()).into()));
+        object.insert("data".to_owned(), serde_json::Value::Object(sizes.collect()));
     }
     document
 }

@@ -4,9 +4,10 @@
 //! or reads a stream.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Instant, SystemTime};
 
-use lorica_model::compile::{RegisteredPort, RegisteredWorkload, VirtualAddresses};
+use lorica_model::compile::{RegisteredGateway, RegisteredPort, RegisteredWorkload, VirtualAddresses};
 use lorica_model::name::{ServiceName, WorkloadName};
 use lorica_model::resource::Resource;
 use lorica_model::snapshot::Transport;
@@ -14,6 +15,12 @@ use lorica_xds::NodeMetadata;
 
 use super::{GRACE, Lost, Mesh, NotTaken, Proxy, Registered, State, address, workload_key};
 use crate::store::{Expected, StoreError, Table, Write};
+
+/// Where a gateway's proxy listens, each address once.
+fn addresses_of(node: &NodeMetadata) -> Vec<IpAddr> {
+    let addresses: BTreeSet<IpAddr> = node.gateway_binds.values().map(SocketAddr::ip).collect();
+    addresses.into_iter().collect()
+}
 
 impl Mesh {
     /// Takes a workload in, or what is new about it. Waits for the disk.
@@ -39,6 +46,7 @@ impl Mesh {
             locality: node.locality.clone(),
             addresses,
             ports: node.ports.iter().map(|port| registered(port, node)).collect(),
+            gateway: node.gateway.clone().map(|name| RegisteredGateway { name, addresses: addresses_of(node) }),
             draining: node.draining,
             withdrawn: before.is_some_and(|before| before.withdrawn) && node.draining,
         };

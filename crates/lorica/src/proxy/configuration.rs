@@ -5,8 +5,8 @@
 use lorica_api::NamedText;
 use lorica_cli::args::PortArg;
 use lorica_model::compile::{self, RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses, World};
-use lorica_model::name::{Label, ServiceName, ServicePort};
-use lorica_model::resource::{self, Diagnostic, Options, Resources, Service, nearest};
+use lorica_model::name::{GatewayName, Label, ServiceName, ServicePort};
+use lorica_model::resource::{self, Diagnostic, Kind, Options, Resources, Service, nearest};
 use lorica_model::snapshot::{Locality, MtlsMode, Snapshot, Transport};
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use lorica_proxy::config::Own;
@@ -18,6 +18,8 @@ pub(crate) struct Asked {
     pub(crate) own: Own,
     /// Service ports that it calls.
     pub(crate) upstreams: Vec<ServicePort>,
+    /// The gateway that it runs.
+    pub(crate) gateway: Option<GatewayName>,
     /// App ports that it takes calls for.
     pub(crate) ports: Vec<PortArg>,
     /// The identity that it has, and the directory that it is from.
@@ -69,7 +71,10 @@ pub(crate) fn compiled(texts: &[NamedText], asked: &Asked) -> Result<Configurati
     let trust_domain = asked.identity.as_ref().map_or_else(TrustDomain::default, |(id, _)| id.trust_domain().clone());
     let world = World { resources: &resources, registry: &registry, trust_domain: &trust_domain };
     let workload = asked.own.service.as_ref().map(|_| &asked.own.workload);
-    let snapshot = compile::snapshot(&world, &asked.own.namespace, &asked.upstreams, workload);
+    if let Some(gateway) = &asked.gateway {
+        found.gateway(&world, gateway)?;
+    }
+    let snapshot = compile::snapshot(&world, &asked.own.namespace, &asked.upstreams, workload, asked.gateway.as_ref());
     if asked.identity.is_none()
         && let Some(port) = snapshot.inbound.iter().flat_map(|inbound| &inbound.ports).find(|port| port.mtls == MtlsMode::Strict)
     {
@@ -129,6 +134,28 @@ impl<'r> Found<'r> {
         Err(Refused::Asked(format!("{option}: no Service `{name}` in {}\nhint: {hint}", self.from)))
     }
 
+    /// A gateway that is there and takes something.
+    fn gateway(&self, world: &World<'_>, name: &GatewayName) -> Result<(), Refused> {
+        if self.resources.gateway(&name.namespace, &name.name).is_none() {
+            let known: Vec<String> = self
+                .resources
+                .of_kind(Kind::Gateway)
+                .map(|found| format!("{}.{}", found.metadata.name, found.metadata.namespace))
+                .collect();
+            let hint = match known.as_slice() {
+                [] => "write a resource of kind Gateway".to_owned(),
+                known => format!("there is {}", known.join(", ")),
+            };
+            return Err(Refused::Asked(format!("--gateway {name}: no Gateway `{name}` in {}\nhint: {hint}", self.from)));
+        }
+        if compile::gateway(world, name).is_empty() {
+            let hint =
+                "its gatewayClassName must be `lorica`, or a GatewayClass of `lorica.io/gateway`, and it needs a listener that holds";
+            return Err(Refused::Asked(format!("--gateway {name}: there is nothing to serve\nhint: {hint}")));
+        }
+        Ok(())
+    }
+
     fn port(&self, port: &ServicePort, option: &str) -> Result<(), Refused> {
         let service = self.service(&port.service, option)?;
         if service.port(port.port).is_some() {
@@ -181,6 +208,7 @@ fn own(asked: &Asked) -> RegisteredWorkload {
         locality: Locality::default(),
         addresses: VirtualAddresses::NONE,
         ports: asked.ports.iter().map(port).collect(),
+        gateway: None,
         draining: false,
         withdrawn: false,
     }

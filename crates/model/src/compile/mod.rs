@@ -1,14 +1,22 @@
 //! Resources and registry in, units out: one pure function, used by the control plane to push and by the command line to
 //! check. Whatever is missing in the world is taken, with the Gateway API's answer to it: the world changes later.
 
+mod gateway;
+mod listeners;
 mod outbound;
+mod reference;
 mod registry;
+mod rules;
 mod status;
+mod tls;
 mod whole;
 
+pub use gateway::{backend_certificate, gateway};
+pub use listeners::{CLASS, CONTROLLER};
 pub use outbound::outbound;
-pub use registry::{RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses};
-pub use status::{Condition, ParentStatus, route_status};
+pub use reference::TLS_FILES;
+pub use registry::{RegisteredGateway, RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses};
+pub use status::{Condition, status};
 pub use whole::snapshot;
 
 use std::collections::BTreeMap;
@@ -47,20 +55,22 @@ pub fn names(world: &World<'_>) -> BTreeMap<Namespace, NameTable> {
 }
 
 /// Every service port that there is.
-pub fn outbound_ports<'w>(world: &World<'w>) -> impl Iterator<Item = ServicePort> + use<'w> {
+pub fn outbound_ports<'w>(world: &'w World<'w>) -> impl Iterator<Item = ServicePort> + use<'w> {
     world.resources.services().flat_map(|(metadata, service)| {
         let name = ServiceName::new(metadata.namespace.clone(), metadata.name.clone());
-        service.ports.iter().map(move |port| ServicePort { service: name.clone(), port: port.port })
+        let of = service.subset.as_ref().and_then(|subset| world.resources.service(&subset.of)).map_or(service, |(_, base)| base);
+        of.ports.iter().map(move |port| ServicePort { service: name.clone(), port: port.port })
     })
 }
 
 /// The endpoints of a service port that may be called; none where the port does not exist.
 #[must_use]
 pub fn endpoints(world: &World<'_>, port: &ServicePort) -> Option<EndpointSet> {
-    world.resources.service(&port.service)?.1.port(port.port)?;
+    let found = world.port(port)?;
+    let of_version = |version: Option<&String>| found.version.is_none_or(|wanted| version.is_some_and(|version| version == wanted));
     let mut endpoints = Vec::new();
     for (name, workload) in &world.registry.workloads {
-        if workload.service.as_ref() != Some(&port.service) || workload.draining {
+        if workload.service.as_ref() != Some(&found.workloads_of) || workload.draining || !of_version(workload.version.as_ref()) {
             continue;
         }
         let listening = workload.ports.iter().filter(|known| known.service_port == port.port && known.listening);
@@ -74,7 +84,9 @@ pub fn endpoints(world: &World<'_>, port: &ServicePort) -> Option<EndpointSet> {
             locality: workload.locality.clone(),
         }));
     }
-    for (metadata, workload) in world.resources.workloads().filter(|(_, workload)| workload.service == port.service) {
+    let written =
+        world.resources.workloads().filter(|(_, workload)| workload.service == found.workloads_of && of_version(workload.version.as_ref()));
+    for (metadata, workload) in written {
         let name = WorkloadName::new(metadata.namespace.clone(), metadata.name.clone());
         endpoints.extend(workload.ports.iter().filter(|known| known.service_port == port.port).map(|known| Endpoint {
             workload: name.clone(),

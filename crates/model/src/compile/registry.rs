@@ -1,11 +1,11 @@
 //! Who is there: services with their addresses and workloads with what they registered, as the control plane knows them.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{Label, ServiceName, WorkloadName};
+use crate::name::{GatewayName, Label, ServiceName, WorkloadName};
 use crate::resource::Resources;
 use crate::snapshot::{Locality, Protocol, Transport};
 
@@ -61,10 +61,22 @@ pub struct RegisteredWorkload {
     pub addresses: VirtualAddresses,
     /// Its ports.
     pub ports: Vec<RegisteredPort>,
+    /// The gateway that it runs; none for a workload with an app.
+    #[serde(default)]
+    pub gateway: Option<RegisteredGateway>,
     /// Whether it is about to end.
     pub draining: bool,
     /// Whether every caller's proxy has acknowledged that it is no endpoint any more.
     pub withdrawn: bool,
+}
+
+/// A gateway that a workload runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisteredGateway {
+    /// The gateway.
+    pub name: GatewayName,
+    /// Where it listens.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A port of a registered workload.

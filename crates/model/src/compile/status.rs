@@ -1,28 +1,28 @@
-//! What a route's status says: whether each parent takes it, and whether all that it names is there. Pure.
+//! What the status of a resource says: whether its parents take it, and whether all that it names is there. Pure: the same world
+//! gives the same status, so nothing stores it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use crate::name::ServiceName;
-use crate::resource::{HttpRoute, Metadata, Resources};
-use crate::snapshot::Protocol;
+use crate::name::{GatewayName, Namespace, ServicePort};
+use crate::resource::{
+    BackendRef, BackendTlsPolicy, GATEWAY_GROUP, Gateway, GatewayClass, HttpFilter, HttpRoute, Kind, Metadata, ParentRef, Resource, Spec,
+    TransportRoute,
+};
+use crate::snapshot::{HostPattern, Protocol};
 
-/// How a route stands with one of its parents.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ParentStatus {
-    /// The service.
-    pub parent: ServiceName,
-    /// The port, where the route names one.
-    pub port: Option<u16>,
-    /// `Accepted` and `ResolvedRefs`.
-    pub conditions: Vec<Condition>,
-}
+use super::listeners::{Bound, CONTROLLER, Frame, gateway_of};
+use super::reference::Problem;
+use super::{World, tls};
 
 /// A condition, with the Gateway API's reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// `Accepted`, `ResolvedRefs`.
+    /// `Accepted`, `ResolvedRefs`, `Programmed`, …
     #[serde(rename = "type")]
     pub kind: String,
     /// `True` or `False`.
@@ -31,43 +31,301 @@ pub struct Condition {
     pub reason: String,
     /// For people.
     pub message: String,
-    /// The generation of the route that it speaks of.
+    /// The generation of the resource that it speaks of.
     pub observed_generation: u64,
 }
 
-/// How a route stands with each of its parents.
+impl Condition {
+    fn new(kind: &str, holds: bool, reason: &str, message: impl Into<String>, metadata: &Metadata) -> Self {
+        let status = if holds { "True" } else { "False" };
+        Self {
+            kind: kind.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: message.into(),
+            observed_generation: metadata.generation,
+        }
+    }
+
+    /// One that holds unless there is a problem.
+    fn of(kind: &str, problem: Option<&Problem>, metadata: &Metadata) -> Self {
+        match problem {
+            None => Self::new(kind, true, kind, "", metadata),
+            Some(problem) => Self::new(kind, false, problem.reason, problem.message.clone(), metadata),
+        }
+    }
+}
+
+/// The status of a resource; none for kinds that have none, and for gateways and routes that are not ours.
 #[must_use]
-pub fn route_status(resources: &Resources, metadata: &Metadata, route: &HttpRoute) -> Vec<ParentStatus> {
-    let condition = |kind: &str, problem: Option<(&str, String)>, fine: &str| {
-        let (status, reason, message) = match problem {
-            None => ("True", fine.to_owned(), String::new()),
-            Some((reason, message)) => ("False", reason.to_owned(), message),
-        };
-        Condition { kind: kind.to_owned(), status: status.to_owned(), reason, message, observed_generation: metadata.generation }
+pub fn status(world: &World<'_>, resource: &Resource) -> Option<Value> {
+    let metadata = &resource.metadata;
+    match &resource.spec {
+        Spec::HttpRoute(route) | Spec::GrpcRoute(route) => Some(http_route(world, resource.kind, metadata, route)),
+        Spec::TcpRoute(route) | Spec::TlsRoute(route) | Spec::UdpRoute(route) => {
+            Some(transport_route(world, resource.kind, metadata, route))
+        }
+        Spec::GatewayClass(class) => gateway_class(metadata, class),
+        Spec::Gateway(gateway) => self::gateway(world, metadata, gateway),
+        Spec::ListenerSet(set) => {
+            let name = GatewayName::new(set.parent.namespace.clone(), set.parent.name.clone());
+            listener_set(world, metadata, &Frame::of(world, &name)?)
+        }
+        Spec::BackendTlsPolicy(policy) => Some(backend_tls(world, metadata, policy)),
+        _ => None,
+    }
+}
+
+fn http_route(world: &World<'_>, kind: Kind, metadata: &Metadata, route: &HttpRoute) -> Value {
+    let mirrors = |filters: &'_ [(HttpFilter, std::ops::Range<usize>)]| -> Vec<BackendRef> {
+        let of =
+            |(filter, _): &(HttpFilter, _)| if let HttpFilter::Mirror { backend, .. } = filter { Some((**backend).clone()) } else { None };
+        filters.iter().filter_map(of).collect()
     };
-    let backends = || {
-        route.rules.iter().flat_map(|rule| &rule.backends).find_map(|backend| match resources.service(&backend.service) {
-            None => Some(("BackendNotFound", format!("there is no service {}", backend.service))),
-            Some((_, service)) if service.port(backend.port).is_none() => {
-                Some(("BackendNotFound", format!("{} has no port {}", backend.service, backend.port)))
-            }
-            Some(_) => None,
+    let filters = route.rules.iter().flat_map(|rule| rule.filters.iter().chain(rule.backends.iter().flat_map(|backend| &backend.filters)));
+    let unknown = filters
+        .filter_map(|(filter, _)| if let HttpFilter::Unknown { what } = filter { Some(what) } else { None })
+        .next()
+        .map(|what| Problem::new("IncompatibleFilters", format!("{what} is not known here: its rule answers with 500")));
+    let backends = route.rules.iter().flat_map(|rule| {
+        let own = rule.backends.iter().flat_map(|backend| mirrors(&backend.filters));
+        rule.backends.iter().cloned().chain(mirrors(&rule.filters)).chain(own).collect::<Vec<_>>()
+    });
+    let backends: Vec<BackendRef> = backends.collect();
+    parents(world, (kind, metadata), (&route.parents, &route.hostnames), &backends, unknown.as_ref())
+}
+
+fn transport_route(world: &World<'_>, kind: Kind, metadata: &Metadata, route: &TransportRoute) -> Value {
+    let backends: Vec<BackendRef> = route.rules.iter().flat_map(|rule| rule.backends.clone()).collect();
+    parents(world, (kind, metadata), (&route.parents, &route.hostnames), &backends, None)
+}
+
+/// What is wrong with the first backend that leads nowhere.
+fn unresolved(world: &World<'_>, from: (Kind, &Metadata), home: Option<&Namespace>, backends: &[BackendRef]) -> Option<Problem> {
+    backends.iter().find_map(|backend| world.backend(from, home, backend).err())
+}
+
+fn parents(
+    world: &World<'_>,
+    (kind, metadata): (Kind, &Metadata),
+    (parents, hostnames): (&[ParentRef], &[HostPattern]),
+    backends: &[BackendRef],
+    unacceptable: Option<&Problem>,
+) -> Value {
+    let mut frames: BTreeMap<GatewayName, Option<Frame<'_>>> = BTreeMap::new();
+    let mut told = Vec::new();
+    for parent in parents {
+        let refused = if parent.object.is_service() {
+            refused_by_service(world, kind, parent)
+        } else {
+            let Some(name) = gateway_of(world, &parent.object) else { continue };
+            // Somebody else's gateway: its controller tells.
+            let Some(frame) = frames.entry(name.clone()).or_insert_with(|| Frame::of(world, &name)) else { continue };
+            frame.attach(world, (kind, metadata), parent, hostnames).err()
+        };
+        let refused = refused.or_else(|| unacceptable.cloned());
+        let home = parent.object.is_service().then_some(&parent.object.namespace);
+        let unresolved = self::unresolved(world, (kind, metadata), home, backends);
+        told.push(json!({
+            "parentRef": parent.written,
+            "controllerName": CONTROLLER,
+            "conditions": [Condition::of("Accepted", refused.as_ref(), metadata), Condition::of("ResolvedRefs", unresolved.as_ref(), metadata)],
+        }));
+    }
+    json!({ "parents": told })
+}
+
+fn refused_by_service(world: &World<'_>, kind: Kind, parent: &ParentRef) -> Option<Problem> {
+    let service = parent.object.service();
+    if !matches!(kind, Kind::HttpRoute | Kind::GrpcRoute) {
+        return Some(Problem::new("NotAllowedByListeners", format!("a {kind} attaches to gateways only")));
+    }
+    let Some((_, spec)) = world.resources.service(&service) else {
+        return Some(Problem::new("NoMatchingParent", format!("there is no service {service}")));
+    };
+    let of = |number: u16| world.port(&ServicePort { service: service.clone(), port: number });
+    let ports: Vec<_> = match parent.port {
+        Some(number) => of(number).into_iter().collect(),
+        None => spec.ports.iter().filter_map(|port| of(port.port)).collect(),
+    };
+    if ports.is_empty() && parent.port.is_some() {
+        return Some(Problem::new("NoMatchingParent", format!("{service} has no such port")));
+    }
+    let opaque = !ports.is_empty() && ports.iter().all(|found| found.port.protocol == Protocol::Tcp);
+    opaque.then(|| Problem::new("NotAllowedByListeners", format!("{service} is declared as tcp there: no request is looked at")))
+}
+
+fn gateway_class(metadata: &Metadata, class: &GatewayClass) -> Option<Value> {
+    let problem = class.has_parameters.then(|| Problem::new("InvalidParameters", "gateways of this controller take no parameters"));
+    (class.controller == CONTROLLER).then(|| {
+        let features = FEATURES.iter().map(|feature| json!({ "name": feature })).collect::<Vec<_>>();
+        json!({ "conditions": [Condition::of("Accepted", problem.as_ref(), metadata)], "supportedFeatures": features })
+    })
+}
+
+/// What a class of ours can do, in the specification's words.
+const FEATURES: [&str; 4] = ["Gateway", "HTTPRoute", "ListenerSet", "ReferenceGrant"];
+
+fn gateway(world: &World<'_>, metadata: &Metadata, gateway: &Gateway) -> Option<Value> {
+    let name = GatewayName::new(metadata.namespace.clone(), metadata.name.clone());
+    let frame = Frame::of(world, &name)?;
+    let addresses: Vec<IpAddr> = addresses(world, &name);
+    let own: Vec<&Bound<'_>> = frame.listeners.iter().filter(|bound| bound.owner.0 == Kind::Gateway).collect();
+    let unsupported = gateway
+        .addresses
+        .iter()
+        .find(|address| address.kind != "IPAddress")
+        .map(|address| Problem::new("UnsupportedAddress", format!("an address of type {} cannot be given", address.kind)));
+    let parameters = gateway
+        .parameters
+        .as_ref()
+        .map(|named| Problem::new("InvalidParameters", format!("{} {} is no parameter of a gateway of ours", named.kind, named.name)));
+    let valid = own.iter().filter(|bound| bound.refused.is_none()).count();
+    let accepted = match parameters.as_ref().or(unsupported.as_ref()) {
+        Some(problem) => Condition::of("Accepted", Some(problem), metadata),
+        None if valid == own.len() => Condition::new("Accepted", true, "Accepted", "", metadata),
+        None => Condition::new("Accepted", valid > 0, "ListenersNotValid", "a listener of it is not taken; its status says why", metadata),
+    };
+    let unusable = gateway
+        .addresses
+        .iter()
+        .filter_map(|address| address.value.as_ref())
+        .find(|value| !value.parse::<IpAddr>().is_ok_and(|address| addresses.contains(&address)));
+    let unprogrammed = if accepted.status == "False" {
+        Some(Problem::new("Invalid", accepted.message.clone()))
+    } else if addresses.is_empty() {
+        Some(Problem::new("AddressNotAssigned", format!("no proxy runs it; start one with `lorica proxy --gateway {name}`")))
+    } else {
+        unusable.map(|address| Problem::new("AddressNotUsable", format!("no proxy of it listens on {address}")))
+    };
+    let backend = gateway
+        .backend_certificate
+        .as_ref()
+        .and_then(|named| world.certificate((Kind::Gateway, metadata), named, "InvalidClientCertificateRef").err());
+    let mut conditions = vec![
+        accepted,
+        Condition::of("Programmed", unprogrammed.as_ref(), metadata),
+        Condition::of("ResolvedRefs", backend.as_ref(), metadata),
+    ];
+    let validations = gateway.client_validation.iter().chain(gateway.port_client_validation.iter().map(|(_, validation)| validation));
+    if validations.into_iter().any(|validation| validation.optional) {
+        let message = "clients without a valid certificate are let in";
+        conditions.push(Condition::new("InsecureFrontendValidationMode", true, "ConfigurationChanged", message, metadata));
+    }
+    let sets = frame.sets.iter().filter(|(set, _, allowed)| *allowed && valid_in_set(&frame, set)).count();
+    let addresses: Vec<_> = addresses.iter().map(|address| json!({ "type": "IPAddress", "value": address })).collect();
+    Some(json!({
+        "addresses": addresses,
+        "attachedListenerSets": sets,
+        "conditions": conditions,
+        "listeners": listeners(world, &frame, &own),
+    }))
+}
+
+/// Where the proxies of a gateway listen.
+fn addresses(world: &World<'_>, name: &GatewayName) -> Vec<IpAddr> {
+    let of = world.registry.workloads.values().filter_map(|workload| workload.gateway.as_ref()).filter(|gateway| gateway.name == *name);
+    let mut addresses: Vec<IpAddr> = of.flat_map(|gateway| gateway.addresses.iter().copied()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+fn is_of(bound: &Bound<'_>, kind: Kind, metadata: &Metadata) -> bool {
+    bound.owner.0 == kind && bound.owner.1.name == metadata.name && bound.owner.1.namespace == metadata.namespace
+}
+
+fn valid_in_set(frame: &Frame<'_>, set: &Metadata) -> bool {
+    frame.listeners.iter().any(|bound| is_of(bound, Kind::ListenerSet, set) && bound.is_programmed())
+}
+
+fn listener_set(world: &World<'_>, metadata: &Metadata, frame: &Frame<'_>) -> Option<Value> {
+    let (_, _, allowed) = frame.sets.iter().find(|(set, _, _)| set.name == metadata.name && set.namespace == metadata.namespace)?;
+    if !allowed {
+        let problem = Problem::new("NotAllowed", format!("Gateway {} lets no ListenerSet of this namespace in", frame.metadata.name));
+        let both = ["Accepted", "Programmed"].map(|kind| Condition::of(kind, Some(&problem), metadata));
+        return Some(json!({ "conditions": both }));
+    }
+    let own: Vec<&Bound<'_>> = frame.listeners.iter().filter(|bound| is_of(bound, Kind::ListenerSet, metadata)).collect();
+    let (valid, all) = (own.iter().filter(|bound| bound.is_programmed()).count(), own.len());
+    let message = "a listener of it does not hold; its status says why";
+    let conditions = ["Accepted", "Programmed"].map(|kind| match valid {
+        0 => Condition::new(kind, false, "ListenersNotValid", message, metadata),
+        some if some < all && kind == "Accepted" => Condition::new(kind, true, "ListenersNotValid", message, metadata),
+        _ => Condition::of(kind, None, metadata),
+    });
+    Some(json!({ "conditions": conditions, "listeners": listeners(world, frame, &own) }))
+}
+
+fn listeners(world: &World<'_>, frame: &Frame<'_>, of: &[&Bound<'_>]) -> Vec<Value> {
+    let one = |bound: &&Bound<'_>| {
+        let (_, owner) = bound.owner;
+        let unprogrammed = (!bound.is_programmed()).then(|| {
+            let reason = bound.refused.as_ref().filter(|_| bound.conflicted).map_or("Invalid", |problem| problem.reason);
+            Problem::new(reason, "it takes no connections until its other conditions hold")
+        });
+        let mut conditions = vec![
+            Condition::of("Accepted", bound.refused.as_ref(), owner),
+            Condition::of("Programmed", unprogrammed.as_ref(), owner),
+            Condition::of("ResolvedRefs", bound.unresolved.as_ref(), owner),
+        ];
+        conditions.push(match bound.refused.as_ref().filter(|_| bound.conflicted) {
+            Some(problem) => Condition::new("Conflicted", true, problem.reason, problem.message.clone(), owner),
+            None => Condition::new("Conflicted", false, "NoConflicts", "", owner),
+        });
+        let kinds: Vec<_> = bound.kinds.iter().map(|kind| json!({ "group": GATEWAY_GROUP, "kind": kind.as_str() })).collect();
+        json!({
+            "name": bound.listener.name,
+            "port": bound.listener.port,
+            "supportedKinds": kinds,
+            "attachedRoutes": attached(world, frame, bound),
+            "conditions": conditions,
         })
     };
-    let parent = |parent: &crate::resource::ParentRef| {
-        let problem = match resources.service(&parent.service) {
-            None => Some(("NoMatchingParent", format!("there is no service {}", parent.service))),
-            Some((_, service)) if parent.port.is_some_and(|port| service.port(port).is_none()) => {
-                Some(("NoMatchingParent", format!("{} has no such port", parent.service)))
-            }
-            Some((_, service)) => {
-                let mut ports = service.ports.iter().filter(|known| parent.port.is_none_or(|port| port == known.port)).peekable();
-                let opaque = ports.peek().is_some() && ports.all(|port| port.protocol == Protocol::Tcp);
-                opaque.then(|| ("NotAllowedByListeners", format!("{} is declared as tcp there: no request is looked at", parent.service)))
-            }
-        };
-        let conditions = vec![condition("Accepted", problem, "Accepted"), condition("ResolvedRefs", backends(), "ResolvedRefs")];
-        ParentStatus { parent: parent.service.clone(), port: parent.port, conditions }
+    of.iter().map(one).collect()
+}
+
+/// How many routes attach to a listener.
+fn attached(world: &World<'_>, frame: &Frame<'_>, bound: &Bound<'_>) -> usize {
+    let attaches = |kind: Kind, metadata: &Metadata, parents: &[ParentRef], hostnames: &[HostPattern]| {
+        parents.iter().filter(|parent| frame.is_meant(&parent.object)).any(|parent| {
+            let found = frame.attach(world, (kind, metadata), parent, hostnames).unwrap_or_default();
+            found.iter().any(|(other, _)| std::ptr::eq(other.listener, bound.listener))
+        })
     };
-    route.parents.iter().map(parent).collect()
+    let http = world.resources.routes().filter(|(kind, metadata, route)| attaches(*kind, metadata, &route.parents, &route.hostnames));
+    let bytes =
+        world.resources.transport_routes().filter(|(kind, metadata, route)| attaches(*kind, metadata, &route.parents, &route.hostnames));
+    http.count() + bytes.count()
+}
+
+/// Policies tell how they stand with each gateway through which their targets are reached.
+fn backend_tls(world: &World<'_>, metadata: &Metadata, policy: &BackendTlsPolicy) -> Value {
+    let (refused, unresolved) = tls::standing(world, metadata, policy);
+    let targeted = |backend: &BackendRef| {
+        let of = |target: &crate::resource::TlsPolicyTarget| target.object.name == backend.object.name;
+        backend.object.is_service() && backend.object.namespace == metadata.namespace && policy.targets.iter().any(of)
+    };
+    let mut ancestors: Vec<&ParentRef> = Vec::new();
+    let http = world.resources.routes().filter(|(_, _, route)| route.rules.iter().flat_map(|rule| &rule.backends).any(targeted));
+    let bytes = world.resources.transport_routes().filter(|(_, _, route)| route.rules.iter().flat_map(|rule| &rule.backends).any(targeted));
+    let parents = http.flat_map(|(_, _, route)| &route.parents).chain(bytes.flat_map(|(_, _, route)| &route.parents));
+    for parent in parents.filter(|parent| gateway_of(world, &parent.object).is_some()) {
+        if !ancestors.iter().any(|known| known.object.name == parent.object.name && known.object.namespace == parent.object.namespace) {
+            ancestors.push(parent);
+        }
+    }
+    let told = ancestors.iter().map(|parent| {
+        json!({
+            "ancestorRef": {
+                "group": parent.object.group,
+                "kind": parent.object.kind,
+                "namespace": parent.object.namespace,
+                "name": parent.object.name,
+            },
+            "controllerName": CONTROLLER,
+            "conditions": [Condition::of("Accepted", refused.as_ref(), metadata), Condition::of("ResolvedRefs", unresolved.as_ref(), metadata)],
+        })
+    });
+    json!({ "ancestors": told.collect::<Vec<_>>() })
 }

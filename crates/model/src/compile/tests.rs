@@ -80,7 +80,7 @@ fn rules_are_tried_in_the_gateway_apis_order() {
     let unit = unit(&[SERVICES, &route_of(rules)], "contact");
     let order: Vec<_> = unit.rules.iter().map(|rule| (rule.origin.rule, rule.origin.matched)).collect();
     assert_eq!(order, [(1, 1), (2, 1), (2, 0), (0, 0), (1, 0)]);
-    let chosen = |head: &RequestHead| route::rule(&unit, head, &mut ()).map(|rule| (rule.origin.rule, rule.origin.matched));
+    let chosen = |head: &RequestHead| route::rule(&unit.rules, head, 0.5, &mut ()).map(|rule| (rule.origin.rule, rule.origin.matched));
     assert_eq!(chosen(&get("/a/b?c=d", &[])), Ok((1, 1)));
     assert_eq!(chosen(&get("/a/c", &[("x-user", "ann")])), Ok((2, 1)));
     assert_eq!(chosen(&get("/abc", &[])), Ok((1, 0)));
@@ -98,25 +98,37 @@ fn a_callers_own_routes_come_in_place_of_the_services() {
 
 #[test]
 fn weights_share_requests_and_missing_backends_fail_their_share() {
-    let mut unit = unit(
+    let unit = unit(
         &[SERVICES, &route_of("  - backendRefs: [{name: recording, port: 80, weight: 1}, {name: recording-v2, port: 80, weight: 3}]\n")],
         "contact",
     );
     let drawn = |unit: &crate::snapshot::OutboundUnit, random| {
-        route::backend(&unit.rules[0], random, &mut ()).map(|port| port.service.name.to_string())
+        let backends = unit.rules[0].backends();
+        route::backend(backends, random, &mut ()).map(|index| match &backends[index].backend {
+            crate::snapshot::Backend::Port(port) => port.service.name.to_string(),
+            crate::snapshot::Backend::Missing { name } => name.clone(),
+        })
     };
     assert_eq!(drawn(&unit, 0.24), Ok("recording".to_owned()));
     assert_eq!(drawn(&unit, 0.26), Ok("recording-v2".to_owned()));
     assert_eq!(drawn(&unit, 1.0), Ok("recording-v2".to_owned()));
-    unit.rules[0].backends[1].backend = crate::snapshot::Backend::Missing { name: "gone".to_owned() };
+    let unit = self::unit(
+        &[
+            SERVICES,
+            &route_of("  - backendRefs: [{name: recording, port: 80, weight: 1}, {kind: Bucket, name: gone, port: 80, weight: 3}]\n"),
+        ],
+        "contact",
+    );
+    assert_eq!(drawn(&unit, 0.24), Ok("recording".to_owned()));
     assert_eq!(drawn(&unit, 0.26), Err(crate::reason::Reason::NoBackend));
-    unit.rules[0].backends.clear();
+    let unit = self::unit(&[SERVICES, &route_of("  - {}\n")], "contact");
     assert_eq!(drawn(&unit, 0.0), Err(crate::reason::Reason::NoBackend));
 }
 
 fn workload(service: &str, index: u8, ports: &[(u16, u16, bool)]) -> RegisteredWorkload {
     RegisteredWorkload {
         service: Some(service.parse().unwrap()),
+        gateway: None,
         account: crate::name::Label::new("recorder").unwrap(),
         version: Some("v1".to_owned()),
         weight: 1,
@@ -231,8 +243,9 @@ fn a_route_says_how_it_stands_with_each_parent() {
     let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: contact, generation: 3}\nspec:\n  parentRefs: [{kind: Service, name: recording}, {kind: Service, name: gone}, {kind: Service, name: recording, port: 81}]\n  rules: [{backendRefs: [{name: recording, port: 82}]}]\n";
     let mut resources = resources(&[SERVICES]);
     read("mesh.yaml", text).unwrap().into_iter().for_each(|document| drop(resources.insert(document.resource)));
-    let (metadata, route) = resources.routes().next().unwrap();
-    insta::assert_json_snapshot!(route_status(&resources, metadata, route));
+    let registry = registry(&resources);
+    let world = World { resources: &resources, registry: &registry, trust_domain: &TrustDomain::default() };
+    insta::assert_json_snapshot!(status(&world, resources.of_kind(crate::resource::Kind::HttpRoute).next().unwrap()));
 }
 
 #[test]
@@ -250,7 +263,7 @@ fn between_equal_matches_the_oldest_route_decides() {
         let registry = registry(&resources);
         let world = World { resources: &resources, registry: &registry, trust_domain: &TrustDomain::default() };
         let unit = outbound(&world, &Namespace::new("contact").unwrap(), &"recording.contact.mesh:80".parse().unwrap()).unwrap();
-        unit.rules.into_iter().map(|rule| rule.origin.name.clone()).collect::<Vec<_>>()
+        unit.rules.iter().map(|rule| rule.origin.name.clone()).collect::<Vec<_>>()
     };
     let mut routes = [("a", ""), ("b", "2026-01-01T00:00:00.5Z"), ("c", "2026-01-01T00:00:00Z"), ("d", "2026-01-01T00:00:00Z")];
     for _ in 0..routes.len() {
@@ -338,13 +351,13 @@ fn a_route_on_tcp_alone_says_so() {
     let mut resources = resources(&[SERVICES, &route_of("  - {}\n")]);
     let tcp = SERVICES.replacen("http}", "tcp}", 1);
     read("mesh.yaml", &tcp).unwrap().into_iter().for_each(|document| drop(resources.insert(document.resource)));
-    let (metadata, route) = resources.routes().next().unwrap();
-    let accepted = &route_status(&resources, metadata, route)[0].conditions[0];
-    assert_eq!((accepted.status.as_str(), accepted.reason.as_str()), ("False", "NotAllowedByListeners"));
     // Its bytes pass unlooked at; the rules wait for the port to be HTTP again.
     let registry = registry(&resources);
     let world = World { resources: &resources, registry: &registry, trust_domain: &TrustDomain::default() };
     assert!(!outbound(&world, &Namespace::default(), &"recording.contact.mesh:80".parse().unwrap()).unwrap().http_only);
+    let status = status(&world, resources.of_kind(crate::resource::Kind::HttpRoute).next().unwrap()).unwrap();
+    let accepted = &status["parents"][0]["conditions"][0];
+    assert_eq!((&accepted["status"], &accepted["reason"]), (&"False".into(), &"NotAllowedByListeners".into()));
 }
 
 /// The Gateway API's order between two matches, written down once more in its own words.
@@ -418,7 +431,7 @@ proptest! {
             }).collect();
             route_of(&rules)
         };
-        let order = |kinds: &[(usize, usize, bool)]| unit(&[SERVICES, &text(kinds)], "contact").rules.into_iter().map(|rule| rule.matches).collect::<Vec<_>>();
+        let order = |kinds: &[(usize, usize, bool)]| unit(&[SERVICES, &text(kinds)], "contact").rules.iter().map(|rule| rule.matches.clone()).collect::<Vec<_>>();
         let first = order(&kinds);
         let turn = turn % kinds.len();
         kinds.rotate_left(turn);

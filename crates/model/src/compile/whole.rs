@@ -3,17 +3,27 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{World, endpoints, inbound, outbound};
-use crate::name::{Namespace, ServicePort, WorkloadName};
-use crate::snapshot::{Backend, Snapshot};
+use super::{World, endpoints, gateway, inbound, outbound};
+use crate::name::{GatewayName, Namespace, ServicePort, WorkloadName};
+use crate::snapshot::Snapshot;
 
 /// What a proxy in `viewer` runs that calls `ports` and stands beside `workload`: their units, those of all service ports that
 /// their rules lead to, and the workload's inbound. What does not exist is `absent`. Names and roots are no part of it: nobody
 /// looks names up in such a proxy, and its roots lie beside its key.
 #[must_use]
-pub fn snapshot(world: &World<'_>, viewer: &Namespace, ports: &[ServicePort], workload: Option<&WorkloadName>) -> Snapshot {
+pub fn snapshot(
+    world: &World<'_>,
+    viewer: &Namespace,
+    ports: &[ServicePort],
+    workload: Option<&WorkloadName>,
+    runs: Option<&GatewayName>,
+) -> Snapshot {
     let mut snapshot = Snapshot { inbound: workload.and_then(|workload| inbound(world, workload)).map(Arc::new), ..Snapshot::default() };
     let mut ahead: Vec<ServicePort> = ports.to_vec();
+    for unit in runs.map(|name| gateway(world, name)).unwrap_or_default() {
+        ahead.extend(unit.leads_to().cloned());
+        snapshot.gateway.insert(unit.port, Arc::new(unit));
+    }
     let mut seen: BTreeSet<ServicePort> = BTreeSet::new();
     while let Some(port) = ahead.pop() {
         if !seen.insert(port.clone()) {
@@ -23,11 +33,7 @@ pub fn snapshot(world: &World<'_>, viewer: &Namespace, ports: &[ServicePort], wo
             snapshot.absent.insert(port);
             continue;
         };
-        let backends = unit.rules.iter().flat_map(|rule| &rule.backends);
-        ahead.extend(backends.filter_map(|backend| match &backend.backend {
-            Backend::Port(port) => Some(port.clone()),
-            Backend::Missing { .. } => None,
-        }));
+        ahead.extend(unit.rules.iter().flat_map(|rule| rule.leads_to()).cloned());
         snapshot.endpoints.insert(port.clone(), Arc::new(endpoints));
         snapshot.outbound.insert(port, Arc::new(unit));
     }

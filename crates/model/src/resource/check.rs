@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::name::ServiceName;
+use crate::name::{Namespace, ServiceName};
 use crate::snapshot::{FieldMatch, PathMatch, Protocol, RouteMatch};
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::kinds::{HttpRoute, Spec};
+use super::kinds::{BackendRef, HttpFilter, HttpRoute, ParentRef, RouteRule, Spec, TransportRoute};
 use super::nearest::nearest;
 use super::read::Document;
-use super::{Metadata, Resources};
+use super::{GATEWAY_GROUP, Kind, Metadata, Resources};
 
 /// How a change is checked.
 #[derive(Debug, Clone, Copy, Default)]
@@ -73,7 +73,11 @@ impl Checked<'_> {
     fn document(&mut self) {
         let metadata = &self.document.resource.metadata;
         match &self.document.resource.spec {
-            Spec::Service(_) => {}
+            Spec::Service(service) => {
+                if let Some(subset) = &service.subset {
+                    self.service(&subset.of.clone(), &subset.span.clone());
+                }
+            }
             Spec::Workload(workload) => {
                 let Some(ports) = self.service(&workload.service, &workload.service_span) else { return };
                 for port in &workload.ports {
@@ -85,14 +89,17 @@ impl Checked<'_> {
                     self.service(&ServiceName::new(metadata.namespace.clone(), target.name.clone()), &target.span);
                 }
             }
-            Spec::HttpRoute(route) => self.route(metadata, route),
+            Spec::HttpRoute(route) | Spec::GrpcRoute(route) => self.route(metadata, route),
+            Spec::TcpRoute(route) | Spec::TlsRoute(route) | Spec::UdpRoute(route) => self.transport(metadata, route),
+            _ => {}
         }
     }
 
     /// The ports of a service that must be there.
     fn service(&mut self, name: &ServiceName, span: &Range<usize>) -> Option<Vec<(u16, Protocol)>> {
         if let Some((_, service)) = self.after.service(name) {
-            return Some(service.ports.iter().map(|port| (port.port, port.protocol)).collect());
+            let of = service.subset.as_ref().and_then(|subset| self.after.service(&subset.of)).map_or(service, |(_, base)| base);
+            return Some(of.ports.iter().map(|port| (port.port, port.protocol)).collect());
         }
         let neighbours = self.after.services().filter(|(metadata, _)| metadata.namespace == name.namespace);
         let near = nearest(name.name.as_str(), neighbours.map(|(metadata, _)| metadata.name.as_str()));
@@ -116,26 +123,114 @@ impl Checked<'_> {
     }
 
     fn route(&mut self, metadata: &Metadata, route: &HttpRoute) {
-        for parent in &route.parents {
-            let Some(ports) = self.service(&parent.service, &parent.span) else { continue };
+        for parent in route.parents.iter().filter(|parent| parent.object.is_service()) {
+            let service = parent.object.service();
+            let Some(ports) = self.service(&service, &parent.object.span) else { continue };
             let protocols: Vec<_> = match parent.port {
-                Some(port) => self.port(&parent.service, &ports, port, &parent.port_span).into_iter().collect(),
+                Some(port) => self.port(&service, &ports, port, &parent.port_span).into_iter().collect(),
                 None => ports.iter().map(|(_, protocol)| *protocol).collect(),
             };
             if !protocols.is_empty() && protocols.iter().all(|protocol| *protocol == Protocol::Tcp) {
                 let found = self.wrong(
                     &parent.port_span,
-                    format!("`{}` is declared as tcp there: its bytes are not looked at, so no rule would ever match", parent.service),
+                    format!("`{service}` is declared as tcp there: its bytes are not looked at, so no rule would ever match"),
                 );
                 self.found.push(found.hint("declare the port as http, or leave its appProtocol out"));
             }
         }
-        for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
-            if let Some(ports) = self.service(&backend.service, &backend.span) {
-                self.port(&backend.service, &ports, backend.port, &backend.port_span);
+        self.gateways(&route.parents);
+        for rule in &route.rules {
+            self.shares(rule);
+        }
+        self.granted(metadata, route.rules.iter().flat_map(|rule| &rule.backends), &route.parents);
+        for backend in route.rules.iter().flat_map(|rule| &rule.backends).filter(|backend| backend.object.is_service()) {
+            if let (Some(ports), Some(port)) = (self.service(&backend.object.service(), &backend.object.span), backend.port) {
+                self.port(&backend.object.service(), &ports, port, &backend.port_span);
             }
         }
         self.repeated(metadata, route);
+    }
+
+    /// Gateways and ListenerSets that routes attach to, with the listeners that they name.
+    fn gateways(&mut self, parents: &[ParentRef]) {
+        for parent in parents.iter().filter(|parent| parent.object.group == GATEWAY_GROUP) {
+            let object = &parent.object;
+            let kind = if object.kind == "ListenerSet" { Kind::ListenerSet } else { Kind::Gateway };
+            let listeners = match self.after.of(kind, &object.namespace, &object.name).map(|found| &found.spec) {
+                Some(Spec::Gateway(gateway)) => &gateway.listeners,
+                Some(Spec::ListenerSet(set)) => &set.listeners,
+                _ => {
+                    let known: Vec<&str> = self.after.of_kind(kind).map(|found| found.metadata.name.as_str()).collect();
+                    let hint = nearest(object.name.as_str(), known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+                    self.missing(&object.span, format!("there is no {} `{}.{}`", object.kind, object.name, object.namespace), hint);
+                    continue;
+                }
+            };
+            let names: Vec<&str> = listeners.iter().map(|listener| listener.name.as_str()).collect();
+            if let Some(section) = parent.section.as_deref().filter(|section| !names.contains(section)) {
+                let hint = format!("it has {}", names.join(", "));
+                self.missing(&object.span, format!("`{}` has no listener `{section}`", object.name), Some(hint));
+            }
+        }
+    }
+
+    fn transport(&mut self, metadata: &Metadata, route: &TransportRoute) {
+        self.gateways(&route.parents);
+        self.granted(metadata, route.rules.iter().flat_map(|rule| &rule.backends), &route.parents);
+        for backend in route.rules.iter().flat_map(|rule| &rule.backends).filter(|backend| backend.object.is_service()) {
+            if let (Some(ports), Some(port)) = (self.service(&backend.object.service(), &backend.object.span), backend.port) {
+                self.port(&backend.object.service(), &ports, port, &backend.port_span);
+            }
+        }
+    }
+
+    /// Shares that answer nobody, and copies that reach who was asked anyway.
+    fn shares(&mut self, rule: &RouteRule) {
+        if let Some(first) = rule.backends.first().filter(|_| rule.backends.iter().all(|backend| backend.weight == 0)) {
+            self.warn(&first.object.span, "every backend has the weight 0: requests are answered with 500".to_owned(), "give one a weight");
+        }
+        for (filter, span) in &rule.filters {
+            let HttpFilter::Mirror { backend, .. } = filter else { continue };
+            let same = |known: &BackendRef| {
+                (&known.object.kind, &known.object.namespace, &known.object.name, known.port)
+                    == (&backend.object.kind, &backend.object.namespace, &backend.object.name, backend.port)
+            };
+            if rule.backends.iter().any(same) {
+                let message = format!("`{}` gets the requests and their copies", backend.object.name);
+                self.warn(span, message, "mirror to another service");
+            }
+        }
+    }
+
+    /// References into other namespaces, which these must allow. Calls inside the mesh may name what is beside the service called.
+    fn granted<'b>(&mut self, metadata: &Metadata, backends: impl Iterator<Item = &'b BackendRef>, parents: &[ParentRef]) {
+        let kind = self.document.resource.kind;
+        let home = |namespace: &Namespace| {
+            !parents.is_empty() && parents.iter().all(|parent| parent.object.is_service() && parent.object.namespace == *namespace)
+        };
+        for backend in backends.filter(|backend| backend.object.is_service()) {
+            let object = &backend.object;
+            if home(&object.namespace) || self.after.grants((GATEWAY_GROUP, kind, &metadata.namespace), object) {
+                continue;
+            }
+            let hint = format!(
+                "a ReferenceGrant in `{}`: from {{group: {GATEWAY_GROUP}, kind: {kind}, namespace: {}}}, to {{group: \"\", kind: Service, name: {}}}",
+                object.namespace, metadata.namespace, object.name
+            );
+            self.warn(
+                &object.span,
+                format!(
+                    "nothing in `{}` lets routes of `{}` refer to it: its share is answered with 500",
+                    object.namespace, metadata.namespace
+                ),
+                &hint,
+            );
+        }
+    }
+
+    fn warn(&mut self, span: &Range<usize>, message: String, hint: &str) {
+        let found = Diagnostic { severity: Severity::Warning, ..self.wrong(span, message).hint(hint) };
+        self.found.push(found);
     }
 
     /// A match that another rule has already: only a tie-break would decide, which is never what was meant.
@@ -149,18 +244,20 @@ impl Checked<'_> {
                 self.found.push(wrong.related(first.clone(), "here it is taken").hint("remove one of them, or let them differ"));
             }
         }
-        for (other_metadata, other) in
-            self.after.routes().filter(|(other, _)| (&other.namespace, &other.name) != (&metadata.namespace, &metadata.name))
+        for (_, other_metadata, other) in
+            self.after.routes().filter(|(_, other, _)| (&other.namespace, &other.name) != (&metadata.namespace, &metadata.name))
         {
             // Routes of callers' namespaces replace the service's own for those callers, and never meet them.
             let same_side = |service: &ServiceName| {
                 let producer = |metadata: &Metadata| metadata.namespace == service.namespace;
                 producer(metadata) == producer(other_metadata) && (producer(metadata) || metadata.namespace == other_metadata.namespace)
             };
-            let meet = route.parents.iter().any(|parent| {
-                same_side(&parent.service)
+            let meet = route.parents.iter().filter(|parent| parent.object.is_service()).any(|parent| {
+                same_side(&parent.object.service())
                     && other.parents.iter().any(|known| {
-                        known.service == parent.service && (known.port.is_none() || parent.port.is_none() || known.port == parent.port)
+                        known.object.is_service()
+                            && known.object.service() == parent.object.service()
+                            && (known.port.is_none() || parent.port.is_none() || known.port == parent.port)
                     })
             });
             if !meet {

@@ -15,7 +15,10 @@ mod tree;
 pub use check::{Options, check};
 pub use diagnostic::{Diagnostic, Severity};
 pub use kinds::{
-    AuthenticationPolicy, BackendRef, HttpRoute, ParentRef, PolicyTarget, RouteRule, Service, ServicePortSpec, Spec, Workload, WorkloadPort,
+    AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom,
+    GrantTo, HttpFilter, HttpRoute, Listener, ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ObjectRef, ParentRef,
+    PathModifier, PolicyTarget, ReferenceGrant, RouteRule, Secret, Service, ServicePortSpec, Spec, Subset, TlsMode, TlsPolicyTarget,
+    TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort,
 };
 pub use nearest::nearest;
 pub use read::{Document, read, stored};
@@ -27,79 +30,104 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{Label, Namespace};
 
-/// The kinds of resources.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Kind {
-    /// A named set of endpoints.
-    Service,
-    /// A workload that no proxy registers by itself.
-    Workload,
-    /// How callers of services prove who they are.
-    AuthenticationPolicy,
-    /// The Gateway API's route for HTTP.
-    #[serde(rename = "HTTPRoute")]
-    HttpRoute,
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $api:expr, $plural:literal, $short:literal;)+) => {
+        /// The kinds of resources, in the order in which a change set stores them: what is referred to first.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Kind {
+            $($(#[$doc])* #[serde(rename = $name)] $variant,)+
+        }
+
+        impl Kind {
+            /// Every kind.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The kind's name in resources.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// The apiVersion of its resources.
+            #[must_use]
+            pub const fn api_version(self) -> &'static str {
+                match self { $(Self::$variant => $api),+ }
+            }
+
+            /// The plural, in lower case.
+            #[must_use]
+            pub const fn plural(self) -> &'static str {
+                match self { $(Self::$variant => $plural),+ }
+            }
+
+            /// The short form, for those who type it often.
+            #[must_use]
+            pub const fn short(self) -> &'static str {
+                match self { $(Self::$variant => $short),+ }
+            }
+        }
+    };
 }
 
 /// Our own API group and version.
 pub const LORICA_API: &str = "lorica.io/v1alpha1";
 /// The Gateway API's.
 pub const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
+/// The Gateway API's group.
+pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+/// Kubernetes' own.
+pub const CORE_API: &str = "v1";
+
+kinds! {
+    /// Kubernetes' namespace: its labels are what selectors look at.
+    Namespace = "Namespace", CORE_API, "namespaces", "ns";
+    /// Kubernetes' secret: certificates with their keys.
+    Secret = "Secret", CORE_API, "secrets", "secret";
+    /// Kubernetes' map of texts: roots to trust.
+    ConfigMap = "ConfigMap", CORE_API, "configmaps", "cm";
+    /// A named set of endpoints.
+    Service = "Service", LORICA_API, "services", "svc";
+    /// A workload that no proxy registers by itself.
+    Workload = "Workload", LORICA_API, "workloads", "wl";
+    /// How callers of services prove who they are.
+    AuthenticationPolicy = "AuthenticationPolicy", LORICA_API, "authenticationpolicies", "authn";
+    /// Who may refer to resources of another namespace.
+    ReferenceGrant = "ReferenceGrant", GATEWAY_API, "referencegrants", "refgrant";
+    /// TLS towards backends that are no part of the mesh.
+    BackendTlsPolicy = "BackendTLSPolicy", GATEWAY_API, "backendtlspolicies", "btlspolicy";
+    /// Who carries gateways out.
+    GatewayClass = "GatewayClass", GATEWAY_API, "gatewayclasses", "gc";
+    /// Where calls from outside come in, or go out.
+    Gateway = "Gateway", GATEWAY_API, "gateways", "gtw";
+    /// More listeners for a gateway.
+    ListenerSet = "ListenerSet", GATEWAY_API, "listenersets", "lset";
+    /// The Gateway API's route for HTTP.
+    HttpRoute = "HTTPRoute", GATEWAY_API, "httproutes", "route";
+    /// The same for gRPC.
+    GrpcRoute = "GRPCRoute", GATEWAY_API, "grpcroutes", "grpcroute";
+    /// The same for TLS by server name.
+    TlsRoute = "TLSRoute", GATEWAY_API, "tlsroutes", "tlsroute";
+    /// The same for TCP.
+    TcpRoute = "TCPRoute", GATEWAY_API, "tcproutes", "tcproute";
+    /// The same for UDP.
+    UdpRoute = "UDPRoute", GATEWAY_API, "udproutes", "udproute";
+}
 
 impl Kind {
-    /// Every kind, in the order in which a change set stores them: what is referred to first.
-    pub const ALL: [Self; 4] = [Self::Service, Self::Workload, Self::AuthenticationPolicy, Self::HttpRoute];
-
-    /// The kind's name in resources.
+    /// Whether its resources are of the whole mesh. They are kept in the namespace `default`.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Service => "Service",
-            Self::Workload => "Workload",
-            Self::AuthenticationPolicy => "AuthenticationPolicy",
-            Self::HttpRoute => "HTTPRoute",
-        }
-    }
-
-    /// The apiVersion of its resources.
-    #[must_use]
-    pub const fn api_version(self) -> &'static str {
-        match self {
-            Self::Service | Self::Workload | Self::AuthenticationPolicy => LORICA_API,
-            Self::HttpRoute => GATEWAY_API,
-        }
+    pub const fn is_mesh_wide(self) -> bool {
+        matches!(self, Self::Namespace | Self::GatewayClass)
     }
 
     /// The kind that a person means: in any case, singular, plural or short.
     #[must_use]
     pub fn named(text: &str) -> Option<Self> {
         let text = text.to_ascii_lowercase();
-        Self::ALL.into_iter().find(|kind| {
+        Self::ALL.iter().copied().find(|kind| {
             let name = kind.as_str().to_ascii_lowercase();
             text == name || text == kind.plural() || text == kind.short()
         })
-    }
-
-    /// The short form, for those who type it often.
-    #[must_use]
-    pub const fn short(self) -> &'static str {
-        match self {
-            Self::Service => "svc",
-            Self::Workload => "wl",
-            Self::AuthenticationPolicy => "authn",
-            Self::HttpRoute => "route",
-        }
-    }
-
-    /// The plural, in lower case.
-    #[must_use]
-    pub const fn plural(self) -> &'static str {
-        match self {
-            Self::Service => "services",
-            Self::Workload => "workloads",
-            Self::AuthenticationPolicy => "authenticationpolicies",
-            Self::HttpRoute => "httproutes",
-        }
     }
 }
 
@@ -227,10 +255,61 @@ impl Resources {
             .filter_map(|resource| if let Spec::Service(service) = &resource.spec { Some((&resource.metadata, service)) } else { None })
     }
 
-    /// All routes for HTTP.
-    pub fn routes(&self) -> impl Iterator<Item = (&Metadata, &HttpRoute)> {
-        self.iter()
-            .filter_map(|resource| if let Spec::HttpRoute(route) = &resource.spec { Some((&resource.metadata, route)) } else { None })
+    /// All routes for HTTP and gRPC.
+    pub fn routes(&self) -> impl Iterator<Item = (Kind, &Metadata, &HttpRoute)> {
+        self.iter().filter_map(|resource| match &resource.spec {
+            Spec::HttpRoute(route) | Spec::GrpcRoute(route) => Some((resource.kind, &resource.metadata, route)),
+            _ => None,
+        })
+    }
+
+    /// All routes for bytes: TCP, TLS, UDP.
+    pub fn transport_routes(&self) -> impl Iterator<Item = (Kind, &Metadata, &TransportRoute)> {
+        self.iter().filter_map(|resource| match &resource.spec {
+            Spec::TcpRoute(route) | Spec::TlsRoute(route) | Spec::UdpRoute(route) => Some((resource.kind, &resource.metadata, route)),
+            _ => None,
+        })
+    }
+
+    /// The resource of a kind and name.
+    #[must_use]
+    pub fn of(&self, kind: Kind, namespace: &Namespace, name: &Label) -> Option<&Resource> {
+        self.0.get(&Key { kind, namespace: namespace.clone(), name: name.clone() })
+    }
+
+    /// The resources of a kind, in order.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Resource> {
+        self.iter().filter(move |resource| resource.kind == kind)
+    }
+
+    /// The gateway of a name.
+    #[must_use]
+    pub fn gateway(&self, namespace: &Namespace, name: &Label) -> Option<(&Metadata, &Gateway)> {
+        match self.of(Kind::Gateway, namespace, name) {
+            Some(Resource { metadata, spec: Spec::Gateway(gateway), .. }) => Some((metadata, gateway)),
+            _ => None,
+        }
+    }
+
+    /// The labels of a namespace.
+    #[must_use]
+    pub fn namespace_labels(&self, namespace: &Namespace) -> Option<&BTreeMap<String, String>> {
+        let name = Label::new(namespace.as_str()).ok()?;
+        self.of(Kind::Namespace, &Namespace::default(), &name).map(|resource| &resource.metadata.labels)
+    }
+
+    /// Whether resources of `from` (group, kind, namespace) may refer to `to`: those of their own namespace, and what a ReferenceGrant allows.
+    #[must_use]
+    pub fn grants(&self, from: (&str, Kind, &Namespace), to: &ObjectRef) -> bool {
+        let (group, kind, namespace) = from;
+        namespace == &to.namespace
+            || self.of_kind(Kind::ReferenceGrant).filter(|resource| resource.metadata.namespace == to.namespace).any(|resource| {
+                let Spec::ReferenceGrant(ReferenceGrant { grant }) = &resource.spec else { return false };
+                grant.from.iter().any(|from| from.group == group && from.kind == kind.as_str() && from.namespace == *namespace)
+                    && grant.to.iter().any(|known| {
+                        known.group == to.group && known.kind == to.kind && known.name.as_ref().is_none_or(|name| *name == to.name)
+                    })
+            })
     }
 
     /// All workloads that no proxy registers.

@@ -176,14 +176,14 @@ impl Object {
         taken
     }
 
-    /// A field that stays, for who takes it later.
-    pub(super) fn peek(&self, name: &str) -> Option<&Node> {
-        self.fields.iter().find(|(key, _)| key.name == name).map(|(_, node)| node)
-    }
-
     /// Fields that a specification has and we do not carry out: said to be so, never passed over.
     pub(super) fn unsupported(&mut self, names: &[&'static str]) {
         self.unsupported.extend_from_slice(names);
+    }
+
+    /// All that is left, as an object of its own.
+    pub(super) fn rest(self) -> Node {
+        Node { span: self.span, value: Value::Map(self.fields) }
     }
 
     /// All that is left, as a map of text.

@@ -119,21 +119,89 @@ spec:
 
 #[test]
 fn fields_not_carried_out_are_never_passed_over() {
-    for (rules, field) in [
-        ("  - filters: [{type: RequestMirror}]", "filters"),
-        ("  - retry: {attempts: 3}", "retry"),
-        ("  - sessionPersistence: {}", "sessionPersistence"),
-        ("  - backendRefs: [{name: recording, port: 80, filters: []}]", "filters"),
-        ("  - {}\n  hostnames: [a.example]", "hostnames"),
+    let pointed = pointed(&route("r", RECORDING, "  - sessionPersistence: {}"));
+    assert_eq!(
+        pointed,
+        [("`sessionPersistence` is part of the specification and not supported here yet".to_owned(), "sessionPersistence".to_owned())]
+    );
+}
+
+#[test]
+fn filters_are_held_against_the_specification() {
+    let to = "backendRefs: [{name: recording, port: 80}]";
+    for (rule, message) in [
+        ("filters: [{type: RequestMirror}]", "a filter needs `requestMirror`"),
+        ("filters: [{type: RequestRedirect, requestRedirect: {statusCode: 304}}]", "304 sends nobody elsewhere"),
+        (
+            &format!("filters: [{{type: RequestRedirect, requestRedirect: {{}}}}], {to}"),
+            "a rule that redirects every request has no backends",
+        ),
+        (
+            "matches: [{path: {type: Exact, value: /a}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]",
+            "a prefix is replaced where the rule has one match, and that by `PathPrefix`",
+        ),
+        ("filters: [{type: URLRewrite, urlRewrite: {hostname: a_b}}]", "`a_b` is no host name"),
+        (
+            "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: a}]}}]",
+            "the host is no header that filters change",
+        ),
+        (
+            "filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [Transfer-Encoding]}}]",
+            "`transfer-encoding` is of the connection, which is the proxy's own",
+        ),
+        (
+            "filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [a]}}, {type: ResponseHeaderModifier, responseHeaderModifier: {remove: [b]}}]",
+            "a filter of this type is there already",
+        ),
+        (
+            "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: recording, port: 80}, percent: 1, fraction: {numerator: 1}}}]",
+            "a mirror has `percent` or `fraction`, not both",
+        ),
+        ("backendRefs: [{name: recording}]", "a backend needs the `port` of `recording`"),
     ] {
-        let pointed = pointed(&route("r", RECORDING, rules));
-        assert_eq!(pointed, [(format!("`{field}` is part of the specification and not supported here yet"), field.to_owned())]);
+        let told: Vec<String> =
+            pointed(&route("r", RECORDING, &format!("  - {{{rule}}}"))).into_iter().map(|(message, _)| message).collect();
+        assert_eq!(told, [message]);
     }
-    for parent in
-        ["{name: edge}", "{kind: Gateway, name: edge}", "{kind: Srvice, name: edge}", "{kind: Service, group: apps, name: recording}"]
-    {
-        assert!(!pointed(&route("r", parent, "  - {}"))[0].1.is_empty(), "{parent}");
+}
+
+#[test]
+fn listeners_are_held_against_the_specification() {
+    let gateway = |listeners: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: g}}\nspec: {{gatewayClassName: lorica, listeners: [{listeners}]}}\n"
+        )
+    };
+    for (listeners, message) in [
+        ("{name: a, port: 80, protocol: HTTP}, {name: a, port: 81, protocol: HTTP}", "another listener is named `a`"),
+        (
+            "{name: a, port: 80, protocol: HTTP}, {name: b, port: 80, protocol: HTTP}",
+            "the listener `a` takes the same hosts of port 80 already",
+        ),
+        ("{name: a, port: 443, protocol: HTTPS}", "a listener for HTTPS needs `tls`"),
+        ("{name: a, port: 80, protocol: TCP, hostname: a.example}", "a listener for bytes sees no host, so it has no `hostname`"),
+        ("{name: a, port: 80, protocol: HTTP, hostname: 'a.*'}", "`a.*` is no host name"),
+        ("{name: a, port: 0, protocol: HTTP}", "a port is from 1 to 65535, not 0"),
+    ] {
+        let told: Vec<String> = pointed(&gateway(listeners)).into_iter().map(|(message, _)| message).collect();
+        assert_eq!(told, [message]);
     }
+}
+
+#[test]
+fn grpc_matches_are_matches_of_http() {
+    let of = |matches: &str| {
+        let text = route("r", RECORDING, &format!("  - matches: [{matches}]")).replace("HTTPRoute", "GRPCRoute");
+        match taken(&text).remove(0).spec {
+            Spec::GrpcRoute(route) => route.rules[0].matches[0].0.path.clone(),
+            _ => panic!(),
+        }
+    };
+    assert_eq!(of("{method: {service: a.B, method: C}}"), PathMatch::Exact("/a.B/C".to_owned()));
+    assert_eq!(of("{method: {service: a.B}}"), PathMatch::Prefix("/a.B/".to_owned()));
+    assert_eq!(of("{headers: [{name: a, value: b}]}"), PathMatch::Prefix("/".to_owned()));
+    let PathMatch::Regex(pattern) = of("{method: {method: C}}") else { panic!() };
+    assert!(pattern.matches("/a.B/C") && !pattern.matches("/a.B/CD"));
 }
 
 #[test]

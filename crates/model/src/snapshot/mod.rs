@@ -5,22 +5,33 @@
 //! Nothing here knows where a resource was stored, or what time it is.
 
 mod endpoint;
+mod gateway;
 mod inbound;
 mod names;
 mod origin;
 mod outbound;
+mod pattern;
+mod rule;
+mod table;
 mod version;
 
 pub mod route;
 
 pub use endpoint::{Endpoint, EndpointSet, Locality, Transport};
+pub use gateway::{
+    BackendTls, Certificate, ClientValidation, GatewayUnit, HostPattern, Hosts, Listening, PrivateKey, ServerTls, Terminated, TlsAction,
+    TlsChain, TransportRoute, VirtualHost, without_port,
+};
 pub use inbound::{InboundPort, InboundUnit, MtlsMode};
 pub use names::{NameRecord, NameTable};
 pub use origin::Origin;
-pub use outbound::{
-    Backend, Cluster, DEFAULT_CONNECT_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_POOL_IDLE_TIMEOUT, FieldMatch, HttpRule, OutboundUnit,
-    PathMatch, Pattern, Protocol, RouteMatch, Timeouts, ValueMatch, WeightedBackend,
+pub use outbound::{Cluster, DEFAULT_CONNECT_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_POOL_IDLE_TIMEOUT, OutboundUnit, Protocol};
+pub use pattern::Pattern;
+pub use rule::{
+    Action, Backend, Cors, FieldMatch, Filters, Forward, HeaderEdits, HttpRule, Mirror, OriginMatch, PathEdit, PathMatch, Redirect, Retry,
+    RouteMatch, Share, Timeouts, ValueMatch, WeightedBackend,
 };
+pub use table::RuleTable;
 pub use version::Version;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -45,6 +56,8 @@ pub struct Snapshot {
     pub endpoints: HashMap<ServicePort, Arc<EndpointSet>>,
     /// The workload's own inbound.
     pub inbound: Option<Arc<InboundUnit>>,
+    /// The listener ports of the gateway that this proxy runs.
+    pub gateway: BTreeMap<u16, Arc<GatewayUnit>>,
     /// The roots to trust.
     pub bundle: Option<Arc<TrustBundle>>,
 }
@@ -60,6 +73,7 @@ impl Snapshot {
             absent: self.absent.clone(),
             endpoints: self.endpoints.iter().map(|(port, set)| (port.clone(), Arc::new((**set).clone()))).collect(),
             inbound: self.inbound.as_ref().map(|inbound| Arc::new((**inbound).clone())),
+            gateway: self.gateway.iter().map(|(port, unit)| (*port, Arc::new((**unit).clone()))).collect(),
             bundle: self.bundle.as_ref().map(|bundle| Arc::new((**bundle).clone())),
         }
     }

@@ -1,6 +1,8 @@
 //! Which rule takes a request, and which of its backends: pure functions of head, unit and a random number.
 
-use super::{Backend, FieldMatch, HttpRule, OutboundUnit, PathMatch, RouteMatch, ValueMatch};
+use std::sync::Arc;
+
+use super::{Backend, FieldMatch, HttpRule, PathMatch, RouteMatch, RuleTable, ValueMatch, WeightedBackend};
 use crate::head::RequestHead;
 use crate::reason::Reason;
 
@@ -31,16 +33,18 @@ pub enum MatchPart {
     Header(usize),
     /// The query match at this index.
     Query(usize),
+    /// The share: the request's random number is not in it.
+    Share,
 }
 
-/// The first rule of `unit` that takes the request.
+/// The first of `rules` that takes the request. `random` is uniform in 0..1 and drawn once for a request.
 ///
 /// # Errors
 /// [`Reason::NoRoute`] where none does.
-pub fn rule<'u>(unit: &'u OutboundUnit, head: &RequestHead, recorder: &mut impl Recorder) -> Result<&'u HttpRule, Reason> {
+pub fn rule<'r>(rules: &'r RuleTable, head: &RequestHead, random: f64, recorder: &mut impl Recorder) -> Result<&'r Arc<HttpRule>, Reason> {
     let request = Request::of(head);
-    for rule in &unit.rules {
-        match request.mismatch(&rule.matches) {
+    for rule in rules.candidates(request.path) {
+        match request.mismatch(&rule.matches, random) {
             None => {
                 recorder.matched(rule);
                 return Ok(rule);
@@ -51,21 +55,21 @@ pub fn rule<'u>(unit: &'u OutboundUnit, head: &RequestHead, recorder: &mut impl 
     Err(Reason::NoRoute)
 }
 
-/// The backend that `random` (uniform in 0..1) draws from a rule by weight.
+/// Which of `backends` `random` (uniform in 0..1) draws by weight. It leads to a service port.
 ///
 /// # Errors
-/// [`Reason::NoBackend`] where the rule has none of any weight, or the drawn one does not exist.
-pub fn backend<'r>(rule: &'r HttpRule, random: f64, recorder: &mut impl Recorder) -> Result<&'r crate::name::ServicePort, Reason> {
-    let total: u64 = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+/// [`Reason::NoBackend`] where there is none of any weight, or the drawn one does not exist.
+pub fn backend(backends: &[WeightedBackend], random: f64, recorder: &mut impl Recorder) -> Result<usize, Reason> {
+    let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "random is in 0..1")]
     let mut ticket = (random * total as f64) as u64;
     ticket = ticket.min(total.saturating_sub(1));
-    for candidate in &rule.backends {
+    for (index, candidate) in backends.iter().enumerate() {
         let weight = u64::from(candidate.weight);
         if ticket < weight {
             recorder.drawn(&candidate.backend);
             return match &candidate.backend {
-                Backend::Port(port) => Ok(port),
+                Backend::Port(_) => Ok(index),
                 Backend::Missing { .. } => Err(Reason::NoBackend),
             };
         }
@@ -76,8 +80,8 @@ pub fn backend<'r>(rule: &'r HttpRule, random: f64, recorder: &mut impl Recorder
 
 /// The first part of `matches` that does not hold for `head`.
 #[must_use]
-pub fn mismatch(matches: &RouteMatch, head: &RequestHead) -> Option<MatchPart> {
-    Request::of(head).mismatch(matches)
+pub fn mismatch(matches: &RouteMatch, head: &RequestHead, random: f64) -> Option<MatchPart> {
+    Request::of(head).mismatch(matches, random)
 }
 
 /// What every rule asks a head for, taken out of it once.
@@ -93,7 +97,7 @@ impl<'h> Request<'h> {
     }
 
     /// The cheap parts come first: most rules fail by their path.
-    fn mismatch(&self, matches: &RouteMatch) -> Option<MatchPart> {
+    fn mismatch(&self, matches: &RouteMatch, random: f64) -> Option<MatchPart> {
         if !path_matches(&matches.path, self.path) {
             return Some(MatchPart::Path);
         }
@@ -103,7 +107,10 @@ impl<'h> Request<'h> {
         if let Some(index) = matches.headers.iter().position(|field| !header_matches(field, self.head)) {
             return Some(MatchPart::Header(index));
         }
-        matches.query.iter().position(|field| !query_matches(field, self.head)).map(MatchPart::Query)
+        if let Some(index) = matches.query.iter().position(|field| !query_matches(field, self.head)) {
+            return Some(MatchPart::Query(index));
+        }
+        matches.share.filter(|share| !share.takes(random)).map(|_| MatchPart::Share)
     }
 }
 

@@ -88,7 +88,8 @@ impl LineWriter {
         plain(out, br#","protocol":"#, http.map(|http| http.version).and_then(known));
         number(out, br#","response_code":"#, Some(http.map_or(0, |http| http.status).into()));
         plain(out, br#","response_flags":"#, Some(record.flag()));
-        plain(out, br#","response_code_details":"#, word.or_else(|| http.map(|_| "via_upstream")));
+        let details = word.or_else(|| http.map(|http| if http.attempts == 0 { "direct_response" } else { "via_upstream" }));
+        plain(out, br#","response_code_details":"#, details);
         // Envoy tells here what closed a connection that it had no answer for.
         let closed = http.is_none() && record.reason.is_some();
         text(out, br#","connection_termination_details":"#, detail.filter(|_| closed));

@@ -143,7 +143,7 @@ fn service_port<'a>(worker: &'a Rc<Worker>, tcp: TcpStream, remote: SocketAddr, 
 }
 
 /// A connection that must speak HTTP: only the version is open.
-fn spoken_http<'a>(worker: &'a Rc<Worker>, caller: Caller, mut stream: Stream) -> Boxed<'a> {
+pub(super) fn spoken_http<'a>(worker: &'a Rc<Worker>, caller: Caller, mut stream: Stream) -> Boxed<'a> {
     Box::pin(async move {
         let mut buffer = BytesMut::with_capacity(http::FIRST_READ);
         let spoken = timeout(HEAD_TIMEOUT, async {
@@ -317,7 +317,7 @@ fn plaintext<'a>(worker: &'a Rc<Worker>, caller: Caller, tcp: TcpStream, port: &
 /// How long a plaintext caller of an undeclared port may be silent before the app is connected to.
 const DETECT_INBOUND: Duration = Duration::from_millis(200);
 
-fn refuse(worker: &Rc<Worker>, caller: &Caller, stream: &Stream, reason: Reason, detail: &str) {
+pub(super) fn refuse(worker: &Rc<Worker>, caller: &Caller, stream: &Stream, reason: Reason, detail: &str) {
     ConnectionRecord::begin(worker, caller).fail(reason, detail);
     stream.reset_on_close();
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lorica_identity::PeerIdentity;
 use lorica_model::name::ServicePort;
-use lorica_model::snapshot::InboundPort;
+use lorica_model::snapshot::{HostPattern, InboundPort};
 
 use super::clean;
 use super::record::Sides;
@@ -41,6 +41,15 @@ pub enum Entry {
         /// The service port.
         port: ServicePort,
     },
+    /// Somebody calls what is behind the gateway that this proxy runs.
+    Gateway {
+        /// The gateway's port.
+        port: u16,
+        /// The server names by which it was chosen what is done with the connection; none without TLS.
+        chain: Option<HostPattern>,
+        /// Whether it came by TLS.
+        tls: bool,
+    },
     /// Somebody calls the app.
     Inbound {
         /// The app port.
@@ -51,12 +60,13 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// The service port that is called.
+    /// The service port that is called; at a gateway only the rules tell.
     #[must_use]
-    pub fn service_port(&self) -> &ServicePort {
+    pub fn service_port(&self) -> Option<&ServicePort> {
         match self {
-            Self::Outbound { port } => port,
-            Self::Inbound { port, .. } => &port.service_port,
+            Self::Outbound { port } => Some(port),
+            Self::Inbound { port, .. } => Some(&port.service_port),
+            Self::Gateway { .. } => None,
         }
     }
 
@@ -64,7 +74,7 @@ impl Entry {
     #[must_use]
     pub fn peer(&self) -> Option<&PeerIdentity> {
         match self {
-            Self::Outbound { .. } => None,
+            Self::Outbound { .. } | Self::Gateway { .. } => None,
             Self::Inbound { peer, .. } => peer.as_deref(),
         }
     }

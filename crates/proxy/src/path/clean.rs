@@ -3,6 +3,7 @@
 //! In: the head as received and who sent it. Out: edits. Hop-by-hop fields are the codec's business.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use lorica_identity::PeerIdentity;
@@ -54,6 +55,21 @@ pub fn edits(head: &RequestHead, from: From<'_>) -> Edits {
     }
     edits
 }
+
+/// What a gateway tells the mesh of a caller from outside: its address, after those that it names itself, and how it came.
+pub fn forwarded(head: &RequestHead, edits: &mut Edits, remote: IpAddr, tls: bool) {
+    let mut addresses = String::new();
+    for before in head.fields.get_all(FORWARDED_FOR).filter_map(|value| std::str::from_utf8(value).ok()) {
+        addresses.push_str(before);
+        addresses.push_str(", ");
+    }
+    addresses.push_str(&remote.to_string());
+    edits.set(&head.fields, FORWARDED_FOR, addresses.as_str());
+    edits.set(&head.fields, "x-forwarded-proto", if tls { "https" } else { "http" });
+}
+
+/// Through which addresses a request has come.
+const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// The id of a request: the caller's, or a new one which is added to the edits.
 #[must_use]

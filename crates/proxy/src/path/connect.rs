@@ -15,6 +15,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::mtls::Negotiated;
 use crate::stream::{Stream, prepare};
+use crate::view::{EdgeClient, Reach};
 
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -79,16 +80,21 @@ impl ClientConfigs {
 /// # Errors
 /// What failed; nothing falls back to plaintext.
 pub async fn connect(
-    cluster: &Cluster,
+    reach: &Reach,
     endpoint: &Endpoint,
     tls: Option<(&TlsEpoch, Arc<ClientConfig>)>,
     protocol: Option<Negotiated>,
 ) -> Result<Connected, NotConnected> {
+    let cluster = &reach.unit.cluster;
     let connecting = async {
         let tcp = TcpStream::connect(endpoint.address).await.map_err(|error| NotConnected::tcp(&error))?;
         prepare(&tcp).map_err(|error| NotConnected::tcp(&error))?;
         match (endpoint.transport, tls) {
-            (Transport::Plaintext, _) => Ok(Connected { stream: Stream::Plain(tcp), peer: None }),
+            (Transport::Plaintext, _) => match &reach.edge {
+                None => Ok(Connected { stream: Stream::Plain(tcp), peer: None }),
+                Some(Ok(edge)) => outside(edge, tcp, protocol).await,
+                Some(Err(error)) => Err(NotConnected::new(Reason::UpstreamTls, error.clone())),
+            },
             (Transport::MutualTls | Transport::Lorica, Some((epoch, config))) => handshake(cluster, tcp, epoch, config, protocol).await,
             (Transport::MutualTls | Transport::Lorica, None) => Err(NotConnected::new(Reason::UpstreamTls, "this proxy has no SVID yet")),
         }
@@ -102,6 +108,18 @@ pub async fn connect(
     }
 }
 
+/// TLS towards an endpoint that is no part of the mesh.
+async fn outside(edge: &EdgeClient, tcp: TcpStream, protocol: Option<Negotiated>) -> Result<Connected, NotConnected> {
+    let config = edge.config(protocol).clone();
+    let tls = TlsConnector::from(config).connect(edge.name.clone(), tcp).await;
+    let tls = tls.map_err(|error| NotConnected::new(Reason::UpstreamTls, error.to_string()))?;
+    let negotiated = tls.get_ref().1.alpn_protocol().and_then(Negotiated::of);
+    if protocol == Some(Negotiated::Http2) && negotiated != protocol {
+        return Err(NotConnected::new(Reason::UpstreamTls, "the backend does not speak HTTP/2"));
+    }
+    Ok(Connected { stream: Stream::Tls(Box::new(tls.into())), peer: None })
+}
+
 async fn handshake(
     cluster: &Cluster,
     tcp: TcpStream,
@@ -109,7 +127,7 @@ async fn handshake(
     config: Arc<ClientConfig>,
     protocol: Option<Negotiated>,
 ) -> Result<Connected, NotConnected> {
-    let name = ServerName::try_from(cluster.port.sni()).map_err(|error| NotConnected::new(Reason::UpstreamTls, error.to_string()))?;
+    let name = ServerName::try_from(cluster.server.sni()).map_err(|error| NotConnected::new(Reason::UpstreamTls, error.to_string()))?;
     let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| {
         let failure = HandshakeFailure::of_io(&error);
         let reason = if failure.is_wrong_identity() { Reason::UpstreamIdentity } else { Reason::UpstreamTls };

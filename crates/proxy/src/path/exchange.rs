@@ -1,18 +1,21 @@
 //! One exchange, top to bottom: a request that came in, what was decided about it, and the answer that went back.
 //!
-//! clean → route → pick → connect → send → respond → record. Every step can end it with a reason; the record is
+//! clean → route → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
 //! written once, when the exchange is over or dropped.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use lorica_model::head::RequestHead;
+use lorica_model::head::{Edits, RequestHead};
 use lorica_model::reason::{Reason, Side};
 
 use super::accept::Boxed;
 use super::caller::{Caller, Entry};
 use super::clean;
 use super::failure::Failure;
+use super::filter;
+use super::gateway;
+use super::mirror;
 use super::pick::{self, Tried};
 use super::record::ExchangeRecord;
 use super::replay::Replay;
@@ -20,7 +23,7 @@ use super::respond;
 use super::route;
 use super::send::{self, Attempt};
 use super::time::Times;
-use super::way::{self, Way};
+use super::way::{self, Asked, Decided, Way};
 use crate::config::MAX_ATTEMPTS;
 use crate::wire::{Body, Responder};
 use crate::worker::Worker;
@@ -56,12 +59,45 @@ async fn pass<'x>(
     let from = match (&caller.entry, &caller.certificate) {
         (Entry::Outbound { .. }, _) => clean::From::App,
         (Entry::Inbound { .. }, Some(certificate)) => clean::From::Peer(certificate),
-        (Entry::Inbound { .. }, None) => clean::From::Stranger,
+        (Entry::Inbound { .. } | Entry::Gateway { .. }, None) => clean::From::Stranger,
+        (Entry::Gateway { .. }, Some(_)) => clean::From::Stranger,
     };
     let mut edits = clean::edits(head, from);
     record.identify(head, &mut edits);
-    let way = way(worker, caller, head).await?;
+    if let Entry::Gateway { tls, .. } = &caller.entry {
+        clean::forwarded(head, &mut edits, caller.remote.ip(), *tls);
+    }
+    let way = match decide(worker, caller, head).await? {
+        Decided::Way(way) => way,
+        Decided::Answer(answer, rule) => {
+            record.rule(&rule);
+            let responder = responder.take().ok_or_else(|| Failure::from(Reason::ClientClosed).answered())?;
+            respond::answer(responder, head, answer, &rule, record).await;
+            return Ok(());
+        }
+    };
     record.way(&way);
+    if let Some((rule, backend)) = way.decided() {
+        filter::request(head, rule, backend, &mut edits);
+    }
+    let mirrors = mirror::begin(worker, &way, head, &edits, body);
+    let passed = attempts(worker, &way, head, &edits, body, responder, record).await;
+    mirrors.end(body);
+    passed
+}
+
+/// Tries one endpoint after another, as far as that is safe and the rule allows.
+async fn attempts<'x>(
+    worker: &Rc<Worker>,
+    way: &Way,
+    head: &'x RequestHead,
+    edits: &Edits,
+    body: &mut Replay,
+    responder: &mut Option<Responder>,
+    record: &mut ExchangeRecord<'x>,
+) -> Result<(), Failure> {
+    let retry = way.decided().and_then(|(rule, _)| rule.forward()).and_then(|forward| forward.retry.as_ref());
+    let most = retry.map_or(MAX_ATTEMPTS, |retry| retry.attempts.saturating_add(1));
     let mut now = record.begun();
     let times = Times::begin(&way.timeouts, now.into());
     let mut tried = Tried::new();
@@ -70,14 +106,16 @@ async fn pass<'x>(
         attempt += 1;
         record.attempt(now);
         times.attempt(now.into());
-        let failure = match pick::pick(worker, &way, &mut tried, now).await {
+        let failure = match pick::pick(worker, way, &mut tried, now).await {
             Ok(mut picked) => {
                 record.picked(&picked);
                 worker.count_pool_use(picked.lease.reused);
                 let parts = Attempt {
                     worker,
                     head,
-                    edits: &edits,
+                    edits,
+                    way,
+                    again_after: retry.filter(|_| attempt < most).map(|retry| retry.codes.as_slice()).unwrap_or_default(),
                     body: &mut *body,
                     responder: &mut *responder,
                     record: &mut *record,
@@ -100,8 +138,22 @@ async fn pass<'x>(
             }
             Err(error) => error.into(),
         };
-        if attempt >= MAX_ATTEMPTS || !may_repeat(head, body, &failure) || !times.is_left() || way.is_exhausted(&tried) {
+        let may_repeat = match retry {
+            None => may_repeat(head, body, &failure) && !way.is_exhausted(&tried),
+            Some(_) => may_retry(head, body, &failure),
+        };
+        if attempt >= most || !may_repeat || !times.is_left() {
             return Err(failure);
+        }
+        if let Some(retry) = retry {
+            if way.is_exhausted(&tried) {
+                // All were tried: the rule asks for another round.
+                tried.clear();
+            }
+            let pause = retry.backoff.unwrap_or(DEFAULT_BACKOFF).mul_f64(1.0 + fastrand::f64() / 2.0);
+            if times.pause(pause).await.is_err() {
+                return Err(Reason::RequestTimeout.into());
+            }
         }
         tracing::debug!(reason = %failure.reason, detail = failure.detail, attempt, "another attempt");
         body.rewind();
@@ -109,8 +161,8 @@ async fn pass<'x>(
     }
 }
 
-/// Where the request goes.
-async fn way(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Result<Way, Failure> {
+/// What is done with the request.
+async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Result<Decided, Failure> {
     match &caller.entry {
         Entry::Outbound { port } => {
             let reach = match caller.remembered(worker.view_number()) {
@@ -121,10 +173,29 @@ async fn way(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Result
                     reach
                 }
             };
-            Ok(way::outbound(&reach, &worker.view(), head, fastrand::f64())?)
+            let asked = Asked { called: Some(&reach), view: &worker.view(), scheme: "http" };
+            Ok(way::by_rules(asked, &reach.unit.rules, head, fastrand::f64())?)
         }
-        Entry::Inbound { port, .. } => Ok(way::inbound(port.app_port, port.protocol, caller.virtual_address(), head)),
+        Entry::Inbound { port, .. } => Ok(Decided::Way(way::inbound(port.app_port, port.protocol, caller.virtual_address(), head))),
+        Entry::Gateway { port, chain, tls } => {
+            let view = worker.view();
+            let hosts = gateway::hosts(&view, *port, chain.as_ref()).ok_or(Reason::NoRoute)?;
+            let rules = hosts.rules(head.authority()).ok_or(Reason::NoRoute)?;
+            let asked = Asked { called: None, view: &view, scheme: if *tls { "https" } else { "http" } };
+            Ok(way::by_rules(asked, rules, head, fastrand::f64())?)
+        }
     }
+}
+
+/// How long to wait before a retry for which the rule says nothing: Envoy's base interval.
+const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
+
+/// Whether a rule that asks for retries may have one: after an answer that it lists; after a connection that failed, or an attempt that took too
+/// long, where repeating is safe.
+fn may_retry(head: &RequestHead, body: &Replay, failure: &Failure) -> bool {
+    let listed = failure.again;
+    let slow = failure.reason == Reason::RequestTimeout && head.is_idempotent();
+    !failure.answered && body.is_replayable() && (listed || slow || may_repeat(head, body, failure))
 }
 
 /// Whether sending the request again can repeat nothing, or nothing that matters. A payment is never sent twice.

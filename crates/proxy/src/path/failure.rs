@@ -16,12 +16,14 @@ pub struct Failure {
     pub unsent: bool,
     /// The answer had begun; no other can be given.
     pub answered: bool,
+    /// There was an answer, after which the rule asks for another attempt.
+    pub again: bool,
 }
 
 impl Failure {
     /// A failure before the answer began.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), unsent: reason.meaning().unsent, answered: false }
+        Self { reason, detail: detail.into(), unsent: reason.meaning().unsent, answered: false, again: false }
     }
 
     /// The same, after the answer began.

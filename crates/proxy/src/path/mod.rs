@@ -7,7 +7,10 @@
 //! | `detect` | what the connection speaks |
 //! | `http` / `relay` | one exchange after another, or bytes |
 //! | `clean` | what an app or a stranger may not tell the mesh |
-//! | `route` | outbound: which service port the request goes to |
+//! | `gateway` | at a gateway: by port, server name and host, which rules are asked |
+//! | `route` / `way` | which service port the request goes to, or what the rule answers |
+//! | `filter` | what the rule changes in request and answer |
+//! | `mirror` | copies, of which nobody waits for the answer |
 //! | `pick` | which endpoint takes it |
 //! | `connect` | a connection to it: pooled, or new, with its identity checked |
 //! | `send` / `respond` | request and answer, both ways at once |
@@ -20,7 +23,10 @@ pub mod connect;
 pub mod detect;
 pub mod exchange;
 pub mod failure;
+pub mod filter;
+pub mod gateway;
 pub mod http;
+pub mod mirror;
 pub mod mtls;
 pub mod pick;
 pub mod record;
@@ -31,4 +37,5 @@ pub mod route;
 pub mod send;
 pub mod tcp;
 pub mod time;
+pub mod udp;
 pub mod way;

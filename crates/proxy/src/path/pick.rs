@@ -94,7 +94,7 @@ async fn endpoint(worker: &Rc<Worker>, reach: &Reach, active: &Active, protocol:
         return Ok(lease);
     }
     let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, reach, Some(protocol))));
-    let Connected { stream, peer } = connect::connect(&reach.unit.cluster, endpoint, tls, Some(protocol)).await?;
+    let Connected { stream, peer } = connect::connect(reach, endpoint, tls, Some(protocol)).await?;
     let party = worker.parties.callee(active.live.id, endpoint, peer.as_deref());
     take(worker, key, stream, Facts { peer, remote: Some(endpoint.address), party: Some(party) }).await
 }
@@ -107,7 +107,7 @@ pub async fn stream(worker: &Rc<Worker>, reach: &Reach, active: &Active, kind: S
     // Boxed, as the way to a connection for HTTP/1 leads over one for HTTP/2.
     let lease = Box::pin(endpoint(worker, reach, active, Negotiated::Http2, Instant::now())).await?;
     let facts = lease.facts.clone();
-    let stream = lease.carry(kind, &reach.unit.cluster.port.sni()).await;
+    let stream = lease.carry(kind, &reach.unit.cluster.server.sni()).await;
     Ok((stream.map_err(|error| NotConnected::new(Reason::ConnectFailed, error.to_string()))?, facts))
 }
 

@@ -12,7 +12,7 @@ use lorica_identity::PeerIdentity;
 use lorica_model::head::{Edits, Fields, RequestHead, ResponseHead};
 use lorica_model::name::ServicePort;
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::Endpoint;
+use lorica_model::snapshot::{Endpoint, HttpRule, Origin};
 use lorica_observe::Record;
 use lorica_observe::record::{Called, Http, Party, Protocol, Reporter, Route, Security, UNKNOWN};
 use lorica_observe::trace::{Span, TRACEPARENT, TRACESTATE, keeps_tracestate};
@@ -23,7 +23,7 @@ use super::clean;
 use super::failure::Failure;
 use super::pick::Picked;
 use super::relay::Relayed;
-use super::way::Way;
+use super::way::{To, Way};
 use crate::config::Own;
 use crate::worker::Worker;
 
@@ -39,6 +39,7 @@ pub struct Parties {
     nobody: Arc<Party>,
     callers: RefCell<HashMap<[u8; 32], Arc<Party>, foldhash::fast::RandomState>>,
     callees: Remembered<(u64, Option<[u8; 32]>), Party>,
+    unknown: Arc<Called>,
     called: Remembered<ServicePort, Called>,
     outside: Remembered<SocketAddr, Called>,
 }
@@ -59,6 +60,7 @@ impl Parties {
             nobody: Arc::default(),
             callers: RefCell::default(),
             callees: RefCell::default(),
+            unknown: Arc::new(Called { fqdn: UNKNOWN.to_owned(), name: UNKNOWN.to_owned(), namespace: UNKNOWN.to_owned() }),
             called: RefCell::default(),
             outside: RefCell::default(),
         }
@@ -211,10 +213,18 @@ impl Parties {
         let own = self.own(worker);
         let (reporter, source, destination, security) = match entry {
             Entry::Outbound { .. } => (Reporter::Source, own, self.nobody.clone(), Security::Unknown),
+            // As for other meshes' gateways: the gateway is the source of what it passes on.
+            Entry::Gateway { .. } => (Reporter::Source, own, self.nobody.clone(), Security::Unknown),
             Entry::Inbound { peer: Some(peer), .. } => (Reporter::Destination, self.caller(peer), own, Security::MutualTls),
             Entry::Inbound { peer: None, .. } => (Reporter::Destination, self.nobody.clone(), own, Security::None),
         };
-        Sides { reporter, source, destination, called: self.called(entry.service_port()), security }
+        Sides {
+            reporter,
+            source,
+            destination,
+            called: entry.service_port().map_or_else(|| self.unknown.clone(), |port| self.called(port)),
+            security,
+        }
     }
 
     /// This workload, with its identity once it has one.
@@ -232,6 +242,8 @@ const OWN: [u8; 32] = [0; 32];
 /// The record of an HTTP exchange; told when it is dropped.
 pub struct ExchangeRecord<'x> {
     open: Open<'x>,
+    /// Only the way tells which service is called.
+    at_gateway: bool,
     attempted: Instant,
 }
 
@@ -251,7 +263,7 @@ impl<'x> ExchangeRecord<'x> {
             ..Http::default()
         });
         let attempted = open.begun;
-        Self { open, attempted }
+        Self { open, at_gateway: matches!(caller.entry, Entry::Gateway { .. }), attempted }
     }
 
     fn http(&mut self, change: impl FnOnce(&mut Http<'x>)) {
@@ -277,7 +289,17 @@ impl<'x> ExchangeRecord<'x> {
 
     /// It goes this way.
     pub fn way(&mut self, way: &Way) {
-        self.open.record.route = way.origin.clone().map(Route::Rule);
+        if let Some((rule, _)) = &way.rule {
+            self.rule(rule);
+        }
+        if let (true, To::Endpoints(reach)) = (self.at_gateway, &way.to) {
+            self.open.record.called = self.open.worker.parties.called(&reach.unit.port);
+        }
+    }
+
+    /// This rule decided.
+    pub fn rule(&mut self, rule: &HttpRule) {
+        self.open.record.route = Some(Route::Rule(rule.origin.clone()));
     }
 
     /// When it began.
@@ -389,6 +411,12 @@ impl<'x> ConnectionRecord<'x> {
             self.counted = true;
             self.open.worker.telemetry.metrics.opened(&self.open.record);
         }
+    }
+
+    /// It goes to this service port: at a gateway only the route tells.
+    pub fn route(&mut self, origin: &Arc<Origin>, port: &ServicePort) {
+        self.open.record.route = Some(Route::Rule(origin.clone()));
+        self.open.record.called = self.open.worker.parties.called(port);
     }
 
     /// Somebody takes it.

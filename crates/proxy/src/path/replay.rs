@@ -71,6 +71,12 @@ impl Replay {
         std::mem::replace(&mut self.source, Body::Empty)
     }
 
+    /// All of it, where it has come in whole and was kept; trailers are left out.
+    #[must_use]
+    pub fn whole(&self) -> Option<Vec<bytes::Bytes>> {
+        (self.ended && !self.overflowed).then(|| self.kept.clone())
+    }
+
     /// Begins again, for another attempt. Only while [`Self::is_replayable`].
     pub fn rewind(&mut self) {
         self.next = 0;

@@ -1,8 +1,10 @@
 //! respond: answers of the mesh's own. Status, word and text follow from the reason alone.
 
-use lorica_model::head::RequestHead;
+use lorica_model::head::{HeadBuilder, RequestHead};
 use lorica_model::reason::Reason;
+use lorica_model::snapshot::HttpRule;
 
+use super::filter;
 use super::record::ExchangeRecord;
 use crate::wire::Responder;
 
@@ -37,18 +39,36 @@ pub fn own_answer(reason: Reason, head: Option<&RequestHead>) -> OwnAnswer {
 }
 
 /// Answers for the mesh, where an answer can still be given.
-pub async fn refuse(mut responder: Responder, head: &RequestHead, reason: Reason, record: &mut ExchangeRecord<'_>) {
+pub async fn refuse(responder: Responder, head: &RequestHead, reason: Reason, record: &mut ExchangeRecord<'_>) {
     let answer = own_answer(reason, Some(head));
     if answer.status == 0 {
         return responder.reset();
     }
     record.answered(answer.status, head.is_grpc().then_some(reason.meaning().grpc), answer.body.len());
-    let end = answer.body.is_empty();
     let fields = answer.fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    send(responder, answer.status, fields, answer.body.clone()).await;
+}
+
+/// Gives the answer that a rule makes by itself, with the changes that the rule makes to answers.
+pub async fn answer(responder: Responder, head: &RequestHead, answer: OwnAnswer, rule: &HttpRule, record: &mut ExchangeRecord<'_>) {
+    record.answered(answer.status, None, answer.body.len());
+    let mut own = HeadBuilder::with_capacity(256);
+    for (name, value) in &answer.fields {
+        if let Err(error) = own.field(name.as_bytes(), value.as_bytes()) {
+            tracing::debug!(%error, name, "a field of an answer of our own was left out");
+        }
+    }
+    let own = own.fields();
+    let edits = filter::response(head, rule, None, &own);
+    send(responder, answer.status, edits.apply(&own), answer.body).await;
+}
+
+async fn send<'f>(mut responder: Responder, status: u16, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>, body: String) {
+    let end = body.is_empty();
     let sent = async {
-        responder.raw_head(answer.status, fields, Some(answer.body.len() as u64), end)?;
+        responder.raw_head(status, fields, Some(body.len() as u64), end)?;
         if !end {
-            responder.data(answer.body.into()).await?;
+            responder.data(body.into()).await?;
         }
         responder.end(None).await
     };

@@ -8,11 +8,14 @@ use lorica_model::head::{Edits, RequestHead, ResponseHead};
 use lorica_model::reason::Reason;
 
 use super::failure::Failure;
+use super::filter;
 use super::pick::Picked;
 use super::record::ExchangeRecord;
 use super::relay::{Read, relay};
 use super::replay::Replay;
 use super::time::Times;
+use super::way::Way;
+use crate::config::REPLAY_BYTES;
 use crate::wire::{Answer, Body, Frame, Outgoing, Responder, Sender, Tunnel, WireError};
 use crate::worker::Worker;
 
@@ -24,6 +27,10 @@ pub struct Attempt<'x, 'h> {
     pub head: &'x RequestHead,
     /// What is altered in it.
     pub edits: &'x Edits,
+    /// Where it goes.
+    pub way: &'x Way,
+    /// The answers after which another attempt is made: they are not passed on.
+    pub again_after: &'x [u16],
     /// The request's body.
     pub body: &'x mut Replay,
     /// Where the answer goes; taken once the answer has ended.
@@ -50,8 +57,11 @@ pub fn upgrade(head: &RequestHead) -> Option<&[u8]> {
 /// # Errors
 /// What went wrong; with `answered` set where the answer had begun.
 pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<(), Failure> {
-    let Attempt { worker, head, edits, body, responder: slot, record, times } = attempt;
+    let Attempt { worker, head, edits, way, again_after, body, responder: slot, record, times } = attempt;
     let upgrade = upgrade(head);
+    // An answer is only given up where the body can certainly be sent again.
+    let kept = body.length().is_some_and(|length| length <= REPLAY_BYTES as u64);
+    let again_after = if kept { again_after } else { &[] };
     let outgoing = Outgoing { head, edits, length: body.length(), upgrade };
     let (mut sender, mut receiver) = picked.lease.send(&outgoing).await.map_err(|error| Failure::upstream(&error))?;
     let upgraded = {
@@ -87,10 +97,19 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
             active.answered(now);
         }
         record.response(&response, now);
+        if again_after.contains(&response.status) {
+            // Told only if there is no time left for the attempt.
+            let detail = format!("the last attempt was answered with {}", response.status);
+            return Err(Failure { again: true, ..Failure::new(Reason::RequestTimeout, detail) });
+        }
         match rest {
             Err(tunnel) => Some((response, tunnel)),
             Ok(download) => {
-                let mut passing = pin!(pass(&response, download, slot, times, record));
+                let changes = match way.decided() {
+                    Some((rule, backend)) => filter::response(head, rule, Some(backend), &response.fields),
+                    None => Edits::default(),
+                };
+                let mut passing = pin!(pass(&response, &changes, download, slot, times, record));
                 loop {
                     tokio::select! {
                         biased;
@@ -164,6 +183,7 @@ async fn upload(body: &mut Replay, sender: &mut Sender, times: &Times) -> Result
 /// The answer, from the upstream to the caller.
 async fn pass(
     response: &ResponseHead,
+    changes: &Edits,
     mut download: Body,
     slot: &mut Option<Responder>,
     times: &Times,
@@ -171,7 +191,7 @@ async fn pass(
 ) -> Result<(), Half> {
     let gone = || Half::Client(WireError::Closed);
     let length = download.length().filter(|_| !download.is_end()).or_else(|| declared(response));
-    slot.as_mut().ok_or_else(gone)?.head(response, &Edits::default(), length, download.is_end()).map_err(Half::Client)?;
+    slot.as_mut().ok_or_else(gone)?.head(response, changes, length, download.is_end()).map_err(Half::Client)?;
     loop {
         let responder = slot.as_mut().ok_or_else(gone)?;
         let frame = match poll_once(download.frame()).await {

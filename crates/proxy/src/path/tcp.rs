@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::Transport;
+use lorica_model::snapshot::{Origin, Transport};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -63,7 +63,7 @@ pub async fn connect(worker: &Rc<Worker>, reach: &Reach) -> Result<Upstream, Not
         } else {
             let epoch = worker.epoch().filter(|_| endpoint.transport == Transport::MutualTls);
             let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, reach, None)));
-            connect::connect(&reach.unit.cluster, endpoint, tls, None).await
+            connect::connect(reach, endpoint, tls, None).await
         };
         match connected {
             Ok(Connected { stream, peer }) => {
@@ -79,6 +79,33 @@ pub async fn connect(worker: &Rc<Worker>, reach: &Reach) -> Result<Upstream, Not
             }
         }
     }
+}
+
+/// A connection that came to a gateway, to where a route leads.
+pub fn gateway<'a>(
+    worker: &'a Rc<Worker>,
+    caller: &'a Caller,
+    mut stream: Stream,
+    sent: Bytes,
+    reach: &'a Reach,
+    origin: &'a Arc<Origin>,
+) -> Boxed<'a> {
+    Box::pin(async move {
+        let mut record = ConnectionRecord::begin(worker, caller);
+        record.route(origin, &reach.unit.port);
+        match connect(worker, reach).await {
+            Ok(mut upstream) => {
+                record.upstream(upstream.active.live.id, &upstream.active.live.endpoint, upstream.peer.as_deref());
+                let read = Read { client: sent, upstream: Bytes::new() };
+                let relayed = worker.until_ended(relay(&mut stream, &mut upstream.stream, read, Some(TCP_IDLE))).await;
+                record.end(relayed);
+            }
+            Err(error) => {
+                record.fail(error.reason, error.detail);
+                stream.reset_on_close();
+            }
+        }
+    })
 }
 
 /// The app's connection to a service port.

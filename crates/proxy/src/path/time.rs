@@ -47,6 +47,24 @@ impl Times {
         self.request.is_none_or(|request| request > Instant::now())
     }
 
+    /// Waits for `pause`; an error where the time for the request is over before.
+    ///
+    /// # Errors
+    /// [`Reason::RequestTimeout`].
+    pub async fn pause(&self, pause: Duration) -> Result<(), Reason> {
+        let until = Instant::now() + pause;
+        match self.request.filter(|request| *request < until) {
+            Some(request) => {
+                sleep_until(request).await;
+                Err(Reason::RequestTimeout)
+            }
+            None => {
+                sleep_until(until).await;
+                Ok(())
+            }
+        }
+    }
+
     /// Waits until one of the times is over, and says which.
     pub async fn over(&self) -> Reason {
         loop {

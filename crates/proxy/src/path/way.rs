@@ -5,10 +5,20 @@ use std::sync::Arc;
 
 use lorica_model::head::{RequestHead, Version};
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Origin, Protocol, Timeouts, route as rules};
+use lorica_model::snapshot::{Action, Backend, HttpRule, Protocol, RuleTable, Timeouts, WeightedBackend, route as rules};
 
+use super::filter;
 use super::mtls::Negotiated;
+use super::respond::OwnAnswer;
 use crate::view::{Reach, View};
+
+/// What is done with a request.
+pub enum Decided {
+    /// It goes on.
+    Way(Way),
+    /// The rule answers by itself.
+    Answer(OwnAnswer, Arc<HttpRule>),
+}
 
 /// Where an exchange goes, and what holds on the way.
 #[derive(Debug, Clone)]
@@ -19,8 +29,8 @@ pub struct Way {
     pub protocol: Negotiated,
     /// How long it may take.
     pub timeouts: Timeouts,
-    /// The rule that decided, for the record.
-    pub origin: Option<Arc<Origin>>,
+    /// The rule that decided, and which of its backends was drawn; none for calls to the app beside this proxy.
+    pub rule: Option<(Arc<HttpRule>, usize)>,
 }
 
 impl Way {
@@ -31,6 +41,13 @@ impl Way {
             To::Endpoints(reach) => tried.len() >= reach.live.len(),
             To::App { .. } => false,
         }
+    }
+
+    /// The rule that decided, and its backend.
+    #[must_use]
+    pub fn decided(&self) -> Option<(&HttpRule, &WeightedBackend)> {
+        let (rule, drawn) = self.rule.as_ref()?;
+        Some((rule, rule.backends().get(*drawn)?))
     }
 }
 
@@ -48,28 +65,65 @@ pub enum To {
     },
 }
 
-/// The way of a request that the app sends to the service port that `called` reaches.
+/// From where rules are asked.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// The service port that an app calls; none at a gateway.
+    pub called: Option<&'a Arc<Reach>>,
+    /// How other service ports are reached.
+    pub view: &'a View,
+    /// By which scheme the request came.
+    pub scheme: &'static str,
+}
+
+/// What `rules` do with a request. `random` is uniform in 0..1.
 ///
 /// # Errors
 /// Where no rule takes it, or the rule leads nowhere.
-pub fn outbound(called: &Arc<Reach>, view: &View, head: &RequestHead, random: f64) -> Result<Way, Reason> {
-    let rule = rules::rule(&called.unit, head, &mut ())?;
-    let port = rules::backend(rule, random, &mut ())?;
-    let reached = if *port == called.unit.port { called } else { view.reach(port).ok_or(Reason::NoConfiguration)? };
-    let protocol = spoken(reached.unit.cluster.protocol, head.version);
-    Ok(Way { to: To::Endpoints(reached.clone()), protocol, timeouts: rule.timeouts, origin: Some(rule.origin.clone()) })
+pub fn by_rules(asked: Asked<'_>, table: &RuleTable, head: &RequestHead, random: f64) -> Result<Decided, Reason> {
+    let rule = rules::rule(table, head, random, &mut ())?;
+    if let Some(answer) = rule.filters.cors.as_ref().and_then(|cors| filter::preflight(head, cors)) {
+        return Ok(Decided::Answer(answer, rule.clone()));
+    }
+    let forward = match &rule.action {
+        Action::Forward(forward) => forward,
+        Action::Redirect(redirect) => return Ok(Decided::Answer(filter::redirect(head, redirect, asked.scheme), rule.clone())),
+        Action::Respond(status) => return Ok(Decided::Answer(filter::status(*status), rule.clone())),
+    };
+    // Shares and weights need numbers of their own, or a share would always draw the same backends.
+    let drawn = rules::backend(&forward.backends, if rule.matches.share.is_some() { fastrand::f64() } else { random }, &mut ())?;
+    let Backend::Port(port) = &forward.backends[drawn].backend else { return Err(Reason::NoBackend) };
+    let reached = match asked.called {
+        Some(called) if called.unit.port == *port => called,
+        _ => asked.view.reach(port).ok_or(Reason::NoConfiguration)?,
+    };
+    let protocol = if asked.called.is_some() {
+        spoken(reached.unit.cluster.protocol, head.version)
+    } else {
+        beyond_gateway(reached.unit.cluster.protocol, head)
+    };
+    Ok(Decided::Way(Way { to: To::Endpoints(reached.clone()), protocol, timeouts: forward.timeouts, rule: Some((rule.clone(), drawn)) }))
 }
 
 /// The way of a request for the app's port.
 #[must_use]
 pub fn inbound(port: u16, declared: Protocol, caller: Option<Ipv4Addr>, head: &RequestHead) -> Way {
-    Way { to: To::App { port, caller }, protocol: spoken(declared, head.version), timeouts: Timeouts::default(), origin: None }
+    Way { to: To::App { port, caller }, protocol: spoken(declared, head.version), timeouts: Timeouts::default(), rule: None }
 }
 
 /// What is spoken onwards: HTTP/2 where the port is declared so, else what the caller speaks.
 fn spoken(declared: Protocol, version: Version) -> Negotiated {
     match (declared, version) {
         (Protocol::Http2 | Protocol::Grpc, _) | (_, Version::Http2) => Negotiated::Http2,
+        _ => Negotiated::Http1,
+    }
+}
+
+/// The same behind a gateway: what a browser speaks says nothing of what a backend does, which for gRPC alone is clear.
+fn beyond_gateway(declared: Protocol, head: &RequestHead) -> Negotiated {
+    match declared {
+        Protocol::Http2 | Protocol::Grpc => Negotiated::Http2,
+        _ if head.is_grpc() => Negotiated::Http2,
         _ => Negotiated::Http1,
     }
 }

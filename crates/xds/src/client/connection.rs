@@ -23,6 +23,7 @@ use tonic::{Code, Status};
 use super::known::{Known, Names};
 use super::{ClientConfig, ConnectionState, Endpoint, Shared};
 use crate::decode::Rejected;
+use crate::encode::GATEWAY_PREFIX;
 use crate::node::{NodeMetadata, node};
 use crate::{Kind, MAX_MESSAGE_BYTES};
 
@@ -49,10 +50,11 @@ pub(super) struct Ended {
     pub(super) connected: Option<Instant>,
 }
 
-/// An acknowledgement that waits until the rules are in force.
+/// An acknowledgement that waits until the routes or gateway listeners of these names are in force.
 struct Deferred {
+    kind: Kind,
     nonce: String,
-    routes: Vec<String>,
+    names: Vec<String>,
     until: Instant,
 }
 
@@ -135,7 +137,7 @@ impl Connection<'_> {
                 }
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     if let Some(deferred) = self.deferred.pop_front() {
-                        self.acknowledge(Kind::Route, deferred.nonce, None);
+                        self.acknowledge(deferred.kind, deferred.nonce, None);
                     }
                 }
             }
@@ -210,16 +212,14 @@ impl Connection<'_> {
         }
         self.subscribe();
         self.publish();
-        let routes: Vec<String> = match kind {
-            Kind::Route => response.resources.iter().map(|one| one.name.clone()).filter(|name| self.known.is_behind(name)).collect(),
-            _ => Vec::new(),
-        };
-        if rejected.is_empty() && !routes.is_empty() {
-            self.deferred.push_back(Deferred { nonce: response.nonce, routes, until: Instant::now() + DEFERRAL });
+        let named = response.resources.iter().map(|one| &one.name).filter(|name| kind == Kind::Route || name.starts_with(GATEWAY_PREFIX));
+        let names: Vec<String> = named.filter(|name| self.known.is_behind(name)).cloned().collect();
+        if rejected.is_empty() && !names.is_empty() {
+            self.deferred.push_back(Deferred { kind, nonce: response.nonce, names, until: Instant::now() + DEFERRAL });
             if self.deferred.len() > MAX_DEFERRED
                 && let Some(oldest) = self.deferred.pop_front()
             {
-                self.acknowledge(Kind::Route, oldest.nonce, None);
+                self.acknowledge(oldest.kind, oldest.nonce, None);
             }
         } else {
             self.acknowledge(kind, response.nonce, refusal(&rejected));
@@ -231,10 +231,10 @@ impl Connection<'_> {
         let wanted = self.wanted();
         self.snapshots.send_replace(Arc::new(self.known.snapshot(&wanted)));
         for deferred in std::mem::take(&mut self.deferred) {
-            if deferred.routes.iter().any(|name| self.known.is_behind(name)) {
+            if deferred.names.iter().any(|name| self.known.is_behind(name)) {
                 self.deferred.push_back(deferred);
             } else {
-                self.acknowledge(Kind::Route, deferred.nonce, None);
+                self.acknowledge(deferred.kind, deferred.nonce, None);
             }
         }
     }

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource as WireResource};
-use lorica_model::name::{Namespace, ServicePort, WorkloadName};
+use lorica_model::name::{GatewayName, Namespace, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Backend, Cluster, EndpointSet, HttpRule, InboundUnit, NameTable, OutboundUnit, Snapshot, TrustBundle, Version,
+    Cluster, EndpointSet, GatewayUnit, HttpRule, InboundUnit, Listening, NameTable, OutboundUnit, RuleTable, Snapshot, TrustBundle, Version,
 };
 
 use crate::Kind;
 use crate::decode::{self, OutboundListener, Rejected};
-use crate::encode::{BUNDLE, inbound_name};
+use crate::encode::{BUNDLE, GATEWAY_PREFIX, gateway_name, inbound_name};
 
 /// What was said of one resource.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ type Made = [String; 3];
 #[derive(Debug, Default)]
 struct Port {
     listener: Option<Said<OutboundListener>>,
-    route: Option<Said<Vec<HttpRule>>>,
+    route: Option<Said<RuleTable>>,
     cluster: Option<Said<Cluster>>,
     endpoints: Option<Said<Arc<EndpointSet>>>,
     /// The unit in force.
@@ -77,22 +77,32 @@ impl Port {
 
     /// The service ports that its newest rules lead to.
     fn leads_to(&self) -> impl Iterator<Item = &ServicePort> {
-        let rules = Said::is(&self.route).map(|(_, rules)| rules.as_slice()).unwrap_or_default();
+        let rules = Said::is(&self.route).map(|(_, rules)| &**rules).unwrap_or_default();
         backends(rules)
     }
 }
 
-fn backends(rules: &[HttpRule]) -> impl Iterator<Item = &ServicePort> {
-    rules.iter().flat_map(|rule| &rule.backends).filter_map(|backend| match &backend.backend {
-        Backend::Port(port) => Some(port),
-        Backend::Missing { .. } => None,
-    })
+fn backends(rules: &[Arc<HttpRule>]) -> impl Iterator<Item = &ServicePort> {
+    rules.iter().flat_map(|rule| rule.leads_to())
+}
+
+/// A listener port of a gateway.
+#[derive(Debug)]
+struct Listener {
+    version: String,
+    newest: Arc<GatewayUnit>,
+    /// In force until all that the newest leads to is known.
+    unit: Option<Arc<GatewayUnit>>,
 }
 
 /// All that the control plane has said.
 #[derive(Debug)]
 pub(super) struct Known {
     inbound_name: String,
+    /// The gateway that the proxy runs.
+    gateway: Option<GatewayName>,
+    /// Its listener ports, by the names of their listeners.
+    listeners: BTreeMap<String, Listener>,
     ports: HashMap<ServicePort, Port>,
     names: BTreeMap<Namespace, (String, Arc<NameTable>)>,
     inbound: Option<(String, Arc<InboundUnit>)>,
@@ -104,7 +114,7 @@ pub(super) type Names = BTreeMap<Kind, BTreeSet<String>>;
 
 impl Known {
     /// Begins with what a snapshot holds, as if it had just been received.
-    pub(super) fn new(workload: &WorkloadName, last_good: &Snapshot) -> Self {
+    pub(super) fn new(workload: &WorkloadName, gateway: Option<GatewayName>, last_good: &Snapshot) -> Self {
         let mut ports: HashMap<ServicePort, Port> = HashMap::new();
         for (name, unit) in &last_good.outbound {
             let version = Version::of(&**unit).to_string();
@@ -126,8 +136,15 @@ impl Known {
             let said = Said::Is(Version::of(&**set).to_string(), set.clone());
             ports.entry(name.clone()).or_default().endpoints = Some(said);
         }
+        let listener = |unit: &Arc<GatewayUnit>| {
+            let udp = matches!(unit.listening, Listening::Udp(_));
+            let made = Listener { version: Version::of(&**unit).to_string(), newest: unit.clone(), unit: Some(unit.clone()) };
+            (gateway_name(&unit.gateway, unit.port, udp), made)
+        };
         Self {
             inbound_name: inbound_name(workload),
+            gateway,
+            listeners: last_good.gateway.values().map(listener).collect(),
             ports,
             names: last_good.names.iter().map(|(name, table)| (name.clone(), (Version::of(&**table).to_string(), table.clone()))).collect(),
             inbound: last_good.inbound.as_ref().map(|unit| (Version::of(&**unit).to_string(), unit.clone())),
@@ -143,9 +160,16 @@ impl Known {
             ports.extend(port.leads_to());
             ports.extend(port.unit.iter().flat_map(|(_, unit)| backends(&unit.rules)));
         }
+        for listener in self.listeners.values() {
+            ports.extend(listener.newest.leads_to());
+            ports.extend(listener.unit.iter().flat_map(|unit| unit.leads_to()));
+        }
         let names: BTreeSet<String> = ports.into_iter().map(ToString::to_string).collect();
         let mut listeners = names.clone();
         listeners.insert(self.inbound_name.clone());
+        if self.gateway.is_some() {
+            listeners.insert("*".to_owned());
+        }
         BTreeMap::from([
             (Kind::Secret, BTreeSet::from([BUNDLE.to_owned()])),
             (Kind::Cluster, names.clone()),
@@ -176,7 +200,10 @@ impl Known {
             .collect();
         match kind {
             Kind::Secret => versions.extend(self.bundle.iter().map(|(version, _)| (BUNDLE.to_owned(), version.clone()))),
-            Kind::Listener => versions.extend(self.inbound.iter().map(|(version, _)| (self.inbound_name.clone(), version.clone()))),
+            Kind::Listener => {
+                versions.extend(self.inbound.iter().map(|(version, _)| (self.inbound_name.clone(), version.clone())));
+                versions.extend(self.listeners.iter().map(|(name, listener)| (name.clone(), listener.version.clone())));
+            }
             Kind::Names => versions.extend(self.names.iter().map(|(name, (version, _))| (name.to_string(), version.clone()))),
             Kind::Cluster | Kind::Endpoints | Kind::Route => {}
         }
@@ -195,7 +222,7 @@ impl Known {
         let mut rejected = Vec::new();
         for resource in &response.resources {
             // What was unsubscribed from meanwhile is no news.
-            if kind == Kind::Names || subscribed.contains(&resource.name) {
+            if kind == Kind::Names || subscribed.contains(&resource.name) || self.is_of_gateway(kind, &resource.name) {
                 rejected.extend(self.take_one(kind, resource).err());
             }
         }
@@ -205,12 +232,24 @@ impl Known {
         rejected
     }
 
+    /// Whether a listener is one of the gateway that the proxy runs.
+    fn is_of_gateway(&self, kind: Kind, name: &str) -> bool {
+        let own = |gateway: &GatewayName| name.strip_prefix(GATEWAY_PREFIX).is_some_and(|rest| rest.starts_with(&format!("{gateway}:")));
+        kind == Kind::Listener && self.gateway.as_ref().is_some_and(own)
+    }
+
     fn take_one(&mut self, kind: Kind, resource: &WireResource) -> Result<(), Rejected> {
         let WireResource { name, version, resource, .. } = resource;
         let fault = |path: &str, message: &str| Rejected { kind, name: name.clone(), path: path.to_owned(), message: message.to_owned() };
         let body = resource.as_ref().ok_or_else(|| fault("resource", "is missing"))?;
         if *name == self.inbound_name && kind == Kind::Listener {
             self.inbound = Some((version.clone(), Arc::new(decode::inbound(name, body)?)));
+            return Ok(());
+        }
+        if self.is_of_gateway(kind, name) {
+            let newest = Arc::new(decode::gateway(name, body)?);
+            let unit = self.listeners.remove(name).and_then(|listener| listener.unit);
+            self.listeners.insert(name.clone(), Listener { version: version.clone(), newest, unit });
             return Ok(());
         }
         match kind {
@@ -245,7 +284,7 @@ impl Known {
                 self.ports.entry(port).or_default().listener = Some(Said::Is(version, listener));
             }
             Kind::Route => {
-                let rules = decode::rules(name, body)?;
+                let rules = decode::rules(name, body)?.into();
                 self.ports.entry(port).or_default().route = Some(Said::Is(version, rules));
             }
             Kind::Secret | Kind::Names => {}
@@ -257,6 +296,10 @@ impl Known {
     fn remove(&mut self, kind: Kind, name: &str, subscribed: &BTreeSet<String>) {
         if kind == Kind::Names {
             self.names.retain(|namespace, _| namespace.as_str() != name);
+            return;
+        }
+        if self.is_of_gateway(kind, name) {
+            self.listeners.remove(name);
             return;
         }
         let Some(port) = name.parse::<ServicePort>().ok().filter(|_| subscribed.contains(name)) else { return };
@@ -288,6 +331,18 @@ impl Known {
             bundle: self.bundle.as_ref().map(|(_, bundle)| bundle.clone()),
             ..Snapshot::default()
         };
+        let settled: BTreeSet<String> = self
+            .listeners
+            .iter()
+            .filter(|(_, listener)| listener.newest.leads_to().all(|backend| self.is_settled(backend)))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for (name, listener) in &mut self.listeners {
+            if settled.contains(name) {
+                listener.unit = Some(listener.newest.clone());
+            }
+            snapshot.gateway.extend(listener.unit.iter().map(|unit| (unit.port, unit.clone())));
+        }
         for (name, port) in &mut self.ports {
             if port.is_absent() {
                 port.unit = None;
@@ -307,6 +362,9 @@ impl Known {
 
     /// Whether the newest rules of `name` wait for what they lead to, while older ones are in force.
     pub(super) fn is_behind(&self, name: &str) -> bool {
+        if let Some(listener) = self.listeners.get(name) {
+            return listener.unit.as_ref().is_none_or(|unit| !Arc::ptr_eq(unit, &listener.newest));
+        }
         let Some(port) = name.parse().ok().and_then(|port: ServicePort| self.ports.get(&port)) else { return false };
         match (&port.unit, Said::is(&port.route)) {
             (Some(([_, made, _], _)), Some((newest, _))) => made != newest,

@@ -111,7 +111,7 @@ impl Client {
         let wanted = last_good.outbound.keys().take(MAX_WANTED).map(|port| (port.clone(), 0)).collect();
         let shared =
             Arc::new(Shared { asked: Mutex::new(Asked { wanted, tick: 0, metadata: config.metadata.clone() }), changed: Notify::new() });
-        let known = Known::new(&config.node_id, &last_good);
+        let known = Known::new(&config.node_id, config.metadata.gateway.clone(), &last_good);
         let (snapshots_in, snapshots) = watch::channel(Arc::new(last_good));
         let (states_in, states) = watch::channel(ConnectionState::Connecting { last_error: None });
         let (alive, watched) = mpsc::channel(1);

@@ -16,12 +16,13 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::Any;
 use lorica_model::name::ServicePort;
-use lorica_model::snapshot::{Cluster, Protocol};
+use lorica_model::snapshot::{BackendTls, Cluster, Protocol};
 use lorica_model::spiffe::{SpiffeError, SpiffeId};
+use prost::Name as _;
 
-use super::{At, Fault, Rejected, apart, duration, facts, from_ads, open, present, service_port, unpack};
+use super::{At, Fault, Rejected, apart, duration, facts, from_ads, gateway, open, present, service_port, unpack};
 use crate::Kind;
-use crate::encode::{BUNDLE, LEAST_REQUEST, NOBODY, PLAINTEXT, SVID, alpn, tls_parameters, transport_match};
+use crate::encode::{self, BUNDLE, LEAST_REQUEST, NOBODY, PLAINTEXT, SVID, alpn, tls_parameters, transport_match};
 use crate::facts::ClusterFacts;
 use crate::node::Dialect;
 
@@ -48,7 +49,8 @@ fn read(at: &At<'_>, cluster: EnvoyCluster) -> Result<Cluster, Fault> {
         connection_pool_per_downstream_connection, queuing_policies, lb_config,
     });
     let port = service_port(&at.field("name"), &name)?;
-    let ClusterFacts { protocol } = facts(at, metadata)?;
+    let ClusterFacts { protocol, server } = facts(at, metadata)?;
+    let server = server.unwrap_or_else(|| port.clone());
     at.equal("lb_policy", &lb_policy, &LEAST_REQUEST)?;
     let eds = ClusterDiscoveryType::Type(DiscoveryType::Eds.into());
     at.equal("type", &cluster_discovery_type, &Some(eds))?;
@@ -58,13 +60,13 @@ fn read(at: &At<'_>, cluster: EnvoyCluster) -> Result<Cluster, Fault> {
     at_eds.equal("service_name", &service_name, &name)?;
     let at_timeout = at.field("connect_timeout");
     let connect_timeout = duration(&at_timeout, present(&at_timeout, connect_timeout)?)?;
-    plaintext_exception(at, transport_socket_matches)?;
-    let accepted = transport(&at.field("transport_socket"), transport_socket, &port, protocol)?;
-    Ok(Cluster { port, protocol, accepted, connect_timeout })
+    let tls = plaintext_exception(at, transport_socket_matches)?;
+    let accepted = transport(&at.field("transport_socket"), transport_socket, &server, protocol)?;
+    Ok(Cluster { port, protocol, accepted, connect_timeout, server, tls })
 }
 
-/// Endpoints that are marked so are called in plaintext; there is no other exception.
-fn plaintext_exception(at: &At<'_>, matches: Vec<TransportSocketMatch>) -> Result<(), Fault> {
+/// Endpoints that are marked so are called in plaintext, or by TLS that knows nothing of the mesh; there is no other exception.
+fn plaintext_exception(at: &At<'_>, matches: Vec<TransportSocketMatch>) -> Result<Option<BackendTls>, Fault> {
     let mut matches = matches.into_iter();
     let (Some(TransportSocketMatch { name: _, r#match: mark, transport_socket }), None) = (matches.next(), matches.next()) else {
         return Err(at.field("transport_socket_matches").fault("is not the one for plaintext".to_owned()));
@@ -73,8 +75,34 @@ fn plaintext_exception(at: &At<'_>, matches: Vec<TransportSocketMatch>) -> Resul
     at.equal("match", &mark, &Some(transport_match(PLAINTEXT)))?;
     let at = at.field("transport_socket");
     let config = typed_config(&at, transport_socket)?;
-    let RawBuffer {} = unpack(&at.field("typed_config"), &config)?;
-    Ok(())
+    let at = at.field("typed_config");
+    if config.type_url == UpstreamTlsContext::type_url() {
+        return outside(&at, unpack(&at, &config)?).map(Some);
+    }
+    let RawBuffer {} = unpack(&at, &config)?;
+    Ok(None)
+}
+
+/// TLS towards endpoints that are no part of the mesh. What its fields do not say must be what the encoder makes of it.
+fn outside(at: &At<'_>, context: UpstreamTlsContext) -> Result<BackendTls, Fault> {
+    let common = present(&at.field("common_tls_context"), context.common_tls_context.clone())?;
+    let Some(ValidationContextType::ValidationContext(validation)) = common.validation_context_type else {
+        return Err(at.field("common_tls_context").fault("has no `validation_context`".to_owned()));
+    };
+    let text = |name: SubjectAltNameMatcher| match name.matcher.and_then(|matcher| matcher.match_pattern) {
+        Some(MatchPattern::Exact(text)) => Ok(text),
+        _ => Err(at.field("match_typed_subject_alt_names").fault("is not `exact`".to_owned())),
+    };
+    let names: Vec<String> = validation.match_typed_subject_alt_names.into_iter().map(text).collect::<Result<_, _>>()?;
+    let roots = validation.trusted_ca.map(|roots| gateway::text(&at.field("trusted_ca"), Some(roots))).transpose()?.map(|(text, _)| text);
+    let certificate = common.tls_certificates.into_iter().next().map(|one| gateway::certificate(&at.index("tls_certificates", 0), one));
+    let tls = BackendTls {
+        names: if *names == [context.sni.as_str()] { Vec::new() } else { names },
+        server_name: context.sni.clone(),
+        roots,
+        certificate: certificate.transpose()?,
+    };
+    if encode::outside(&tls) == context { Ok(tls) } else { Err(at.fault("is not understood by this proxy".to_owned())) }
 }
 
 fn typed_config(at: &At<'_>, socket: Option<TransportSocket>) -> Result<Any, Fault> {

@@ -121,7 +121,7 @@ fn chain_parts(at: &At<'_>, chain: FilterChain) -> Result<(Option<FilterChainMat
 }
 
 /// The one filter of a chain. What a filter is, its type says; its name is for people.
-fn only_filter<M: Message + Name + Default>(at: &At<'_>, filters: Vec<Filter>) -> Result<M, Fault> {
+pub(super) fn only_filter<M: Message + Name + Default>(at: &At<'_>, filters: Vec<Filter>) -> Result<M, Fault> {
     let mut filters = filters.into_iter();
     let (Some(Filter { name: _, config_type }), None) = (filters.next(), filters.next()) else {
         return Err(at.field("filters").fault(format!("is not one {}", M::NAME)));
@@ -134,6 +134,20 @@ fn only_filter<M: Message + Name + Default>(at: &At<'_>, filters: Vec<Filter>) -
 }
 
 fn connection_manager(at: &At<'_>, manager: HttpConnectionManager, name: &str) -> Result<(), Fault> {
+    match routes(at, manager)? {
+        Some(RouteSpecifier::Rds(Rds { config_source, route_config_name })) => {
+            let at = at.field("rds");
+            from_ads(&at.field("config_source"), config_source)?;
+            at.equal("route_config_name", &route_config_name.as_str(), &name)
+        }
+        Some(RouteSpecifier::RouteConfig(_) | RouteSpecifier::ScopedRoutes(_)) | None => {
+            Err(at.field("route_specifier").fault("is not `rds`".to_owned()))
+        }
+    }
+}
+
+/// Where a connection manager has its routes; all else that it says is checked.
+pub(super) fn routes(at: &At<'_>, manager: HttpConnectionManager) -> Result<Option<RouteSpecifier>, Fault> {
     apart!(at, manager => HttpConnectionManager { stat_prefix: _prefix, http_filters, route_specifier } unset {
         codec_type, add_user_agent, tracing, common_http_protocol_options, http1_safe_max_connection_duration, http_protocol_options,
         http2_protocol_options, http3_protocol_options, server_name, server_header_transformation, scheme_header_transformation,
@@ -161,16 +175,7 @@ fn connection_manager(at: &At<'_>, manager: HttpConnectionManager, name: &str) -
         dynamic_stats, start_child_span, upstream_log, upstream_log_options, suppress_envoy_headers, strict_check_headers,
         respect_expected_rq_timeout, suppress_grpc_request_failure_code_stats, upstream_http_filters, reject_connect_request_early_data,
     });
-    match route_specifier {
-        Some(RouteSpecifier::Rds(Rds { config_source, route_config_name })) => {
-            let at = at.field("rds");
-            from_ads(&at.field("config_source"), config_source)?;
-            at.equal("route_config_name", &route_config_name.as_str(), &name)
-        }
-        Some(RouteSpecifier::RouteConfig(_) | RouteSpecifier::ScopedRoutes(_)) | None => {
-            Err(at.field("route_specifier").fault("is not `rds`".to_owned()))
-        }
-    }
+    Ok(route_specifier)
 }
 
 fn tcp_proxy(at: &At<'_>, proxy: TcpProxy, name: &str) -> Result<(), Fault> {

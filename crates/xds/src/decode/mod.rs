@@ -9,6 +9,7 @@
 
 mod cluster;
 mod endpoint;
+mod gateway;
 mod inbound;
 mod listener;
 mod names;
@@ -35,6 +36,7 @@ use crate::value::from_struct;
 
 pub use cluster::cluster;
 pub use endpoint::endpoints;
+pub use gateway::gateway;
 pub use inbound::inbound;
 pub use listener::{OutboundListener, outbound_listener};
 pub use names::names;
@@ -61,11 +63,11 @@ pub struct Rejected {
 #[must_use]
 pub fn outbound(
     listener: OutboundListener,
-    rules: Vec<lorica_model::snapshot::HttpRule>,
+    rules: impl Into<lorica_model::snapshot::RuleTable>,
     cluster: lorica_model::snapshot::Cluster,
 ) -> OutboundUnit {
     let OutboundListener { port, virtual_v4, virtual_v6, protocol, http_only } = listener;
-    OutboundUnit { port, virtual_v4, virtual_v6, protocol, rules, http_only, cluster }
+    OutboundUnit { port, virtual_v4, virtual_v6, protocol, rules: rules.into(), http_only, cluster }
 }
 
 /// Opens the message of a resource and reads it with `read`.

@@ -2,24 +2,34 @@
 
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::core::v3::{
+    HeaderValue, HeaderValueOption, RuntimeFractionalPercent, header_value_option::HeaderAppendAction,
+};
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration,
+    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy, Route, RouteAction, RouteConfiguration,
     RouteMatch as EnvoyMatch, VirtualHost, WeightedCluster,
     header_matcher::HeaderMatchSpecifier,
     query_parameter_matcher::QueryParameterMatchSpecifier,
+    redirect_action::{RedirectResponseCode, SchemeRewriteSpecifier},
+    retry_policy::RetryBackOff,
     route::Action,
-    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier},
+    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy},
     route_match::PathSpecifier,
-    weighted_cluster::ClusterWeight,
+    weighted_cluster::{ClusterWeight, cluster_weight},
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
+use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 use envoy_types::pb::google::protobuf::Any;
-use lorica_model::snapshot::{Backend, FieldMatch, HttpRule, PathMatch, Pattern, RouteMatch, Timeouts, ValueMatch, WeightedBackend};
+use lorica_model::snapshot::{
+    Action as RuleAction, Backend, FieldMatch, Filters, Forward, HeaderEdits, HttpRule, Mirror, PathEdit, PathMatch, Pattern, Redirect,
+    Retry, RouteMatch, Share, Timeouts, ValueMatch, WeightedBackend,
+};
 
 use super::{At, Fault, Rejected, apart, duration, facts, limit, open, present, service_port};
 use crate::Kind;
-use crate::encode::{MISSING_PREFIX, path_specifier};
-use crate::facts::{RouteFacts, Unanswered};
+use crate::encode::{CORS, MISSING_PREFIX, cors as encode_cors, path_specifier, redirect as encode_redirect, retry as encode_retry};
+use crate::facts::RouteFacts;
+use crate::resource::pack;
 
 /// Reads the rules of a service port, in order.
 ///
@@ -30,57 +40,135 @@ pub fn rules(name: &str, body: &Any) -> Result<Vec<HttpRule>, Rejected> {
 }
 
 fn read(at: &At<'_>, expected: &str, configuration: RouteConfiguration) -> Result<Vec<HttpRule>, Fault> {
-    apart!(at, configuration => RouteConfiguration { name, virtual_hosts } unset {
-        vhds, internal_only_headers, response_headers_to_add, response_headers_to_remove, request_headers_to_add, request_headers_to_remove,
-        most_specific_header_mutations_wins, validate_clusters, max_direct_response_body_size_bytes, cluster_specifier_plugins,
-        request_mirror_policies, ignore_port_in_host_matching, vhost_header, ignore_path_parameters_in_path_matching,
-        typed_per_filter_config, metadata, route_specifiers,
-    });
-    at.equal("name", &name.as_str(), &expected)?;
-    let mut hosts = virtual_hosts.into_iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+    let mut hosts = hosts(at, expected, configuration)?.into_iter();
+    let (Some((domain, rules)), None) = (hosts.next(), hosts.next()) else {
         return Err(at.field("virtual_hosts").fault("is not one virtual host".to_owned()));
     };
-    let at = at.index("virtual_hosts", 0);
+    at.index("virtual_hosts", 0).equal("domains", &domain.as_str(), &"*")?;
+    Ok(rules)
+}
+
+/// The rules of each host.
+pub(super) fn hosts(at: &At<'_>, expected: &str, configuration: RouteConfiguration) -> Result<Vec<(String, Vec<HttpRule>)>, Fault> {
+    apart!(at, configuration => RouteConfiguration { name, virtual_hosts, ignore_port_in_host_matching } unset {
+        vhds, internal_only_headers, response_headers_to_add, response_headers_to_remove, request_headers_to_add, request_headers_to_remove,
+        most_specific_header_mutations_wins, validate_clusters, max_direct_response_body_size_bytes, cluster_specifier_plugins,
+        request_mirror_policies, vhost_header, ignore_path_parameters_in_path_matching, typed_per_filter_config, metadata, route_specifiers,
+    });
+    at.equal("name", &name.as_str(), &expected)?;
+    let one = |(index, one): (usize, VirtualHost)| host(&at.index("virtual_hosts", index), one);
+    let hosts: Vec<_> = virtual_hosts.into_iter().enumerate().map(one).collect::<Result<_, _>>()?;
+    // A host is the same with any port; where there is one host for all, ports make no difference.
+    let all = matches!(hosts.as_slice(), [(domain, _)] if domain == "*");
+    if !all {
+        at.equal("ignore_port_in_host_matching", &ignore_port_in_host_matching, &true)?;
+    }
+    Ok(hosts)
+}
+
+fn host(at: &At<'_>, host: VirtualHost) -> Result<(String, Vec<HttpRule>), Fault> {
     apart!(at, host => VirtualHost { name: _name, domains, routes } unset {
         matcher, require_tls, virtual_clusters, rate_limits, request_headers_to_add, request_headers_to_remove, response_headers_to_add,
         response_headers_to_remove, cors, typed_per_filter_config, include_request_attempt_count, include_attempt_count_in_response,
         retry_policy, retry_policy_typed_config, hedge_policy, include_is_timeout_retry_header, per_request_buffer_limit_bytes,
         request_body_buffer_limit, request_mirror_policies, metadata, route_specifiers,
     });
-    at.equal("domains", &domains, &vec!["*".to_owned()])?;
-    routes.into_iter().enumerate().map(|(index, one)| route(&at.index("routes", index), one)).collect()
+    let Ok([domain]) = <[String; 1]>::try_from(domains) else { return Err(at.field("domains").fault("is not one".to_owned())) };
+    let rules = routes.into_iter().enumerate().map(|(index, one)| route(&at.index("routes", index), one));
+    Ok((domain, rules.collect::<Result<_, _>>()?))
 }
 
 fn route(at: &At<'_>, route: Route) -> Result<HttpRule, Fault> {
-    apart!(at, route => Route { name: _name, r#match: wanted, metadata, action } unset {
-        decorator, typed_per_filter_config, request_headers_to_add, request_headers_to_remove, response_headers_to_add,
-        response_headers_to_remove, tracing, per_request_buffer_limit_bytes, stat_prefix, request_body_buffer_limit, route_specifiers,
-    });
-    let RouteFacts { origin, prefix, unanswered } = facts(at, metadata)?;
+    apart!(at, route => Route {
+        name: _name, r#match: wanted, metadata, action, typed_per_filter_config, request_headers_to_add, request_headers_to_remove,
+        response_headers_to_add, response_headers_to_remove,
+    } unset { decorator, tracing, per_request_buffer_limit_bytes, stat_prefix, request_body_buffer_limit, route_specifiers });
+    let RouteFacts { origin, prefix, path, cors, unanswered } = facts(at, metadata)?;
     let matches = matches(&at.field("match"), wanted, prefix)?;
-    let (backends, timeouts) = match (present(&at.field("action"), action)?, unanswered) {
-        (Action::Route(action), None) => forward(&at.field("route"), action)?,
-        (Action::DirectResponse(action), Some(Unanswered { backends, timeouts })) => {
+    let policy = cors.as_ref().map(|cors| (CORS.to_owned(), pack(&encode_cors(cors))));
+    at.equal("typed_per_filter_config", &typed_per_filter_config, &policy.into_iter().collect())?;
+    let filters = Filters {
+        request: edits(at, ("request_headers_to_add", request_headers_to_add), request_headers_to_remove)?,
+        response: edits(at, ("response_headers_to_add", response_headers_to_add), response_headers_to_remove)?,
+        cors,
+    };
+    let action = match (present(&at.field("action"), action)?, unanswered) {
+        (Action::Route(action), None) => RuleAction::Forward(forward(&at.field("route"), action, path)?),
+        (Action::DirectResponse(action), unanswered) => {
             let at = at.field("direct_response");
             apart!(at, action => DirectResponseAction { status } unset { body, body_format });
-            at.equal("status", &status, &500)?;
-            if backends.iter().any(|backend| backend.weight != 0) {
-                return Err(at.fault("stands for a rule that has a backend of some weight".to_owned()));
+            match unanswered {
+                None => RuleAction::Respond(u16::try_from(status).map_err(|_| at.field("status").fault(format!("{status} is no status")))?),
+                Some(forward) => {
+                    at.equal("status", &status, &500)?;
+                    if forward.backends.iter().any(|backend| backend.weight != 0) {
+                        return Err(at.fault("stands for a rule that has a backend of some weight".to_owned()));
+                    }
+                    RuleAction::Forward(forward)
+                }
             }
-            (backends, timeouts)
         }
-        (
-            Action::Route(_) | Action::DirectResponse(_) | Action::Redirect(_) | Action::FilterAction(_) | Action::NonForwardingAction(_),
-            _,
-        ) => return Err(at.field("action").fault("is not understood by this proxy".to_owned())),
+        (Action::Redirect(action), None) => RuleAction::Redirect(redirect(&at.field("redirect"), &action, path)?),
+        (Action::Route(_) | Action::Redirect(_) | Action::FilterAction(_) | Action::NonForwardingAction(_), _) => {
+            return Err(at.field("action").fault("is not understood by this proxy".to_owned()));
+        }
     };
-    Ok(HttpRule { origin: Arc::new(origin), matches, backends, timeouts })
+    Ok(HttpRule { origin: Arc::new(origin), matches, filters, action })
+}
+
+/// What is changed in a head.
+fn edits(at: &At<'_>, (field, changes): (&'static str, Vec<HeaderValueOption>), remove: Vec<String>) -> Result<HeaderEdits, Fault> {
+    let mut edits = HeaderEdits { remove, ..HeaderEdits::default() };
+    for (index, change) in changes.into_iter().enumerate() {
+        let at = at.index(field, index);
+        apart!(at, change => HeaderValueOption { header, append_action, keep_empty_value } unset { append });
+        at.equal("keep_empty_value", &keep_empty_value, &true)?;
+        let at_header = at.field("header");
+        apart!(at_header, present(&at_header, header)? => HeaderValue { key, value } unset { raw_value });
+        if value.replace("%%", "").contains('%') {
+            return Err(at_header.field("value").fault("has a `%`, which is one of Envoy's commands".to_owned()));
+        }
+        let value = value.replace("%%", "%");
+        match HeaderAppendAction::try_from(append_action) {
+            Ok(HeaderAppendAction::OverwriteIfExistsOrAdd) if edits.add.is_empty() => edits.set.push((key, value)),
+            Ok(HeaderAppendAction::AppendIfExistsOrAdd) => edits.add.push((key, value)),
+            _ => return Err(at.field("append_action").fault("is not understood by this proxy at this place".to_owned())),
+        }
+    }
+    Ok(edits)
+}
+
+fn redirect(at: &At<'_>, action: &RedirectAction, path: Option<PathEdit>) -> Result<Redirect, Fault> {
+    let scheme = match &action.scheme_rewrite_specifier {
+        None => None,
+        Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => Some(scheme.clone()),
+        Some(SchemeRewriteSpecifier::HttpsRedirect(_)) => {
+            return Err(at.field("https_redirect").fault("is not understood by this proxy".to_owned()));
+        }
+    };
+    let status = match RedirectResponseCode::try_from(action.response_code) {
+        Ok(RedirectResponseCode::MovedPermanently) => 301,
+        Ok(RedirectResponseCode::Found) => 302,
+        Ok(RedirectResponseCode::SeeOther) => 303,
+        Ok(RedirectResponseCode::TemporaryRedirect) => 307,
+        Ok(RedirectResponseCode::PermanentRedirect) => 308,
+        Err(_) => return Err(at.field("response_code").fault("is not understood by this proxy".to_owned())),
+    };
+    let port = u16::try_from(action.port_redirect).map_err(|_| at.field("port_redirect").fault("is no port".to_owned()))?;
+    let rule = Redirect {
+        scheme,
+        host: Some(action.host_redirect.clone()).filter(|host| !host.is_empty()),
+        port: Some(port).filter(|port| *port != 0),
+        path,
+        status,
+    };
+    // What the fields above do not say must be what the rule makes of it.
+    if *action == encode_redirect(&rule) { Ok(rule) } else { Err(at.fault("is not what its metadata says".to_owned())) }
 }
 
 fn matches(at: &At<'_>, wanted: Option<EnvoyMatch>, prefix: Option<String>) -> Result<RouteMatch, Fault> {
-    apart!(at, present(at, wanted)? => EnvoyMatch { headers, query_parameters, path_specifier: specifier } unset {
-        case_sensitive, runtime_fraction, cookies, grpc, tls_context, dynamic_metadata, filter_state,
+    apart!(at, present(at, wanted)? => EnvoyMatch { headers, query_parameters, runtime_fraction, path_specifier: specifier } unset {
+        case_sensitive, cookies, grpc, tls_context, dynamic_metadata, filter_state,
     });
     let path = path(at, present(&at.field("path_specifier"), specifier)?, prefix)?;
     let mut method = None;
@@ -94,8 +182,9 @@ fn matches(at: &At<'_>, wanted: Option<EnvoyMatch>, prefix: Option<String>) -> R
             (_, value) => fields.push(FieldMatch { name: field.name, value }),
         }
     }
+    let share = runtime_fraction.map(|fraction| share(&at.field("runtime_fraction"), fraction)).transpose()?;
     let query = query_parameters.into_iter().enumerate().map(|(index, one)| parameter(&at.index("query_parameters", index), one));
-    Ok(RouteMatch { path, method, headers: fields, query: query.collect::<Result<_, _>>()? })
+    Ok(RouteMatch { path, method, headers: fields, query: query.collect::<Result<_, _>>()?, share })
 }
 
 fn path(at: &At<'_>, specifier: PathSpecifier, prefix: Option<String>) -> Result<PathMatch, Fault> {
@@ -162,15 +251,26 @@ fn regex(at: &At<'_>, matcher: RegexMatcher) -> Result<Pattern, Fault> {
     Pattern::new(&regex).map_err(|error| at.field("regex").fault(format!("`{regex}` cannot be compiled: {error}")))
 }
 
-fn forward(at: &At<'_>, action: RouteAction) -> Result<(Vec<WeightedBackend>, Timeouts), Fault> {
-    apart!(at, action => RouteAction { cluster_not_found_response_code, timeout, idle_timeout, retry_policy, cluster_specifier } unset {
-        metadata_match, prefix_rewrite, regex_rewrite, path_rewrite_policy, path_rewrite, append_x_forwarded_host, flush_timeout,
-        early_data_policy, retry_policy_typed_config, request_mirror_policies, priority, rate_limits, include_vh_rate_limits, hash_policy,
-        cors, max_grpc_timeout, grpc_timeout_offset, upgrade_configs, internal_redirect_policy, internal_redirect_action,
-        max_internal_redirects, hedge_policy, max_stream_duration, host_rewrite_specifier,
+/// A share in millionths.
+fn share(at: &At<'_>, fraction: RuntimeFractionalPercent) -> Result<Share, Fault> {
+    apart!(at, fraction => RuntimeFractionalPercent { default_value } unset { runtime_key });
+    let at = at.field("default_value");
+    let FractionalPercent { numerator, denominator } = present(&at, default_value)?;
+    at.equal("denominator", &denominator, &DenominatorType::Million.into())?;
+    Ok(Share(numerator))
+}
+
+fn forward(at: &At<'_>, action: RouteAction, path: Option<PathEdit>) -> Result<Forward, Fault> {
+    apart!(at, action => RouteAction {
+        cluster_not_found_response_code, timeout, idle_timeout, retry_policy, cluster_specifier, prefix_rewrite, regex_rewrite,
+        request_mirror_policies, host_rewrite_specifier,
+    } unset {
+        metadata_match, path_rewrite_policy, path_rewrite, append_x_forwarded_host, flush_timeout, early_data_policy,
+        retry_policy_typed_config, priority, rate_limits, include_vh_rate_limits, hash_policy, cors, max_grpc_timeout, grpc_timeout_offset,
+        upgrade_configs, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy, max_stream_duration,
     });
     let backends = match present(&at.field("cluster_specifier"), cluster_specifier)? {
-        ClusterSpecifier::Cluster(name) => vec![WeightedBackend { weight: 1, backend: backend(&at.field("cluster"), &name)? }],
+        ClusterSpecifier::Cluster(name) => vec![WeightedBackend::plain(1, backend(&at.field("cluster"), &name)?)],
         ClusterSpecifier::WeightedClusters(weighted) => weighted_backends(&at.field("weighted_clusters"), weighted)?,
         ClusterSpecifier::ClusterHeader(_)
         | ClusterSpecifier::ClusterSpecifierPlugin(_)
@@ -181,42 +281,85 @@ fn forward(at: &At<'_>, action: RouteAction) -> Result<(Vec<WeightedBackend>, Ti
     let missing = backends.iter().any(|backend| matches!(backend.backend, Backend::Missing { .. }));
     let expected = if missing { ClusterNotFoundResponseCode::InternalServerError.into() } else { 0 };
     at.equal("cluster_not_found_response_code", &cluster_not_found_response_code, &expected)?;
-    let timeouts = Timeouts {
-        request: limit(&at.field("timeout"), timeout)?,
-        backend_request: retry_policy.map(|policy| attempt_limit(&at.field("retry_policy"), policy)).transpose()?,
-        idle: limit(&at.field("idle_timeout"), idle_timeout)?,
+    let (prefix, regex) = path.as_ref().map(crate::encode::path_rewrite).unwrap_or_default();
+    at.equal("prefix_rewrite", &prefix_rewrite, &prefix)?;
+    at.equal("regex_rewrite", &regex_rewrite, &regex)?;
+    let host = match host_rewrite_specifier {
+        None => None,
+        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => Some(host),
+        Some(_) => return Err(at.field("host_rewrite_specifier").fault("is not understood by this proxy".to_owned())),
     };
-    Ok((backends, timeouts))
+    let mirrors =
+        request_mirror_policies.into_iter().enumerate().map(|(index, one)| mirror(&at.index("request_mirror_policies", index), one));
+    let mirrors = mirrors.collect::<Result<_, _>>()?;
+    let (backend_request, retry) = retry_policy.map(|policy| retries(&at.field("retry_policy"), policy)).transpose()?.unwrap_or_default();
+    let timeouts =
+        Timeouts { request: limit(&at.field("timeout"), timeout)?, backend_request, idle: limit(&at.field("idle_timeout"), idle_timeout)? };
+    Ok(Forward { backends, timeouts, path, host, mirrors, retry })
+}
+
+fn mirror(at: &At<'_>, policy: RequestMirrorPolicy) -> Result<Mirror, Fault> {
+    apart!(at, policy => RequestMirrorPolicy { cluster, runtime_fraction, disable_shadow_host_suffix_append } unset {
+        cluster_header, trace_sampled, request_headers_mutations, host_rewrite_literal,
+    });
+    at.equal("disable_shadow_host_suffix_append", &disable_shadow_host_suffix_append, &true)?;
+    let at_share = at.field("runtime_fraction");
+    let share = share(&at_share, present(&at_share, runtime_fraction)?)?;
+    Ok(Mirror { backend: backend(&at.field("cluster"), &cluster)?, share })
 }
 
 fn weighted_backends(at: &At<'_>, weighted: WeightedCluster) -> Result<Vec<WeightedBackend>, Fault> {
     apart!(at, weighted => WeightedCluster { clusters } unset { total_weight, runtime_key_prefix, random_value_specifier });
     let one = |(index, one): (usize, ClusterWeight)| {
         let at = at.index("clusters", index);
-        apart!(at, one => ClusterWeight { name, weight } unset {
-            cluster_header, metadata_match, request_headers_to_add, request_headers_to_remove, response_headers_to_add,
-            response_headers_to_remove, typed_per_filter_config, host_rewrite_specifier,
-        });
+        apart!(at, one => ClusterWeight {
+            name, weight, request_headers_to_add, request_headers_to_remove, response_headers_to_add, response_headers_to_remove,
+            host_rewrite_specifier,
+        } unset { cluster_header, metadata_match, typed_per_filter_config });
         let weight = present(&at.field("weight"), weight)?.value;
-        Ok(WeightedBackend { weight, backend: backend(&at.field("name"), &name)? })
+        Ok(WeightedBackend {
+            weight,
+            backend: backend(&at.field("name"), &name)?,
+            request: edits(&at, ("request_headers_to_add", request_headers_to_add), request_headers_to_remove)?,
+            response: edits(&at, ("response_headers_to_add", response_headers_to_add), response_headers_to_remove)?,
+            host: host_rewrite_specifier.map(|cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host)| host),
+        })
     };
     clusters.into_iter().enumerate().map(one).collect()
 }
 
-fn backend(at: &At<'_>, name: &str) -> Result<Backend, Fault> {
+pub(super) fn backend(at: &At<'_>, name: &str) -> Result<Backend, Fault> {
     match name.strip_prefix(MISSING_PREFIX) {
         Some(name) => Ok(Backend::Missing { name: name.to_owned() }),
         None => Ok(Backend::Port(service_port(at, name)?)),
     }
 }
 
-/// A retry policy that retries nothing holds the time limit of an attempt.
-fn attempt_limit(at: &At<'_>, policy: RetryPolicy) -> Result<std::time::Duration, Fault> {
-    apart!(at, policy => RetryPolicy { per_try_timeout } unset {
-        retry_on, num_retries, per_try_idle_timeout, retry_priority, retry_host_predicate, retry_options_predicates,
-        host_selection_retry_max_attempts, retriable_status_codes, retry_back_off, rate_limited_retry_back_off, retriable_headers,
-        retriable_request_headers, refresh_cluster_on_retry,
+/// The time limit of an attempt, and when there is another. A policy without a condition holds the limit alone.
+fn retries(at: &At<'_>, policy: RetryPolicy) -> Result<(Option<std::time::Duration>, Option<Retry>), Fault> {
+    apart!(at, policy.clone() => RetryPolicy { per_try_timeout, retry_on, num_retries, retriable_status_codes, retry_back_off } unset {
+        per_try_idle_timeout, retry_priority, retry_host_predicate, retry_options_predicates, host_selection_retry_max_attempts,
+        rate_limited_retry_back_off, retriable_headers, retriable_request_headers, refresh_cluster_on_retry,
     });
-    let at = at.field("per_try_timeout");
-    duration(&at, present(&at, per_try_timeout)?)
+    let at_limit = at.field("per_try_timeout");
+    let limit = per_try_timeout.map(|limit| duration(&at_limit, limit)).transpose()?;
+    let pause = |back_off: RetryBackOff| {
+        let at_pause = at.field("retry_back_off");
+        let at = at_pause.field("base_interval");
+        duration(&at, present(&at, back_off.base_interval)?)
+    };
+    let retry = if retry_on.is_empty() {
+        None
+    } else {
+        let code = |code: u32| u16::try_from(code).map_err(|_| at.field("retriable_status_codes").fault(format!("{code} is no status")));
+        Some(Retry {
+            attempts: present(&at.field("num_retries"), num_retries)?.value,
+            codes: retriable_status_codes.into_iter().map(code).collect::<Result<_, _>>()?,
+            backoff: retry_back_off.map(pause).transpose()?,
+        })
+    };
+    // Conditions and pauses that no rule says are refused by what the rule would say.
+    let timeouts = Timeouts { backend_request: limit, ..Timeouts::default() };
+    let same = encode_retry(&Forward { timeouts, retry: retry.clone(), ..Forward::default() }) == Some(policy);
+    if same { Ok((limit, retry)) } else { Err(at.fault("is not understood by this proxy".to_owned())) }
 }

@@ -48,6 +48,13 @@ proptest! {
     }
 
     #[test]
+    fn gateways_read_back(unit in samples::any_gateway()) {
+        let resources = encode::gateway(&unit, Dialect::Lorica, Context::of(&samples::metadata()));
+        prop_assert_eq!(resources.len(), 1);
+        prop_assert_eq!(gateway(&resources[0].name, &resources[0].body).unwrap(), unit);
+    }
+
+    #[test]
     fn endpoints_read_back(set in samples::any_endpoints()) {
         let resource = encode::endpoints(&set, Dialect::Lorica);
         let read: EndpointSet = endpoints(&resource.name, &resource.body).unwrap();
@@ -81,7 +88,7 @@ proptest! {
         let body = Any { type_url: kind.type_url().to_owned(), value: bytes };
         let name = "recording.contact.mesh:80";
         let _ = (cluster(name, &body), endpoints(name, &body), outbound_listener(name, &body), rules(name, &body));
-        let _ = (inbound(name, &body), names("contact", &body), bundle("bundle", &body));
+        let _ = (inbound(name, &body), names("contact", &body), bundle("bundle", &body), gateway("gateway/edge.shop:80", &body));
     }
 
     #[test]
@@ -100,8 +107,8 @@ proptest! {
 /// Changes a message of `resources` and checks the place that is refused.
 fn refuses<M: Message + Name + Default>(path: &str, change: impl FnOnce(&mut M)) {
     let mut unit = samples::unit("recording.contact.mesh:80", &["a.contact.mesh:80", "b.contact.mesh:80"]);
-    unit.rules[0].matches.headers =
-        vec![lorica_model::snapshot::FieldMatch { name: "x".into(), value: lorica_model::snapshot::ValueMatch::Exact("y".into()) }];
+    let header = lorica_model::snapshot::FieldMatch { name: "x".into(), value: lorica_model::snapshot::ValueMatch::Exact("y".into()) };
+    samples::change(&mut unit, |rule| rule.matches.headers = vec![header]);
     let mut all = samples::resources(&unit, &samples::endpoints("recording.contact.mesh:80", &[1]));
     all.push(encode::names(&samples::names("contact", &["recording"])));
     all.push(encode::bundle(&samples::bundle()));
@@ -151,7 +158,7 @@ fn what_is_not_understood_is_refused_with_its_place() {
     refuses("virtual_hosts[0].domains", |m: &mut RouteConfiguration| m.virtual_hosts[0].domains.push("x".into()));
     refuses("virtual_hosts[0].hedge_policy", |m: &mut RouteConfiguration| m.virtual_hosts[0].hedge_policy = Some(HedgePolicy::default()));
     let wanted = |m: &mut RouteConfiguration| m.virtual_hosts[0].routes[0].r#match.clone().unwrap();
-    refuses("virtual_hosts[0].routes[0].match.runtime_fraction", |m: &mut RouteConfiguration| {
+    refuses("virtual_hosts[0].routes[0].match.runtime_fraction.default_value", |m: &mut RouteConfiguration| {
         let runtime_fraction = Some(RuntimeFractionalPercent::default());
         m.virtual_hosts[0].routes[0].r#match =
             Some(envoy_types::pb::envoy::config::route::v3::RouteMatch { runtime_fraction, ..wanted(m) });
@@ -249,7 +256,7 @@ fn an_envoy_gets_what_it_can_honour() {
 fn grpc_gets_no_secret_service_and_no_transport_matches() {
     let mut unit = samples::unit("recording.contact.mesh:80", &[]);
     unit.protocol = Protocol::Grpc;
-    unit.rules[0].matches.path = lorica_model::snapshot::PathMatch::Prefix("/a.b".into());
+    samples::change(&mut unit, |rule| rule.matches.path = lorica_model::snapshot::PathMatch::Prefix("/a.b".into()));
     let node = samples::metadata();
     let resources = encode::outbound(&unit, Dialect::Grpc, Context::of(&node));
     let listener = Listener::decode(of_kind(&resources, Kind::Listener).body.value.as_slice()).unwrap();
@@ -273,7 +280,8 @@ fn grpc_gets_no_secret_service_and_no_transport_matches() {
 #[test]
 fn a_share_that_leads_nowhere_is_answered_with_500() {
     let mut unit = samples::unit("recording.contact.mesh:80", &["a.contact.mesh:80", "b.contact.mesh:80"]);
-    unit.rules[0].backends[1].backend = lorica_model::snapshot::Backend::Missing { name: "b.contact:80".into() };
+    let missing = lorica_model::snapshot::Backend::Missing { name: "b.contact:80".into() };
+    samples::change(&mut unit, |rule| samples::forward(rule).backends[1].backend = missing);
     let action = |unit: &OutboundUnit| {
         let resources = encode::outbound(unit, Dialect::Envoy, Context::of(&samples::metadata()));
         let route = RouteConfiguration::decode(of_kind(&resources, Kind::Route).body.value.as_slice()).unwrap();
@@ -281,7 +289,7 @@ fn a_share_that_leads_nowhere_is_answered_with_500() {
     };
     let Action::Route(route) = action(&unit) else { panic!() };
     assert_eq!(route.cluster_not_found_response_code, 2);
-    unit.rules[0].backends.clear();
+    samples::change(&mut unit, |rule| samples::forward(rule).backends.clear());
     let Action::DirectResponse(response) = action(&unit) else { panic!() };
     assert_eq!(response.status, 500);
 }

@@ -38,14 +38,17 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect, context: Context<'_>)
         name,
         connect_timeout: Some(duration(cluster.connect_timeout)),
         lb_policy: LEAST_REQUEST,
-        metadata: Some(metadata(&ClusterFacts { protocol: cluster.protocol })),
+        metadata: Some(metadata(&ClusterFacts {
+            protocol: cluster.protocol,
+            server: Some(cluster.server.clone()).filter(|server| *server != cluster.port),
+        })),
         transport_socket: Some(tls::upstream(cluster, dialect, context)),
         ..EnvoyCluster::default()
     };
     match dialect {
-        Dialect::Lorica => out.transport_socket_matches = vec![plaintext()],
+        Dialect::Lorica => out.transport_socket_matches = vec![plaintext(cluster)],
         Dialect::Envoy => {
-            out.transport_socket_matches = vec![plaintext()];
+            out.transport_socket_matches = vec![plaintext(cluster)];
             if let Some(options) = http_options(cluster.protocol) {
                 out.typed_extension_protocol_options = [(HTTP_OPTIONS.to_owned(), pack(&options))].into();
             }
@@ -66,7 +69,15 @@ pub(crate) fn transport_match(transport: &str) -> Struct {
     to_struct(&serde_json::json!({ "transport": transport }))
 }
 
-fn plaintext() -> TransportSocketMatch {
+/// The exception: plaintext, or TLS that knows nothing of the mesh.
+fn plaintext(cluster: &Cluster) -> TransportSocketMatch {
+    if let Some(outside) = &cluster.tls {
+        return TransportSocketMatch {
+            name: PLAINTEXT.to_owned(),
+            r#match: Some(transport_match(PLAINTEXT)),
+            transport_socket: Some(tls::socket(ConfigType::TypedConfig(pack(&tls::outside(outside))))),
+        };
+    }
     TransportSocketMatch {
         name: PLAINTEXT.to_owned(),
         r#match: Some(transport_match(PLAINTEXT)),

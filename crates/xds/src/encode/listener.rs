@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{
     AdditionalAddress, ApiListener, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
 };
+use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
@@ -23,7 +24,7 @@ use envoy_types::pb::google::protobuf::Any;
 use lorica_model::name::ServicePort;
 use lorica_model::snapshot::{OutboundUnit, Protocol, Version};
 
-use super::{Context, address, ads, duration, no, yes};
+use super::{CORS, Context, address, ads, duration, no, yes};
 use crate::facts::{ListenerFacts, metadata};
 use crate::node::Dialect;
 use crate::resource::pack;
@@ -100,14 +101,20 @@ pub fn capture() -> Resource {
 }
 
 fn connection_manager(port: &ServicePort, dialect: Dialect) -> HttpConnectionManager {
-    let route = RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: port.to_string() });
+    let name = port.to_string();
+    manager(&name, RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name.clone() }), dialect)
+}
+
+/// A connection manager whose routes are these.
+pub(super) fn manager(name: &str, routes: RouteSpecifier, dialect: Dialect) -> HttpConnectionManager {
     let mut manager = HttpConnectionManager {
-        stat_prefix: port.to_string(),
+        stat_prefix: name.to_owned(),
         http_filters: vec![router()],
-        route_specifier: Some(route),
+        route_specifier: Some(routes),
         ..HttpConnectionManager::default()
     };
     if dialect == Dialect::Envoy {
+        manager.http_filters.insert(0, cors_filter());
         manager.server_header_transformation = ServerHeaderTransformation::PassThrough.into();
         manager.upgrade_configs = vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..UpgradeConfig::default() }];
     }
@@ -120,6 +127,11 @@ pub(super) fn router() -> HttpFilter {
         config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Router::default()))),
         ..HttpFilter::default()
     }
+}
+
+/// Does what a route's own policy says, and nothing where there is none.
+fn cors_filter() -> HttpFilter {
+    HttpFilter { name: CORS.to_owned(), config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Cors {}))), ..HttpFilter::default() }
 }
 
 pub(super) fn tcp_filter(cluster: &str) -> Filter {
@@ -135,7 +147,7 @@ pub(super) fn network_filter(name: &str, config: Any) -> Filter {
     Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
 }
 
-fn listener_filter(name: &str, config: Any) -> ListenerFilter {
+pub(super) fn listener_filter(name: &str, config: Any) -> ListenerFilter {
     ListenerFilter {
         name: name.to_owned(),
         config_type: Some(listener_filter::ConfigType::TypedConfig(config)),

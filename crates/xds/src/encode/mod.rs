@@ -6,6 +6,8 @@
 mod bundle;
 mod cluster;
 mod endpoint;
+mod filter;
+mod gateway;
 mod inbound;
 mod listener;
 mod names;
@@ -25,15 +27,18 @@ use lorica_model::snapshot::{OutboundUnit, Version};
 
 pub use bundle::bundle;
 pub use endpoint::endpoints;
+pub use gateway::{GATEWAY_PREFIX, gateway, gateway_name};
 pub use inbound::{inbound, inbound_name};
 pub use listener::capture;
 pub use names::names;
 
 pub(crate) use cluster::{LEAST_REQUEST, MUTUAL_TLS, PLAINTEXT, transport_match};
+pub(crate) use filter::{CORS, cors, path_rewrite, redirect, retry};
+pub(crate) use gateway::tcp_proxy;
 pub(crate) use inbound::inbound_chains;
 pub(crate) use listener::HTTP_PROTOCOLS;
 pub(crate) use route::{MISSING_PREFIX, path_specifier};
-pub(crate) use tls::{BUNDLE, NOBODY, SVID, alpn, tls_parameters};
+pub(crate) use tls::{BUNDLE, NOBODY, SVID, alpn, outside, tls_parameters};
 
 use crate::node::{Dialect, NodeMetadata};
 use crate::{Kind, Resource};

@@ -6,36 +6,41 @@
 //! weighted cluster of no weight.
 
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration,
-    RouteMatch as EnvoyMatch, VirtualHost, WeightedCluster,
+    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteConfiguration, RouteMatch as EnvoyMatch,
+    VirtualHost, WeightedCluster,
     header_matcher::HeaderMatchSpecifier,
     query_parameter_matcher::QueryParameterMatchSpecifier,
     route::Action,
-    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier},
+    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier},
     route_match::PathSpecifier,
-    weighted_cluster::ClusterWeight,
+    weighted_cluster::{ClusterWeight, cluster_weight},
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
-use lorica_model::snapshot::{Backend, FieldMatch, HttpRule, OutboundUnit, PathMatch, RouteMatch, ValueMatch, WeightedBackend};
+use lorica_model::snapshot::{
+    Action as RuleAction, Backend, FieldMatch, Forward, HttpRule, OutboundUnit, PathMatch, RouteMatch, RuleTable, ValueMatch,
+    WeightedBackend,
+};
 
-use super::{duration, number};
-use crate::facts::{RouteFacts, Unanswered, metadata};
+use super::{duration, filter, number};
+use crate::facts::{RouteFacts, metadata};
 use crate::node::Dialect;
+use crate::resource::pack;
 
 /// What the names of clusters begin with that stand for backends which do not exist.
 pub(crate) const MISSING_PREFIX: &str = "missing/";
 
 pub(super) fn configuration(unit: &OutboundUnit, dialect: Dialect) -> RouteConfiguration {
     let name = unit.port.to_string();
-    RouteConfiguration {
-        virtual_hosts: vec![VirtualHost {
-            name: name.clone(),
-            domains: vec!["*".to_owned()],
-            routes: unit.rules.iter().map(|rule| route(rule, dialect)).collect(),
-            ..VirtualHost::default()
-        }],
-        name,
-        ..RouteConfiguration::default()
+    RouteConfiguration { virtual_hosts: vec![host(&name, "*", &unit.rules, dialect)], name, ..RouteConfiguration::default() }
+}
+
+/// The rules of a host.
+pub(super) fn host(name: &str, domain: &str, rules: &RuleTable, dialect: Dialect) -> VirtualHost {
+    VirtualHost {
+        name: name.to_owned(),
+        domains: vec![domain.to_owned()],
+        routes: rules.iter().map(|rule| route(rule, dialect)).collect(),
+        ..VirtualHost::default()
     }
 }
 
@@ -43,51 +48,86 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     let (specifier, prefix) = path_specifier(&rule.matches.path);
     let specifier = if dialect == Dialect::Grpc { without_separated_prefix(specifier) } else { specifier };
     let (action, unanswered) = action(rule);
+    let path = match &rule.action {
+        RuleAction::Forward(forward) => forward.path.clone(),
+        RuleAction::Redirect(redirect) => redirect.path.clone(),
+        RuleAction::Respond(_) => None,
+    };
+    let cors = rule.filters.cors.clone();
+    let facts = RouteFacts { origin: (*rule.origin).clone(), prefix, path, cors, unanswered };
+    let (request_headers_to_add, request_headers_to_remove) = filter::header_edits(&rule.filters.request);
+    let (response_headers_to_add, response_headers_to_remove) = filter::header_edits(&rule.filters.response);
+    let policy = rule.filters.cors.as_ref().map(|cors| (filter::CORS.to_owned(), pack(&filter::cors(cors))));
     Route {
         r#match: Some(matches(&rule.matches, specifier)),
-        metadata: Some(metadata(&RouteFacts { origin: (*rule.origin).clone(), prefix, unanswered })),
+        metadata: Some(metadata(&facts)),
         action: Some(action),
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+        typed_per_filter_config: policy.into_iter().collect(),
         ..Route::default()
     }
 }
 
-fn action(rule: &HttpRule) -> (Action, Option<Unanswered>) {
-    let total: u64 = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+fn action(rule: &HttpRule) -> (Action, Option<Forward>) {
+    let forward = match &rule.action {
+        RuleAction::Forward(forward) => forward,
+        RuleAction::Redirect(redirect) => return (Action::Redirect(filter::redirect(redirect)), None),
+        RuleAction::Respond(status) => {
+            let action = DirectResponseAction { status: (*status).into(), ..DirectResponseAction::default() };
+            return (Action::DirectResponse(action), None);
+        }
+    };
+    let total: u64 = forward.backends.iter().map(|backend| u64::from(backend.weight)).sum();
     if total == 0 {
         let action = DirectResponseAction { status: 500, ..DirectResponseAction::default() };
-        return (Action::DirectResponse(action), Some(Unanswered { backends: rule.backends.clone(), timeouts: rule.timeouts }));
+        return (Action::DirectResponse(action), Some(forward.clone()));
     }
-    let missing = rule.backends.iter().any(|backend| matches!(backend.backend, Backend::Missing { .. }));
-    let specifier = match rule.backends.as_slice() {
-        [WeightedBackend { weight: 1, backend }] => ClusterSpecifier::Cluster(cluster_name(backend)),
+    let missing = forward.backends.iter().any(|backend| matches!(backend.backend, Backend::Missing { .. }));
+    let specifier = match forward.backends.as_slice() {
+        [only] if only.weight == 1 && *only == WeightedBackend::plain(1, only.backend.clone()) => {
+            ClusterSpecifier::Cluster(cluster_name(&only.backend))
+        }
         backends => ClusterSpecifier::WeightedClusters(WeightedCluster {
-            clusters: backends
-                .iter()
-                .map(|backend| ClusterWeight {
-                    name: cluster_name(&backend.backend),
-                    weight: number(backend.weight),
-                    ..ClusterWeight::default()
-                })
-                .collect(),
+            clusters: backends.iter().map(weighted).collect(),
             ..WeightedCluster::default()
         }),
     };
-    // Without a retry condition nothing is tried again; the policy is there for its time limit alone.
-    let retry_policy =
-        rule.timeouts.backend_request.map(|limit| RetryPolicy { per_try_timeout: Some(duration(limit)), ..RetryPolicy::default() });
+    let (prefix_rewrite, regex_rewrite) = forward.path.as_ref().map(filter::path_rewrite).unwrap_or_default();
     let action = RouteAction {
         cluster_specifier: Some(specifier),
         cluster_not_found_response_code: if missing { ClusterNotFoundResponseCode::InternalServerError.into() } else { 0 },
         // Unset would mean 15 s and 5 min; 0 means no limit.
-        timeout: Some(duration(rule.timeouts.request.unwrap_or_default())),
-        idle_timeout: Some(duration(rule.timeouts.idle.unwrap_or_default())),
-        retry_policy,
+        timeout: Some(duration(forward.timeouts.request.unwrap_or_default())),
+        idle_timeout: Some(duration(forward.timeouts.idle.unwrap_or_default())),
+        retry_policy: filter::retry(forward),
+        prefix_rewrite,
+        regex_rewrite,
+        host_rewrite_specifier: forward.host.clone().map(HostRewriteSpecifier::HostRewriteLiteral),
+        request_mirror_policies: filter::mirrors(&forward.mirrors),
         ..RouteAction::default()
     };
     (Action::Route(action), None)
 }
 
-fn cluster_name(backend: &Backend) -> String {
+fn weighted(backend: &WeightedBackend) -> ClusterWeight {
+    let (request_headers_to_add, request_headers_to_remove) = filter::header_edits(&backend.request);
+    let (response_headers_to_add, response_headers_to_remove) = filter::header_edits(&backend.response);
+    ClusterWeight {
+        name: cluster_name(&backend.backend),
+        weight: number(backend.weight),
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+        host_rewrite_specifier: backend.host.clone().map(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral),
+        ..ClusterWeight::default()
+    }
+}
+
+pub(super) fn cluster_name(backend: &Backend) -> String {
     match backend {
         Backend::Port(port) => port.to_string(),
         Backend::Missing { name } => format!("{MISSING_PREFIX}{name}"),
@@ -124,14 +164,19 @@ fn without_separated_prefix(specifier: PathSpecifier) -> PathSpecifier {
 }
 
 fn prefix_regex(prefix: &str) -> String {
-    let mut text = String::with_capacity(prefix.len() + 8);
-    for c in prefix.chars() {
+    escaped(prefix) + "(/.*)?"
+}
+
+/// A text as an expression that takes nothing else.
+pub(super) fn escaped(plain: &str) -> String {
+    let mut text = String::with_capacity(plain.len() + 8);
+    for c in plain.chars() {
         if c.is_ascii_punctuation() && c != '/' && c != '_' {
             text.push('\\');
         }
         text.push(c);
     }
-    text + "(/.*)?"
+    text
 }
 
 fn matches(matches: &RouteMatch, specifier: PathSpecifier) -> EnvoyMatch {
@@ -140,6 +185,7 @@ fn matches(matches: &RouteMatch, specifier: PathSpecifier) -> EnvoyMatch {
         path_specifier: Some(specifier),
         headers: method.chain(matches.headers.iter().map(|field| header(&field.name, string_matcher(&field.value)))).collect(),
         query_parameters: matches.query.iter().map(query).collect(),
+        runtime_fraction: matches.share.map(filter::fraction),
         ..EnvoyMatch::default()
     }
 }
@@ -170,6 +216,6 @@ pub(super) fn exact(text: &str) -> StringMatcher {
     StringMatcher { match_pattern: Some(MatchPattern::Exact(text.to_owned())), ..StringMatcher::default() }
 }
 
-fn regex(text: &str) -> RegexMatcher {
+pub(super) fn regex(text: &str) -> RegexMatcher {
     RegexMatcher { regex: text.to_owned(), ..RegexMatcher::default() }
 }

@@ -9,13 +9,15 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateProviderPluginInstance, CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
     SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext,
+    certificate_validation_context::SystemRootCerts,
     common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
     subject_alt_name_matcher::SanType,
     tls_parameters::TlsProtocol,
 };
-use lorica_model::snapshot::{Cluster, Protocol};
+use lorica_model::snapshot::{BackendTls, Cluster, Protocol};
 use lorica_model::spiffe::SpiffeId;
 
+use super::gateway::{certificate, inline};
 use super::route::exact;
 use super::{Context, yes};
 use crate::node::Dialect;
@@ -49,8 +51,33 @@ pub(super) fn upstream(cluster: &Cluster, dialect: Dialect, context: Context<'_>
         validation.match_typed_subject_alt_names = accepted.into_iter().map(uri).collect();
     }
     common.alpn_protocols = alpn(cluster.protocol, dialect);
-    let tls = UpstreamTlsContext { common_tls_context: Some(common), sni: cluster.port.sni(), ..UpstreamTlsContext::default() };
+    let tls = UpstreamTlsContext { common_tls_context: Some(common), sni: cluster.server.sni(), ..UpstreamTlsContext::default() };
     socket(ConfigType::TypedConfig(pack(&tls)))
+}
+
+/// TLS towards endpoints that are no part of the mesh.
+pub(crate) fn outside(tls: &BackendTls) -> UpstreamTlsContext {
+    let names: &[String] = if tls.names.is_empty() { std::slice::from_ref(&tls.server_name) } else { &tls.names };
+    let name = |name: &String| SubjectAltNameMatcher {
+        san_type: if name.contains("://") { SanType::Uri } else { SanType::Dns }.into(),
+        matcher: Some(exact(name)),
+        ..SubjectAltNameMatcher::default()
+    };
+    let validation = CertificateValidationContext {
+        trusted_ca: tls.roots.as_deref().map(inline),
+        system_root_certs: tls.roots.is_none().then(SystemRootCerts::default),
+        match_typed_subject_alt_names: names.iter().map(name).collect(),
+        ..CertificateValidationContext::default()
+    };
+    UpstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            tls_certificates: tls.certificate.iter().map(certificate).collect(),
+            validation_context_type: Some(ValidationContextType::ValidationContext(validation)),
+            ..CommonTlsContext::default()
+        }),
+        sni: tls.server_name.clone(),
+        ..UpstreamTlsContext::default()
+    }
 }
 
 /// How an inbound of Lorica's proxy takes mutual TLS.
@@ -118,6 +145,6 @@ fn secret(name: &str, dialect: Dialect, context: Context<'_>) -> SdsSecretConfig
     SdsSecretConfig { name: name.to_owned(), sds_config }
 }
 
-fn socket(config: ConfigType) -> TransportSocket {
+pub(super) fn socket(config: ConfigType) -> TransportSocket {
     TransportSocket { name: "envoy.transport_sockets.tls".to_owned(), config_type: Some(config) }
 }

@@ -50,7 +50,7 @@ fn asked() -> Asked {
         account: Label::new("default").unwrap(),
         version: None,
     };
-    Asked { own, upstreams: Vec::new(), ports: Vec::new(), identity: None, colours: false }
+    Asked { own, upstreams: Vec::new(), gateway: None, ports: Vec::new(), identity: None, colours: false }
 }
 
 fn calls(port: &str) -> Asked {

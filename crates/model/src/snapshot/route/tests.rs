@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::head::{HeadBuilder, Version};
 use crate::name::ServicePort;
-use crate::snapshot::{Cluster, DEFAULT_CONNECT_TIMEOUT, Origin, Pattern, Protocol, Timeouts, WeightedBackend};
+use crate::snapshot::{Action, Filters, Forward, HttpRule, Origin, Pattern};
 
 fn head(method: &str, path: &str, fields: &[(&str, &str)]) -> RequestHead {
     let mut builder = HeadBuilder::with_capacity(256);
@@ -25,7 +25,7 @@ fn exactly(name: &str, value: &str) -> FieldMatch {
 
 #[track_caller]
 fn check(matches: &RouteMatch, head: &RequestHead, expected: Option<MatchPart>) {
-    assert_eq!(mismatch(matches, head), expected, "{matches:?} {head:?}");
+    assert_eq!(mismatch(matches, head, 0.5), expected, "{matches:?} {head:?}");
 }
 
 #[test]
@@ -60,6 +60,7 @@ fn the_part_that_does_not_hold_is_told() {
         method: Some("POST".to_owned()),
         headers: vec![exactly("x-one", "1"), exactly("x-two", "2")],
         query: vec![exactly("q", "a b")],
+        share: None,
     };
     let both = [("X-Two", "2"), ("X-One", "1")];
     check(&matches, &head("POST", "/a?q=a+b", &both), None);
@@ -93,10 +94,8 @@ fn query_parameters_are_compared_decoded_and_the_first_counts() {
 }
 
 fn rule_of(matches: RouteMatch, weights: &[u32]) -> HttpRule {
-    let backends = weights.iter().enumerate().map(|(index, weight)| WeightedBackend {
-        weight: *weight,
-        backend: Backend::Port(format!("b{index}.contact.mesh:80").parse::<ServicePort>().unwrap()),
-    });
+    let port = |index: usize| Backend::Port(format!("b{index}.contact.mesh:80").parse::<ServicePort>().unwrap());
+    let backends = weights.iter().enumerate().map(|(index, weight)| WeightedBackend::plain(*weight, port(index)));
     HttpRule {
         origin: std::sync::Arc::new(Origin {
             kind: "HTTPRoute".into(),
@@ -107,22 +106,8 @@ fn rule_of(matches: RouteMatch, weights: &[u32]) -> HttpRule {
             matched: 0,
         }),
         matches,
-        backends: backends.collect(),
-        timeouts: Timeouts::default(),
-    }
-}
-
-fn unit_of(rules: Vec<HttpRule>) -> OutboundUnit {
-    let port: ServicePort = "recording.contact.mesh:80".parse().unwrap();
-    let cluster = Cluster { port: port.clone(), protocol: Protocol::Http, accepted: [].into(), connect_timeout: DEFAULT_CONNECT_TIMEOUT };
-    OutboundUnit {
-        port,
-        virtual_v4: [240, 0, 0, 2].into(),
-        virtual_v6: "fd00::2".parse().unwrap(),
-        protocol: Protocol::Http,
-        rules,
-        http_only: true,
-        cluster,
+        filters: Filters::default(),
+        action: Action::Forward(Forward { backends: backends.collect(), ..Forward::default() }),
     }
 }
 
@@ -144,11 +129,12 @@ impl Recorder for Told {
 
 #[test]
 fn every_step_of_a_decision_is_told() {
-    let unit = unit_of(vec![rule_of(path(PathMatch::Exact("/b".to_owned())), &[1]), rule_of(RouteMatch::any(), &[0, 1])]);
+    let post = RouteMatch { method: Some("POST".to_owned()), ..path(PathMatch::Exact("/a".to_owned())) };
+    let table = RuleTable::new(vec![rule_of(post, &[1]), rule_of(RouteMatch::any(), &[0, 1])]);
     let mut told = Told::default();
-    let taken = rule(&unit, &head("GET", "/a", &[]), &mut told).unwrap();
-    assert_eq!(backend(taken, 0.0, &mut told).unwrap().to_string(), "b1.contact.mesh:80");
-    assert_eq!(told.0, ["rejected by Path", "matched", "drawn Port(b1.contact.mesh:80)"]);
+    let taken = rule(&table, &head("GET", "/a", &[]), 0.5, &mut told).unwrap();
+    assert_eq!(backend(taken.backends(), 0.0, &mut told).unwrap(), 1);
+    assert_eq!(told.0, ["rejected by Method", "matched", "drawn Port(b1.contact.mesh:80)"]);
 }
 
 proptest! {
@@ -159,11 +145,34 @@ proptest! {
         let mut counts = vec![0; weights.len()];
         for ticket in 0..total {
             let random = (f64::from(ticket) + 0.5) / f64::from(total);
-            let drawn = backend(&rule, random, &mut ()).unwrap();
-            counts[rule.backends.iter().position(|known| known.backend == Backend::Port(drawn.clone())).unwrap()] += 1;
+            counts[backend(rule.backends(), random, &mut ()).unwrap()] += 1;
         }
-        prop_assert_eq!(backend(&rule, 0.5, &mut ()).is_err(), total == 0);
+        prop_assert_eq!(backend(rule.backends(), 0.5, &mut ()).is_err(), total == 0);
         prop_assert_eq!(counts, weights);
+    }
+
+    #[test]
+    fn an_index_finds_what_trying_all_in_order_finds(
+        paths in proptest::collection::vec(("(/[ab]{1,2}){0,3}/?", 0..3_u8), 1..12),
+        target in "(/[ab]{1,2}){0,4}/?",
+        sorted in proptest::bool::ANY,
+    ) {
+        let whole = |text: &str| if text.is_empty() { "/".to_owned() } else { text.to_owned() };
+        let matches = |(text, form): &(String, u8)| path(match form {
+            0 => PathMatch::Exact(whole(text)),
+            1 => PathMatch::Prefix(whole(text)),
+            _ => PathMatch::Regex(Pattern::new(text).unwrap()),
+        });
+        let mut paths = paths;
+        if sorted {
+            paths.sort_by_key(|(text, form)| (*form, std::cmp::Reverse(text.trim_end_matches('/').len())));
+        }
+        let rules: Vec<HttpRule> = paths.iter().map(|one| rule_of(matches(one), &[1])).collect();
+        let table = RuleTable::new(rules.clone());
+        let head = head("GET", &whole(&target), &[]);
+        let expected = rules.iter().find(|rule| mismatch(&rule.matches, &head, 0.5).is_none());
+        let found = rule(&table, &head, 0.5, &mut ()).ok();
+        prop_assert_eq!(found.map(|rule| &rule.matches), expected.map(|rule| &rule.matches));
     }
 
     #[test]
@@ -172,13 +181,13 @@ proptest! {
         let target = if target.is_empty() { "/".to_owned() } else { target };
         let elements = |text: &str| text.trim_matches('/').split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>();
         let expected = elements(&target).starts_with(&elements(&prefix));
-        prop_assert_eq!(mismatch(&path(PathMatch::Prefix(prefix)), &head("GET", &target, &[])).is_none(), expected);
+        prop_assert_eq!(mismatch(&path(PathMatch::Prefix(prefix)), &head("GET", &target, &[]), 0.5).is_none(), expected);
     }
 
     #[test]
     fn no_query_is_too_odd(query in "[a-f0-9%+&=]{0,24}") {
         let matches = RouteMatch { query: vec![exactly("a", "b")], ..RouteMatch::any() };
-        let found = mismatch(&matches, &head("GET", &format!("/?{query}"), &[]));
+        let found = mismatch(&matches, &head("GET", &format!("/?{query}"), &[]), 0.5);
         let first = query.split('&').find(|pair| *pair == "a" || pair.starts_with("a="));
         prop_assert!(found.is_none() || first != Some("a=b"));
     }

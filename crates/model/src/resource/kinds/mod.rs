@@ -1,11 +1,19 @@
 //! What each kind means, checked: the only form in which the rest of the program sees a resource.
 
+mod gateway;
+mod route;
+
+pub use gateway::{
+    AllowedRoutes, BackendTlsPolicy, ConfigMap, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, Listener,
+    ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ReferenceGrant, Secret, TlsMode, TlsPolicyTarget, Validation,
+};
+pub use route::{BackendRef, HttpFilter, HttpRoute, ObjectRef, ParentRef, PathModifier, RouteRule, TransportRoute, TransportRouteRule};
+
 use std::net::IpAddr;
 use std::ops::Range;
-use std::time::Duration;
 
-use crate::name::{Label, Namespace, ServiceName};
-use crate::snapshot::{Locality, MtlsMode, Protocol, RouteMatch, Transport};
+use crate::name::{Label, ServiceName};
+use crate::snapshot::{Locality, MtlsMode, Protocol, Transport};
 
 /// What a resource says.
 #[derive(Debug, Clone)]
@@ -18,6 +26,30 @@ pub enum Spec {
     AuthenticationPolicy(AuthenticationPolicy),
     /// `HTTPRoute`.
     HttpRoute(HttpRoute),
+    /// `GRPCRoute`: its matches are those of the HTTP that gRPC is.
+    GrpcRoute(HttpRoute),
+    /// `TCPRoute`.
+    TcpRoute(TransportRoute),
+    /// `TLSRoute`.
+    TlsRoute(TransportRoute),
+    /// `UDPRoute`.
+    UdpRoute(TransportRoute),
+    /// `GatewayClass`.
+    GatewayClass(GatewayClass),
+    /// `Gateway`.
+    Gateway(Box<Gateway>),
+    /// `ListenerSet`.
+    ListenerSet(ListenerSet),
+    /// `ReferenceGrant`.
+    ReferenceGrant(ReferenceGrant),
+    /// `BackendTLSPolicy`.
+    BackendTlsPolicy(BackendTlsPolicy),
+    /// Kubernetes' `Namespace`: its labels are what selectors look at.
+    Namespace,
+    /// Kubernetes' `Secret`.
+    Secret(Secret),
+    /// Kubernetes' `ConfigMap`.
+    ConfigMap(ConfigMap),
 }
 
 /// A named set of endpoints with ports.
@@ -27,6 +59,19 @@ pub struct Service {
     pub ports: Vec<ServicePortSpec>,
     /// The accounts under which its workloads run, besides those registered.
     pub accounts: Vec<Label>,
+    /// The service of which it is the workloads of one version. Its ports are then that one's.
+    pub subset: Option<Subset>,
+}
+
+/// The workloads of one version of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subset {
+    /// The service, in the same namespace.
+    pub of: ServiceName,
+    /// The version label.
+    pub version: String,
+    /// The place of the service's name, for diagnostics.
+    pub span: Range<usize>,
 }
 
 /// A port of a service.
@@ -34,6 +79,8 @@ pub struct Service {
 pub struct ServicePortSpec {
     /// The port that callers use.
     pub port: u16,
+    /// Its name, where it has one.
+    pub name: Option<Label>,
     /// What it speaks.
     pub protocol: Protocol,
     /// Its place, for diagnostics.
@@ -98,66 +145,4 @@ pub struct PolicyTarget {
     pub name: Label,
     /// Its place, for diagnostics.
     pub span: Range<usize>,
-}
-
-/// The Gateway API's route for HTTP, attached to services.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpRoute {
-    /// The services whose calls it routes.
-    pub parents: Vec<ParentRef>,
-    /// Its rules.
-    pub rules: Vec<RouteRule>,
-}
-
-/// A service whose calls a route takes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParentRef {
-    /// The service.
-    pub service: ServiceName,
-    /// One of its ports; none: all.
-    pub port: Option<u16>,
-    /// The place of its name, for diagnostics.
-    pub span: Range<usize>,
-    /// The place of its port, or of its name where it names none.
-    pub port_span: Range<usize>,
-}
-
-/// A rule of a route.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouteRule {
-    /// What it takes; any of them. Never empty.
-    pub matches: Vec<(RouteMatch, Range<usize>)>,
-    /// Where it leads.
-    pub backends: Vec<BackendRef>,
-    /// How long a request may take.
-    pub request_timeout: Option<Duration>,
-    /// How long one attempt may take.
-    pub backend_request_timeout: Option<Duration>,
-}
-
-impl RouteRule {
-    /// The rule of a route that writes none: the specification's default, every request and no backend.
-    pub(super) fn of_default(span: Range<usize>) -> Self {
-        Self { matches: vec![(RouteMatch::any(), span)], backends: Vec::new(), request_timeout: None, backend_request_timeout: None }
-    }
-}
-
-/// Where a share of a rule's requests goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackendRef {
-    /// The service.
-    pub service: ServiceName,
-    /// Its port.
-    pub port: u16,
-    /// Its share.
-    pub weight: u32,
-    /// The place of its name, for diagnostics.
-    pub span: Range<usize>,
-    /// The place of its port.
-    pub port_span: Range<usize>,
-}
-
-/// The namespace of a reference that names none: its resource's own.
-pub(super) fn in_namespace(name: Label, namespace: Option<Namespace>, own: &Namespace) -> ServiceName {
-    ServiceName::new(namespace.unwrap_or_else(|| own.clone()), name)
 }

@@ -1,0 +1,88 @@
+//! What it costs to find a request's rule among many of one host: rules as a large mesh has them, prefixes and exact paths of many services, some
+//! with a method or a header, one for all that is left.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use lorica_model::head::{HeadBuilder, RequestHead, Version};
+use lorica_model::snapshot::{Action, FieldMatch, Filters, Forward, HttpRule, Origin, PathMatch, RouteMatch, RuleTable, ValueMatch, route};
+
+/// How many requests a figure is made of.
+const REQUESTS: usize = 200_000;
+
+/// Prints a table: rules, nanoseconds a request.
+pub(crate) fn measure() -> anyhow::Result<()> {
+    println!("| rules of one host | ns a request, a prefix among them | ns a request, only the last takes it |");
+    println!("|---|---|---|");
+    for count in [10, 100, 1_000, 10_000] {
+        let table = RuleTable::new(rules(count));
+        let paths: Vec<RequestHead> =
+            (0..64).map(|index| head(&format!("/service-{}/items/7", index * 37 % count))).collect::<Result<_, _>>()?;
+        let missed: Vec<RequestHead> = (0..64).map(|index| head(&format!("/elsewhere-{index}/items/7"))).collect::<Result<_, _>>()?;
+        println!("| {count} | {:.0} | {:.0} |", time(&table, &paths)?, time(&table, &missed)?);
+    }
+    Ok(())
+}
+
+/// The shortest of five times, as whatever else runs only makes it longer.
+fn time(table: &RuleTable, heads: &[RequestHead]) -> anyhow::Result<f64> {
+    let once = || {
+        let begun = Instant::now();
+        for head in heads.iter().cycle().take(REQUESTS) {
+            black_box(route::rule(black_box(table), black_box(head), 0.5, &mut ()).ok());
+        }
+        begun.elapsed().as_secs_f64() * 1e9 / REQUESTS as f64
+    };
+    route::rule(table, &heads[0], 0.5, &mut ()).ok().context("no rule takes the request")?;
+    Ok((0..5).map(|_| once()).fold(f64::INFINITY, f64::min))
+}
+
+/// Rules in the order in which they are tried: exact paths, prefixes, and one for all.
+fn rules(count: usize) -> Vec<HttpRule> {
+    let rule = |index: usize, matches: RouteMatch| HttpRule {
+        origin: std::sync::Arc::new(Origin {
+            kind: "HTTPRoute".to_owned(),
+            namespace: "shop".to_owned(),
+            name: format!("route-{index}"),
+            generation: 1,
+            rule: 0,
+            matched: 0,
+        }),
+        matches,
+        filters: Filters::default(),
+        action: Action::Forward(Forward::default()),
+    };
+    let mut matches: Vec<RouteMatch> = (0..count)
+        .map(|index| {
+            let path = if index % 4 == 0 {
+                PathMatch::Exact(format!("/service-{index}/health"))
+            } else {
+                PathMatch::Prefix(format!("/service-{index}"))
+            };
+            let header = FieldMatch { name: "x-tenant".to_owned(), value: ValueMatch::Exact("blue".to_owned()) };
+            RouteMatch {
+                path,
+                method: (index % 5 == 0).then(|| "POST".to_owned()),
+                headers: if index % 3 == 0 { vec![header] } else { Vec::new() },
+                ..RouteMatch::any()
+            }
+        })
+        .collect();
+    let place = |matches: &RouteMatch| match &matches.path {
+        PathMatch::Exact(_) => (0, 0),
+        PathMatch::Prefix(prefix) => (1, usize::MAX - prefix.len()),
+        PathMatch::Regex(_) => (2, 0),
+    };
+    matches.sort_by_key(place);
+    matches.push(RouteMatch::any());
+    matches.into_iter().enumerate().map(|(index, matches)| rule(index, matches)).collect()
+}
+
+fn head(path: &str) -> anyhow::Result<RequestHead> {
+    let mut builder = HeadBuilder::with_capacity(256);
+    for (name, value) in [("Host", "shop.example"), ("User-Agent", "bench"), ("Accept", "*/*"), ("X-Tenant", "green")] {
+        builder.field(name.as_bytes(), value.as_bytes())?;
+    }
+    Ok(builder.request(Version::Http11, "GET", path, "shop.example", None)?)
+}

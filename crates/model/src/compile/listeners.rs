@@ -1,0 +1,299 @@
+//! The listeners of a gateway, its own and those of ListenerSets: which of them hold, and which routes each takes.
+
+use crate::name::GatewayName;
+use crate::resource::{
+    GATEWAY_GROUP, Gateway, Kind, Listener, ListenerProtocol, ListenerSet, Metadata, ObjectRef, ParentRef, Resource, Spec, TlsMode,
+    Validation,
+};
+use crate::snapshot::{Certificate, ClientValidation, HostPattern};
+
+use super::World;
+use super::reference::Problem;
+use super::rules::age;
+
+/// The controller that our GatewayClasses name, and that status names.
+pub const CONTROLLER: &str = "lorica.io/gateway";
+/// The class that is ours without a resource that says so.
+pub const CLASS: &str = "lorica";
+
+/// A gateway of ours with all that belongs to it.
+pub(super) struct Frame<'w> {
+    pub(super) metadata: &'w Metadata,
+    pub(super) gateway: &'w Gateway,
+    /// The ListenerSets that name it, and whether it lets them in. The oldest first.
+    pub(super) sets: Vec<(&'w Metadata, &'w ListenerSet, bool)>,
+    /// Its own listeners, then those of sets that it lets in: earlier ones win.
+    pub(super) listeners: Vec<Bound<'w>>,
+}
+
+/// A listener of a gateway, and how it stands.
+pub(super) struct Bound<'w> {
+    /// Whose it is: the gateway's or a ListenerSet's.
+    pub(super) owner: (Kind, &'w Metadata),
+    pub(super) listener: &'w Listener,
+    /// Why it is not taken.
+    pub(super) refused: Option<Problem>,
+    /// Whether it is another that keeps it from being taken.
+    pub(super) conflicted: bool,
+    /// The kinds of routes that it takes.
+    pub(super) kinds: Vec<Kind>,
+    /// What it refers to that cannot be used.
+    pub(super) unresolved: Option<Problem>,
+    pub(super) certificates: Vec<Certificate>,
+    pub(super) client: Option<ClientValidation>,
+}
+
+impl Bound<'_> {
+    /// Whether connections come in by it.
+    pub(super) fn is_programmed(&self) -> bool {
+        let needs_certificate = self.needs_certificate() && self.certificates.is_empty();
+        self.refused.is_none() && !needs_certificate && (self.unresolved.is_none() || !self.kinds.is_empty())
+    }
+
+    fn needs_certificate(&self) -> bool {
+        match self.listener.protocol {
+            ListenerProtocol::Https => true,
+            ListenerProtocol::Tls => self.mode() == TlsMode::Terminate,
+            _ => false,
+        }
+    }
+
+    /// Whether its TLS ends at the gateway.
+    pub(super) fn mode(&self) -> TlsMode {
+        self.listener.tls.as_ref().map_or(TlsMode::Terminate, |tls| tls.mode)
+    }
+
+    /// Whether routes may attach to it: an unreadable certificate does not keep them away, a listener that is not taken does.
+    pub(super) fn takes_routes(&self) -> bool {
+        self.refused.is_none()
+    }
+}
+
+impl World<'_> {
+    /// Whether gateways of a class are ours to carry out.
+    pub(super) fn is_our_class(&self, class: &str) -> bool {
+        let named = self.resources.of_kind(Kind::GatewayClass).find(|resource| resource.metadata.name.as_str() == class);
+        match named.map(|resource| &resource.spec) {
+            Some(Spec::GatewayClass(class)) => class.controller == CONTROLLER,
+            _ => class == CLASS,
+        }
+    }
+}
+
+impl<'w> Frame<'w> {
+    /// The gateway of a name, if it is there and ours.
+    pub(super) fn of(world: &World<'w>, name: &GatewayName) -> Option<Self> {
+        let (metadata, gateway) = world.resources.gateway(&name.namespace, &name.name)?;
+        world.is_our_class(&gateway.class).then(|| Self::new(world, metadata, gateway))
+    }
+
+    fn new(world: &World<'w>, metadata: &'w Metadata, gateway: &'w Gateway) -> Self {
+        let sets = sets(world, metadata, gateway);
+        let own = gateway.listeners.iter().map(|listener| ((Kind::Gateway, metadata), listener));
+        let added = sets.iter().filter(|(_, _, allowed)| *allowed).flat_map(|(metadata, set, _)| {
+            let owner: (Kind, &'w Metadata) = (Kind::ListenerSet, metadata);
+            let set: &'w ListenerSet = set;
+            set.listeners.iter().map(move |listener| (owner, listener))
+        });
+        let mut listeners: Vec<Bound<'w>> = Vec::new();
+        for (owner, listener) in own.chain(added) {
+            let clash = listeners.iter().filter(|known| known.refused.is_none()).find_map(|known| clash(known.listener, listener));
+            let mut bound = bound(world, (metadata, gateway), owner, listener);
+            if bound.refused.is_none() && clash.is_some() {
+                (bound.refused, bound.conflicted) = (clash, true);
+            }
+            listeners.push(bound);
+        }
+        Self { metadata, gateway, sets, listeners }
+    }
+
+    /// The listeners that a route attaches to by one of its parents, with the hosts that it is for at each.
+    ///
+    /// # Errors
+    /// Why it attaches to none.
+    pub(super) fn attach(
+        &self,
+        world: &World<'_>,
+        (kind, metadata): (Kind, &Metadata),
+        parent: &ParentRef,
+        hostnames: &[HostPattern],
+    ) -> Result<Vec<(&Bound<'w>, Vec<HostPattern>)>, Problem> {
+        let meant = |bound: &&Bound<'w>| {
+            let (owner_kind, owner) = bound.owner;
+            owner_kind.as_str() == parent.object.kind
+                && owner.name == parent.object.name
+                && owner.namespace == parent.object.namespace
+                && parent.section.as_ref().is_none_or(|section| *section == bound.listener.name)
+                && parent.port.is_none_or(|port| port == bound.listener.port)
+        };
+        let named: Vec<_> = self.listeners.iter().filter(meant).collect();
+        if named.is_empty() {
+            return Err(Problem::new("NoMatchingParent", format!("{} {} has no such listener", parent.object.kind, parent.object.name)));
+        }
+        let labels = world.resources.namespace_labels(&metadata.namespace);
+        let allowed: Vec<_> = named
+            .into_iter()
+            .filter(|bound| bound.takes_routes() && bound.kinds.contains(&kind))
+            .filter(|bound| bound.listener.allowed.namespaces.allows(&bound.owner.1.namespace, &metadata.namespace, labels))
+            .collect();
+        if allowed.is_empty() {
+            let why = format!("no listener of it takes a {kind} from the namespace {}", metadata.namespace);
+            return Err(Problem::new("NotAllowedByListeners", why));
+        }
+        let hosts = |bound: &Bound<'w>| -> Vec<HostPattern> {
+            match hostnames {
+                [] => vec![bound.listener.hostname.clone()],
+                written => {
+                    let mut hosts: Vec<_> = written.iter().filter_map(|host| host.meet(&bound.listener.hostname)).collect();
+                    hosts.sort();
+                    hosts.dedup();
+                    hosts
+                }
+            }
+        };
+        let attached: Vec<_> = allowed.into_iter().map(|bound| (bound, hosts(bound))).filter(|(_, hosts)| !hosts.is_empty()).collect();
+        if attached.is_empty() {
+            return Err(Problem::new("NoMatchingListenerHostname", "no listener of it takes any of the route's host names"));
+        }
+        Ok(attached)
+    }
+
+    /// Whether an object is this gateway or one of the ListenerSets that belong to it.
+    pub(super) fn is_meant(&self, object: &ObjectRef) -> bool {
+        let is = |kind: Kind, metadata: &Metadata| {
+            object.group == GATEWAY_GROUP
+                && object.kind == kind.as_str()
+                && object.name == metadata.name
+                && object.namespace == metadata.namespace
+        };
+        is(Kind::Gateway, self.metadata) || self.sets.iter().any(|(metadata, _, _)| is(Kind::ListenerSet, metadata))
+    }
+}
+
+/// The gateway that an object means: itself, or that of a ListenerSet.
+pub(super) fn gateway_of(world: &World<'_>, object: &ObjectRef) -> Option<GatewayName> {
+    if object.group != GATEWAY_GROUP {
+        return None;
+    }
+    match object.kind.as_str() {
+        "Gateway" => Some(GatewayName::new(object.namespace.clone(), object.name.clone())),
+        "ListenerSet" => match world.resources.of(Kind::ListenerSet, &object.namespace, &object.name) {
+            Some(Resource { spec: Spec::ListenerSet(set), .. }) => {
+                Some(GatewayName::new(set.parent.namespace.clone(), set.parent.name.clone()))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn sets<'w>(world: &World<'w>, metadata: &Metadata, gateway: &Gateway) -> Vec<(&'w Metadata, &'w ListenerSet, bool)> {
+    let mut sets: Vec<_> = world
+        .resources
+        .of_kind(Kind::ListenerSet)
+        .filter_map(|resource| if let Spec::ListenerSet(set) = &resource.spec { Some((&resource.metadata, set)) } else { None })
+        .filter(|(_, set)| set.parent.kind == "Gateway" && set.parent.name == metadata.name && set.parent.namespace == metadata.namespace)
+        .map(|(own, set)| {
+            let labels = world.resources.namespace_labels(&own.namespace);
+            (own, set, gateway.listener_sets.allows(&metadata.namespace, &own.namespace, labels))
+        })
+        .collect();
+    sets.sort_by(|(one, _, _), (other, _, _)| age(one).cmp(&age(other)));
+    sets
+}
+
+/// Why a later listener cannot stand beside an earlier one.
+fn clash(earlier: &Listener, later: &Listener) -> Option<Problem> {
+    use ListenerProtocol::{Http, Https, Tcp, Tls, Udp};
+    if earlier.port != later.port {
+        return None;
+    }
+    let class = |listener: &Listener| match &listener.protocol {
+        Http => 0,
+        Https | Tls => 1,
+        Tcp => 2,
+        Udp => 3,
+        ListenerProtocol::Other(_) => 4,
+    };
+    // TCP and UDP ports of one number have nothing to do with each other.
+    if (class(earlier) == 3) != (class(later) == 3) {
+        return None;
+    }
+    let name = &earlier.name;
+    if class(earlier) != class(later) {
+        return Some(Problem::new("ProtocolConflict", format!("the listener {name} has port {} for another protocol", earlier.port)));
+    }
+    let equal = class(earlier) >= 2 || earlier.hostname == later.hostname;
+    equal.then(|| Problem::new("HostnameConflict", format!("the listener {name} takes the same hosts on port {}", earlier.port)))
+}
+
+fn bound<'w>(
+    world: &World<'w>,
+    (gateway_metadata, gateway): (&'w Metadata, &'w Gateway),
+    owner: (Kind, &'w Metadata),
+    listener: &'w Listener,
+) -> Bound<'w> {
+    let mode = listener.tls.as_ref().map_or(TlsMode::Terminate, |tls| tls.mode);
+    let (fitting, refused): (&[Kind], _) = match &listener.protocol {
+        ListenerProtocol::Http => (&[Kind::HttpRoute, Kind::GrpcRoute], None),
+        ListenerProtocol::Https if mode == TlsMode::Passthrough => {
+            (&[], Some(Problem::new("UnsupportedValue", "HTTPS ends at the gateway; write protocol TLS to pass it through")))
+        }
+        ListenerProtocol::Https => (&[Kind::HttpRoute, Kind::GrpcRoute], None),
+        ListenerProtocol::Tls => (&[Kind::TlsRoute], None),
+        ListenerProtocol::Tcp => (&[Kind::TcpRoute], None),
+        ListenerProtocol::Udp => (&[Kind::UdpRoute], None),
+        ListenerProtocol::Other(name) => (&[], Some(Problem::new("UnsupportedProtocol", format!("the protocol {name} is not known here")))),
+    };
+    let mut unresolved = None;
+    let kinds = match listener.allowed.kinds.as_slice() {
+        [] => fitting.to_vec(),
+        asked => {
+            let known = |(group, kind): &(String, String)| {
+                fitting.iter().copied().find(|fitting| (group.is_empty() || group == GATEWAY_GROUP) && fitting.as_str() == kind)
+            };
+            if let Some((_, kind)) = asked.iter().find(|asked| known(asked).is_none()) {
+                unresolved = Some(Problem::new("InvalidRouteKinds", format!("a listener of this protocol takes no {kind}")));
+            }
+            asked.iter().filter_map(known).collect()
+        }
+    };
+    let mut certificates = Vec::new();
+    if matches!(listener.protocol, ListenerProtocol::Https | ListenerProtocol::Tls) && mode == TlsMode::Terminate {
+        let named = listener.tls.as_ref().map(|tls| tls.certificates.as_slice()).unwrap_or_default();
+        for object in named {
+            match world.certificate(owner, object, "InvalidCertificateRef") {
+                Ok(certificate) => certificates.push(certificate),
+                Err(problem) => drop(unresolved.get_or_insert(problem)),
+            }
+        }
+        if named.is_empty() {
+            unresolved.get_or_insert(Problem::new("InvalidCertificateRef", "TLS that ends here needs a certificate"));
+        }
+    }
+    let mut refused = refused;
+    let mut client = None;
+    if listener.protocol == ListenerProtocol::Https {
+        let by_port = gateway.port_client_validation.iter().find(|(port, _)| *port == listener.port).map(|(_, validation)| validation);
+        if let Some(validation) = by_port.or(gateway.client_validation.as_ref()) {
+            let (found, problem) = client_validation(world, gateway_metadata, validation);
+            if found.roots.is_empty() {
+                refused.get_or_insert(Problem::new("NoValidCACertificate", "none of the roots for clients' certificates can be read"));
+            }
+            if let Some(problem) = problem {
+                unresolved.get_or_insert(problem);
+            }
+            client = Some(found);
+        }
+    }
+    Bound { owner, listener, refused, conflicted: false, kinds, unresolved, certificates, client }
+}
+
+fn client_validation(world: &World<'_>, metadata: &Metadata, validation: &Validation) -> (ClientValidation, Option<Problem>) {
+    let (roots, problem) = world.roots((Kind::Gateway, metadata), &validation.roots);
+    let problem = problem.map(|problem| match problem.reason {
+        "InvalidKind" => Problem { reason: "InvalidCACertificateKind", ..problem },
+        _ => problem,
+    });
+    (ClientValidation { roots, optional: validation.optional }, problem)
+}

@@ -1,0 +1,156 @@
+//! References between resources: what a route, a listener or a policy names, if it is there and may be named.
+
+use crate::name::{Label, Namespace, ServiceName, ServicePort};
+use crate::resource::{BackendRef, GATEWAY_GROUP, Kind, Metadata, ObjectRef, Secret, Service, ServicePortSpec, Spec};
+use crate::snapshot::{Certificate, PrivateKey};
+
+use super::World;
+
+/// Why something does not hold: a reason of the Gateway API's, and a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem {
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+impl Problem {
+    pub(super) fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// The type of a Secret that holds the paths of files on the gateway's host, `certificate` and `key`, in place of texts.
+pub const TLS_FILES: &str = "lorica.io/tls-files";
+
+/// A port of a service as callers see it, and whose workloads stand behind it.
+pub(super) struct Found<'w> {
+    pub(super) metadata: &'w Metadata,
+    pub(super) port: &'w ServicePortSpec,
+    /// The service whose workloads they are: another one where this one is a subset.
+    pub(super) workloads_of: ServiceName,
+    /// That service's accounts.
+    pub(super) accounts: &'w [Label],
+    /// Only workloads of this version.
+    pub(super) version: Option<&'w str>,
+}
+
+impl<'w> World<'w> {
+    /// The port of a service, through the service whose subset it is.
+    pub(super) fn port(&self, port: &ServicePort) -> Option<Found<'w>> {
+        let (metadata, service) = self.resources.service(&port.service)?;
+        let found = |of: &ServiceName, base: &'w Service, version| {
+            Some(Found { metadata, port: base.port(port.port)?, workloads_of: of.clone(), accounts: &base.accounts, version })
+        };
+        match &service.subset {
+            None => found(&port.service, service, None),
+            // A subset of a subset would be a riddle: only its own version would count.
+            Some(subset) => {
+                let (_, base) = self.resources.service(&subset.of)?;
+                found(&subset.of, base, Some(subset.version.as_str())).filter(|_| base.subset.is_none())
+            }
+        }
+    }
+
+    /// The service port that a backend of a route means.
+    ///
+    /// `home`: the namespace of the service whose calls are routed. Whoever calls it may name what is beside it (GAMMA); elsewhere a grant is needed.
+    pub(super) fn backend(&self, from: (Kind, &Metadata), home: Option<&Namespace>, backend: &BackendRef) -> Result<ServicePort, Problem> {
+        let object = &backend.object;
+        if !object.is_service() {
+            return Err(Problem::new("InvalidKind", format!("{} {} is no Service", object.kind, object.name)));
+        }
+        if home != Some(&object.namespace) {
+            self.permitted(from, object)?;
+        }
+        let missing = |what: String| Problem::new("BackendNotFound", what);
+        if self.resources.service(&object.service()).is_none() {
+            return Err(missing(format!("there is no service {}", object.service())));
+        }
+        let number = backend.port.ok_or_else(|| missing(format!("no port of {} is named", object.service())))?;
+        let port = ServicePort { service: object.service(), port: number };
+        match self.port(&port) {
+            Some(_) => Ok(port),
+            None => Err(missing(format!("{} has no port {number}", object.service()))),
+        }
+    }
+
+    fn permitted(&self, (kind, metadata): (Kind, &Metadata), object: &ObjectRef) -> Result<(), Problem> {
+        if self.resources.grants((GATEWAY_GROUP, kind, &metadata.namespace), object) {
+            return Ok(());
+        }
+        Err(Problem::new(
+            "RefNotPermitted",
+            format!(
+                "no ReferenceGrant in {} lets a {kind} of {} refer to {} {}",
+                object.namespace, metadata.namespace, object.kind, object.name
+            ),
+        ))
+    }
+
+    /// The certificate of a reference to a Secret.
+    pub(super) fn certificate(&self, from: (Kind, &Metadata), object: &ObjectRef, invalid: &'static str) -> Result<Certificate, Problem> {
+        if object.kind != "Secret" || !object.group.is_empty() {
+            return Err(Problem::new(invalid, format!("{} {} is no Secret", object.kind, object.name)));
+        }
+        self.permitted(from, object)?;
+        let name = format!("{}.{}", object.name, object.namespace);
+        let Some(Spec::Secret(secret)) = self.resources.of(Kind::Secret, &object.namespace, &object.name).map(|found| &found.spec) else {
+            return Err(Problem::new(invalid, format!("there is no Secret {name}")));
+        };
+        certificate(secret).ok_or_else(|| Problem::new(invalid, format!("Secret {name} holds no certificate with its key")))
+    }
+
+    /// The roots of references to ConfigMaps (or Secrets), as PEM: those that are there, and what is wrong with the first that is not.
+    pub(super) fn roots(&self, from: (Kind, &Metadata), objects: &[ObjectRef]) -> (String, Option<Problem>) {
+        let (mut roots, mut problem) = (String::new(), None);
+        for object in objects {
+            match self.root(from, object) {
+                Ok(pem) => {
+                    roots.push_str(pem.trim());
+                    roots.push('\n');
+                }
+                Err(found) => drop(problem.get_or_insert(found)),
+            }
+        }
+        (roots, problem)
+    }
+
+    fn root(&self, from: (Kind, &Metadata), object: &ObjectRef) -> Result<&'w str, Problem> {
+        const KEY: &str = "ca.crt";
+        let name = format!("{} {}.{}", object.kind, object.name, object.namespace);
+        let kind = match (object.group.as_str(), object.kind.as_str()) {
+            ("", "ConfigMap") => Kind::ConfigMap,
+            ("", "Secret") => Kind::Secret,
+            _ => return Err(Problem::new("InvalidKind", format!("{name} is no ConfigMap"))),
+        };
+        self.permitted(from, object)?;
+        let pem = match self.resources.of(kind, &object.namespace, &object.name).map(|found| &found.spec) {
+            Some(Spec::ConfigMap(map)) => map.data.get(KEY).map(String::as_str),
+            Some(Spec::Secret(secret)) => secret.data.get(KEY).and_then(|bytes| std::str::from_utf8(bytes).ok()),
+            _ => return Err(Problem::new("InvalidCACertificateRef", format!("there is no {name}"))),
+        };
+        pem.filter(|pem| is_pem(pem, "CERTIFICATE"))
+            .ok_or_else(|| Problem::new("InvalidCACertificateRef", format!("{name} holds no certificate in `{KEY}`")))
+    }
+}
+
+fn certificate(secret: &Secret) -> Option<Certificate> {
+    let text = |key: &str| secret.data.get(key).and_then(|bytes| String::from_utf8(bytes.clone()).ok());
+    if secret.kind == TLS_FILES {
+        return Some(Certificate { chain: text("certificate")?, key: PrivateKey(text("key")?), in_files: true });
+    }
+    let chain = text("tls.crt").filter(|pem| is_pem(pem, "CERTIFICATE"))?;
+    let key = text("tls.key").filter(|pem| is_pem(pem, "PRIVATE KEY"))?;
+    Some(Certificate { chain, key: PrivateKey(key), in_files: false })
+}
+
+/// Whether a text holds a block of PEM whose label ends so. What is in it is read where keys are used.
+fn is_pem(text: &str, label: &str) -> bool {
+    let begins = text.lines().position(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{label}-----")));
+    begins.is_some_and(|at| {
+        let mut lines = text.lines().skip(at + 1).map(str::trim);
+        let body: Vec<_> = lines.by_ref().take_while(|line| !line.starts_with("-----END ")).collect();
+        let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+        !body.is_empty() && body.iter().all(|line| line.bytes().all(is_base64))
+    })
+}

@@ -1,0 +1,346 @@
+//! Gateways and what belongs to them, from their documents.
+
+use std::collections::BTreeMap;
+
+use super::{GATEWAY_GROUP, host_pattern, reference, references};
+use crate::name::Namespace;
+use crate::resource::kinds::{
+    AllowedRoutes, BackendTlsPolicy, ConfigMap, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, Listener,
+    ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ReferenceGrant, Secret, TlsMode, TlsPolicyTarget, Validation,
+};
+use crate::resource::reader::Reader;
+use crate::resource::tree::{Node, Value};
+use crate::snapshot::HostPattern;
+
+pub(super) fn class(node: Node, reader: &mut Reader<'_>) -> Option<GatewayClass> {
+    let mut object = reader.object(node, "a GatewayClass's `spec`")?;
+    let (controller, parameters, description) =
+        (object.need("controllerName", reader), object.take("parametersRef"), object.take("description"));
+    reader.end(object);
+    if let Some(node) = description {
+        reader.text(&node, "`description`");
+    }
+    Some(GatewayClass { controller: reader.text(&controller?, "`controllerName`")?, has_parameters: parameters.is_some() })
+}
+
+pub(super) fn gateway(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<Gateway> {
+    let mut object = reader.object(node, "a Gateway's `spec`")?;
+    let (class, listeners, addresses) =
+        (object.need("gatewayClassName", reader), object.need("listeners", reader), object.take("addresses"));
+    let (allowed, infrastructure, tls) = (object.take("allowedListeners"), object.take("infrastructure"), object.take("tls"));
+    object.unsupported(&["defaultScope"]);
+    reader.end(object);
+    let mut found = Gateway {
+        class: class.and_then(|node| reader.text(&node, "`gatewayClassName`")).unwrap_or_default(),
+        addresses: Vec::new(),
+        listeners: self::listeners(listeners, own, reader),
+        listener_sets: NamespacesFrom::None,
+        parameters: None,
+        infrastructure: (BTreeMap::new(), BTreeMap::new()),
+        backend_certificate: None,
+        client_validation: None,
+        port_client_validation: Vec::new(),
+    };
+    for node in addresses.map(|node| reader.list(node, "`addresses`")).unwrap_or_default() {
+        let span = node.span.clone();
+        let Some(mut object) = reader.object(node, "an address") else { continue };
+        let (kind, value) = (object.take("type"), object.take("value"));
+        reader.end(object);
+        let kind = kind.and_then(|node| reader.text(&node, "`type`")).unwrap_or_else(|| "IPAddress".to_owned());
+        let value = value.and_then(|node| reader.text(&node, "`value`")).filter(|value| !value.is_empty());
+        found.addresses.push(GatewayAddress { kind, value, span });
+    }
+    if let Some(mut object) = allowed.and_then(|node| reader.object(node, "`allowedListeners`")) {
+        let namespaces = object.take("namespaces");
+        reader.end(object);
+        found.listener_sets = self::namespaces(namespaces, NamespacesFrom::None, reader);
+    }
+    if let Some(mut object) = infrastructure.and_then(|node| reader.object(node, "`infrastructure`")) {
+        let (labels, annotations, parameters) = (object.take("labels"), object.take("annotations"), object.take("parametersRef"));
+        reader.end(object);
+        let mut texts =
+            |node: Option<Node>| node.and_then(|node| reader.object(node, "a map")).map(|object| object.texts(reader)).unwrap_or_default();
+        found.infrastructure = (texts(labels), texts(annotations));
+        if let Some(mut object) = parameters.and_then(|node| reader.object(node, "`parametersRef`")) {
+            found.parameters = reference(&mut object, own, ("", ""), reader);
+            reader.end(object);
+        }
+    }
+    if let Some(mut object) = tls.and_then(|node| reader.object(node, "`tls`")) {
+        let (backend, frontend) = (object.take("backend"), object.take("frontend"));
+        reader.end(object);
+        if let Some(mut object) = backend.and_then(|node| reader.object(node, "`backend`")) {
+            let certificate = object.take("clientCertificateRef");
+            reader.end(object);
+            if let Some(mut object) = certificate.and_then(|node| reader.object(node, "`clientCertificateRef`")) {
+                found.backend_certificate = reference(&mut object, own, ("", "Secret"), reader);
+                reader.end(object);
+            }
+        }
+        if let Some(mut object) = frontend.and_then(|node| reader.object(node, "`frontend`")) {
+            let (default, ports) = (object.take("default"), object.take("perPort"));
+            reader.end(object);
+            found.client_validation = default.and_then(|node| client_validation(node, own, reader));
+            for node in ports.map(|node| reader.list(node, "`perPort`")).unwrap_or_default() {
+                let Some(mut object) = reader.object(node, "a port") else { continue };
+                let (port, tls) = (object.need("port", reader), object.need("tls", reader));
+                reader.end(object);
+                let port = port.and_then(|node| super::port(&node, reader));
+                let validation = tls.and_then(|node| client_validation(node, own, reader));
+                found.port_client_validation.extend(port.zip(validation));
+            }
+        }
+    }
+    Some(found)
+}
+
+fn client_validation(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<Validation> {
+    let mut object = reader.object(node, "`tls`")?;
+    let validation = object.take("validation");
+    reader.end(object);
+    let mut object = reader.object(validation?, "`validation`")?;
+    let (roots, mode) = (object.need("caCertificateRefs", reader), object.take("mode"));
+    reader.end(object);
+    let optional = mode.and_then(|node| reader.word(&node, "mode", &[("AllowValidOnly", false), ("AllowInsecureFallback", true)]));
+    Some(Validation { roots: references(roots, own, ("", "ConfigMap"), reader), optional: optional.unwrap_or_default() })
+}
+
+pub(super) fn listener_set(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<ListenerSet> {
+    let mut object = reader.object(node, "a ListenerSet's `spec`")?;
+    let (parent, listeners) = (object.need("parentRef", reader), object.need("listeners", reader));
+    reader.end(object);
+    let mut object = reader.object(parent?, "`parentRef`")?;
+    let parent = reference(&mut object, own, (GATEWAY_GROUP, "Gateway"), reader);
+    reader.end(object);
+    Some(ListenerSet { parent: parent?, listeners: self::listeners(listeners, own, reader) })
+}
+
+fn listeners(node: Option<Node>, own: &Namespace, reader: &mut Reader<'_>) -> Vec<Listener> {
+    let span = node.as_ref().map(|node| node.span.clone()).unwrap_or_default();
+    let nodes = node.map(|node| reader.list(node, "`listeners`")).unwrap_or_default();
+    reader.bound(nodes.len() <= 64, &span, "there are at most 64 listeners");
+    let mut listeners: Vec<Listener> = Vec::new();
+    for node in nodes {
+        let Some(found) = listener(node, own, reader) else { continue };
+        let again = listeners.iter().any(|known| known.name == found.name);
+        reader.bound(!again, &found.span, format!("another listener is named `{}`", found.name));
+        let same = |known: &&Listener| known.port == found.port && known.protocol == found.protocol && known.hostname == found.hostname;
+        if let Some(clash) = listeners.iter().find(same) {
+            reader.bound(false, &found.span, format!("the listener `{}` takes the same hosts of port {} already", clash.name, found.port));
+        }
+        listeners.push(found);
+    }
+    listeners
+}
+
+fn listener(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<Listener> {
+    let span = node.span.clone();
+    let mut object = reader.object(node, "a listener")?;
+    let (name, hostname, port) = (object.need("name", reader), object.take("hostname"), object.need("port", reader));
+    let (protocol, tls, allowed) = (object.need("protocol", reader), object.take("tls"), object.take("allowedRoutes"));
+    reader.end(object);
+    let name = name.and_then(|node| reader.text(&node, "`name`"));
+    let hostname = hostname.map_or(HostPattern::Any, |node| host_pattern(&node, reader));
+    let port = port.and_then(|node| super::port(&node, reader));
+    let protocol = protocol.and_then(|node| reader.text(&node, "`protocol`")).map(|text| match text.as_str() {
+        "HTTP" => ListenerProtocol::Http,
+        "HTTPS" => ListenerProtocol::Https,
+        "TLS" => ListenerProtocol::Tls,
+        "TCP" => ListenerProtocol::Tcp,
+        "UDP" => ListenerProtocol::Udp,
+        _ => ListenerProtocol::Other(text),
+    });
+    let tls = tls.and_then(|node| reader.object(node, "`tls`")).map(|mut object| {
+        let (mode, certificates, options) = (object.take("mode"), object.take("certificateRefs"), object.take("options"));
+        reader.end(object);
+        if let Some(node) = options {
+            drop(reader.object(node, "`options`"));
+        }
+        let mode =
+            mode.and_then(|node| reader.word(&node, "mode", &[("Terminate", TlsMode::Terminate), ("Passthrough", TlsMode::Passthrough)]));
+        ListenerTls { mode: mode.unwrap_or(TlsMode::Terminate), certificates: references(certificates, own, ("", "Secret"), reader) }
+    });
+    let mut routes = AllowedRoutes { namespaces: NamespacesFrom::Same, kinds: Vec::new() };
+    if let Some(mut object) = allowed.and_then(|node| reader.object(node, "`allowedRoutes`")) {
+        let (namespaces, kinds) = (object.take("namespaces"), object.take("kinds"));
+        reader.end(object);
+        routes.namespaces = self::namespaces(namespaces, NamespacesFrom::Same, reader);
+        for node in kinds.map(|node| reader.list(node, "`kinds`")).unwrap_or_default() {
+            let Some(mut object) = reader.object(node, "a kind") else { continue };
+            let (group, kind) = (object.take("group"), object.need("kind", reader));
+            reader.end(object);
+            let group = group.and_then(|node| reader.text(&node, "`group`")).unwrap_or_else(|| GATEWAY_GROUP.to_owned());
+            routes.kinds.extend(kind.and_then(|node| reader.text(&node, "`kind`")).map(|kind| (group, kind)));
+        }
+    }
+    if let Some(protocol) = &protocol {
+        let bytes = matches!(protocol, ListenerProtocol::Tcp | ListenerProtocol::Udp);
+        reader.bound(!(bytes || *protocol == ListenerProtocol::Http) || tls.is_none(), &span, "a listener without TLS has no `tls`");
+        reader.bound(!bytes || hostname == HostPattern::Any, &span, "a listener for bytes sees no host, so it has no `hostname`");
+        if *protocol == ListenerProtocol::Https && tls.is_none() {
+            reader.wrong_with(&span, "a listener for HTTPS needs `tls`", "name its certificate: `tls: {certificateRefs: [{name: …}]}`");
+        }
+    }
+    Some(Listener { name: name?, hostname, port: port?, protocol: protocol?, tls, allowed: routes, span })
+}
+
+fn namespaces(node: Option<Node>, default: NamespacesFrom, reader: &mut Reader<'_>) -> NamespacesFrom {
+    let Some(mut object) = node.and_then(|node| reader.object(node, "`namespaces`")) else { return default };
+    let (from, selector) = (object.take("from"), object.take("selector"));
+    reader.end(object);
+    let words = [("All", 0), ("Same", 1), ("None", 2), ("Selector", 3)];
+    match from.and_then(|node| reader.word(&node, "source of namespaces", &words)) {
+        Some(0) => NamespacesFrom::All,
+        Some(1) => NamespacesFrom::Same,
+        Some(2) => NamespacesFrom::None,
+        Some(_) => self::selector(selector, reader),
+        None => default,
+    }
+}
+
+fn selector(node: Option<Node>, reader: &mut Reader<'_>) -> NamespacesFrom {
+    let (mut labels, mut expressions) = (BTreeMap::new(), Vec::new());
+    if let Some(mut object) = node.and_then(|node| reader.object(node, "`selector`")) {
+        let (match_labels, match_expressions) = (object.take("matchLabels"), object.take("matchExpressions"));
+        reader.end(object);
+        labels = match_labels.and_then(|node| reader.object(node, "`matchLabels`")).map(|object| object.texts(reader)).unwrap_or_default();
+        for node in match_expressions.map(|node| reader.list(node, "`matchExpressions`")).unwrap_or_default() {
+            let Some(mut object) = reader.object(node, "an expression") else { continue };
+            let (key, operator, values) = (object.need("key", reader), object.need("operator", reader), object.take("values"));
+            reader.end(object);
+            let values = values.map(|node| reader.list(node, "`values`")).unwrap_or_default();
+            let values = values.iter().filter_map(|node| reader.text(node, "a value")).collect();
+            let key = key.and_then(|node| reader.text(&node, "`key`"));
+            let operator = operator.and_then(|node| reader.text(&node, "`operator`"));
+            expressions.extend(key.zip(operator).map(|(key, operator)| (key, operator, values)));
+        }
+    }
+    NamespacesFrom::Selector { labels, expressions }
+}
+
+pub(super) fn grant(node: Node, reader: &mut Reader<'_>) -> Option<ReferenceGrant> {
+    let mut object = reader.object(node, "a ReferenceGrant's `spec`")?;
+    let (from, to) = (object.need("from", reader), object.need("to", reader));
+    reader.end(object);
+    let mut grant = Grant { from: Vec::new(), to: Vec::new() };
+    for node in from.map(|node| reader.list(node, "`from`")).unwrap_or_default() {
+        let Some(mut object) = reader.object(node, "a referrer") else { continue };
+        let (group, kind, namespace) = (object.need("group", reader), object.need("kind", reader), object.need("namespace", reader));
+        reader.end(object);
+        let group = group.and_then(|node| reader.text(&node, "`group`"));
+        let kind = kind.and_then(|node| reader.text(&node, "`kind`"));
+        let namespace = namespace.and_then(|node| reader.parsed(&node, "`namespace`"));
+        let (Some(group), Some(kind), Some(namespace)) = (group, kind, namespace) else { continue };
+        grant.from.push(GrantFrom { group, kind, namespace });
+    }
+    for node in to.map(|node| reader.list(node, "`to`")).unwrap_or_default() {
+        let Some(mut object) = reader.object(node, "what is referred to") else { continue };
+        let (group, kind, name) = (object.need("group", reader), object.need("kind", reader), object.take("name"));
+        reader.end(object);
+        let group = group.and_then(|node| reader.text(&node, "`group`"));
+        let group = group.map(|group| if matches!(group.as_str(), "core" | "lorica.io") { String::new() } else { group });
+        let kind = kind.and_then(|node| reader.text(&node, "`kind`"));
+        let name = name.and_then(|node| reader.parsed(&node, "`name`"));
+        grant.to.extend(group.zip(kind).map(|(group, kind)| GrantTo { group, kind, name }));
+    }
+    Some(ReferenceGrant { grant })
+}
+
+pub(super) fn backend_tls(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<BackendTlsPolicy> {
+    let mut object = reader.object(node, "a BackendTLSPolicy's `spec`")?;
+    let (targets, validation, options) = (object.need("targetRefs", reader), object.need("validation", reader), object.take("options"));
+    reader.end(object);
+    if let Some(node) = options {
+        drop(reader.object(node, "`options`"));
+    }
+    let mut policy =
+        BackendTlsPolicy { targets: Vec::new(), hostname: String::new(), names: Vec::new(), roots: Vec::new(), system_roots: false };
+    for node in targets.map(|node| reader.list(node, "`targetRefs`")).unwrap_or_default() {
+        let Some(mut object) = reader.object(node, "a target") else { continue };
+        let section = object.take("sectionName");
+        let named = reference(&mut object, own, ("", "Service"), reader);
+        reader.end(object);
+        let section = section.and_then(|node| reader.text(&node, "`sectionName`"));
+        policy.targets.extend(named.map(|object| TlsPolicyTarget { object, section }));
+    }
+    let mut object = reader.object(validation?, "`validation`")?;
+    let (roots, system, hostname, names) = (
+        object.take("caCertificateRefs"),
+        object.take("wellKnownCACertificates"),
+        object.need("hostname", reader),
+        object.take("subjectAltNames"),
+    );
+    reader.end(object);
+    policy.roots = references(roots, own, ("", "ConfigMap"), reader);
+    policy.system_roots = system.and_then(|node| reader.word(&node, "set of roots", &[("System", true)])).unwrap_or_default();
+    policy.hostname = hostname.and_then(|node| reader.text(&node, "`hostname`"))?;
+    for node in names.map(|node| reader.list(node, "`subjectAltNames`")).unwrap_or_default() {
+        let Some(mut object) = reader.object(node, "a name") else { continue };
+        let (kind, hostname, uri) = (object.need("type", reader), object.take("hostname"), object.take("uri"));
+        reader.end(object);
+        let is_uri = kind.and_then(|node| reader.word(&node, "type of name", &[("Hostname", false), ("URI", true)]))?;
+        let node = if is_uri { uri } else { hostname };
+        policy.names.extend(node.and_then(|node| reader.text(&node, "a name")));
+    }
+    Some(policy)
+}
+
+pub(super) fn secret(node: Node, reader: &mut Reader<'_>) -> Option<Secret> {
+    let mut object = reader.object(node, "a Secret")?;
+    let (kind, data, texts) = (object.take("type"), object.take("data"), object.take("stringData"));
+    object.take("immutable");
+    reader.end(object);
+    let kind = kind.and_then(|node| reader.text(&node, "`type`")).unwrap_or_else(|| "Opaque".to_owned());
+    let mut found = Secret { kind, data: BTreeMap::new() };
+    if let Some(Value::Map(fields)) = data.map(|node| node.value) {
+        for (key, node) in fields {
+            let Some(text) = reader.text(&node, "a value") else { continue };
+            match base64(&text) {
+                Some(bytes) => drop(found.data.insert(key.name, bytes)),
+                None => reader.wrong_with(&node.span, "this is no base64", "write text as it is under `stringData`"),
+            }
+        }
+    }
+    if let Some(object) = texts.and_then(|node| reader.object(node, "`stringData`")) {
+        found.data.extend(object.texts(reader).into_iter().map(|(key, text)| (key, text.into_bytes())));
+    }
+    Some(found)
+}
+
+pub(super) fn config_map(node: Node, reader: &mut Reader<'_>) -> Option<ConfigMap> {
+    let mut object = reader.object(node, "a ConfigMap")?;
+    let data = object.take("data");
+    object.take("immutable");
+    object.unsupported(&["binaryData"]);
+    reader.end(object);
+    let data = data.and_then(|node| reader.object(node, "`data`")).map(|object| object.texts(reader)).unwrap_or_default();
+    Some(ConfigMap { data })
+}
+
+/// What base64 (RFC 4648) stands for; line breaks are passed over.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let text: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let body = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(&text);
+    if !text.len().is_multiple_of(4) {
+        return None;
+    }
+    let mut out = Vec::with_capacity(text.len() / 4 * 3);
+    for chunk in body.chunks(4) {
+        let mut bits = 0_u32;
+        for byte in chunk {
+            bits = bits << 6 | u32::from(digit(*byte)?);
+        }
+        let missing = 4 - chunk.len();
+        bits <<= 6 * missing;
+        out.extend_from_slice(&bits.to_be_bytes()[1..4 - missing]);
+    }
+    Some(out)
+}

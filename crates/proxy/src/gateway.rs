@@ -1,0 +1,296 @@
+//! The gateway role: the data plane where calls from outside come in, or go out, as Gateway resources say.
+//!
+//! What the control plane sends (or files say) names listener ports; each is bound where the user wants it, on every worker, and closed
+//! when the gateway has it no more. Connections that are open then go on.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use lorica_capture::listen;
+use lorica_model::name::GatewayName;
+use lorica_model::snapshot::{Listening, Snapshot};
+use lorica_xds::NodeMetadata;
+use lorica_xds::client::{Client, ClientConfig, Endpoint};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{LocalSet, spawn_local};
+
+use crate::config::ProxyConfig;
+use crate::identity::Keeper;
+use crate::sidecar::prepared;
+use crate::source::Source;
+use crate::standalone::{self, Notice, Signals};
+use crate::view::View;
+use crate::{admin, telemetry, workers};
+
+/// Where a gateway's listener ports are bound.
+#[derive(Debug, Clone)]
+pub struct Binds {
+    /// The address for ports of which nothing else is said.
+    pub address: IpAddr,
+    /// Ports that are bound elsewhere than at their own number.
+    pub ports: BTreeMap<u16, SocketAddr>,
+}
+
+impl Default for Binds {
+    /// Loopback: nothing is open to others unless somebody says so.
+    fn default() -> Self {
+        Self { address: Ipv4Addr::LOCALHOST.into(), ports: BTreeMap::new() }
+    }
+}
+
+impl Binds {
+    fn of(&self, port: u16) -> SocketAddr {
+        self.ports.get(&port).copied().unwrap_or_else(|| SocketAddr::new(self.address, port))
+    }
+}
+
+/// A socket of a listener port, for one worker.
+pub struct GatewayListener {
+    /// The port, as the listeners say it.
+    pub port: u16,
+    /// Whether it carries datagrams.
+    pub udp: bool,
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Set when the gateway has the port no more.
+    pub closed: watch::Receiver<bool>,
+}
+
+/// The most sockets that may wait for a worker: more than a gateway has ports.
+pub(crate) const MAX_WAITING: usize = 1024;
+
+/// The way by which a worker gets its sockets.
+pub type Listeners = mpsc::Sender<GatewayListener>;
+
+/// The listener ports of a gateway as they come and go.
+pub struct Ports {
+    binds: Binds,
+    workers: Vec<Listeners>,
+    open: BTreeMap<u16, (SocketAddr, bool, watch::Sender<bool>)>,
+    /// What could not be bound, and was told.
+    failed: BTreeMap<u16, String>,
+}
+
+impl Ports {
+    /// None open yet.
+    #[must_use]
+    pub fn new(binds: Binds, workers: Vec<Listeners>) -> Self {
+        Self { binds, workers, open: BTreeMap::new(), failed: BTreeMap::new() }
+    }
+
+    /// Opens what a snapshot has and is not open, closes what it has not. What is worth a line is returned.
+    pub fn follow(&mut self, snapshot: &Snapshot) -> Vec<Notice> {
+        let wanted: BTreeMap<u16, bool> =
+            snapshot.gateway.iter().map(|(port, unit)| (*port, matches!(unit.listening, Listening::Udp(_)))).collect();
+        let mut notices = Vec::new();
+        let before: Vec<u16> = self.open.keys().copied().collect();
+        self.open.retain(|port, (address, udp, closed)| {
+            let stays = wanted.get(port) == Some(&*udp);
+            if !stays {
+                closed.send_replace(true);
+                notices.push(Notice::Note(format!("listener port {port} was closed ({address})")));
+            }
+            stays
+        });
+        self.failed.retain(|port, _| wanted.contains_key(port));
+        for (port, udp) in wanted {
+            if self.open.contains_key(&port) {
+                continue;
+            }
+            match self.bind(port, udp) {
+                Ok((address, closed)) => {
+                    self.failed.remove(&port);
+                    self.open.insert(port, (address, udp, closed));
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    if self.failed.insert(port, error.clone()).as_ref() != Some(&error) {
+                        notices.push(Notice::Note(format!("warning: {error}")));
+                    }
+                }
+            }
+        }
+        if self.open.keys().any(|port| !before.contains(port)) {
+            let places: Vec<String> = self.open.iter().map(|(port, (address, ..))| format!("port {port} on {address}")).collect();
+            notices.push(Notice::Serving(format!("serving: {}", places.join(", "))));
+        }
+        notices
+    }
+
+    fn bind(&self, port: u16, udp: bool) -> anyhow::Result<(SocketAddr, watch::Sender<bool>)> {
+        let (closed_in, closed) = watch::channel(false);
+        let mut address = self.binds.of(port);
+        let shared = self.workers.len() > 1;
+        let mut sockets = Vec::new();
+        for _ in &self.workers {
+            let socket = if udp { bound_datagrams(address, shared) } else { listen(address, shared) };
+            let socket = socket.map_err(|error| refused(port, address, &error))?;
+            address = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
+            sockets.push(socket);
+        }
+        for (worker, socket) in self.workers.iter().zip(sockets) {
+            if let Err(error) = worker.try_send(GatewayListener { port, udp, socket, closed: closed.clone() }) {
+                tracing::error!(%error, port, "a worker takes no more listeners");
+            }
+        }
+        Ok((address, closed_in))
+    }
+
+    /// Where each port is.
+    #[must_use]
+    pub fn places(&self) -> BTreeMap<u16, SocketAddr> {
+        self.open.iter().map(|(port, (address, ..))| (*port, *address)).collect()
+    }
+
+    /// Whether something could not be bound and is to be tried again.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.failed.is_empty()
+    }
+}
+
+fn bound_datagrams(address: SocketAddr, shared: bool) -> std::io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt::set_socket_reuseport};
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    set_socket_reuseport(&socket, shared)?;
+    bind(&socket, &address)?;
+    Ok(socket)
+}
+
+fn refused(port: u16, address: SocketAddr, error: &std::io::Error) -> anyhow::Error {
+    let hint = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            format!("ports below 1024 are for root: bind it elsewhere with --bind {port}={}", 8000 + port % 1000)
+        }
+        std::io::ErrorKind::AddrInUse => {
+            format!("see what listens there (ss -ltnp 'sport = {}'), or bind it elsewhere with --bind {port}=PORT", address.port())
+        }
+        std::io::ErrorKind::AddrNotAvailable => "the address must be one of this host".to_owned(),
+        _ => format!("bind it elsewhere with --bind {port}=ADDRESS:PORT"),
+    };
+    anyhow::anyhow!("the listener port {port} cannot be bound on {address}: {error}\nhint: {hint}")
+}
+
+/// How long until binding is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// All that a gateway under a control plane needs to know.
+pub struct GatewayConfig {
+    /// What every proxy needs to know; it has no app.
+    pub proxy: ProxyConfig,
+    /// The gateway that it runs.
+    pub gateway: GatewayName,
+    /// Where ports are bound.
+    pub binds: Binds,
+    /// Where metrics and readiness are served.
+    pub metrics: SocketAddr,
+    /// How many workers serve.
+    pub workers: usize,
+}
+
+/// Runs a gateway until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What kept it from serving.
+pub fn run(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, serve(config, tell))
+}
+
+async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -> anyhow::Result<()> {
+    let signals = Signals::new()?;
+    let GatewayConfig { proxy, gateway, binds, metrics, workers: count } = config;
+    let metrics = TcpListener::bind(metrics).await.with_context(|| format!("nothing can listen on {metrics} for --metrics"))?;
+    let scraped = metrics.local_addr()?;
+    let own = Arc::new(proxy.own());
+    let telemetry = telemetry::open(&proxy.telemetry, &own)?;
+    let metadata = NodeMetadata {
+        gateway: Some(gateway.clone()),
+        metrics: Some(scraped),
+        ..NodeMetadata::client(proxy.namespace.clone(), proxy.account.clone())
+    };
+    let node = serde_json::json!({ "id": proxy.workload, "metadata": metadata }).to_string();
+    let endpoint = Endpoint::Unix(proxy.control_socket.clone());
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let (client, receiving) = Client::start(ClientConfig { endpoint, node_id: proxy.workload.clone(), version, metadata }, None);
+    spawn_local(receiving);
+    let (epochs, epoch) = watch::channel(None);
+    spawn_local(Keeper { control_socket: proxy.control_socket.clone(), node, snapshots: client.snapshot(), epochs }.run());
+    prepared(&proxy, &client, epoch.clone()).await?;
+
+    let source = Source::ControlPlane(client.clone());
+    spawn_local(admin::serve(metrics, telemetry.clone(), source.clone(), epoch.clone()));
+    let (_, listening) = watch::channel(Vec::new());
+    let (mut views, mut running, mut listeners) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..count {
+        let (views_in, view) = watch::channel(standalone::first_view(&client.snapshot().borrow()));
+        let (listeners_in, gateway) = mpsc::channel(MAX_WAITING);
+        let start = workers::Start {
+            name: format!("worker-{number}"),
+            own: own.clone(),
+            source: source.clone(),
+            views: view,
+            epochs: epoch.clone(),
+            telemetry: telemetry.clone(),
+            listening: listening.clone(),
+            sockets: None,
+            listeners: Vec::new(),
+            gateway,
+        };
+        running.push(workers::start(start).await?);
+        views.push(views_in);
+        listeners.push(listeners_in);
+    }
+    tell(Notice::Note(format!("metrics on http://{scraped}/metrics")));
+    if client.snapshot().borrow().gateway.is_empty() {
+        tell(Notice::Note(format!(
+            "waiting: the Gateway {gateway} has no listener to serve yet; `lorica get gateway {} -n {}` says why",
+            gateway.name, gateway.namespace
+        )));
+    }
+    spawn_local(workers::release_start_pages());
+    let mut asked = signals.ends;
+    tokio::select! {
+        () = asked.next() => {}
+        () = follow(Ports::new(binds, listeners), &client, &views, &tell) => {}
+    }
+    client.update_metadata(|metadata| metadata.draining = true);
+    standalone::end(&running, proxy.drain_deadline, &mut asked, &tell).await;
+    running.iter().for_each(workers::Running::end);
+    running.into_iter().for_each(workers::Running::join);
+    telemetry.flush(Duration::from_secs(1)).await;
+    Ok(())
+}
+
+/// Gives every worker what is new, and keeps its listener ports as the gateway has them, for ever.
+async fn follow(mut ports: Ports, client: &Client, views: &[watch::Sender<Arc<View>>], tell: &impl Fn(Notice)) {
+    let mut snapshots = client.snapshot();
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        for views in views {
+            let next = View::next(&views.borrow(), Arc::new(snapshot.unshared()), Instant::now());
+            views.send_replace(Arc::new(next));
+        }
+        let before = ports.places();
+        ports.follow(&snapshot).into_iter().for_each(tell);
+        if ports.places() != before {
+            let places = ports.places();
+            client.update_metadata(|metadata| metadata.gateway_binds = places);
+        }
+        let changed = async {
+            if snapshots.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = changed => {}
+            () = tokio::time::sleep(AGAIN), if ports.is_behind() => {}
+        }
+    }
+}
