@@ -18,10 +18,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::stream::Stream;
-use crate::wire::Tunnel;
+use crate::wire::{SEND_BUFFER, Tunnel};
 
-/// The largest read in one direction, in bytes: four TLS records, so that one system call carries as many.
-const CHUNK: usize = 64 * 1024;
+/// The largest read in one direction, in bytes: what a stream takes at once, four whole TLS records with their frames' headers.
+const CHUNK: usize = SEND_BUFFER;
 /// The most pieces in one write: as many as [`CHUNK`] has.
 const PIECES: usize = 8;
 
