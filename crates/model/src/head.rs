@@ -4,7 +4,6 @@
 //! changes: what a rule or a hop alters is an [`Edits`] beside it, and an attempt is the head with its edits.
 //! Nothing here reads or writes a socket.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
@@ -60,6 +59,21 @@ struct FieldSpan {
 }
 
 impl FieldSpan {
+    /// Whether the field stands in `bytes` as a line.
+    #[inline]
+    fn is_line(&self, bytes: &[u8]) -> bool {
+        let (name, value) = (self.name.end as usize, self.value.end as usize);
+        bytes.get(name..self.value.start as usize) == Some(COLON) && bytes.get(value..value + END_OF_LINE.len()) == Some(END_OF_LINE)
+    }
+
+    /// The field of `bytes`; `line`: whether it stands as one.
+    #[inline]
+    fn field<'f>(&self, bytes: &'f [u8], line: bool) -> Field<'f> {
+        let at = |span: &Span| &bytes[span.start as usize..span.end as usize];
+        let whole = || &bytes[self.name.start as usize..self.value.end as usize + END_OF_LINE.len()];
+        Field { name: at(&self.name), value: at(&self.value), line: line.then(whole) }
+    }
+
     fn is_named(&self, bytes: &[u8], name: &[u8]) -> bool {
         // Most names differ in their length already.
         (self.name.end - self.name.start) as usize == name.len()
@@ -68,10 +82,64 @@ impl FieldSpan {
 }
 
 /// The bit that a name sets in [`Fields::marks`], in any case. Most names that are asked for are not there, and their bit says so.
+/// Inlined, so that a name known at compile time costs nothing.
 #[inline]
-fn mark(name: &[u8]) -> u64 {
-    let (Some(first), Some(last)) = (name.first(), name.last()) else { return 0 };
-    1 << ((name.len() * 7 + usize::from(first | 0x20) * 3 + usize::from(last | 0x20)) & 63)
+const fn mark(name: &[u8]) -> u64 {
+    let [first, .., last] = name else { return 1 };
+    1 << ((name.len() * 7 + (*first | 0x20) as usize * 3 + (*last | 0x20) as usize) & 63)
+}
+
+/// What stands between a name and its value where a field is a line of text.
+const COLON: &[u8] = b": ";
+/// What ends a line.
+const END_OF_LINE: &[u8] = b"\r\n";
+
+/// A field as it goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field<'f> {
+    /// Its name, in the case in which it came.
+    pub name: &'f [u8],
+    /// Its value.
+    pub value: &'f [u8],
+    /// Both as one line, `name: value\r\n`, where they stand so in memory.
+    line: Option<&'f [u8]>,
+}
+
+impl<'f> Field<'f> {
+    /// A field of parts.
+    #[must_use]
+    pub const fn new(name: &'f [u8], value: &'f [u8]) -> Self {
+        Self { name, value, line: None }
+    }
+
+    /// Appends the field as a line of HTTP/1.
+    #[inline]
+    pub fn write_line(&self, text: &mut Vec<u8>) {
+        match self.line {
+            Some(line) => text.extend_from_slice(line),
+            None => _ = push_line(text, self.name, self.value),
+        }
+    }
+}
+
+impl<'f> From<(&'f [u8], &'f [u8])> for Field<'f> {
+    fn from((name, value): (&'f [u8], &'f [u8])) -> Self {
+        Self::new(name, value)
+    }
+}
+
+/// Appends `name: value\r\n`; where the two stand.
+fn push_line(text: &mut Vec<u8>, name: &[u8], value: &[u8]) -> FieldSpan {
+    text.reserve(name.len() + value.len() + COLON.len() + END_OF_LINE.len());
+    let start = text.len();
+    text.extend_from_slice(name);
+    let name = span(start..text.len());
+    text.extend_from_slice(COLON);
+    let start = text.len();
+    text.extend_from_slice(value);
+    let value = span(start..text.len());
+    text.extend_from_slice(END_OF_LINE);
+    FieldSpan { name, value }
 }
 
 /// The fields of a head or of trailers.
@@ -82,13 +150,16 @@ pub struct Fields {
     spans: Vec<FieldSpan>,
     /// The [`mark`]s of all names.
     marks: u64,
+    /// Whether each field stands in `bytes` as a line, as HTTP/1 has it.
+    lines: bool,
 }
 
 impl Fields {
     fn new(bytes: Bytes, spans: Vec<FieldSpan>) -> Self {
         let name = |field: &FieldSpan| mark(&bytes[field.name.start as usize..field.name.end as usize]);
         let marks = spans.iter().fold(0, |marks, field| marks | name(field));
-        Self { bytes, spans, marks }
+        let lines = spans.iter().all(|field| field.is_line(&bytes));
+        Self { bytes, spans, marks, lines }
     }
 
     /// How many fields there are.
@@ -109,13 +180,21 @@ impl Fields {
         self.spans.iter().map(|field| (self.slice(&field.name), self.slice(&field.value)))
     }
 
+    /// The fields as they would go out, in order.
+    #[inline]
+    pub fn onward(&self) -> impl Iterator<Item = Field<'_>> {
+        self.spans.iter().map(|field| field.field(&self.bytes, self.lines))
+    }
+
     /// The first field named `name`, in any case.
+    #[inline]
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.position(name).map(|index| self.slice(&self.spans[index].value))
     }
 
     /// The first field named `name` where it is UTF-8.
+    #[inline]
     #[must_use]
     pub fn get_str(&self, name: &str) -> Option<&str> {
         self.get(name).and_then(|value| std::str::from_utf8(value).ok())
@@ -132,15 +211,21 @@ impl Fields {
     #[inline]
     #[must_use]
     pub fn position(&self, name: &str) -> Option<usize> {
-        if self.marks & mark(name.as_bytes()) == 0 {
-            return None;
-        }
+        if self.marks & mark(name.as_bytes()) == 0 { None } else { self.search(name) }
+    }
+
+    fn search(&self, name: &str) -> Option<usize> {
         self.spans.iter().position(|field| field.is_named(&self.bytes, name.as_bytes()))
     }
 
     /// Whether a comma-separated field (`Connection`, `TE`) holds `token`, in any case.
+    #[inline]
     #[must_use]
     pub fn has_token(&self, name: &str, token: &str) -> bool {
+        self.marks & mark(name.as_bytes()) != 0 && self.any_token(name, token)
+    }
+
+    fn any_token(&self, name: &str, token: &str) -> bool {
         self.get_all(name).any(|value| tokens(value).any(|part| part.eq_ignore_ascii_case(token.as_bytes())))
     }
 
@@ -404,47 +489,13 @@ fn span(range: Range<usize>) -> Span {
     narrow(range.start)..narrow(range.end)
 }
 
-/// The value of a field that is added. Short ones need no allocation.
-#[derive(Clone, Debug)]
-pub enum AddedValue {
-    /// A value of its own.
-    Inline(SmallVec<[u8; 64]>),
-    /// One that many requests share.
-    Shared(Bytes),
-}
-
-impl AddedValue {
-    fn as_bytes(&self) -> &[u8] {
-        match self {
-            Self::Inline(bytes) => bytes,
-            Self::Shared(bytes) => bytes,
-        }
-    }
-}
-
-impl From<&[u8]> for AddedValue {
-    fn from(value: &[u8]) -> Self {
-        Self::Inline(SmallVec::from_slice(value))
-    }
-}
-
-impl From<&str> for AddedValue {
-    fn from(value: &str) -> Self {
-        value.as_bytes().into()
-    }
-}
-
-impl From<Bytes> for AddedValue {
-    fn from(value: Bytes) -> Self {
-        Self::Shared(value)
-    }
-}
-
 /// What is altered in a head on its way: fields removed and added, target and authority replaced.
 #[derive(Clone, Debug, Default)]
 pub struct Edits {
     removed: u128,
-    added: SmallVec<[(Cow<'static, str>, AddedValue); 4]>,
+    /// The fields added, as lines.
+    lines: Vec<u8>,
+    added: SmallVec<[FieldSpan; 4]>,
     /// Path and query in place of the head's.
     pub path_and_query: Option<String>,
     /// Authority in place of the head's.
@@ -452,6 +503,9 @@ pub struct Edits {
 }
 
 impl Edits {
+    /// The room for the first fields that are added, in bytes: a request's id and its place in a trace.
+    const ROOM: usize = 192;
+
     /// Removes the field at `index`.
     pub fn remove_at(&mut self, index: usize) {
         if index < MAX_FIELDS {
@@ -460,37 +514,54 @@ impl Edits {
     }
 
     /// Removes every field named `name`, those added too.
+    #[inline]
     pub fn remove(&mut self, fields: &Fields, name: &str) {
         if fields.marks & mark(name.as_bytes()) != 0 {
-            for (index, field) in fields.spans.iter().enumerate() {
-                if field.is_named(&fields.bytes, name.as_bytes()) {
-                    self.remove_at(index);
-                }
+            self.remove_received(fields, name);
+        }
+        let Self { lines, added, .. } = self;
+        added.retain(|field| !field.is_named(lines, name.as_bytes()));
+    }
+
+    fn remove_received(&mut self, fields: &Fields, name: &str) {
+        for (index, field) in fields.spans.iter().enumerate() {
+            if field.is_named(&fields.bytes, name.as_bytes()) {
+                self.remove_at(index);
             }
         }
-        self.added.retain(|(field, _)| !field.eq_ignore_ascii_case(name));
     }
 
     /// Adds a field after those received. The value must hold no CR, LF or NUL; such a field is left out.
-    pub fn add(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<AddedValue>) {
-        let value = value.into();
+    pub fn add(&mut self, name: &str, value: &[u8]) {
         // No early end, so that many bytes are looked at at once.
-        if !value.as_bytes().iter().fold(false, |any, byte| any | matches!(byte, b'\r' | b'\n' | 0)) {
-            self.added.push((name.into(), value));
+        if !value.iter().fold(false, |any, byte| any | matches!(byte, b'\r' | b'\n' | 0)) {
+            if self.lines.capacity() == 0 {
+                self.lines.reserve(Self::ROOM);
+            }
+            self.added.push(push_line(&mut self.lines, name.as_bytes(), value));
         }
     }
 
     /// Puts a field in place of all of its name.
-    pub fn set(&mut self, fields: &Fields, name: impl Into<Cow<'static, str>>, value: impl Into<AddedValue>) {
-        let name = name.into();
-        self.remove(fields, &name);
+    #[inline]
+    pub fn set(&mut self, fields: &Fields, name: &str, value: &[u8]) {
+        self.remove(fields, name);
         self.add(name, value);
     }
 
+    /// The fields received that go out, in order.
+    pub fn kept<'a>(&'a self, fields: &'a Fields) -> impl Iterator<Item = Field<'a>> {
+        fields.onward().enumerate().filter(|(index, _)| self.removed & (1 << index) == 0).map(|(_, field)| field)
+    }
+
+    /// The fields that are added, in order.
+    pub fn added(&self) -> impl Iterator<Item = Field<'_>> {
+        self.added.iter().map(|field| field.field(&self.lines, true))
+    }
+
     /// The fields as they go out: those received and not removed, in order, then those added.
-    pub fn apply<'a>(&'a self, fields: &'a Fields) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-        let kept = fields.iter().enumerate().filter(|(index, _)| self.removed & (1 << index) == 0).map(|(_, field)| field);
-        kept.chain(self.added.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
+    pub fn apply<'a>(&'a self, fields: &'a Fields) -> impl Iterator<Item = Field<'a>> {
+        self.kept(fields).chain(self.added())
     }
 }
 
@@ -526,11 +597,37 @@ mod tests {
         let head = head();
         let mut edits = Edits::default();
         edits.remove(&head.fields, "connection");
-        edits.set(&head.fields, "x-two", "c");
-        edits.add("x-bad", "a\r\nb: c");
-        let out: Vec<_> = edits.apply(&head.fields).collect();
-        assert_eq!(out, [(&b"Host"[..], &b"recording.contact"[..]), (b"x-two", b"c")]);
+        edits.set(&head.fields, "x-two", b"d");
+        edits.set(&head.fields, "X-Two", b"c");
+        edits.add("x-bad", b"a\r\nb: c");
+        let out: Vec<_> = edits.apply(&head.fields).map(|field| (field.name, field.value)).collect();
+        assert_eq!(out, [(&b"Host"[..], &b"recording.contact"[..]), (b"X-Two", b"c")]);
         assert_eq!(head.fields.len(), 4);
+    }
+
+    #[test]
+    fn a_field_is_the_same_line_however_it_stands() {
+        let received = Bytes::from_static(b"Host: a\r\nX-Two: b\r\n\r\nEmpty: \r\n");
+        let odd = Bytes::from_static(b"Host:a\r\nX-Two : b \r\n");
+        let fields = |bytes: &Bytes, spans: &[[usize; 4]]| {
+            let mut parts = Parts::with_capacity(2);
+            spans.iter().for_each(|[a, b, c, d]| parts.field(*a..*b, *c..*d));
+            parts.fields(bytes.clone())
+        };
+        let text = |fields: &Fields| {
+            let mut text = Vec::new();
+            fields.onward().for_each(|field| field.write_line(&mut text));
+            String::from_utf8(text).unwrap()
+        };
+        let whole = fields(&received, &[[0, 4, 6, 7], [9, 14, 16, 17], [21, 26, 28, 28]]);
+        assert!(whole.lines);
+        assert_eq!(text(&whole), "Host: a\r\nX-Two: b\r\nEmpty: \r\n");
+        let pieces = fields(&odd, &[[0, 4, 5, 6], [8, 13, 16, 17]]);
+        assert!(!pieces.lines);
+        assert_eq!(text(&pieces), "Host: a\r\nX-Two: b\r\n");
+        // A value at the very end of what was read, as trailers of HTTP/2 have it.
+        let last = fields(&Bytes::from_static(b"a: b"), &[[0, 1, 3, 4]]);
+        assert_eq!(text(&last), "a: b\r\n");
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub fn edits(head: &RequestHead, from: From<'_>) -> Edits {
         }
     }
     if let From::Peer(certificate) = from {
-        edits.add(CLIENT_CERTIFICATE, certificate.clone());
+        edits.add(CLIENT_CERTIFICATE, certificate);
     }
     edits
 }
@@ -64,8 +64,8 @@ pub fn forwarded(head: &RequestHead, edits: &mut Edits, remote: IpAddr, tls: boo
         addresses.push_str(", ");
     }
     addresses.push_str(&remote.to_string());
-    edits.set(&head.fields, FORWARDED_FOR, addresses.as_str());
-    edits.set(&head.fields, "x-forwarded-proto", if tls { "https" } else { "http" });
+    edits.set(&head.fields, FORWARDED_FOR, addresses.as_bytes());
+    edits.set(&head.fields, "x-forwarded-proto", if tls { b"https" } else { b"http" });
 }
 
 /// Through which addresses a request has come.
@@ -80,7 +80,7 @@ pub fn request_id<'h>(head: &'h RequestHead, edits: &mut Edits) -> Cow<'h, str> 
             let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid().hyphenated();
             let mut text = uuid::Uuid::encode_buffer();
             let text = &*id.encode_lower(&mut text);
-            edits.set(&head.fields, REQUEST_ID, text);
+            edits.set(&head.fields, REQUEST_ID, text.as_bytes());
             Cow::Owned(text.to_owned())
         },
         Cow::Borrowed,
@@ -115,7 +115,7 @@ mod tests {
         let head = head();
         edits(&head, from)
             .apply(&head.fields)
-            .map(|(name, value)| format!("{}={}", String::from_utf8_lossy(name), String::from_utf8_lossy(value)))
+            .map(|field| format!("{}={}", String::from_utf8_lossy(field.name), String::from_utf8_lossy(field.value)))
             .collect()
     }
 
@@ -150,6 +150,6 @@ mod tests {
         let bare = HeadBuilder::with_capacity(0).request(Version::Http11, "GET", "/", "a", None).unwrap();
         let id = request_id(&bare, &mut edits);
         assert_eq!(id.len(), 36);
-        assert!(edits.apply(&bare.fields).any(|(name, value)| name == b"x-request-id" && value == id.as_bytes()));
+        assert!(edits.apply(&bare.fields).any(|field| field.name == b"x-request-id" && field.value == id.as_bytes()));
     }
 }

@@ -42,10 +42,10 @@ fn apply(fields: &Fields, changes: &HeaderEdits, edits: &mut Edits) {
         edits.remove(fields, name);
     }
     for (name, value) in set {
-        edits.set(fields, name.clone(), value.as_str());
+        edits.set(fields, name, value.as_bytes());
     }
     for (name, value) in add {
-        edits.add(name.clone(), value.as_str());
+        edits.add(name, value.as_bytes());
     }
 }
 

@@ -1,6 +1,6 @@
 //! respond: answers of the mesh's own. Status, word and text follow from the reason alone.
 
-use lorica_model::head::{HeadBuilder, RequestHead};
+use lorica_model::head::{Field, HeadBuilder, RequestHead};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::HttpRule;
 
@@ -73,7 +73,7 @@ pub async fn answer(responder: Responder, head: &RequestHead, answer: OwnAnswer,
     send(responder, answer.status, edits.apply(&own), answer.body).await;
 }
 
-async fn send<'f>(mut responder: Responder, status: u16, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>, body: String) {
+async fn send<'f>(mut responder: Responder, status: u16, fields: impl Iterator<Item = impl Into<Field<'f>>>, body: String) {
     let end = body.is_empty();
     let sent = async {
         responder.raw_head(status, fields, Some(body.len() as u64), end)?;

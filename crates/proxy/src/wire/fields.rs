@@ -3,7 +3,7 @@
 //! In: fields as received, and the edits beside them. Out: the fields that the next connection gets. Fields that speak of one
 //! connection stay behind; framing (`Content-Length`, `Transfer-Encoding`) and `Host` are written by the codecs alone.
 
-use lorica_model::head::{Edits, Fields, tokens};
+use lorica_model::head::{Edits, Field, Fields, tokens};
 use smallvec::SmallVec;
 
 use super::error::WireError;
@@ -30,36 +30,30 @@ impl<'f> Onward<'f> {
     }
 
     /// A received field as it goes on, if it does.
-    pub(super) fn pass<'v>(&self, name: &'v [u8], value: &'v [u8]) -> Option<(&'v [u8], &'v [u8])> {
-        if self.named.iter().any(|named| name.eq_ignore_ascii_case(named)) { None } else { pass(name, value) }
+    pub(super) fn pass<'v>(&self, field: Field<'v>) -> Option<Field<'v>> {
+        if self.named.iter().any(|named| field.name.eq_ignore_ascii_case(named)) { None } else { pass(field) }
     }
 }
 
 /// The fields of a message that go on: those received, without the hop's own, then those that the edits add. What a caller
 /// names in `Connection` cannot take away what the proxy itself adds.
-pub(super) fn onward<'f>(fields: &'f Fields, edits: &'f Edits) -> impl Iterator<Item = (&'f [u8], &'f [u8])> {
+pub(super) fn onward<'f>(fields: &'f Fields, edits: &'f Edits) -> impl Iterator<Item = Field<'f>> {
     let rules = Onward::new(fields);
-    let received = if rules.named.is_empty() {
-        usize::MAX
-    } else {
-        // Those added come last.
-        edits.apply(fields).count() - edits.apply(&Fields::default()).count()
-    };
-    let fields = edits.apply(fields).enumerate();
-    fields.filter_map(move |(index, (name, value))| if index < received { rules.pass(name, value) } else { pass(name, value) })
+    edits.kept(fields).filter_map(move |field| rules.pass(field)).chain(edits.added().filter_map(pass))
 }
 
 /// A field as it goes on, whatever `Connection` says.
-fn pass<'v>(name: &'v [u8], value: &'v [u8]) -> Option<(&'v [u8], &'v [u8])> {
+fn pass(field: Field<'_>) -> Option<Field<'_>> {
+    let Field { name, value, .. } = field;
     // Most names are none of these; their length tells.
     if matches!(name.len(), 7 | 10 | 14 | 16 | 17) && is_one_of(name, &HOP_BY_HOP) {
         return None;
     }
     if name.len() == 2 && name.eq_ignore_ascii_case(b"te") {
         // The only member that a hop may promise for the next (and the only one that HTTP/2 knows).
-        return tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers")).then_some((name, &b"trailers"[..]));
+        return tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers")).then_some(Field::new(name, b"trailers"));
     }
-    Some((name, value))
+    Some(field)
 }
 
 /// The trailers that go on.
@@ -139,8 +133,8 @@ mod tests {
         builder.fields()
     }
 
-    fn text<'f>(fields: impl Iterator<Item = (&'f [u8], &'f [u8])>) -> Vec<String> {
-        fields.map(|(name, value)| format!("{}: {}", String::from_utf8_lossy(name), String::from_utf8_lossy(value))).collect()
+    fn text<'f>(fields: impl Iterator<Item = Field<'f>>) -> Vec<String> {
+        fields.map(|field| format!("{}: {}", String::from_utf8_lossy(field.name), String::from_utf8_lossy(field.value))).collect()
     }
 
     #[test]
@@ -168,7 +162,7 @@ mod tests {
     fn a_caller_cannot_name_away_what_the_proxy_adds() {
         let received = fields(&[("Connection", "x-forwarded-client-cert, x-old"), ("x-old", "1"), ("x-forwarded-client-cert", "forged")]);
         let mut edits = Edits::default();
-        edits.set(&received, "x-forwarded-client-cert", "By=us");
+        edits.set(&received, "x-forwarded-client-cert", b"By=us");
         assert_eq!(text(onward(&received, &edits)), ["x-forwarded-client-cert: By=us"]);
     }
 
@@ -181,7 +175,7 @@ mod tests {
             ("Host", "x"),
             ("Connection", "close"),
         ]);
-        assert_eq!(text(trailers(&received)), ["grpc-status: 0"]);
+        assert_eq!(text(trailers(&received).map(|(name, value)| Field::new(name, value))), ["grpc-status: 0"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use lorica_model::head::{Edits, Fields, RequestHead, ResponseHead, Version};
+use lorica_model::head::{Edits, Field, Fields, RequestHead, ResponseHead, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::Body;
@@ -45,7 +45,7 @@ impl Outgoing<'_> {
     }
 
     /// Every field that goes on, `Host` and `Content-Length` among them: those each codec writes in its own way.
-    pub(super) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+    pub(super) fn fields(&self) -> impl Iterator<Item = Field<'_>> {
         onward(&self.head.fields, self.edits)
     }
 
@@ -168,10 +168,11 @@ impl Responder {
     pub fn raw_head<'f>(
         &mut self,
         status: u16,
-        fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
+        fields: impl Iterator<Item = impl Into<Field<'f>>>,
         length: Option<u64>,
         end: bool,
     ) -> Result<(), WireError> {
+        let fields = fields.map(Into::into);
         match self {
             Self::Http1(responder) => {
                 responder.head(status, fields, length, end);
@@ -248,10 +249,10 @@ impl Responder {
 }
 
 /// The fields that go on of a head without a body.
-fn bodiless(fields: &Fields) -> impl Iterator<Item = (&[u8], &[u8])> {
+fn bodiless(fields: &Fields) -> impl Iterator<Item = Field<'_>> {
     let rules = Onward::new(fields);
-    let fields = fields.iter().filter_map(move |(name, value)| rules.pass(name, value));
-    fields.filter(|(name, _)| !name.eq_ignore_ascii_case(b"content-length"))
+    let fields = fields.onward().filter_map(move |field| rules.pass(field));
+    fields.filter(|field| !field.name.eq_ignore_ascii_case(b"content-length"))
 }
 
 /// Bytes both ways, where HTTP has ended.

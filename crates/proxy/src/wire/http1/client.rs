@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use lorica_model::head::{Fields, ResponseHead, Version};
+use lorica_model::head::{Field, Fields, ResponseHead, Version};
 
 use super::super::body::Body;
 use super::super::error::WireError;
@@ -90,22 +90,23 @@ fn head(text: &mut Vec<u8>, outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>, ext
     }
     let mut crumbs: Vec<u8> = Vec::new();
     let mut promises_trailers = false;
-    for (name, value) in outgoing.fields() {
+    outgoing.fields().for_each(|field| {
+        let Field { name, value, .. } = field;
         match name.len() {
-            4 if !host_stays && name.eq_ignore_ascii_case(b"host") => continue,
-            14 if name.eq_ignore_ascii_case(b"content-length") => continue,
+            4 if !host_stays && name.eq_ignore_ascii_case(b"host") => return,
+            14 if name.eq_ignore_ascii_case(b"content-length") => return,
             2 if name.eq_ignore_ascii_case(b"te") => promises_trailers = true,
             6 if from_http2 && name == b"cookie" => {
                 if !crumbs.is_empty() {
                     crumbs.extend_from_slice(b"; ");
                 }
                 crumbs.extend_from_slice(value);
-                continue;
+                return;
             }
             _ => {}
         }
-        parse::line(text, name, value);
-    }
+        field.write_line(text);
+    });
     if !crumbs.is_empty() {
         parse::line(text, b"cookie", &crumbs);
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::BytesMut;
 use httparse::{EMPTY_HEADER, Status};
-use lorica_model::head::{Fields, MAX_FIELDS, MAX_HEAD_BYTES, Parts, RequestHead, ResponseHead, Version, tokens};
+use lorica_model::head::{Field, Fields, MAX_FIELDS, MAX_HEAD_BYTES, Parts, RequestHead, ResponseHead, Version, tokens};
 
 use super::super::error::WireError;
 use super::super::fields::{content_length, is_host};
@@ -195,11 +195,7 @@ fn invalid(error: httparse::Error) -> &'static str {
 
 /// Appends a field's line to the text of a head that is written.
 pub(super) fn line(text: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    text.reserve(name.len() + value.len() + 4);
-    text.extend_from_slice(name);
-    text.extend_from_slice(b": ");
-    text.extend_from_slice(value);
-    text.extend_from_slice(b"\r\n");
+    Field::new(name, value).write_line(text);
 }
 
 /// Appends a chunk's first line.

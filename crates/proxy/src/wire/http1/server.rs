@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lorica_model::head::{Fields, RequestHead, Version};
+use lorica_model::head::{Field, Fields, RequestHead, Version};
 use tokio::time::timeout;
 
 use super::super::body::{Body, Frame};
@@ -191,7 +191,7 @@ impl Http1Responder {
     pub(crate) async fn informational<'f>(
         &mut self,
         status: u16,
-        fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
+        fields: impl Iterator<Item = Field<'f>>,
     ) -> Result<(), WireError> {
         if status == 100 {
             self.expects = false;
@@ -200,7 +200,7 @@ impl Http1Responder {
         if self.version != Version::Http10 {
             self.connection.borrow_mut().outbox.text(|text| {
                 start(text, status);
-                fields.for_each(|(name, value)| parse::line(text, name, value));
+                fields.for_each(|field| field.write_line(text));
                 text.extend_from_slice(b"\r\n");
             });
             flush(&self.connection).await?;
@@ -209,7 +209,7 @@ impl Http1Responder {
     }
 
     /// Queues the head. `length`: of the body, where known; `end`: there is none.
-    pub(crate) fn head<'f>(&mut self, status: u16, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>, length: Option<u64>, end: bool) {
+    pub(crate) fn head<'f>(&mut self, status: u16, fields: impl Iterator<Item = Field<'f>>, length: Option<u64>, end: bool) {
         let bodiless = self.to_head || matches!(status, 204 | 304);
         let length = if end && !bodiless { Some(0) } else { length };
         self.shape = match (bodiless, length, self.version) {
@@ -225,9 +225,9 @@ impl Http1Responder {
         }
         self.connection.borrow_mut().outbox.text(|text| {
             start(text, status);
-            fields.for_each(|(name, value)| {
-                if name.len() != 14 || !name.eq_ignore_ascii_case(b"content-length") {
-                    parse::line(text, name, value);
+            fields.for_each(|field| {
+                if field.name.len() != 14 || !field.name.eq_ignore_ascii_case(b"content-length") {
+                    field.write_line(text);
                 }
             });
             match (length, self.shape) {
@@ -268,7 +268,7 @@ impl Http1Responder {
     /// Ends HTTP with 101.
     pub(crate) async fn upgrade<'f>(
         self,
-        fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
+        fields: impl Iterator<Item = Field<'f>>,
         protocol: &[u8],
     ) -> Result<Tunnel, WireError> {
         if self.version == Version::Http10 {
@@ -278,7 +278,7 @@ impl Http1Responder {
             start(text, 101);
             parse::line(text, b"connection", b"upgrade");
             parse::line(text, b"upgrade", protocol);
-            fields.for_each(|(name, value)| parse::line(text, name, value));
+            fields.for_each(|field| field.write_line(text));
             text.extend_from_slice(b"\r\n");
         });
         flush(&self.connection).await?;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use lorica_model::head::{Fields, MAX_FIELDS, MAX_HEAD_BYTES, Parts, RequestHead, ResponseHead, Version};
+use lorica_model::head::{Field, Fields, MAX_FIELDS, MAX_HEAD_BYTES, Parts, RequestHead, ResponseHead, Version};
 
 use super::super::error::WireError;
 use super::super::fields::{content_length, is_host, is_token, trailers};
@@ -272,7 +272,7 @@ pub(super) fn put_request(outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>, encod
     if let Some(protocol) = upgrade {
         encoder.field(b":protocol", protocol, out);
     }
-    for (name, value) in outgoing.fields() {
+    for Field { name, value, .. } in outgoing.fields() {
         // `:authority` says what Host said.
         if name.eq_ignore_ascii_case(b"host") || name.eq_ignore_ascii_case(b"content-length") {
             continue;
@@ -287,7 +287,7 @@ pub(super) fn put_request(outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>, encod
 /// Appends the block of an answer; its Content-Length is what the codec knows, whatever the fields say.
 pub(super) fn put_response<'f>(
     status: u16,
-    fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
+    fields: impl Iterator<Item = Field<'f>>,
     length: Option<u64>,
     encoder: &mut Encoder,
     out: &mut Vec<u8>,
@@ -295,7 +295,7 @@ pub(super) fn put_response<'f>(
     encoder.begin(out);
     let digits = [(status / 100) as u8 % 10 + b'0', (status / 10 % 10) as u8 + b'0', (status % 10) as u8 + b'0'];
     encoder.field(b":status", &digits, out);
-    for (name, value) in fields {
+    for Field { name, value, .. } in fields {
         if !name.eq_ignore_ascii_case(b"content-length") {
             encoder.field(name, value, out);
         }

@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use lorica_model::head::{Fields, RequestHead};
+use lorica_model::head::{Field, Fields, RequestHead};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
@@ -110,7 +110,7 @@ enum Answering {
 }
 
 impl Http2Responder {
-    pub(crate) fn informational<'f>(&mut self, status: u16, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>) -> Result<(), WireError> {
+    pub(crate) fn informational<'f>(&mut self, status: u16, fields: impl Iterator<Item = Field<'f>>) -> Result<(), WireError> {
         if self.state != Answering::Before {
             return Ok(());
         }
@@ -125,7 +125,7 @@ impl Http2Responder {
     pub(crate) fn head<'f>(
         &mut self,
         status: u16,
-        fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
+        fields: impl Iterator<Item = Field<'f>>,
         length: Option<u64>,
         end: bool,
     ) -> Result<(), WireError> {
@@ -172,7 +172,7 @@ impl Http2Responder {
         }
     }
 
-    pub(crate) fn upgrade<'f>(mut self, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>, body: Body) -> Result<Tunnel, WireError> {
+    pub(crate) fn upgrade<'f>(mut self, fields: impl Iterator<Item = Field<'f>>, body: Body) -> Result<Tunnel, WireError> {
         if self.state != Answering::Before {
             return Err(WireError::Closed);
         }

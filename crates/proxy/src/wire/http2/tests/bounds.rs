@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lorica_model::head::Field;
 use tokio::time::timeout;
 
 use super::super::calm::{EARLY_RESETS, IDLE_FRAMES};
@@ -169,7 +170,7 @@ async fn a_peer_that_never_reads_is_not_read_either() {
             spawn_local(async move {
                 while let Some((_, _, mut responder)) = server.next().await.unwrap() {
                     let fields = [(&b"x-fill"[..], &[b'x'; 8192][..])];
-                    responder.head(200, fields.into_iter(), None, true).unwrap();
+                    responder.head(200, fields.into_iter().map(Field::from), None, true).unwrap();
                 }
             });
             let mut peer = Peer::new(near);

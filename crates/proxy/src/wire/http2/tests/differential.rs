@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use lorica_model::head::Fields;
+use lorica_model::head::{Field, Fields};
 use proptest::prelude::*;
 
 use super::*;
@@ -115,7 +115,7 @@ async fn our_server(io: DuplexStream) {
             assert_eq!(sum_of(received), trailers.then(|| all.to_string()));
             let up = all.to_string();
             let name = head.fields.get("x-name").unwrap_or_default();
-            responder.head(200, [(&b"x-up"[..], up.as_bytes()), (b"X-Name", name)].into_iter(), None, false)?;
+            responder.head(200, [(&b"x-up"[..], up.as_bytes()), (b"X-Name", name)].into_iter().map(Field::from), None, false)?;
             for data in cut(&plan) {
                 responder.data(data).await?;
             }
