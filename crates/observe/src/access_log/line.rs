@@ -6,13 +6,14 @@
 
 use std::collections::HashMap;
 use std::fmt::{Display, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use lorica_model::reason::Reason;
 
+use crate::trace;
 use crate::record::{Called, Party, Record, Reporter, Route, Security, UNKNOWN};
 
 /// The most exchanges of one kind whose common end is remembered, some 500 bytes each; past it they are made anew.
@@ -114,12 +115,10 @@ impl LineWriter {
         let context = http.and_then(|http| http.span).map(|span| span.context);
         if let Some(context) = context {
             // As the next hop was told it.
-            let context = context.encode();
-            out.extend_from_slice(br#","trace_id":""#);
-            out.extend_from_slice(&context[3..35]);
-            out.extend_from_slice(br#"","span_id":""#);
-            out.extend_from_slice(&context[36..52]);
-            out.push(b'"');
+            let mut ids = *br#","trace_id":"00000000000000000000000000000000","span_id":"0000000000000000""#;
+            ids[13..45].copy_from_slice(&trace::hexadecimal_128(context.trace_id));
+            ids[58..74].copy_from_slice(&trace::hexadecimal(context.span_id));
+            out.extend_from_slice(&ids);
         }
         if self.ends.len() >= MAX_ENDS {
             self.ends.clear();
@@ -149,7 +148,8 @@ impl LineWriter {
     }
 }
 
-/// Words of ours, which have nothing to escape.
+/// Words of ours, which have nothing to escape. Inlined, as all that write a key: its length is then known.
+#[inline(always)]
 fn plain(out: &mut Vec<u8>, key: &[u8], value: Option<&'static str>) {
     if let Some(value) = value {
         out.extend_from_slice(key);
@@ -159,6 +159,7 @@ fn plain(out: &mut Vec<u8>, key: &[u8], value: Option<&'static str>) {
     }
 }
 
+#[inline(always)]
 fn text(out: &mut Vec<u8>, key: &[u8], value: Option<&str>) {
     if let Some(value) = value {
         out.extend_from_slice(key);
@@ -185,6 +186,7 @@ fn quoted(out: &mut Vec<u8>, value: &str) {
     }
 }
 
+#[inline(always)]
 fn number(out: &mut Vec<u8>, key: &[u8], value: Option<u64>) {
     if let Some(value) = value {
         out.extend_from_slice(key);
@@ -196,24 +198,33 @@ fn decimal(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
+#[inline(always)]
 fn address(out: &mut Vec<u8>, key: &[u8], value: Option<SocketAddr>) {
-    let Some(address) = value else { return displayed(out, key, None::<&SocketAddr>) };
-    let IpAddr::V4(v4) = address.ip() else { return displayed(out, key, Some(&address)) };
-    out.extend_from_slice(key);
-    out.push(b'"');
-    let octets = v4.octets();
-    // `255.` four times; the last point becomes the colon.
-    let mut text = [0; 16];
-    let mut length = 0;
-    for octet in octets {
+    match value {
+        Some(SocketAddr::V4(address)) => {
+            out.extend_from_slice(key);
+            quoted_v4(out, address);
+        }
+        other => displayed(out, key, other.as_ref()),
+    }
+}
+
+fn quoted_v4(out: &mut Vec<u8>, address: SocketAddrV4) {
+    // A quote, `255.` four times of which the last point becomes the colon, a port, a quote.
+    let mut text = [b'"'; 24];
+    let mut length = 1;
+    for octet in address.ip().octets() {
         let (digits, count) = OCTETS[usize::from(octet)];
         text[length..length + 4].copy_from_slice(&digits);
         length += usize::from(count);
     }
     text[length - 1] = b':';
-    out.extend_from_slice(&text[..length]);
-    decimal(out, address.port().into());
-    out.push(b'"');
+    let mut buffer = itoa::Buffer::new();
+    let port = buffer.format(address.port()).as_bytes();
+    text[length..length + port.len()].copy_from_slice(port);
+    length += port.len();
+    text[length] = b'"';
+    out.extend_from_slice(&text[..=length]);
 }
 
 /// Each octet with a point behind it, and how many bytes that is.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use lorica_identity::PeerIdentity;
 use lorica_model::head::{Edits, RequestHead};
 use lorica_model::spiffe::SpiffeId;
+use lorica_observe::trace::hexadecimal_128;
 
 /// The prefix of fields by which proxies tell each other things.
 const OURS: &str = "x-lorica-";
@@ -77,14 +78,23 @@ pub fn request_id<'h>(head: &'h RequestHead, edits: &mut Edits) -> Cow<'h, str> 
     let given = head.fields.get_str(REQUEST_ID).filter(|id| !id.is_empty() && id.len() <= 128);
     given.map_or_else(
         || {
-            let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid().hyphenated();
-            let mut text = uuid::Uuid::encode_buffer();
-            let text = &*id.encode_lower(&mut text);
-            edits.set(&head.fields, REQUEST_ID, text.as_bytes());
-            Cow::Owned(text.to_owned())
+            let id = new_request_id();
+            edits.set(&head.fields, REQUEST_ID, id.as_bytes());
+            Cow::Owned(id)
         },
         Cow::Borrowed,
     )
+}
+
+/// A random UUID (RFC 9562, version 4) as text. By hand, as every request gets one.
+fn new_request_id() -> String {
+    let bits = fastrand::u128(..) & !(0xf << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let digits = hexadecimal_128(bits);
+    let mut text = [b'-'; 36];
+    for (from, to) in [(0..8, 0..8), (8..12, 9..13), (12..16, 14..18), (16..20, 19..23), (20..32, 24..36)] {
+        text[to].copy_from_slice(&digits[from]);
+    }
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -149,7 +159,8 @@ mod tests {
         assert_eq!(request_id(&head, &mut edits), "7");
         let bare = HeadBuilder::with_capacity(0).request(Version::Http11, "GET", "/", "a", None).unwrap();
         let id = request_id(&bare, &mut edits);
-        assert_eq!(id.len(), 36);
+        let read: uuid::Uuid = id.parse().unwrap();
+        assert_eq!((read.get_version_num(), read.get_variant(), read.to_string()), (4, uuid::Variant::RFC4122, id.to_string()));
         assert!(edits.apply(&bare.fields).any(|field| field.name == b"x-request-id" && field.value == id.as_bytes()));
     }
 }

@@ -16,12 +16,27 @@ const CHUNK_LINE: usize = 1024;
 /// The most bytes of extensions in all chunks of a body together: nobody uses them but to make us read what counts for nothing.
 const EXTENSIONS: usize = 16 * 1024;
 
-/// Where a body of HTTP/1 stands; shared with its connection, which goes on only behind it.
-pub(super) type Progress = Rc<Cell<State>>;
+/// One exchange: shared by its body, by what answers or sends, and by the connection, which goes on only behind it.
+pub(super) struct Exchange {
+    /// Where the body that is received stands.
+    pub(super) body: Cell<State>,
+    /// Whether all that we have to say was said.
+    pub(super) said: Cell<bool>,
+    /// Whether the connection may serve another exchange.
+    pub(super) keep: Cell<bool>,
+}
+
+impl Exchange {
+    pub(super) fn new(body: State, said: bool, keep: bool) -> Rc<Self> {
+        Rc::new(Self { body: Cell::new(body), said: Cell::new(said), keep: Cell::new(keep) })
+    }
+}
 
 /// Where a body of HTTP/1 stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
+    /// Its head has not come.
+    Awaited,
     Length(u64),
     ChunkLine,
     ChunkData(u64),
@@ -47,23 +62,23 @@ impl From<Framing> for State {
 /// A body of HTTP/1 as it comes in.
 pub struct Http1Body {
     connection: Rc<RefCell<Connection>>,
-    progress: Progress,
+    exchange: Rc<Exchange>,
     length: Option<u64>,
     extensions: usize,
 }
 
 impl Http1Body {
-    pub(super) fn new(connection: Rc<RefCell<Connection>>, progress: Progress) -> Self {
-        let length = match progress.get() {
+    pub(super) fn new(connection: Rc<RefCell<Connection>>, exchange: Rc<Exchange>) -> Self {
+        let length = match exchange.body.get() {
             State::End => Some(0),
             State::Length(length) => Some(length),
             _ => None,
         };
-        Self { connection, progress, length, extensions: 0 }
+        Self { connection, exchange, length, extensions: 0 }
     }
 
     pub(crate) fn is_end(&self) -> bool {
-        self.progress.get() == State::End
+        self.exchange.body.get() == State::End
     }
 
     pub(crate) fn length(&self) -> Option<u64> {
@@ -73,7 +88,7 @@ impl Http1Body {
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, WireError>>> {
         let frame = ready!(self.poll(cx));
         if frame.is_err() {
-            self.progress.set(State::Broken);
+            self.exchange.body.set(State::Broken);
         }
         Poll::Ready(frame.transpose())
     }
@@ -81,27 +96,28 @@ impl Http1Body {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, WireError>> {
         let mut connection = self.connection.borrow_mut();
         loop {
-            match self.progress.get() {
+            match self.exchange.body.get() {
                 State::End => return Poll::Ready(Ok(None)),
-                State::Broken => return Poll::Ready(Err(WireError::Closed)),
+                // A body begins with its head.
+                State::Broken | State::Awaited => return Poll::Ready(Err(WireError::Closed)),
                 State::Length(left) | State::ChunkData(left) if !connection.inbox.is_empty() => {
                     let count = usize::try_from(left).map_or(connection.inbox.len(), |left| left.min(connection.inbox.len()));
                     let data = connection.inbox.split_to(count).freeze();
                     let left = left - count as u64;
-                    let next = match (self.progress.get(), left) {
+                    let next = match (self.exchange.body.get(), left) {
                         (State::Length(_), 0) => State::End,
                         (State::Length(_), _) => State::Length(left),
                         (_, 0) => State::ChunkEnd,
                         (_, _) => State::ChunkData(left),
                     };
-                    self.progress.set(next);
+                    self.exchange.body.set(next);
                     return Poll::Ready(Ok(Some(Frame::Data(data))));
                 }
                 State::UntilClose if !connection.inbox.is_empty() => {
                     return Poll::Ready(Ok(Some(Frame::Data(connection.inbox.split().freeze()))));
                 }
                 State::UntilClose if connection.ended => {
-                    self.progress.set(State::End);
+                    self.exchange.body.set(State::End);
                     return Poll::Ready(Ok(None));
                 }
                 State::ChunkLine => {
@@ -111,7 +127,7 @@ impl Http1Body {
                             return Poll::Ready(Err(WireError::Invalid("there are too many chunk extensions")));
                         }
                         connection.look_afresh();
-                        self.progress.set(if length == 0 { State::Trailers } else { State::ChunkData(length) });
+                        self.exchange.body.set(if length == 0 { State::Trailers } else { State::ChunkData(length) });
                         continue;
                     }
                 }
@@ -120,19 +136,19 @@ impl Http1Body {
                         return Poll::Ready(Err(WireError::Invalid("a chunk does not end where it said")));
                     }
                     connection.inbox.advance(2);
-                    self.progress.set(State::ChunkLine);
+                    self.exchange.body.set(State::ChunkLine);
                     continue;
                 }
                 State::Trailers if connection.has_new_line() => {
                     if let Some(trailers) = parse::trailers(&mut connection.inbox)? {
-                        self.progress.set(State::End);
+                        self.exchange.body.set(State::End);
                         return Poll::Ready(Ok((!trailers.is_empty()).then_some(Frame::Trailers(trailers))));
                     }
                 }
                 State::Length(_) | State::ChunkData(_) | State::ChunkEnd | State::Trailers | State::UntilClose => {}
             }
             let read = ready!(connection.poll_fill(cx))?;
-            if read == 0 && self.progress.get() != State::UntilClose {
+            if read == 0 && self.exchange.body.get() != State::UntilClose {
                 return Poll::Ready(Err(WireError::Closed));
             }
         }

@@ -1,6 +1,6 @@
 //! The client's side of HTTP/1: one exchange at a time on a connection that may serve more.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -12,7 +12,7 @@ use super::super::body::Body;
 use super::super::error::WireError;
 use super::super::fields::websocket_key;
 use super::super::upstream::{Answer, MAX_INFORMATIONAL, Outgoing, Tunnel};
-use super::body::{Http1Body, Progress, State};
+use super::body::{Exchange, Http1Body, State};
 use super::connection::{Connection, flush};
 use super::outgoing::Shape;
 use super::parse::{self, Framing};
@@ -25,27 +25,19 @@ pub struct Http1Client {
     exchange: Rc<Exchange>,
 }
 
-/// The state of the exchange under way.
-struct Exchange {
-    sent: Cell<bool>,
-    body: RefCell<Option<Progress>>,
-    keep: Cell<bool>,
-}
-
 impl Http1Client {
     /// A client on `stream`.
     #[must_use]
     pub fn new(stream: Stream) -> Self {
-        let exchange = Exchange { sent: Cell::new(true), body: RefCell::new(Some(Rc::new(Cell::new(State::End)))), keep: Cell::new(true) };
-        Self { connection: Rc::new(RefCell::new(Connection::new(stream, &[]))), exchange: Rc::new(exchange) }
+        Self { connection: Rc::new(RefCell::new(Connection::new(stream, &[]))), exchange: Exchange::new(State::End, true, true) }
     }
 
     /// Whether the last exchange is over on both sides and left the connection fit for another: the server has not closed it since,
     /// nor said anything unasked.
     #[must_use]
     pub fn is_reusable(&self) -> bool {
-        let received = self.exchange.body.borrow().as_ref().is_some_and(|body| body.get() == State::End);
-        self.exchange.sent.get() && received && self.exchange.keep.get() && !self.connection.borrow_mut().is_stale()
+        let received = self.exchange.body.get() == State::End;
+        self.exchange.said.get() && received && self.exchange.keep.get() && !self.connection.borrow_mut().is_stale()
     }
 
     /// Begins an exchange: queues the request's head. It leaves with the first bytes of the body, or at the next flush.
@@ -61,7 +53,7 @@ impl Http1Client {
             connection.outbox.text(|text| shape = head(text, outgoing, upgrade, extended));
             shape
         };
-        self.exchange = Rc::new(Exchange { sent: Cell::new(extended), body: RefCell::new(None), keep: Cell::new(true) });
+        self.exchange = Exchange::new(State::Awaited, extended, true);
         let sender = Http1Sender { connection: self.connection.clone(), exchange: self.exchange.clone(), shape };
         let receiver = Http1Receiver {
             connection: self.connection.clone(),
@@ -152,14 +144,14 @@ impl Http1Sender {
     }
 
     pub(crate) async fn end(&mut self, trailers: Option<&Fields>) -> Result<(), WireError> {
-        if self.exchange.sent.get() {
+        if self.exchange.said.get() {
             return Ok(());
         }
         self.shape.end(&mut self.connection.borrow_mut(), trailers)?;
         // All of it is queued: nothing is queued twice, should this future be dropped and asked for again.
         self.shape = Shape::Length(0);
         flush(&self.connection).await?;
-        self.exchange.sent.set(true);
+        self.exchange.said.set(true);
         Ok(())
     }
 
@@ -198,10 +190,13 @@ impl Http1Receiver {
             Version::Http10 => head.fields.has_token("connection", "keep-alive") && head.fields.position("transfer-encoding").is_none(),
             _ => !head.fields.has_token("connection", "close"),
         };
-        let progress = Rc::new(Cell::new(State::from(framing)));
-        self.exchange.keep.set(keep && progress.get() != State::UntilClose);
-        *self.exchange.body.borrow_mut() = Some(progress.clone());
-        let body = if progress.get() == State::End { Body::Empty } else { Body::Http1(Http1Body::new(self.connection.clone(), progress)) };
+        let state = State::from(framing);
+        self.exchange.keep.set(keep && state != State::UntilClose);
+        self.exchange.body.set(state);
+        let body = match state {
+            State::End => Body::Empty,
+            _ => Body::Http1(Http1Body::new(self.connection.clone(), self.exchange.clone())),
+        };
         Ok(Answer::Final(head, body))
     }
 
@@ -219,7 +214,7 @@ impl Http1Receiver {
             let count = poll_fn(|cx| {
                 let mut connection = self.connection.borrow_mut();
                 // Where no sender does it: the head of an extended CONNECT has no body behind it.
-                if self.exchange.sent.get()
+                if self.exchange.said.get()
                     && !connection.is_flushed()
                     && let Poll::Ready(Err(error)) = connection.poll_flush(cx)
                 {
@@ -246,7 +241,7 @@ impl Http1Receiver {
         }
         self.exchange.keep.set(false);
         let mut connection = self.connection.borrow_mut();
-        if !self.exchange.sent.get() || !connection.is_flushed() {
+        if !self.exchange.said.get() || !connection.is_flushed() {
             return Err(WireError::Invalid("101 came before the request was complete"));
         }
         let (stream, read) = connection.take().ok_or(WireError::Closed)?;

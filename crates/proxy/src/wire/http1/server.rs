@@ -1,6 +1,6 @@
 //! The server's side of HTTP/1: one request after another.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::super::body::{Body, Frame};
 use super::super::error::WireError;
 use super::super::fields::phrase;
 use super::super::upstream::Tunnel;
-use super::body::{Http1Body, Progress, State};
+use super::body::{Exchange, Http1Body, State};
 use super::connection::{Connection, flush};
 use super::outgoing::Shape;
 use super::parse::{self, Framing};
@@ -26,23 +26,16 @@ const DISCARD: usize = 64 * 1024;
 pub struct Http1Server {
     connection: Rc<RefCell<Connection>>,
     head_timeout: Duration,
-    current: Rc<Current>,
+    exchange: Rc<Exchange>,
     close_next: bool,
-}
-
-/// The state of one exchange, shared by its body, its responder and the connection.
-struct Current {
-    body: Progress,
-    answered: Cell<bool>,
-    keep: Cell<bool>,
 }
 
 impl Http1Server {
     /// A server on `stream`, of which `read` was read already. A head may take `head_timeout` from its first byte.
     #[must_use]
     pub fn new(stream: Stream, read: &[u8], head_timeout: Duration) -> Self {
-        let none = Current { body: Rc::new(Cell::new(State::End)), answered: Cell::new(true), keep: Cell::new(true) };
-        Self { connection: Rc::new(RefCell::new(Connection::new(stream, read))), head_timeout, current: Rc::new(none), close_next: false }
+        let connection = Rc::new(RefCell::new(Connection::new(stream, read)));
+        Self { connection, head_timeout, exchange: Exchange::new(State::End, true, true), close_next: false }
     }
 
     /// Whether nothing of a next request has come.
@@ -61,10 +54,10 @@ impl Http1Server {
     /// # Errors
     /// What is wrong with the request; [`Self::refuse`] answers it.
     pub async fn next(&mut self) -> Result<Option<(RequestHead, Body, Http1Responder)>, WireError> {
-        if !self.current.answered.get() {
+        if !self.exchange.said.get() {
             return Ok(None);
         }
-        if !self.current.keep.get() || !self.discard().await {
+        if !self.exchange.keep.get() || !self.discard().await {
             linger(&self.connection).await;
             return Ok(None);
         }
@@ -78,19 +71,26 @@ impl Http1Server {
                 return Ok(None);
             }
         }
-        let read = timeout(self.head_timeout, self.head()).await.map_err(|_| WireError::HeadTimeout)?;
-        let Some((head, framing)) = read? else { return Ok(None) };
+        self.connection.borrow_mut().begin();
+        // Most heads come whole, and need no timer.
+        let read = match self.parsed()? {
+            Some(parsed) => Some(parsed),
+            None => timeout(self.head_timeout, self.head()).await.map_err(|_| WireError::HeadTimeout)??,
+        };
+        let Some((head, framing)) = read else { return Ok(None) };
         let keep = match head.version {
             Version::Http10 => head.fields.has_token("connection", "keep-alive"),
             _ => !head.fields.has_token("connection", "close"),
         };
-        let progress = Rc::new(Cell::new(State::from(framing)));
-        let current = Rc::new(Current { body: progress.clone(), answered: Cell::new(false), keep: Cell::new(keep && !self.close_next) });
-        self.current = current.clone();
-        let body = if progress.get() == State::End { Body::Empty } else { Body::Http1(Http1Body::new(self.connection.clone(), progress)) };
+        let exchange = Exchange::new(framing.into(), false, keep && !self.close_next);
+        self.exchange = exchange.clone();
+        let body = match exchange.body.get() {
+            State::End => Body::Empty,
+            _ => Body::Http1(Http1Body::new(self.connection.clone(), exchange.clone())),
+        };
         let responder = Http1Responder {
             connection: self.connection.clone(),
-            current,
+            exchange,
             version: head.version,
             to_head: head.is_method("HEAD"),
             expects: head.fields.has_token("expect", "100-continue"),
@@ -99,18 +99,9 @@ impl Http1Server {
         Ok(Some((head, body, responder)))
     }
 
-    /// The next head; `None` where the client closed before its first byte.
+    /// The rest of the next head, and the head; `None` where the client closed before its first byte.
     async fn head(&mut self) -> Result<Option<(RequestHead, Framing)>, WireError> {
-        self.connection.borrow_mut().begin();
         loop {
-            {
-                let mut connection = self.connection.borrow_mut();
-                if connection.has_new_line()
-                    && let Some(parsed) = parse::request(&mut connection.inbox)?
-                {
-                    return Ok(Some(parsed));
-                }
-            }
             if poll_fn(|cx| self.connection.borrow_mut().poll_fill(cx)).await? == 0 {
                 if self.is_idle() {
                     return Ok(None);
@@ -118,15 +109,24 @@ impl Http1Server {
                 // What is wrong already is told so, however the bytes came.
                 return parse::request(&mut self.connection.borrow_mut().inbox)?.map_or(Err(WireError::Closed), |parsed| Ok(Some(parsed)));
             }
+            if let Some(parsed) = self.parsed()? {
+                return Ok(Some(parsed));
+            }
         }
+    }
+
+    /// The next head, if all of it has come.
+    fn parsed(&self) -> Result<Option<(RequestHead, Framing)>, WireError> {
+        let mut connection = self.connection.borrow_mut();
+        if connection.has_new_line() { parse::request(&mut connection.inbox) } else { Ok(None) }
     }
 
     /// Throws away what nobody read of the last body, so that the connection can go on; `false` where closing is cheaper.
     async fn discard(&mut self) -> bool {
-        if self.current.body.get() == State::End {
+        if self.exchange.body.get() == State::End {
             return true;
         }
-        let mut body = Http1Body::new(self.connection.clone(), self.current.body.clone());
+        let mut body = Http1Body::new(self.connection.clone(), self.exchange.clone());
         let rest = async {
             let mut left = DISCARD;
             loop {
@@ -179,7 +179,7 @@ async fn linger(connection: &RefCell<Connection>) {
 /// Answers one request of HTTP/1.
 pub struct Http1Responder {
     connection: Rc<RefCell<Connection>>,
-    current: Rc<Current>,
+    exchange: Rc<Exchange>,
     version: Version,
     to_head: bool,
     /// The client waits for 100 before it sends its body.
@@ -218,10 +218,10 @@ impl Http1Responder {
             (false, None, Version::Http10) => Shape::UntilClose,
             (false, None, _) => Shape::Chunked,
         };
-        let body = self.current.body.get();
+        let body = self.exchange.body.get();
         // Whether a client that got no 100 sends its body all the same, nobody can tell; nor where a broken one ends.
         if self.shape == Shape::UntilClose || body == State::Broken || (self.expects && body != State::End) {
-            self.current.keep.set(false);
+            self.exchange.keep.set(false);
         }
         self.connection.borrow_mut().outbox.text(|text| {
             start(text, status);
@@ -235,7 +235,7 @@ impl Http1Responder {
                 (_, Shape::Chunked) => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
                 _ => {}
             }
-            if !self.current.keep.get() {
+            if !self.exchange.keep.get() {
                 text.extend_from_slice(b"connection: close\r\n");
             } else if self.version == Version::Http10 {
                 text.extend_from_slice(b"connection: keep-alive\r\n");
@@ -257,7 +257,7 @@ impl Http1Responder {
             // Inside TLS only an end in order tells a whole body from one cut off.
             poll_fn(|cx| self.connection.borrow_mut().poll_shutdown(cx)).await?;
         }
-        self.current.answered.set(true);
+        self.exchange.said.set(true);
         Ok(())
     }
 
@@ -290,7 +290,7 @@ impl Http1Responder {
     pub(crate) fn reset(self) {}
 
     pub(crate) async fn gone(&self) {
-        if self.current.body.get() != State::End {
+        if self.exchange.body.get() != State::End {
             std::future::pending::<()>().await;
         }
         poll_fn(|cx| self.connection.borrow_mut().poll_gone(cx)).await;
@@ -300,7 +300,7 @@ impl Http1Responder {
 impl Drop for Http1Responder {
     fn drop(&mut self) {
         // Half an answer, or none: the client must not take what it has for a whole one.
-        if !self.current.answered.get()
+        if !self.exchange.said.get()
             && let Ok(connection) = self.connection.try_borrow()
         {
             connection.reset_on_close();
