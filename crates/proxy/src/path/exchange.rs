@@ -4,10 +4,12 @@
 //! written once, when the exchange is over or dropped.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lorica_model::head::{Edits, RequestHead};
 use lorica_model::reason::{Reason, Side};
+use lorica_model::snapshot::HttpRule;
 
 use super::accept::Boxed;
 use super::caller::{Caller, Entry};
@@ -34,12 +36,15 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
         let mut record = ExchangeRecord::begin(worker, caller, &head);
         let mut body = Replay::new(body);
         let mut responder = Some(responder);
-        let passed = pass(worker, caller, &head, &mut body, &mut responder, &mut record).await;
+        let mut rule = None;
+        let passed = pass(worker, caller, &head, &mut body, &mut responder, &mut rule, &mut record).await;
         record.received(body.received);
         if let Err(failure) = passed {
             record.fail(&failure);
             match responder {
-                Some(responder) if !failure.answered => respond::refuse(responder, &head, failure.reason, &mut record).await,
+                Some(responder) if !failure.answered => {
+                    respond::refuse(responder, &head, failure.reason, rule.as_deref(), &mut record).await
+                }
                 // Half an answer must not look like a whole one.
                 Some(responder) => responder.reset(),
                 None => {}
@@ -54,6 +59,7 @@ async fn pass<'x>(
     head: &'x RequestHead,
     body: &mut Replay,
     responder: &mut Option<Responder>,
+    decided: &mut Option<Arc<HttpRule>>,
     record: &mut ExchangeRecord<'x>,
 ) -> Result<(), Failure> {
     let from = match (&caller.entry, &caller.certificate) {
@@ -77,6 +83,14 @@ async fn pass<'x>(
         }
     };
     record.way(&way);
+    *decided = way.rule.as_ref().map(|(rule, _)| rule.clone());
+    if let Some(call) = way.grpc_web {
+        call.ask(head, &mut edits);
+        if let Some(decoder) = call.decoder() {
+            body.decode(decoder);
+        }
+        record.is_grpc();
+    }
     if let Some((rule, backend)) = way.decided() {
         filter::request(head, rule, backend, &mut edits);
     }

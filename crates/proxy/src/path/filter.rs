@@ -115,7 +115,8 @@ pub fn preflight(head: &RequestHead, cors: &Cors) -> Option<OwnAnswer> {
 }
 
 /// What an answer tells a browser about the script that called; nothing where its origin is not meant.
-fn allowance(cors: &Cors, head: &RequestHead) -> Vec<(&'static str, String)> {
+#[must_use]
+pub fn allowance(cors: &Cors, head: &RequestHead) -> Vec<(&'static str, String)> {
     let Some(origin) = head.fields.get_str("origin").filter(|origin| cors.origins.iter().any(|known| known.takes(origin))) else {
         return Vec::new();
     };

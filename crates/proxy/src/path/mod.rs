@@ -10,6 +10,7 @@
 //! | `gateway` | at a gateway: by port, server name and host, which rules are asked |
 //! | `route` / `way` | which service port the request goes to, or what the rule answers |
 //! | `filter` | what the rule changes in request and answer |
+//! | `grpc_web` | at a gateway: calls of browsers become calls of gRPC |
 //! | `mirror` | copies, of which nobody waits for the answer |
 //! | `pick` | which endpoint takes it |
 //! | `connect` | a connection to it: pooled, or new, with its identity checked |
@@ -25,6 +26,7 @@ pub mod exchange;
 pub mod failure;
 pub mod filter;
 pub mod gateway;
+pub mod grpc_web;
 pub mod http;
 pub mod mirror;
 pub mod mtls;

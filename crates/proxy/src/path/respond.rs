@@ -5,6 +5,7 @@ use lorica_model::reason::Reason;
 use lorica_model::snapshot::HttpRule;
 
 use super::filter;
+use super::grpc_web;
 use super::record::ExchangeRecord;
 use crate::wire::Responder;
 
@@ -24,9 +25,9 @@ pub struct OwnAnswer {
 pub fn own_answer(reason: Reason, head: Option<&RequestHead>) -> OwnAnswer {
     let meaning = reason.meaning();
     let told = (super::clean::REASON, meaning.word.to_owned());
-    if head.is_some_and(RequestHead::is_grpc) {
+    if let Some(content_type) = head.and_then(grpc) {
         let fields = vec![
-            ("content-type", "application/grpc".to_owned()),
+            ("content-type", content_type.to_owned()),
             ("grpc-status", meaning.grpc.to_string()),
             // Percent-encoding is due only for bytes that our texts do not have.
             ("grpc-message", format!("lorica: {}", meaning.text)),
@@ -38,13 +39,22 @@ pub fn own_answer(reason: Reason, head: Option<&RequestHead>) -> OwnAnswer {
     OwnAnswer { status: meaning.status, fields, body: format!("lorica: {}: {}\n", meaning.word, meaning.text) }
 }
 
-/// Answers for the mesh, where an answer can still be given.
-pub async fn refuse(responder: Responder, head: &RequestHead, reason: Reason, record: &mut ExchangeRecord<'_>) {
-    let answer = own_answer(reason, Some(head));
+/// What an answer to a caller is declared as who speaks gRPC, or gRPC-Web.
+fn grpc(head: &RequestHead) -> Option<&'static str> {
+    if head.is_grpc() { Some("application/grpc") } else { grpc_web::Call::of(head).map(grpc_web::Call::content_type) }
+}
+
+/// Answers for the mesh, where an answer can still be given. `rule`: which decided, if one had.
+pub async fn refuse(responder: Responder, head: &RequestHead, reason: Reason, rule: Option<&HttpRule>, record: &mut ExchangeRecord<'_>) {
+    let mut answer = own_answer(reason, Some(head));
     if answer.status == 0 {
         return responder.reset();
     }
-    record.answered(answer.status, head.is_grpc().then_some(reason.meaning().grpc), answer.body.len());
+    if let Some(cors) = rule.and_then(|rule| rule.filters.cors.as_ref()) {
+        // A script may see what its own call came to.
+        answer.fields.extend(filter::allowance(cors, head));
+    }
+    record.answered(answer.status, grpc(head).map(|_| reason.meaning().grpc), answer.body.len());
     let fields = answer.fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
     send(responder, answer.status, fields, answer.body.clone()).await;
 }
@@ -93,6 +103,13 @@ mod tests {
         let head = builder.request(Version::Http2, "POST", "/a/b", "x", None).unwrap();
         let answer = own_answer(Reason::NoEndpoint, Some(&head));
         assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+        assert!(answer.fields.contains(&("grpc-status", "14".to_owned())));
+        let mut builder = HeadBuilder::with_capacity(64);
+        builder.field(b"content-type", b"application/grpc-web").unwrap();
+        let head = builder.request(Version::Http11, "POST", "/a/b", "x", None).unwrap();
+        let answer = own_answer(Reason::NoEndpoint, Some(&head));
+        assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+        assert!(answer.fields.contains(&("content-type", "application/grpc-web+proto".to_owned())));
         assert!(answer.fields.contains(&("grpc-status", "14".to_owned())));
     }
 }

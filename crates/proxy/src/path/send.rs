@@ -9,6 +9,7 @@ use lorica_model::reason::Reason;
 
 use super::failure::Failure;
 use super::filter;
+use super::grpc_web;
 use super::pick::Picked;
 use super::record::ExchangeRecord;
 use super::relay::{Read, relay};
@@ -105,11 +106,13 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
         match rest {
             Err(tunnel) => Some((response, tunnel)),
             Ok(download) => {
-                let changes = match way.decided() {
+                let mut changes = match way.decided() {
                     Some((rule, backend)) => filter::response(head, rule, Some(backend), &response.fields),
                     None => Edits::default(),
                 };
-                let mut passing = pin!(pass(&response, &changes, download, slot, times, record));
+                let goes_on = way.grpc_web.is_none_or(|call| call.answer(&response, download.is_end(), &mut changes));
+                let download = if goes_on { download } else { Body::Empty };
+                let mut passing = pin!(pass(&response, &changes, download, way.grpc_web, slot, times, record));
                 loop {
                     tokio::select! {
                         biased;
@@ -185,12 +188,17 @@ async fn pass(
     response: &ResponseHead,
     changes: &Edits,
     mut download: Body,
+    grpc_web: Option<grpc_web::Call>,
     slot: &mut Option<Responder>,
     times: &Times,
     record: &mut ExchangeRecord<'_>,
 ) -> Result<(), Half> {
     let gone = || Half::Client(WireError::Closed);
-    let length = download.length().filter(|_| !download.is_end()).or_else(|| declared(response));
+    let length = match grpc_web {
+        None => download.length().filter(|_| !download.is_end()).or_else(|| declared(response)),
+        // Its trailers come on top, and text is longer.
+        Some(_) => None,
+    };
     slot.as_mut().ok_or_else(gone)?.head(response, changes, length, download.is_end()).map_err(Half::Client)?;
     loop {
         let responder = slot.as_mut().ok_or_else(gone)?;
@@ -203,11 +211,21 @@ async fn pass(
         };
         match frame.transpose().map_err(Half::Upstream)? {
             Some(Frame::Data(data)) => {
+                let data = match grpc_web {
+                    None => data,
+                    Some(call) => call.piece(data),
+                };
                 record.sent(data.len());
                 responder.data(data).await.map_err(Half::Client)?;
             }
             Some(Frame::Trailers(trailers)) => {
                 record.trailers(&trailers);
+                if let Some(call) = grpc_web {
+                    let last = call.trailers(&trailers);
+                    record.sent(last.len());
+                    responder.data(last).await.map_err(Half::Client)?;
+                    return slot.take().ok_or_else(gone)?.end(None).await.map_err(Half::Client);
+                }
                 return slot.take().ok_or_else(gone)?.end(Some(&trailers)).await.map_err(Half::Client);
             }
             None => return slot.take().ok_or_else(gone)?.end(None).await.map_err(Half::Client),

@@ -63,7 +63,7 @@ fn pass<'v>(name: &'v [u8], value: &'v [u8]) -> Option<(&'v [u8], &'v [u8])> {
 }
 
 /// The trailers that go on.
-pub(super) fn trailers(fields: &Fields) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub(crate) fn trailers(fields: &Fields) -> impl Iterator<Item = (&[u8], &[u8])> {
     fields.iter().filter(|(name, _)| !is_one_of(name, &HOP_BY_HOP) && !is_one_of(name, &NOT_TRAILERS))
 }
 

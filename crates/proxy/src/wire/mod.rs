@@ -13,6 +13,7 @@ mod upstream;
 
 pub use body::{Body, Frame};
 pub use error::WireError;
+pub(crate) use fields::trailers as passed_trailers;
 pub use http1::{Http1Client, Http1Server};
 pub use http2::{Http2Client, Http2Server};
 pub use upstream::{Answer, Outgoing, Receiver, Responder, Sender, Tunnel};

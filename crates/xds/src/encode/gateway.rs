@@ -27,7 +27,7 @@ use lorica_model::snapshot::{
     Certificate, GatewayUnit, HostPattern, Hosts, Listening, ServerTls, Terminated, TlsAction, TlsChain, TransportRoute, Version,
 };
 
-use super::listener::{listener_filter, manager, network_filter};
+use super::listener::{grpc_web_filter, listener_filter, manager, network_filter};
 use super::route::{cluster_name, host};
 use super::{Context, MISSING_PREFIX, address as socket, ads, yes};
 use crate::facts::{TransportFacts, metadata};
@@ -108,6 +108,8 @@ impl Encoder<'_> {
         if self.dialect == Dialect::Envoy {
             // Callers are from outside: what they say of their own address stands before what is known of it.
             manager.use_remote_address = yes();
+            let router = manager.http_filters.len().saturating_sub(1);
+            manager.http_filters.insert(router, grpc_web_filter());
         }
         network_filter("envoy.filters.network.http_connection_manager", pack(&manager))
     }

@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::config::listener::v3::{
     AdditionalAddress, ApiListener, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
+use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
@@ -24,7 +25,7 @@ use envoy_types::pb::google::protobuf::Any;
 use lorica_model::name::ServicePort;
 use lorica_model::snapshot::{OutboundUnit, Protocol, Version};
 
-use super::{CORS, Context, address, ads, duration, no, yes};
+use super::{CORS, Context, GRPC_WEB, address, ads, duration, no, yes};
 use crate::facts::{ListenerFacts, metadata};
 use crate::node::Dialect;
 use crate::resource::pack;
@@ -132,6 +133,12 @@ pub(super) fn router() -> HttpFilter {
 /// Does what a route's own policy says, and nothing where there is none.
 fn cors_filter() -> HttpFilter {
     HttpFilter { name: CORS.to_owned(), config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Cors {}))), ..HttpFilter::default() }
+}
+
+/// Does nothing but where a route switches it on.
+pub(super) fn grpc_web_filter() -> HttpFilter {
+    let config_type = Some(http_filter::ConfigType::TypedConfig(pack(&GrpcWeb {})));
+    HttpFilter { name: GRPC_WEB.to_owned(), config_type, disabled: true, ..HttpFilter::default() }
 }
 
 pub(super) fn tcp_filter(cluster: &str) -> Filter {
