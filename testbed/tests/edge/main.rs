@@ -3,6 +3,7 @@
 
 mod envoy;
 mod grpc_web;
+mod websocket;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

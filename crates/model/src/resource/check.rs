@@ -7,7 +7,7 @@ use crate::name::{Namespace, ServiceName};
 use crate::snapshot::{FieldMatch, PathMatch, Protocol, RouteMatch};
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::kinds::{BackendRef, HttpFilter, HttpRoute, ParentRef, RouteRule, Spec, TransportRoute};
+use super::kinds::{BackendRef, HttpFilter, HttpRoute, ParentRef, RouteRule, ServicePortSpec, Spec, TlsPolicyTarget, TransportRoute};
 use super::nearest::nearest;
 use super::read::Document;
 use super::{GATEWAY_GROUP, Kind, Metadata, Resources};
@@ -77,6 +77,9 @@ impl Checked<'_> {
                 if let Some(subset) = &service.subset {
                     self.service(&subset.of.clone(), &subset.span.clone());
                 }
+                for port in service.ports.iter().filter(|port| port.in_tls) {
+                    self.trusted(metadata, port);
+                }
             }
             Spec::Workload(workload) => {
                 let Some(ports) = self.service(&workload.service, &workload.service_span) else { return };
@@ -93,6 +96,28 @@ impl Checked<'_> {
             Spec::TcpRoute(route) | Spec::TlsRoute(route) | Spec::UdpRoute(route) => self.transport(metadata, route),
             _ => {}
         }
+    }
+
+    /// A port that speaks TLS, for which somebody must say whom to trust.
+    fn trusted(&mut self, metadata: &Metadata, port: &ServicePortSpec) {
+        let means = |target: &TlsPolicyTarget| {
+            let section = target.section.as_deref();
+            target.object.is_service()
+                && target.object.name == metadata.name
+                && section.is_none_or(|section| port.name.as_ref().is_some_and(|name| name.as_str() == section))
+        };
+        let policies = self.after.of_kind(Kind::BackendTlsPolicy).filter(|found| found.metadata.namespace == metadata.namespace);
+        let mut targets =
+            policies.filter_map(|found| if let Spec::BackendTlsPolicy(policy) = &found.spec { Some(&policy.targets) } else { None });
+        if targets.any(|targets| targets.iter().any(means)) {
+            return;
+        }
+        let hint = format!("a BackendTLSPolicy with targetRefs: [{{group: \"\", kind: Service, name: {}}}]", metadata.name);
+        self.missing(
+            &port.span,
+            format!("port {} speaks TLS, and nothing says whom to trust there: calls would fail", port.port),
+            Some(hint),
+        );
     }
 
     /// The ports of a service that must be there.

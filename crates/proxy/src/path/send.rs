@@ -106,10 +106,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
         match rest {
             Err(tunnel) => Some((response, tunnel)),
             Ok(download) => {
-                let mut changes = match way.decided() {
-                    Some((rule, backend)) => filter::response(head, rule, Some(backend), &response.fields),
-                    None => Edits::default(),
-                };
+                let mut changes = changes(way, head, &response);
                 let goes_on = way.grpc_web.is_none_or(|call| call.answer(&response, download.is_end(), &mut changes));
                 let download = if goes_on { download } else { Body::Empty };
                 let mut passing = pin!(pass(&response, &changes, download, way.grpc_web, slot, times, record));
@@ -135,12 +132,18 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
     };
     match (upgraded, slot.take()) {
         (Some((response, tunnel)), Some(responder)) => {
-            let client = responder.upgrade(&response, upgrade.unwrap_or_default(), body.take_source()).await;
+            let changes = changes(way, head, &response);
+            let client = responder.upgrade(head, upgrade.unwrap_or_default(), &response, &changes, body.take_source()).await;
             let client = client.map_err(|error| Failure::client(&error).answered())?;
             tunnelled(worker, client, tunnel, record).await
         }
         _ => Ok(()),
     }
+}
+
+/// What the rule changes in the answer.
+fn changes(way: &Way, head: &RequestHead, response: &ResponseHead) -> Edits {
+    way.decided().map(|(rule, backend)| filter::response(head, rule, Some(backend), &response.fields)).unwrap_or_default()
 }
 
 /// Bytes both ways until the end, as WebSocket wants.

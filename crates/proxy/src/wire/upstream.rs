@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::Body;
 use super::error::WireError;
-use super::fields::{Onward, onward, upgrade};
+use super::fields::{WEBSOCKET_ACCEPT, WEBSOCKET_KEY, onward, upgrade, websocket_accept};
 use super::http1::{Http1Receiver, Http1Responder, Http1Sender};
 use super::http2::{Http2Receiver, Http2Responder, Http2Sender, Http2Tunnel};
 use crate::stream::Stream;
@@ -47,6 +47,11 @@ impl Outgoing<'_> {
     /// Every field that goes on, `Host` and `Content-Length` among them: those each codec writes in its own way.
     pub(super) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         onward(&self.head.fields, self.edits)
+    }
+
+    /// Whether a field of this name goes on.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.fields().any(|(field, _)| field.eq_ignore_ascii_case(name.as_bytes()))
     }
 
     /// Whether the caller said how long its body is, as it must for an empty POST.
@@ -146,7 +151,8 @@ impl Responder {
         if head.status == 101 {
             return Err(WireError::Invalid("101 ends HTTP and is no interim answer"));
         }
-        let fields = bodiless(&head.fields);
+        let edits = Edits::default();
+        let fields = bodiless(&head.fields, &edits);
         match self {
             Self::Http1(responder) => responder.informational(head.status, fields).await,
             Self::Http2(responder) => responder.informational(head.status, fields),
@@ -214,17 +220,31 @@ impl Responder {
         }
     }
 
-    /// Ends HTTP on this connection or stream, as the upstream did with `head`. `body` is what the client goes on to send.
+    /// Ends HTTP on this connection or stream, as the upstream did with `head`, which goes out with its edits. `asked` is the request and
+    /// `protocol` what it asked for; `body` is what the client goes on to send.
     ///
     /// # Errors
     /// When the client is gone.
-    pub async fn upgrade(self, head: &ResponseHead, protocol: &[u8], body: Body) -> Result<Tunnel, WireError> {
-        let fields = bodiless(&head.fields);
+    pub async fn upgrade(
+        self,
+        asked: &RequestHead,
+        protocol: &[u8],
+        head: &ResponseHead,
+        edits: &Edits,
+        body: Body,
+    ) -> Result<Tunnel, WireError> {
+        // The key is between a client and a server of HTTP/1; on either side of HTTP/2 there is none (RFC 8441, 5).
+        let key = asked.fields.get(WEBSOCKET_KEY);
+        let made = key.filter(|_| head.fields.position(WEBSOCKET_ACCEPT).is_none()).map(websocket_accept);
+        let is_accept = |name: &[u8]| name.eq_ignore_ascii_case(WEBSOCKET_ACCEPT.as_bytes());
+        let fields = bodiless(&head.fields, edits).filter(|(name, _)| key.is_some() || !is_accept(name));
         match self {
             Self::Http1(responder) => {
                 // Of what the client offered, the upstream's choice; one of HTTP/2 was offered the first alone.
-                let chosen = head.fields.get("upgrade").or_else(|| upgrade(protocol));
-                responder.upgrade(fields, chosen.unwrap_or(protocol)).await
+                let chosen = head.fields.get("upgrade").or_else(|| upgrade(protocol)).unwrap_or(protocol);
+                let made = made.as_ref().filter(|_| chosen.eq_ignore_ascii_case(b"websocket"));
+                let accept = made.map(|accept| (WEBSOCKET_ACCEPT.as_bytes(), accept.as_bytes()));
+                responder.upgrade(fields.chain(accept), chosen).await
             }
             Self::Http2(responder) => responder.upgrade(fields, body),
         }
@@ -248,10 +268,8 @@ impl Responder {
 }
 
 /// The fields that go on of a head without a body.
-fn bodiless(fields: &Fields) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let rules = Onward::new(fields);
-    let fields = fields.iter().filter_map(move |(name, value)| rules.pass(name, value));
-    fields.filter(|(name, _)| !name.eq_ignore_ascii_case(b"content-length"))
+fn bodiless<'f>(fields: &'f Fields, edits: &'f Edits) -> impl Iterator<Item = (&'f [u8], &'f [u8])> {
+    onward(fields, edits).filter(|(name, _)| !name.eq_ignore_ascii_case(b"content-length"))
 }
 
 /// Bytes both ways, where HTTP has ended.

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::core::v3::{Http2ProtocolOptions, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{
     AdditionalAddress, ApiListener, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
 };
@@ -118,6 +118,8 @@ pub(super) fn manager(name: &str, routes: RouteSpecifier, dialect: Dialect) -> H
         manager.http_filters.insert(0, cors_filter());
         manager.server_header_transformation = ServerHeaderTransformation::PassThrough.into();
         manager.upgrade_configs = vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..UpgradeConfig::default() }];
+        // WebSockets of HTTP/2 (RFC 8441); no other CONNECT has a route.
+        manager.http2_protocol_options = Some(Http2ProtocolOptions { allow_connect: true, ..Http2ProtocolOptions::default() });
     }
     manager
 }

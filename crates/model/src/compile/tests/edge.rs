@@ -52,3 +52,27 @@ fn grpc_web_is_translated_where_only_grpc_is_meant() {
     // In the mesh callers speak gRPC themselves.
     assert!(!translated("GRPCRoute", "{kind: Service, name: recording, group: ''}", &format!("{{backendRefs: [{web}]}}")));
 }
+
+#[test]
+fn a_port_in_tls_is_called_by_no_other_way() {
+    let text = |trusted: &str| {
+        format!(
+            "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: recording, namespace: contact}}\nspec: {{ports: [{{name: chat, port: 80, appProtocol: kubernetes.io/wss}}]}}\n---\n\
+             apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {{name: chat, namespace: contact}}\nspec: {{targetRefs: [{{group: '', kind: Service, name: {trusted}}}], validation: {{hostname: chat.example, wellKnownCACertificates: System}}}}\n"
+        )
+    };
+    let tls = unit(&[&text("recording, sectionName: chat")], "contact").cluster.tls.unwrap();
+    assert_eq!((tls.server_name.as_str(), tls.roots), ("chat.example", None));
+    for other in ["recording, sectionName: other", "agents"] {
+        let text = text(other);
+        let told = refused(&text);
+        assert!(told.contains("port 80 speaks TLS") && told.contains("mesh.yaml:4:"), "{told}");
+        // What is missing may come later; until then nobody is trusted.
+        let mut resources = Resources::default();
+        read("mesh.yaml", &text).unwrap().into_iter().for_each(|document| drop(resources.insert(document.resource)));
+        let registry = registry(&resources);
+        let world = World { resources: &resources, registry: &registry, trust_domain: &TrustDomain::default() };
+        let unit = outbound(&world, &Namespace::default(), &"recording.contact.mesh:80".parse().unwrap()).unwrap();
+        assert_eq!(unit.cluster.tls.unwrap().roots.as_deref(), Some(""));
+    }
+}
