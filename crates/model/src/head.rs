@@ -25,6 +25,8 @@ pub enum Version {
     Http11,
     /// HTTP/2.
     Http2,
+    /// HTTP/3.
+    Http3,
 }
 
 impl Version {
@@ -35,7 +37,14 @@ impl Version {
             Self::Http10 => "HTTP/1.0",
             Self::Http11 => "HTTP/1.1",
             Self::Http2 => "HTTP/2",
+            Self::Http3 => "HTTP/3",
         }
+    }
+
+    /// Whether method, target and host are fields of their own kind, and cookies may come in crumbs.
+    #[must_use]
+    pub const fn has_pseudo_fields(self) -> bool {
+        matches!(self, Self::Http2 | Self::Http3)
     }
 }
 

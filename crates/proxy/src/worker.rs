@@ -47,6 +47,9 @@ pub struct Worker {
     pub connections: Cell<usize>,
     /// How many copies of requests are under way.
     pub copies: Cell<usize>,
+    /// The ports of the gateway on which HTTP/3 is served, on whichever worker.
+    #[cfg(feature = "http3")]
+    pub http3: RefCell<std::collections::BTreeSet<u16>>,
     /// How the proxy is to end.
     pub ending: watch::Receiver<Ending>,
     /// Set when nothing is served any more.
@@ -102,6 +105,8 @@ impl Worker {
             parties,
             connections: Cell::new(0),
             copies: Cell::new(0),
+            #[cfg(feature = "http3")]
+            http3: RefCell::default(),
             ending,
             ended,
             epoch: RefCell::new(unshared(&epochs.borrow_and_update())),

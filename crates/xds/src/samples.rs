@@ -325,7 +325,10 @@ pub(crate) fn any_gateway() -> impl Strategy<Value = GatewayUnit> {
         any_transport().prop_map(TlsAction::Passthrough),
         (tls, then).prop_map(|(tls, then)| TlsAction::Terminate { tls, then })
     ];
-    let chain = (any_pattern_of_hosts(), action).prop_map(|(server_name, action)| TlsChain { server_name, action });
+    let chain = (any_pattern_of_hosts(), action, any::<bool>()).prop_map(|(server_name, action, http3)| {
+        let http3 = http3 && matches!(action, TlsAction::Terminate { then: Terminated::Http(_), .. });
+        TlsChain { server_name, action, http3 }
+    });
     let listening = prop_oneof![
         any_hosts().prop_map(Listening::Http),
         vec(chain, 0..3).prop_map(Listening::Tls),

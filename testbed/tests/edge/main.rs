@@ -3,6 +3,8 @@
 
 mod envoy;
 mod grpc_web;
+mod http3;
+mod http3_abuse;
 mod websocket;
 
 use std::net::SocketAddr;
@@ -44,8 +46,14 @@ fn route(kind: &str, name: &str, spec: &str) -> String {
 
 /// Runs the gateway of `text`; its listener ports in order.
 async fn run(mesh: &Mesh, text: &str, ports: &[u16]) -> anyhow::Result<(Proxy, Vec<SocketAddr>)> {
+    run_with(mesh, text, ports, &[]).await
+}
+
+/// The same, with more options.
+async fn run_with(mesh: &Mesh, text: &str, ports: &[u16], options: &[&str]) -> anyhow::Result<(Proxy, Vec<SocketAddr>)> {
     mesh.write("gateway.yaml", text)?;
-    let mut arguments: Vec<String> = ["--gateway", "edge.shop", "--config", "gateway.yaml"].map(str::to_owned).into();
+    let arguments = ["--gateway", "edge.shop", "--config", "gateway.yaml"].iter().chain(options);
+    let mut arguments: Vec<String> = arguments.map(|argument| (*argument).to_owned()).collect();
     for port in ports {
         arguments.extend(["--bind".to_owned(), format!("{port}=0")]);
     }

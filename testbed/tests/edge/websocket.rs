@@ -29,6 +29,7 @@ trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// Talks as an echo that says first what it was asked; `/refused` is none.
+#[allow(clippy::result_large_err, reason = "the library's callback says so")]
 async fn talk(name: &'static str, stream: impl Io) -> anyhow::Result<()> {
     let mut said = String::new();
     let socket = accept_hdr_async(stream, |asked: &Asked, mut told: Told| -> Result<Told, ErrorResponse> {

@@ -7,7 +7,10 @@ use crate::name::{Namespace, ServiceName};
 use crate::snapshot::{FieldMatch, PathMatch, Protocol, RouteMatch};
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::kinds::{BackendRef, HttpFilter, HttpRoute, ParentRef, RouteRule, ServicePortSpec, Spec, TlsPolicyTarget, TransportRoute};
+use super::kinds::{
+    BackendRef, Gateway, HttpFilter, HttpRoute, ListenerProtocol, ParentRef, RouteRule, ServicePortSpec, Spec, TlsPolicyTarget,
+    TransportRoute,
+};
 use super::nearest::nearest;
 use super::read::Document;
 use super::{GATEWAY_GROUP, Kind, Metadata, Resources};
@@ -92,9 +95,25 @@ impl Checked<'_> {
                     self.service(&ServiceName::new(metadata.namespace.clone(), target.name.clone()), &target.span);
                 }
             }
+            Spec::Gateway(gateway) => self.http3(gateway),
             Spec::HttpRoute(route) | Spec::GrpcRoute(route) => self.route(metadata, route),
             Spec::TcpRoute(route) | Spec::TlsRoute(route) | Spec::UdpRoute(route) => self.transport(metadata, route),
             _ => {}
+        }
+    }
+
+    /// Listeners that ask for HTTP/3 where it cannot be.
+    fn http3(&mut self, gateway: &Gateway) {
+        for listener in &gateway.listeners {
+            let Some(span) = listener.tls.as_ref().and_then(|tls| tls.http3.clone()) else { continue };
+            let validates =
+                gateway.client_validation.is_some() || gateway.port_client_validation.iter().any(|(port, _)| *port == listener.port);
+            if validates {
+                let message = "HTTP/3 is not served where clients must show certificates".to_owned();
+                self.warn(&span, message, "give the listener a port for which `tls.frontend` asks for none");
+            } else if gateway.listeners.iter().any(|other| other.protocol == ListenerProtocol::Udp && other.port == listener.port) {
+                self.warn(&span, format!("HTTP/3 is not served, as a listener for UDP has port {}", listener.port), "use another port");
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 //! | `http` / `relay` | one exchange after another, or bytes |
 //! | `clean` | what an app or a stranger may not tell the mesh |
 //! | `gateway` | at a gateway: by port, server name and host, which rules are asked |
+//! | `quic` | the same for what comes by QUIC: HTTP/3 |
 //! | `route` / `way` | which service port the request goes to, or what the rule answers |
 //! | `filter` | what the rule changes in request and answer |
 //! | `grpc_web` | at a gateway: calls of browsers become calls of gRPC |
@@ -31,6 +32,8 @@ pub mod http;
 pub mod mirror;
 pub mod mtls;
 pub mod pick;
+#[cfg(feature = "http3")]
+pub mod quic;
 pub mod record;
 pub mod relay;
 pub mod replay;

@@ -9,6 +9,9 @@ use super::grpc_web;
 use super::record::ExchangeRecord;
 use crate::wire::Responder;
 
+/// By which an answer tells where else its host is served (RFC 7838).
+pub const ALTERNATIVE: &str = "alt-svc";
+
 /// An answer of the mesh's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnAnswer {
@@ -45,7 +48,15 @@ fn grpc(head: &RequestHead) -> Option<&'static str> {
 }
 
 /// Answers for the mesh, where an answer can still be given. `rule`: which decided, if one had.
-pub async fn refuse(responder: Responder, head: &RequestHead, reason: Reason, rule: Option<&HttpRule>, record: &mut ExchangeRecord<'_>) {
+/// `alternative`: what callers are told of HTTP/3.
+pub async fn refuse(
+    responder: Responder,
+    head: &RequestHead,
+    reason: Reason,
+    rule: Option<&HttpRule>,
+    alternative: Option<&str>,
+    record: &mut ExchangeRecord<'_>,
+) {
     let mut answer = own_answer(reason, Some(head));
     if answer.status == 0 {
         return responder.reset();
@@ -54,13 +65,21 @@ pub async fn refuse(responder: Responder, head: &RequestHead, reason: Reason, ru
         // A script may see what its own call came to.
         answer.fields.extend(filter::allowance(cors, head));
     }
+    answer.fields.extend(alternative.map(|alternative| (ALTERNATIVE, alternative.to_owned())));
     record.answered(answer.status, grpc(head).map(|_| reason.meaning().grpc), answer.body.len());
     let fields = answer.fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
     send(responder, answer.status, fields, answer.body.clone()).await;
 }
 
 /// Gives the answer that a rule makes by itself, with the changes that the rule makes to answers.
-pub async fn answer(responder: Responder, head: &RequestHead, answer: OwnAnswer, rule: &HttpRule, record: &mut ExchangeRecord<'_>) {
+pub async fn answer(
+    responder: Responder,
+    head: &RequestHead,
+    answer: OwnAnswer,
+    rule: &HttpRule,
+    alternative: Option<&str>,
+    record: &mut ExchangeRecord<'_>,
+) {
     record.answered(answer.status, None, answer.body.len());
     let mut own = HeadBuilder::with_capacity(256);
     for (name, value) in &answer.fields {
@@ -69,7 +88,10 @@ pub async fn answer(responder: Responder, head: &RequestHead, answer: OwnAnswer,
         }
     }
     let own = own.fields();
-    let edits = filter::response(head, rule, None, &own);
+    let mut edits = filter::response(head, rule, None, &own);
+    if let Some(alternative) = alternative {
+        edits.set(&own, ALTERNATIVE, alternative);
+    }
     send(responder, answer.status, edits.apply(&own), answer.body).await;
 }
 

@@ -14,6 +14,7 @@ use super::pick::Picked;
 use super::record::ExchangeRecord;
 use super::relay::{Read, relay};
 use super::replay::Replay;
+use super::respond::ALTERNATIVE;
 use super::time::Times;
 use super::way::Way;
 use crate::config::REPLAY_BYTES;
@@ -36,6 +37,8 @@ pub struct Attempt<'x, 'h> {
     pub body: &'x mut Replay,
     /// Where the answer goes; taken once the answer has ended.
     pub responder: &'x mut Option<Responder>,
+    /// What the caller is told of HTTP/3; a backend knows nothing of the port that it would speak of.
+    pub alternative: Option<&'x str>,
     /// The record.
     pub record: &'x mut ExchangeRecord<'h>,
     /// The times.
@@ -58,7 +61,7 @@ pub fn upgrade(head: &RequestHead) -> Option<&[u8]> {
 /// # Errors
 /// What went wrong; with `answered` set where the answer had begun.
 pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<(), Failure> {
-    let Attempt { worker, head, edits, way, again_after, body, responder: slot, record, times } = attempt;
+    let Attempt { worker, head, edits, way, again_after, body, responder: slot, alternative, record, times } = attempt;
     let upgrade = upgrade(head);
     // An answer is only given up where the body can certainly be sent again.
     let kept = body.length().is_some_and(|length| length <= REPLAY_BYTES as u64);
@@ -106,7 +109,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
         match rest {
             Err(tunnel) => Some((response, tunnel)),
             Ok(download) => {
-                let mut changes = changes(way, head, &response);
+                let mut changes = changes(way, head, &response, alternative);
                 let goes_on = way.grpc_web.is_none_or(|call| call.answer(&response, download.is_end(), &mut changes));
                 let download = if goes_on { download } else { Body::Empty };
                 let mut passing = pin!(pass(&response, &changes, download, way.grpc_web, slot, times, record));
@@ -132,7 +135,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
     };
     match (upgraded, slot.take()) {
         (Some((response, tunnel)), Some(responder)) => {
-            let changes = changes(way, head, &response);
+            let changes = changes(way, head, &response, alternative);
             let client = responder.upgrade(head, upgrade.unwrap_or_default(), &response, &changes, body.take_source()).await;
             let client = client.map_err(|error| Failure::client(&error).answered())?;
             tunnelled(worker, client, tunnel, record).await
@@ -141,9 +144,14 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
     }
 }
 
-/// What the rule changes in the answer.
-fn changes(way: &Way, head: &RequestHead, response: &ResponseHead) -> Edits {
-    way.decided().map(|(rule, backend)| filter::response(head, rule, Some(backend), &response.fields)).unwrap_or_default()
+/// What changes in the answer.
+fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, alternative: Option<&str>) -> Edits {
+    let changes = way.decided().map(|(rule, backend)| filter::response(head, rule, Some(backend), &response.fields));
+    let mut changes = changes.unwrap_or_default();
+    if let Some(alternative) = alternative {
+        changes.set(&response.fields, ALTERNATIVE, alternative);
+    }
+    changes
 }
 
 /// Bytes both ways until the end, as WebSocket wants.

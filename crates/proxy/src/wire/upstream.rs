@@ -13,6 +13,8 @@ use super::error::WireError;
 use super::fields::{WEBSOCKET_ACCEPT, WEBSOCKET_KEY, onward, upgrade, websocket_accept};
 use super::http1::{Http1Receiver, Http1Responder, Http1Sender};
 use super::http2::{Http2Receiver, Http2Responder, Http2Sender, Http2Tunnel};
+#[cfg(feature = "http3")]
+use super::http3::Http3Responder;
 use crate::stream::Stream;
 
 /// The most interim answers that one request may have; more would be a way to keep a proxy busy for ever.
@@ -140,6 +142,9 @@ pub enum Responder {
     Http1(Http1Responder),
     /// On HTTP/2.
     Http2(Http2Responder),
+    /// On HTTP/3.
+    #[cfg(feature = "http3")]
+    Http3(Http3Responder),
 }
 
 impl Responder {
@@ -156,6 +161,8 @@ impl Responder {
         match self {
             Self::Http1(responder) => responder.informational(head.status, fields).await,
             Self::Http2(responder) => responder.informational(head.status, fields),
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => responder.informational(head.status, fields).await,
         }
     }
 
@@ -184,6 +191,8 @@ impl Responder {
                 Ok(())
             }
             Self::Http2(responder) => responder.head(status, fields, length, end),
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => responder.head(status, fields, length, end),
         }
     }
 
@@ -195,6 +204,8 @@ impl Responder {
         match self {
             Self::Http1(responder) => responder.data(data).await,
             Self::Http2(responder) => responder.data(data).await,
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => responder.data(data).await,
         }
     }
 
@@ -206,6 +217,8 @@ impl Responder {
         match self {
             Self::Http1(responder) => responder.flush().await,
             Self::Http2(_) => Ok(()),
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => responder.flush().await,
         }
     }
 
@@ -217,6 +230,8 @@ impl Responder {
         match self {
             Self::Http1(responder) => responder.end(trailers).await,
             Self::Http2(responder) => responder.end(trailers),
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => responder.end(trailers).await,
         }
     }
 
@@ -247,6 +262,11 @@ impl Responder {
                 responder.upgrade(fields.chain(accept), chosen).await
             }
             Self::Http2(responder) => responder.upgrade(fields, body),
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => {
+                drop(responder);
+                Err(WireError::Unsupported("HTTP/3 has no upgrade here"))
+            }
         }
     }
 
@@ -255,6 +275,8 @@ impl Responder {
         match self {
             Self::Http1(responder) => responder.reset(),
             Self::Http2(responder) => responder.reset(),
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => responder.reset(),
         }
     }
 
@@ -263,6 +285,8 @@ impl Responder {
         match self {
             Self::Http1(responder) => responder.gone().await,
             Self::Http2(responder) => responder.gone().await,
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => responder.gone().await,
         }
     }
 }

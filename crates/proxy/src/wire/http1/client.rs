@@ -92,7 +92,7 @@ fn head(text: &mut Vec<u8>, outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>, key
     text.extend_from_slice(outgoing.path_and_query().as_bytes());
     text.extend_from_slice(b" HTTP/1.1\r\n");
     // The received Host stays as it was written only where it says what the request was routed by.
-    let from_http2 = head.version == Version::Http2;
+    let from_http2 = head.version.has_pseudo_fields();
     let host_stays = !from_http2 && head.fields.get("host").is_some_and(|host| host == outgoing.authority().as_bytes());
     if !host_stays {
         parse::line(text, b"host", outgoing.authority().as_bytes());
