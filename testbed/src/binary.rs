@@ -79,6 +79,10 @@ fn built(package: &str, program: &str, sources: &[&str]) -> anyhow::Result<PathB
     if !fresh() {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(&root).args(["build", "--quiet", "--package", package, "--bin", program]);
+        if package == "lorica" {
+            // What packages have, too.
+            cargo.args(["--features", "http3"]);
+        }
         if directory.ends_with("release") {
             cargo.arg("--release");
         }

@@ -43,7 +43,7 @@ pub use connection::{Connection, send_raw};
 pub use echo::{Echo, EchoServer, TcpEcho, program};
 pub use eventually::eventually;
 pub use http_client::{HttpConnection, Reply, http_get, http_send, http2_send, https_send};
-pub use machine::{Peer, Who, can_namespaces, left_out, own_address, peer, python_path};
+pub use machine::{Peer, Who, aioquic_path, can_namespaces, left_out, node_path, own_address, peer, python_path};
 pub use mesh::{Mesh, MeshOptions};
 pub use port::Port;
 pub use process::{Output, Running};

@@ -143,6 +143,34 @@ pub fn python_path() -> Result<PathBuf, String> {
     if path.join("grpc").exists() { Ok(path) } else { Err("the Python package grpcio is not fetched (`cargo xtask test` does)".to_owned()) }
 }
 
+/// The directory with the Python package aioquic, an HTTP/3 client, for `PYTHONPATH`.
+///
+/// # Errors
+/// It was not fetched; a sentence for [`left_out`].
+pub fn aioquic_path() -> Result<PathBuf, String> {
+    let given = std::env::var_os("LORICA_TEST_AIOQUIC").map(PathBuf::from);
+    let path = given.unwrap_or_else(|| binary::root().join("target/peers/aioquic"));
+    if path.join("aioquic").exists() {
+        Ok(path)
+    } else {
+        Err("the Python package aioquic is not fetched (`cargo xtask test` does)".to_owned())
+    }
+}
+
+/// The directory with the Node packages that tests use (grpc-web), for `NODE_PATH`.
+///
+/// # Errors
+/// They were not fetched; a sentence for [`left_out`].
+pub fn node_path() -> Result<PathBuf, String> {
+    let given = std::env::var_os("LORICA_TEST_NODE_PATH").map(PathBuf::from);
+    let path = given.unwrap_or_else(|| binary::root().join("target/peers/node/node_modules"));
+    if path.join("grpc-web").exists() {
+        Ok(path)
+    } else {
+        Err("the Node package grpc-web is not fetched (`cargo xtask test` does)".to_owned())
+    }
+}
+
 fn executable(path: &Path) -> bool {
     path.file_name() != Some(OsStr::new("")) && path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }

@@ -15,6 +15,23 @@ use crate::metadata::{self, Metadata};
 use crate::peers::{self, Peers};
 use crate::runner_output::{Runner, Summary};
 
+/// What is off by default and tested all the same.
+pub(crate) const FEATURES: &str = "lorica/http3,lorica-proxy/http3";
+
+/// The packages that the runner's arguments choose.
+fn packages(arguments: &[String]) -> Vec<&str> {
+    let mut chosen = Vec::new();
+    let mut arguments = arguments.iter().map(String::as_str);
+    while let Some(argument) = arguments.next() {
+        match argument.split_once('=') {
+            _ if ["-p", "--package"].contains(&argument) => chosen.extend(arguments.next()),
+            Some(("--package", name)) => chosen.push(name),
+            _ => {}
+        }
+    }
+    chosen
+}
+
 pub(crate) fn run(mut arguments: Vec<String>) -> anyhow::Result<ExitCode> {
     let own = arguments.iter().position(|argument| argument == "--no-fetch");
     if let Some(place) = own {
@@ -24,7 +41,10 @@ pub(crate) fn run(mut arguments: Vec<String>) -> anyhow::Result<ExitCode> {
     let Peers { environment, left_out } = peers::gather(&metadata.target.join("peers"), own.is_none());
 
     println!("building the programs that tests start");
-    let built = metadata::cargo(&metadata.root).args(["build", "--workspace", "--bins"]).status().context("cargo cannot be started")?;
+    let built = metadata::cargo(&metadata.root)
+        .args(["build", "--workspace", "--bins", "--features", FEATURES])
+        .status()
+        .context("cargo cannot be started")?;
     anyhow::ensure!(built.success(), "the workspace does not build: see above");
 
     let list = metadata.target.join("left-out.txt");
@@ -39,11 +59,15 @@ pub(crate) fn run(mut arguments: Vec<String>) -> anyhow::Result<ExitCode> {
             command.args(["test", "--no-fail-fast"])
         }
     };
-    if !arguments
-        .iter()
-        .any(|argument| ["-p", "--package", "--workspace"].contains(&argument.as_str()) || argument.starts_with("--package="))
-    {
-        command.arg("--workspace");
+    match packages(&arguments).as_slice() {
+        [] if arguments.iter().any(|argument| argument == "--workspace") => drop(command.args(["--features", FEATURES])),
+        [] => drop(command.args(["--workspace", "--features", FEATURES])),
+        // Features can be named of packages that are chosen, and of no others.
+        chosen => {
+            for feature in FEATURES.split(',').filter(|feature| chosen.contains(&feature.split('/').next().unwrap_or_default())) {
+                command.args(["--features", feature]);
+            }
+        }
     }
     command
         .args(&arguments)
@@ -121,6 +145,12 @@ fn all_left_out(mut sentences: Vec<String>, list: &Path) -> anyhow::Result<Vec<S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_packages_chosen_are_those_named() {
+        let arguments = ["--no-capture", "-p", "lorica", "--package=testbed", "--package", "xtask", "route"].map(str::to_owned);
+        assert_eq!(packages(&arguments), ["lorica", "testbed", "xtask"]);
+    }
 
     #[test]
     fn what_was_left_out_is_listed_once() {

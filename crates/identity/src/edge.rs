@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use lorica_model::snapshot::{BackendTls, Certificate, ServerTls};
+use lorica_model::snapshot::{BackendTls, Certificate, HostPattern, ServerTls};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
@@ -105,6 +105,32 @@ pub fn server_config(tls: &ServerTls, alpn: &[&[u8]]) -> Result<Arc<ServerConfig
     };
     let mut config = builder.with_cert_resolver(Arc::new(ByName(certificates)));
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// The protocol that a client of HTTP/3 asks for in its handshake.
+pub const HTTP3: &[u8] = b"h3";
+
+/// How TLS ends inside QUIC on a port: by server name, as the chains say, the most specific of which holds. A name whose chain gives nothing
+/// is refused. TLS 1.3 alone, without early data, as whoever records that can send it again.
+///
+/// # Errors
+/// Where certificates or keys cannot be used.
+pub fn quic_server_config<'c>(
+    chains: impl IntoIterator<Item = (&'c HostPattern, Option<&'c [Certificate]>)>,
+) -> Result<Arc<ServerConfig>, EdgeError> {
+    let mut by_chain = Vec::new();
+    for (pattern, certificates) in chains {
+        let certified = |certificates: &[Certificate]| certificates.iter().map(certified).collect::<Result<Vec<_>, _>>();
+        let known = certificates.map(certified).transpose()?;
+        if known.as_ref().is_some_and(Vec::is_empty) {
+            return Err(EdgeError::NoCertificate);
+        }
+        by_chain.push((pattern.clone(), known.map(ByName)));
+    }
+    let builder = ServerConfig::builder_with_provider(provider().clone()).with_protocol_versions(&[&TLS13]);
+    let mut config = builder.map_err(|error| tls_error(&error))?.with_no_client_auth().with_cert_resolver(Arc::new(ByChain(by_chain)));
+    config.alpn_protocols = vec![HTTP3.to_vec()];
     Ok(Arc::new(config))
 }
 
@@ -213,6 +239,19 @@ impl ResolvesServerCert for ByName {
         let named = |key: &&Arc<CertifiedKey>| hello.server_name().is_some_and(|name| has_name(key, name));
         let found = self.0.iter().filter(named).find(usable).or_else(|| self.0.iter().find(usable));
         found.or_else(|| self.0.first()).cloned()
+    }
+}
+
+/// Shows the certificate of the chain that takes the name asked for.
+#[derive(Debug)]
+struct ByChain(Vec<(HostPattern, Option<ByName>)>);
+
+impl ResolvesServerCert for ByChain {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().unwrap_or_default().to_ascii_lowercase();
+        let taking = self.0.iter().filter(|(pattern, _)| pattern.takes(&name));
+        let (_, certificates) = taking.max_by_key(|(pattern, _)| pattern.specificity())?;
+        certificates.as_ref()?.resolve(hello)
     }
 }
 

@@ -14,6 +14,7 @@
 //! | [`tls`] | TLS epochs: rustls configurations made of one SVID and one bundle |
 //! | [`handshake`] | a failed handshake as a reason that people can act on |
 //! | [`files`] | SVID and bundle on disk, so that a proxy starts without a control plane |
+//! | [`digest`] | digests for protocols that prove nothing by them |
 //! | [`ca_api`] | the gRPC call that carries a request to the CA |
 //!
 //! Every decision takes the time as an argument; nothing here reads a clock, except a TLS handshake through
@@ -23,6 +24,7 @@
 pub mod authority;
 pub mod bundle;
 pub mod ca_api;
+pub mod digest;
 pub mod edge;
 pub mod facts;
 pub mod files;

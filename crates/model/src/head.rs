@@ -24,6 +24,8 @@ pub enum Version {
     Http11,
     /// HTTP/2.
     Http2,
+    /// HTTP/3.
+    Http3,
 }
 
 impl Version {
@@ -34,7 +36,14 @@ impl Version {
             Self::Http10 => "HTTP/1.0",
             Self::Http11 => "HTTP/1.1",
             Self::Http2 => "HTTP/2",
+            Self::Http3 => "HTTP/3",
         }
+    }
+
+    /// Whether method, target and host are fields of their own kind, and cookies may come in crumbs.
+    #[must_use]
+    pub const fn has_pseudo_fields(self) -> bool {
+        matches!(self, Self::Http2 | Self::Http3)
     }
 }
 
@@ -532,7 +541,8 @@ impl Edits {
     }
 
     /// Adds a field after those received. The value must hold no CR, LF or NUL; such a field is left out.
-    pub fn add(&mut self, name: &str, value: &[u8]) {
+    pub fn add(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        let value = value.as_ref();
         // No early end, so that many bytes are looked at at once.
         if !value.iter().fold(false, |any, byte| any | matches!(byte, b'\r' | b'\n' | 0)) {
             if self.lines.capacity() == 0 {
@@ -544,7 +554,7 @@ impl Edits {
 
     /// Puts a field in place of all of its name.
     #[inline]
-    pub fn set(&mut self, fields: &Fields, name: &str, value: &[u8]) {
+    pub fn set(&mut self, fields: &Fields, name: &str, value: impl AsRef<[u8]>) {
         self.remove(fields, name);
         self.add(name, value);
     }

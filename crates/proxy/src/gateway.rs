@@ -3,7 +3,7 @@
 //! What the control plane sends (or files say) names listener ports; each is bound where the user wants it, on every worker, and closed
 //! when the gateway has it no more. Connections that are open then go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -53,12 +53,21 @@ impl Binds {
 pub struct GatewayListener {
     /// The port, as the listeners say it.
     pub port: u16,
-    /// Whether it carries datagrams.
-    pub udp: bool,
     /// The socket.
-    pub socket: OwnedFd,
+    pub socket: Socket,
     /// Set when the gateway has the port no more.
     pub closed: watch::Receiver<bool>,
+}
+
+/// A socket, by what it carries.
+pub enum Socket {
+    /// Connections.
+    Tcp(OwnedFd),
+    /// Datagrams that are passed on.
+    Udp(OwnedFd),
+    /// QUIC. One worker has the socket, the others know by it that HTTP/3 is served.
+    #[cfg(feature = "http3")]
+    Quic(Option<OwnedFd>),
 }
 
 /// The most sockets that may wait for a worker: more than a gateway has ports.
@@ -72,6 +81,9 @@ pub struct Ports {
     binds: Binds,
     workers: Vec<Listeners>,
     open: BTreeMap<u16, (SocketAddr, bool, watch::Sender<bool>)>,
+    /// Where QUIC is served beside TCP.
+    #[cfg(feature = "http3")]
+    quic: BTreeMap<u16, watch::Sender<bool>>,
     /// What could not be bound, and was told.
     failed: BTreeMap<u16, String>,
 }
@@ -80,7 +92,14 @@ impl Ports {
     /// None open yet.
     #[must_use]
     pub fn new(binds: Binds, workers: Vec<Listeners>) -> Self {
-        Self { binds, workers, open: BTreeMap::new(), failed: BTreeMap::new() }
+        Self {
+            binds,
+            workers,
+            open: BTreeMap::new(),
+            #[cfg(feature = "http3")]
+            quic: BTreeMap::new(),
+            failed: BTreeMap::new(),
+        }
     }
 
     /// Opens what a snapshot has and is not open, closes what it has not. What is worth a line is returned.
@@ -98,23 +117,21 @@ impl Ports {
             stays
         });
         self.failed.retain(|port, _| wanted.contains_key(port));
+        let http3: BTreeSet<u16> = asking_for_http3(snapshot).collect();
         for (port, udp) in wanted {
             if self.open.contains_key(&port) {
                 continue;
             }
-            match self.bind(port, udp) {
+            match self.bind(port, udp, http3.contains(&port)) {
                 Ok((address, closed)) => {
                     self.failed.remove(&port);
                     self.open.insert(port, (address, udp, closed));
                 }
-                Err(error) => {
-                    let error = format!("{error:#}");
-                    if self.failed.insert(port, error.clone()).as_ref() != Some(&error) {
-                        notices.push(Notice::Note(format!("warning: {error}")));
-                    }
-                }
+                Err(error) => notices.extend(self.fail(port, &error)),
             }
         }
+        #[cfg(feature = "http3")]
+        self.follow_quic(&http3, &mut notices);
         if self.open.keys().any(|port| !before.contains(port)) {
             let places: Vec<String> = self.open.iter().map(|(port, (address, ..))| format!("port {port} on {address}")).collect();
             notices.push(Notice::Serving(format!("serving: {}", places.join(", "))));
@@ -122,9 +139,73 @@ impl Ports {
         notices
     }
 
-    fn bind(&self, port: u16, udp: bool) -> anyhow::Result<(SocketAddr, watch::Sender<bool>)> {
+    /// Remembers why a port is not bound, and tells it, if that is news.
+    fn fail(&mut self, port: u16, error: &anyhow::Error) -> Option<Notice> {
+        let error = format!("{error:#}");
+        let news = self.failed.insert(port, error.clone()).as_ref() != Some(&error);
+        news.then(|| Notice::Note(format!("warning: {error}")))
+    }
+
+    /// What a snapshot asks for and this binary does not do.
+    #[must_use]
+    pub fn left_out(&self, snapshot: &Snapshot) -> Vec<Notice> {
+        if cfg!(feature = "http3") {
+            return Vec::new();
+        }
+        let told = |port| {
+            let why = "this binary was built without the feature `http3`";
+            Notice::Note(format!("warning: the listener port {port} is served by HTTP/1 and HTTP/2 only: {why}"))
+        };
+        asking_for_http3(snapshot).map(told).collect()
+    }
+
+    /// Opens QUIC beside TCP where a snapshot has it, closes it where it has not.
+    #[cfg(feature = "http3")]
+    fn follow_quic(&mut self, wanted: &BTreeSet<u16>, notices: &mut Vec<Notice>) {
+        let open = &self.open;
+        self.quic.retain(|port, closed| {
+            let stays = wanted.contains(port) && open.contains_key(port);
+            if !stays {
+                closed.send_replace(true);
+            }
+            stays
+        });
+        for port in wanted.iter().copied() {
+            let Some((address, ..)) = self.open.get(&port).filter(|_| !self.quic.contains_key(&port)) else { continue };
+            let address = *address;
+            match bound_datagrams(address, false) {
+                Ok(socket) => {
+                    let (closed_in, closed) = watch::channel(false);
+                    // QUIC's packets find their connection by a number in them, the kernel's choice among sockets goes by addresses: of several
+                    // workers, one has all of a port, or a client that changes its address would be lost.
+                    let owner = usize::from(port) % self.workers.len().max(1);
+                    let mut socket = Some(socket);
+                    for (number, worker) in self.workers.iter().enumerate() {
+                        let socket = Socket::Quic(if number == owner { socket.take() } else { None });
+                        hand_over(worker, GatewayListener { port, socket, closed: closed.clone() });
+                    }
+                    self.failed.remove(&port);
+                    self.quic.insert(port, closed_in);
+                    tracing::info!(port, %address, "HTTP/3 is served");
+                }
+                Err(error) => {
+                    let error = anyhow::anyhow!(
+                        "HTTP/3 of the listener port {port} cannot be bound on {address} (UDP): {error}\nhint: see what has it (ss -lunp 'sport = {}')",
+                        address.port()
+                    );
+                    notices.extend(self.fail(port, &error));
+                }
+            }
+        }
+    }
+
+    /// Binds a port for every worker. `http3`: the same number of UDP is needed, too.
+    fn bind(&self, port: u16, udp: bool, http3: bool) -> anyhow::Result<(SocketAddr, watch::Sender<bool>)> {
         let (closed_in, closed) = watch::channel(false);
         let mut address = self.binds.of(port);
+        if http3 && address.port() == 0 {
+            address = free_for_both(address).map_err(|error| refused(port, address, &error))?;
+        }
         let shared = self.workers.len() > 1;
         let mut sockets = Vec::new();
         for _ in &self.workers {
@@ -134,9 +215,8 @@ impl Ports {
             sockets.push(socket);
         }
         for (worker, socket) in self.workers.iter().zip(sockets) {
-            if let Err(error) = worker.try_send(GatewayListener { port, udp, socket, closed: closed.clone() }) {
-                tracing::error!(%error, port, "a worker takes no more listeners");
-            }
+            let socket = if udp { Socket::Udp(socket) } else { Socket::Tcp(socket) };
+            hand_over(worker, GatewayListener { port, socket, closed: closed.clone() });
         }
         Ok((address, closed_in))
     }
@@ -152,6 +232,34 @@ impl Ports {
     pub fn is_behind(&self) -> bool {
         !self.failed.is_empty()
     }
+}
+
+fn hand_over(worker: &Listeners, listener: GatewayListener) {
+    let port = listener.port;
+    if let Err(error) = worker.try_send(listener) {
+        tracing::error!(%error, port, "a worker takes no more listeners");
+    }
+}
+
+/// The address with a port that nothing has, neither of TCP nor of UDP.
+fn free_for_both(address: SocketAddr) -> std::io::Result<SocketAddr> {
+    const TRIES: usize = 16;
+    let mut last = std::io::ErrorKind::AddrInUse.into();
+    for _ in 0..TRIES {
+        let tcp = listen(address, false)?;
+        let at = SocketAddr::try_from(rustix::net::getsockname(&tcp)?)?;
+        match bound_datagrams(at, false) {
+            Ok(_) => return Ok(at),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// The ports of which a chain is to be served by HTTP/3.
+fn asking_for_http3(snapshot: &Snapshot) -> impl Iterator<Item = u16> {
+    let asks = |listening: &Listening| matches!(listening, Listening::Tls(chains) if chains.iter().any(|chain| chain.http3));
+    snapshot.gateway.iter().filter(move |(_, unit)| asks(&unit.listening)).map(|(port, _)| *port)
 }
 
 fn bound_datagrams(address: SocketAddr, shared: bool) -> std::io::Result<OwnedFd> {
@@ -276,6 +384,7 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
 /// Gives every worker what is new, and keeps its listener ports as the gateway has them, for ever.
 async fn follow(mut ports: Ports, client: &Client, views: &[watch::Sender<Arc<View>>], tell: &impl Fn(Notice)) {
     let mut snapshots = client.snapshot();
+    let mut left_out = Vec::new();
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
         for views in views {
@@ -284,6 +393,10 @@ async fn follow(mut ports: Ports, client: &Client, views: &[watch::Sender<Arc<Vi
         }
         let before = ports.places();
         ports.follow(&snapshot).into_iter().for_each(tell);
+        if left_out != asking_for_http3(&snapshot).collect::<Vec<_>>() {
+            left_out = asking_for_http3(&snapshot).collect();
+            ports.left_out(&snapshot).into_iter().for_each(tell);
+        }
         if ports.places() != before {
             let places = ports.places();
             client.update_metadata(|metadata| metadata.gateway_binds = places);

@@ -162,6 +162,7 @@ async fn serve(
         }
     }
     tell(Notice::Serving(format!("serving: {}; metrics on http://{scraped}/metrics", places.join(", "))));
+    ports.left_out(&proxy.snapshot).into_iter().for_each(&tell);
     if let Some(Identity { files, seen, .. }) = proxy.identity {
         let tell = tell.clone();
         spawn_local(identity_files::follow(files, seen, epochs_in, move |read| tell(Notice::Note(renewed(read)))));
@@ -239,6 +240,7 @@ async fn reload(
                     views.send_replace(Arc::new(next));
                 }
                 ports.follow(&snapshot).into_iter().for_each(tell);
+                ports.left_out(&snapshot).into_iter().for_each(tell);
                 files.send_modify(|files| *files = Files { taken: files.taken + 1, behind: false, ..*files });
                 tell(Notice::Note(line));
             }

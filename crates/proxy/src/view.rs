@@ -11,6 +11,8 @@ use std::time::Instant;
 use lorica_identity::{AcceptedIdentities, edge};
 use lorica_model::name::{Namespace, SUFFIX, ServiceName, ServicePort};
 use lorica_model::snapshot::{BackendTls, HostPattern, Listening, NameRecord, OutboundUnit, ServerTls, Snapshot, Terminated, TlsAction};
+#[cfg(feature = "http3")]
+use lorica_model::snapshot::{Certificate, TlsChain};
 use tokio::sync::watch;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
@@ -30,6 +32,16 @@ pub struct View {
     reaches: HashMap<ServicePort, Arc<Reach>, foldhash::fast::RandomState>,
     addresses: Arc<HashMap<IpAddr, ServiceName>>,
     servers: BTreeMap<(u16, HostPattern), Server>,
+    #[cfg(feature = "http3")]
+    quic: BTreeMap<u16, Quic>,
+}
+
+/// How TLS ends inside QUIC on a port: what each server name shows, what was made of it, or why nothing could be.
+#[cfg(feature = "http3")]
+#[derive(Debug, Clone)]
+struct Quic {
+    of: Vec<(HostPattern, Option<Vec<Certificate>>)>,
+    config: Result<Arc<ServerConfig>, String>,
 }
 
 /// How TLS ends at a gateway for some server names: what it was made of, and what was made, or why nothing could be.
@@ -122,7 +134,25 @@ impl View {
             && before.snapshot.names.values().zip(snapshot.names.values()).all(|(old, new)| Arc::ptr_eq(old, new));
         let addresses = if same { before.addresses.clone() } else { Arc::new(addresses(&snapshot)) };
         let servers = servers(&before.servers, &snapshot);
-        Self { number: before.number + 1, snapshot, live, reaches, addresses, servers }
+        #[cfg(feature = "http3")]
+        let quic = quic(&before.quic, &snapshot);
+        Self {
+            number: before.number + 1,
+            snapshot,
+            live,
+            reaches,
+            addresses,
+            servers,
+            #[cfg(feature = "http3")]
+            quic,
+        }
+    }
+
+    /// How TLS ends inside QUIC on a gateway's port.
+    #[cfg(feature = "http3")]
+    #[must_use]
+    pub fn quic_config(&self, port: u16) -> Option<Result<&Arc<ServerConfig>, &str>> {
+        self.quic.get(&port).map(|quic| quic.config.as_ref().map_err(String::as_str))
     }
 
     /// How TLS ends at a gateway's port for the chain of these server names.
@@ -184,6 +214,34 @@ fn servers(before: &BTreeMap<(u16, HostPattern), Server>, snapshot: &Snapshot) -
         }
     }
     servers
+}
+
+/// The same for ports of which a chain serves HTTP/3.
+#[cfg(feature = "http3")]
+fn quic(before: &BTreeMap<u16, Quic>, snapshot: &Snapshot) -> BTreeMap<u16, Quic> {
+    let mut made = BTreeMap::new();
+    for (port, unit) in &snapshot.gateway {
+        let Listening::Tls(chains) = &unit.listening else { continue };
+        let shown = |chain: &TlsChain| match &chain.action {
+            TlsAction::Terminate { tls, .. } if chain.http3 => Some(tls.certificates.clone()),
+            _ => None,
+        };
+        let of: Vec<_> = chains.iter().map(|chain| (chain.server_name.clone(), shown(chain))).collect();
+        if of.iter().all(|(_, shown)| shown.is_none()) {
+            continue;
+        }
+        let in_files = of.iter().flat_map(|(_, shown)| shown.iter().flatten()).any(|certificate| certificate.in_files);
+        let quic = before.get(port).filter(|known| known.of == of && !in_files).cloned().unwrap_or_else(|| {
+            let config = edge::quic_server_config(of.iter().map(|(name, shown)| (name, shown.as_deref())));
+            let config = config.map_err(|error| error.to_string());
+            if let Err(error) = &config {
+                tracing::warn!(gateway = %unit.gateway, port, error, "a listener cannot serve HTTP/3");
+            }
+            Quic { of, config }
+        });
+        made.insert(*port, quic);
+    }
+    made
 }
 
 fn addresses(snapshot: &Snapshot) -> HashMap<IpAddr, ServiceName> {

@@ -53,6 +53,9 @@ pub struct Worker {
     pub told: Arc<Told>,
     /// How many names are being looked up.
     pub lookups: Cell<usize>,
+    /// The ports of the gateway on which HTTP/3 is served, on whichever worker.
+    #[cfg(feature = "http3")]
+    pub http3: RefCell<std::collections::BTreeSet<u16>>,
     /// How the proxy is to end.
     pub ending: watch::Receiver<Ending>,
     /// Set when nothing is served any more.
@@ -116,6 +119,8 @@ impl Worker {
             told,
             lookups: Cell::new(0),
             refusals,
+            #[cfg(feature = "http3")]
+            http3: RefCell::default(),
             ending,
             ended,
             epoch: RefCell::new(unshared(&epochs.borrow_and_update())),

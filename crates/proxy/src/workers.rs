@@ -19,7 +19,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::app::App;
 use crate::config::Own;
-use crate::gateway::GatewayListener;
+use crate::gateway::{GatewayListener, Socket};
 use crate::path::record::UnderWay;
 use crate::path::{self, accept, udp};
 use crate::source::Source;
@@ -138,12 +138,19 @@ fn accepting(start: Start, under_way: Arc<UnderWay>, ending: watch::Receiver<End
         spawn_local(accept::serve(worker.clone(), label, listener));
     }
     spawn_local(async move {
-        while let Some(GatewayListener { port, udp, socket, closed }) = gateway.recv().await {
-            let opened = if udp {
-                UdpSocket::from_std(socket.into()).map(|socket| drop(spawn_local(udp::serve(worker.clone(), port, socket, closed))))
-            } else {
-                TcpListener::from_std(socket.into())
-                    .map(|listener| drop(spawn_local(path::gateway::serve(worker.clone(), port, listener, closed))))
+        while let Some(GatewayListener { port, socket, closed }) = gateway.recv().await {
+            let worker = worker.clone();
+            let opened = match socket {
+                Socket::Tcp(socket) => TcpListener::from_std(socket.into())
+                    .map(|listener| drop(spawn_local(path::gateway::serve(worker, port, listener, closed)))),
+                Socket::Udp(socket) => {
+                    UdpSocket::from_std(socket.into()).map(|socket| drop(spawn_local(udp::serve(worker, port, socket, closed))))
+                }
+                #[cfg(feature = "http3")]
+                Socket::Quic(socket) => {
+                    spawn_local(path::quic::serve(worker, port, socket, closed));
+                    Ok(())
+                }
             };
             if let Err(error) = opened {
                 tracing::error!(%error, port, "a worker cannot wait on a listener port");

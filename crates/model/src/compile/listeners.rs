@@ -41,6 +41,8 @@ pub(super) struct Bound<'w> {
     pub(super) unresolved: Option<Problem>,
     pub(super) certificates: Vec<Certificate>,
     pub(super) client: Option<ClientValidation>,
+    /// Whether HTTP/3 is asked for, and why it is not served all the same.
+    pub(super) http3: Option<Result<(), Problem>>,
 }
 
 impl Bound<'_> {
@@ -103,6 +105,16 @@ impl<'w> Frame<'w> {
                 (bound.refused, bound.conflicted) = (clash, true);
             }
             listeners.push(bound);
+        }
+        let datagrams: Vec<u16> = listeners
+            .iter()
+            .filter(|bound| bound.refused.is_none() && bound.listener.protocol == ListenerProtocol::Udp)
+            .map(|bound| bound.listener.port)
+            .collect();
+        for bound in listeners.iter_mut().filter(|bound| datagrams.contains(&bound.listener.port)) {
+            if let Some(http3 @ Ok(())) = &mut bound.http3 {
+                *http3 = Err(Problem::new("Programmed", "HTTP/3 is not served, as a listener for UDP has its port"));
+            }
         }
         Self { metadata, gateway, sets, listeners }
     }
@@ -289,7 +301,13 @@ fn bound<'w>(
             client = Some(found);
         }
     }
-    Bound { owner, listener, refused, conflicted: false, kinds, unresolved, certificates, client }
+    let asked = listener.tls.as_ref().is_some_and(|tls| tls.http3.is_some());
+    let http3 = asked.then(|| match &client {
+        // Which certificates clients must show is said before the server name is known.
+        Some(_) => Err(Problem::new("Programmed", "HTTP/3 is not served where clients must show certificates")),
+        None => Ok(()),
+    });
+    Bound { owner, listener, refused, conflicted: false, kinds, unresolved, certificates, client, http3 }
 }
 
 fn client_validation(world: &World<'_>, metadata: &Metadata, validation: &Validation) -> (ClientValidation, Option<Problem>) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::name::Namespace;
 use crate::resource::{BackendRef, HttpFilter, HttpRoute, Kind, Metadata, PathModifier, RouteRule};
 use crate::snapshot::{
-    Action, Backend, Filters, Forward, HttpRule, Mirror, Origin, PathEdit, PathMatch, Redirect, RouteMatch, Share, Timeouts,
+    Action, Backend, Filters, Forward, HttpRule, Mirror, Origin, PathEdit, PathMatch, Protocol, Redirect, RouteMatch, Share, Timeouts,
     WeightedBackend,
 };
 
@@ -93,7 +93,7 @@ impl Said {
 impl Place<'_, '_> {
     /// The rules of one match: one, or one a backend where a backend's filters ask for it.
     fn compiled(&self, rule: &RouteRule, matches: &RouteMatch) -> Vec<HttpRule> {
-        let said = self.said(&rule.filters, matches);
+        let mut said = self.said(&rule.filters, matches);
         let made =
             |matches: RouteMatch, filters: Filters, action: Action| HttpRule { origin: Arc::new(self.origin()), matches, filters, action };
         if said.unknown {
@@ -102,6 +102,7 @@ impl Place<'_, '_> {
         if let Some(redirect) = said.redirect {
             return vec![made(matches.clone(), said.filters, Action::Redirect(redirect))];
         }
+        said.filters.grpc_web = self.translates_grpc_web(rule);
         let backends: Vec<(WeightedBackend, Said)> = rule
             .backends
             .iter()
@@ -140,12 +141,27 @@ impl Place<'_, '_> {
                     Action::Forward(forward)
                 }
             };
+            filters.grpc_web &= matches!(action, Action::Forward(_));
             rules.push(made(RouteMatch { share, ..matches.clone() }, filters, action));
         }
         if rules.is_empty() {
             rules.push(made(matches.clone(), said.filters.clone(), Action::Forward(forward(Vec::new()))));
         }
         rules
+    }
+
+    /// Whether the rule takes gRPC-Web for gRPC: at gateways, where browsers call, if its route says gRPC or all of its backends speak nothing else.
+    fn translates_grpc_web(&self, rule: &RouteRule) -> bool {
+        if self.entrance.home.is_some() {
+            return false;
+        }
+        let declared = |backend: &BackendRef| match self.backend(backend) {
+            Backend::Port(port) => self.world.port(&port).map(|found| found.port.protocol),
+            Backend::Missing { .. } => None,
+        };
+        // One that is gone says nothing of those that are left.
+        let mut known = rule.backends.iter().filter_map(declared).peekable();
+        self.kind == Kind::GrpcRoute || (known.peek().is_some() && known.all(|protocol| protocol == Protocol::Grpc))
     }
 
     fn origin(&self) -> Origin {

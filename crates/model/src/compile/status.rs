@@ -269,9 +269,13 @@ fn listeners(world: &World<'_>, frame: &Frame<'_>, of: &[&Bound<'_>]) -> Vec<Val
             let reason = bound.refused.as_ref().filter(|_| bound.conflicted).map_or("Invalid", |problem| problem.reason);
             Problem::new(reason, "it takes no connections until its other conditions hold")
         });
+        let mut programmed = Condition::of("Programmed", unprogrammed.as_ref(), owner);
+        if let (None, Some(Err(problem))) = (&unprogrammed, &bound.http3) {
+            programmed.message.clone_from(&problem.message);
+        }
         let mut conditions = vec![
             Condition::of("Accepted", bound.refused.as_ref(), owner),
-            Condition::of("Programmed", unprogrammed.as_ref(), owner),
+            programmed,
             Condition::of("ResolvedRefs", bound.unresolved.as_ref(), owner),
         ];
         conditions.push(match bound.refused.as_ref().filter(|_| bound.conflicted) {

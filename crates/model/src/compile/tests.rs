@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod edge;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -41,8 +41,13 @@ fn closeness((metadata, policy): Policy<'_>, port: &ServicePort, name: Option<&s
 pub(super) fn towards(world: &World<'_>, port: &ServicePort, found: &Found<'_>) -> Option<BackendTls> {
     let name = found.port.name.as_ref().map(crate::name::Label::as_str);
     let all = policies(world);
-    let closest = all.iter().map(|policy| closeness(*policy, port, name)).max().filter(|closest| *closest > 0)?;
-    let (metadata, policy) = all.iter().find(|policy| closeness(**policy, port, name) == closest)?;
+    let closest = all.iter().map(|policy| closeness(*policy, port, name)).max().filter(|closest| *closest > 0);
+    let Some((metadata, policy)) = closest.and_then(|closest| all.iter().find(|policy| closeness(**policy, port, name) == closest)) else {
+        // Nobody said whom to trust: nobody is, and no plaintext reaches a port that speaks TLS.
+        let server_name = port.service.fqdn();
+        let nobody = BackendTls { server_name, names: Vec::new(), roots: Some(String::new()), certificate: None };
+        return found.port.in_tls.then_some(nobody);
+    };
     // Without a root that can be read nobody is trusted, and calls fail: better than to speak in plaintext or to anybody.
     let roots = (!policy.system_roots).then(|| world.roots((Kind::BackendTlsPolicy, metadata), &policy.roots).0);
     Some(BackendTls { server_name: policy.hostname.clone(), names: policy.names.clone(), roots, certificate: None })

@@ -8,7 +8,8 @@ use crate::snapshot::{FieldMatch, PathMatch, Protocol, RouteMatch};
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::kinds::{
-    BackendRef, EGRESS_PROTOCOL, EgressPolicy, EgressTarget, HttpFilter, HttpRoute, ListenerProtocol, ParentRef, RouteRule, Spec,
+    BackendRef, EGRESS_PROTOCOL, EgressPolicy, EgressTarget, Gateway, HttpFilter, HttpRoute, ListenerProtocol, ParentRef, RouteRule,
+    ServicePortSpec, Spec, TlsPolicyTarget,
     TransportRoute,
 };
 use super::nearest::nearest;
@@ -80,6 +81,9 @@ impl Checked<'_> {
                 if let Some(subset) = &service.subset {
                     self.service(&subset.of.clone(), &subset.span.clone());
                 }
+                for port in service.ports.iter().filter(|port| port.in_tls) {
+                    self.trusted(metadata, port);
+                }
             }
             Spec::Workload(workload) => {
                 let Some(ports) = self.service(&workload.service, &workload.service_span) else { return };
@@ -93,6 +97,7 @@ impl Checked<'_> {
                 }
             }
             Spec::EgressPolicy(policy) => self.egress(metadata, policy),
+            Spec::Gateway(gateway) => self.http3(gateway),
             Spec::HttpRoute(route) | Spec::GrpcRoute(route) => self.route(metadata, route),
             Spec::TcpRoute(route) | Spec::TlsRoute(route) | Spec::UdpRoute(route) => self.transport(metadata, route),
             _ => {}
@@ -121,6 +126,43 @@ impl Checked<'_> {
                 }
             }
         }
+    }
+
+    /// Listeners that ask for HTTP/3 where it cannot be.
+    fn http3(&mut self, gateway: &Gateway) {
+        for listener in &gateway.listeners {
+            let Some(span) = listener.tls.as_ref().and_then(|tls| tls.http3.clone()) else { continue };
+            let validates =
+                gateway.client_validation.is_some() || gateway.port_client_validation.iter().any(|(port, _)| *port == listener.port);
+            if validates {
+                let message = "HTTP/3 is not served where clients must show certificates".to_owned();
+                self.warn(&span, message, "give the listener a port for which `tls.frontend` asks for none");
+            } else if gateway.listeners.iter().any(|other| other.protocol == ListenerProtocol::Udp && other.port == listener.port) {
+                self.warn(&span, format!("HTTP/3 is not served, as a listener for UDP has port {}", listener.port), "use another port");
+            }
+        }
+    }
+
+    /// A port that speaks TLS, for which somebody must say whom to trust.
+    fn trusted(&mut self, metadata: &Metadata, port: &ServicePortSpec) {
+        let means = |target: &TlsPolicyTarget| {
+            let section = target.section.as_deref();
+            target.object.is_service()
+                && target.object.name == metadata.name
+                && section.is_none_or(|section| port.name.as_ref().is_some_and(|name| name.as_str() == section))
+        };
+        let policies = self.after.of_kind(Kind::BackendTlsPolicy).filter(|found| found.metadata.namespace == metadata.namespace);
+        let mut targets =
+            policies.filter_map(|found| if let Spec::BackendTlsPolicy(policy) = &found.spec { Some(&policy.targets) } else { None });
+        if targets.any(|targets| targets.iter().any(means)) {
+            return;
+        }
+        let hint = format!("a BackendTLSPolicy with targetRefs: [{{group: \"\", kind: Service, name: {}}}]", metadata.name);
+        self.missing(
+            &port.span,
+            format!("port {} speaks TLS, and nothing says whom to trust there: calls would fail", port.port),
+            Some(hint),
+        );
     }
 
     /// The ports of a service that must be there.

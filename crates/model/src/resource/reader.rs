@@ -181,6 +181,11 @@ impl Object {
         self.unsupported.extend_from_slice(names);
     }
 
+    /// The names of what is left, each with its place.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&str, Range<usize>)> {
+        self.fields.iter().map(|(key, _)| (key.name.as_str(), key.span.clone()))
+    }
+
     /// All that is left, as an object of its own.
     pub(super) fn rest(self) -> Node {
         Node { span: self.span, value: Value::Map(self.fields) }

@@ -69,6 +69,8 @@ pub struct TlsChain {
     pub server_name: HostPattern,
     /// What is done.
     pub action: TlsAction,
+    /// Whether HTTP is served there by HTTP/3, too: on the same port of UDP.
+    pub http3: bool,
 }
 
 /// What is done with a TLS connection.

@@ -77,7 +77,7 @@ pub struct Forward {
     pub retry: Option<Retry>,
 }
 
-/// What is changed in heads.
+/// What is changed in heads, and how calls are translated.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filters {
     /// In the request.
@@ -86,6 +86,8 @@ pub struct Filters {
     pub response: HeaderEdits,
     /// Who may read answers from scripts of other origins.
     pub cors: Option<Cors>,
+    /// Whether calls of gRPC-Web, as browsers make them, become calls of gRPC, and their answers the other way round.
+    pub grpc_web: bool,
 }
 
 /// Changes of a head's fields, made in this order: remove, set, add.

@@ -11,8 +11,9 @@ pub(super) const ATTEMPTS_REPEATED: &str = "lorica_attempts_repeated_total";
 pub(super) const EXCHANGES_FAILED: &str = "lorica_exchanges_failed_total";
 
 /// Name, label (none if empty), what it is, help.
-const FAMILIES: [(&str, &str, Kind, &str); 8] = [
+const FAMILIES: [(&str, &str, Kind, &str); 9] = [
     ("lorica_connections_refused_total", "", Kind::Counter, "Connections refused at the bound on connections"),
+    ("lorica_quic_retries_total", "", Kind::Counter, "Clients of QUIC that had to prove their address first, as many handshakes were open"),
     ("lorica_connections_open", "side", Kind::Gauge, "Connections open now, by side of the proxy"),
     ("lorica_protocol_detected_total", "protocol", Kind::Counter, "What undeclared connections turned out to speak"),
     (EXCHANGES_FAILED, "reason", Kind::Counter, "Exchanges that the mesh itself ended, by reason"),

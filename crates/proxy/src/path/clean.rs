@@ -65,8 +65,8 @@ pub fn forwarded(head: &RequestHead, edits: &mut Edits, remote: IpAddr, tls: boo
         addresses.push_str(", ");
     }
     addresses.push_str(&remote.to_string());
-    edits.set(&head.fields, FORWARDED_FOR, addresses.as_bytes());
-    edits.set(&head.fields, "x-forwarded-proto", if tls { b"https" } else { b"http" });
+    edits.set(&head.fields, FORWARDED_FOR, addresses);
+    edits.set(&head.fields, "x-forwarded-proto", if tls { "https" } else { "http" });
 }
 
 /// Through which addresses a request has come.
@@ -79,7 +79,7 @@ pub fn request_id<'h>(head: &'h RequestHead, edits: &mut Edits) -> Cow<'h, str> 
     given.map_or_else(
         || {
             let id = new_request_id();
-            edits.set(&head.fields, REQUEST_ID, id.as_bytes());
+            edits.set(&head.fields, REQUEST_ID, &id);
             Cow::Owned(id)
         },
         Cow::Borrowed,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use lorica_identity::PeerIdentity;
-use lorica_model::head::{Fields, RequestHead, ResponseHead, Version};
+use lorica_model::head::{Edits, Fields, RequestHead, ResponseHead, Version};
 use lorica_model::name::ServicePort;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Backend, EgressHost, EgressRule, EgressUnit, HostPattern, Listening, Verdict, is_special, listed};
@@ -383,7 +383,7 @@ fn requested<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: &'a RequestHe
         record.rule(&rule.origin);
         record.app(&upstream);
         let taken = ResponseHead { version: Version::Http2, status: 200, fields: Fields::default() };
-        match responder.upgrade(&taken, b"", body).await {
+        match responder.upgrade(head, b"", &taken, &Edits::default(), body).await {
             Ok(mut tunnel) => {
                 let mut upstream = upstream;
                 let relayed = worker.until_ended(relay(&mut tunnel, &mut upstream, Read::default(), Some(TCP_IDLE))).await;

@@ -4,10 +4,12 @@
 //! written once, when the exchange is over or dropped.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lorica_model::head::{Edits, RequestHead};
 use lorica_model::reason::{Reason, Side};
+use lorica_model::snapshot::HttpRule;
 
 use super::accept::Boxed;
 use super::caller::{Caller, Entry};
@@ -17,6 +19,8 @@ use super::filter;
 use super::gateway;
 use super::mirror;
 use super::pick::{self, Tried};
+#[cfg(feature = "http3")]
+use super::quic;
 use super::record::ExchangeRecord;
 use super::replay::Replay;
 use super::respond;
@@ -34,12 +38,19 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
         let mut record = ExchangeRecord::begin(worker, caller, &head);
         let mut body = Replay::new(body);
         let mut responder = Some(responder);
-        let passed = pass(worker, caller, &head, &mut body, &mut responder, &mut record).await;
+        #[cfg(feature = "http3")]
+        let alternative = quic::alternative(worker, caller, &head);
+        #[cfg(not(feature = "http3"))]
+        let alternative: Option<String> = None;
+        let mut rule = None;
+        let passed = pass(worker, caller, &head, &mut body, &mut responder, alternative.as_deref(), &mut rule, &mut record).await;
         record.received(body.received);
         if let Err(failure) = passed {
             record.fail(&failure);
             match responder {
-                Some(responder) if !failure.answered => respond::refuse(responder, &head, failure.reason, &mut record).await,
+                Some(responder) if !failure.answered => {
+                    respond::refuse(responder, &head, failure.reason, rule.as_deref(), alternative.as_deref(), &mut record).await
+                }
                 // Half an answer must not look like a whole one.
                 Some(responder) => responder.reset(),
                 None => {}
@@ -48,12 +59,15 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
     })
 }
 
+#[expect(clippy::too_many_arguments, reason = "what an exchange holds, borrowed apart")]
 async fn pass<'x>(
     worker: &Rc<Worker>,
     caller: &Caller,
     head: &'x RequestHead,
     body: &mut Replay,
     responder: &mut Option<Responder>,
+    alternative: Option<&str>,
+    decided: &mut Option<Arc<HttpRule>>,
     record: &mut ExchangeRecord<'x>,
 ) -> Result<(), Failure> {
     let from = match (&caller.entry, &caller.certificate) {
@@ -71,20 +85,29 @@ async fn pass<'x>(
         Decided::Answer(answer, rule) => {
             record.rule(&rule);
             let responder = responder.take().ok_or_else(|| Failure::from(Reason::ClientClosed).answered())?;
-            respond::answer(responder, head, answer, &rule, record).await;
+            respond::answer(responder, head, answer, &rule, alternative, record).await;
             return Ok(());
         }
     };
     record.way(&way);
+    *decided = way.rule.as_ref().map(|(rule, _)| rule.clone());
+    if let Some(call) = way.grpc_web {
+        call.ask(head, &mut edits);
+        if let Some(decoder) = call.decoder() {
+            body.decode(decoder);
+        }
+        record.is_grpc();
+    }
     if let Some((rule, backend)) = way.decided() {
         filter::request(head, rule, backend, &mut edits);
     }
     let mirrors = mirror::begin(worker, &way, head, &edits, body);
-    let passed = attempts(worker, &way, head, &edits, body, responder, record).await;
+    let passed = attempts(worker, &way, head, &edits, body, responder, alternative, record).await;
     mirrors.end(body);
     passed
 }
 
+#[expect(clippy::too_many_arguments, reason = "what an exchange holds, borrowed apart")]
 /// Tries one endpoint after another, as far as that is safe and the rule allows.
 async fn attempts<'x>(
     worker: &Rc<Worker>,
@@ -93,6 +116,7 @@ async fn attempts<'x>(
     edits: &Edits,
     body: &mut Replay,
     responder: &mut Option<Responder>,
+    alternative: Option<&str>,
     record: &mut ExchangeRecord<'x>,
 ) -> Result<(), Failure> {
     let retry = way.decided().and_then(|(rule, _)| rule.forward()).and_then(|forward| forward.retry.as_ref());
@@ -117,6 +141,7 @@ async fn attempts<'x>(
                     again_after: retry.filter(|_| attempt < most).map(|retry| retry.codes.as_slice()).unwrap_or_default(),
                     body: &mut *body,
                     responder: &mut *responder,
+                    alternative,
                     record: &mut *record,
                     times: &times,
                 };

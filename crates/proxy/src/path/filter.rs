@@ -30,7 +30,7 @@ pub fn response(head: &RequestHead, rule: &HttpRule, backend: Option<&WeightedBa
     }
     if let Some(cors) = &rule.filters.cors {
         for (name, value) in allowance(cors, head) {
-            edits.set(fields, name, value.as_bytes());
+            edits.set(fields, name, value);
         }
     }
     edits
@@ -42,10 +42,10 @@ fn apply(fields: &Fields, changes: &HeaderEdits, edits: &mut Edits) {
         edits.remove(fields, name);
     }
     for (name, value) in set {
-        edits.set(fields, name, value.as_bytes());
+        edits.set(fields, name, value);
     }
     for (name, value) in add {
-        edits.add(name, value.as_bytes());
+        edits.add(name, value);
     }
 }
 
@@ -115,7 +115,8 @@ pub fn preflight(head: &RequestHead, cors: &Cors) -> Option<OwnAnswer> {
 }
 
 /// What an answer tells a browser about the script that called; nothing where its origin is not meant.
-fn allowance(cors: &Cors, head: &RequestHead) -> Vec<(&'static str, String)> {
+#[must_use]
+pub fn allowance(cors: &Cors, head: &RequestHead) -> Vec<(&'static str, String)> {
     let Some(origin) = head.fields.get_str("origin").filter(|origin| cors.origins.iter().any(|known| known.takes(origin))) else {
         return Vec::new();
     };

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use lorica_model::head::{Fields, RequestHead, ResponseHead, Version};
+use lorica_model::head::{Edits, Fields, RequestHead, ResponseHead, Version};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::Protocol;
 use tokio::task::spawn_local;
@@ -151,7 +151,8 @@ fn stream<'a>(
             return responder.reset();
         }
         let taken = ResponseHead { version: Version::Http2, status: 200, fields: Fields::default() };
-        match responder.upgrade(&taken, head.protocol().unwrap_or_default().as_bytes(), body).await {
+        let protocol = head.protocol().unwrap_or_default().as_bytes();
+        match responder.upgrade(head, protocol, &taken, &Edits::default(), body).await {
             Ok(tunnel) => {
                 let stream = Stream::Carried(Box::new(Carried::new(tunnel, None)));
                 match kind {

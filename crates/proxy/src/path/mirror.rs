@@ -55,7 +55,7 @@ pub fn begin(worker: &Rc<Worker>, way: &Way, head: &RequestHead, edits: &Edits, 
     };
     let drawn = forward.mirrors.iter().filter(|mirror| mirror.share.takes(fastrand::f64()));
     let copy = |reach: Arc<Reach>| Copy {
-        way: Way { to: To::Endpoints(reach), protocol: way.protocol, timeouts: Timeouts::default(), rule: None },
+        way: Way { to: To::Endpoints(reach), protocol: way.protocol, timeouts: Timeouts::default(), rule: None, grpc_web: None },
         head: head.clone(),
         edits: edits.clone(),
     };

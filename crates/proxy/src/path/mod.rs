@@ -8,8 +8,10 @@
 //! | `http` / `relay` | one exchange after another, or bytes |
 //! | `clean` | what an app or a stranger may not tell the mesh |
 //! | `gateway` | at a gateway: by port, server name and host, which rules are asked |
+//! | `quic` | the same for what comes by QUIC: HTTP/3 |
 //! | `route` / `way` | which service port the request goes to, or what the rule answers |
 //! | `filter` | what the rule changes in request and answer |
+//! | `grpc_web` | at a gateway: calls of browsers become calls of gRPC |
 //! | `mirror` | copies, of which nobody waits for the answer |
 //! | `egress` | what leaves the mesh, and by which way |
 //! | `pick` | which endpoint takes it |
@@ -27,10 +29,13 @@ pub mod exchange;
 pub mod failure;
 pub mod filter;
 pub mod gateway;
+pub mod grpc_web;
 pub mod http;
 pub mod mirror;
 pub mod mtls;
 pub mod pick;
+#[cfg(feature = "http3")]
+pub mod quic;
 pub mod record;
 pub mod relay;
 pub mod replay;

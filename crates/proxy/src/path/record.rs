@@ -303,6 +303,11 @@ impl<'x> ExchangeRecord<'x> {
         }
     }
 
+    /// It is a call of gRPC, which its head did not say.
+    pub fn is_grpc(&mut self) {
+        self.open.record.protocol = Protocol::Grpc;
+    }
+
     /// This rule decided.
     pub fn rule(&mut self, rule: &HttpRule) {
         self.open.record.route = Some(Route::Rule(rule.origin.clone()));

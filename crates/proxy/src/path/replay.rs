@@ -5,6 +5,7 @@
 
 use lorica_model::head::Fields;
 
+use super::grpc_web::Decoder;
 use crate::config::REPLAY_BYTES;
 use crate::wire::{Body, Frame, WireError};
 
@@ -21,6 +22,8 @@ pub struct Replay {
     trailers_given: bool,
     /// All bytes of the body so far, for the record.
     pub received: u64,
+    /// What reads bytes out of the text in which they come, where they come so.
+    decoder: Option<Decoder>,
 }
 
 impl Replay {
@@ -38,7 +41,13 @@ impl Replay {
             next: 0,
             trailers_given: false,
             received: 0,
+            decoder: None,
         }
+    }
+
+    /// Has the body read through `decoder`. Only before anything of it was read.
+    pub fn decode(&mut self, decoder: Decoder) {
+        self.decoder = Some(decoder);
     }
 
     /// Whether another attempt could have the whole of it.
@@ -62,7 +71,12 @@ impl Replay {
     /// Its length, where it is known: as declared, or because all of it is here.
     #[must_use]
     pub fn length(&self) -> Option<u64> {
-        if self.ended && !self.overflowed && self.trailers.is_none() { Some(self.kept_bytes as u64) } else { self.source.length() }
+        match &self.decoder {
+            _ if self.ended && !self.overflowed && self.trailers.is_none() => Some(self.kept_bytes as u64),
+            // The text's length says little of the bytes'.
+            Some(_) => None,
+            None => self.source.length(),
+        }
     }
 
     /// What the caller goes on to send, where the exchange becomes a tunnel.
@@ -92,15 +106,24 @@ impl Replay {
             self.next += 1;
             return Ok(Some(Frame::Data(data.clone())));
         }
-        if !self.ended {
+        while !self.ended {
             match self.source.frame().await {
-                Some(Ok(Frame::Data(data))) => return Ok(Some(Frame::Data(self.keep(data)))),
+                Some(Ok(Frame::Data(data))) => {
+                    self.received += data.len() as u64;
+                    let data = match &mut self.decoder {
+                        Some(decoder) => decoder.read(&data)?,
+                        None => data,
+                    };
+                    if !data.is_empty() {
+                        return Ok(Some(Frame::Data(self.keep(data))));
+                    }
+                }
                 Some(Ok(Frame::Trailers(trailers))) => {
-                    self.ended = true;
+                    self.end()?;
                     self.trailers = Some(trailers);
                 }
                 Some(Err(error)) => return Err(error),
-                None => self.ended = true,
+                None => self.end()?,
             }
         }
         if self.trailers_given {
@@ -110,8 +133,12 @@ impl Replay {
         Ok(self.trailers.clone().map(Frame::Trailers))
     }
 
+    fn end(&mut self) -> Result<(), WireError> {
+        self.ended = true;
+        self.decoder.as_ref().map_or(Ok(()), Decoder::end)
+    }
+
     fn keep(&mut self, data: bytes::Bytes) -> bytes::Bytes {
-        self.received += data.len() as u64;
         if !self.overflowed {
             self.kept_bytes += data.len();
             // Frames count too: a thousand tiny ones are no small body.

@@ -5,8 +5,12 @@ use lorica_model::reason::Reason;
 use lorica_model::snapshot::HttpRule;
 
 use super::filter;
+use super::grpc_web;
 use super::record::ExchangeRecord;
 use crate::wire::Responder;
+
+/// By which an answer tells where else its host is served (RFC 7838).
+pub const ALTERNATIVE: &str = "alt-svc";
 
 /// An answer of the mesh's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,9 +28,9 @@ pub struct OwnAnswer {
 pub fn own_answer(reason: Reason, head: Option<&RequestHead>) -> OwnAnswer {
     let meaning = reason.meaning();
     let told = (super::clean::REASON, meaning.word.to_owned());
-    if head.is_some_and(RequestHead::is_grpc) {
+    if let Some(content_type) = head.and_then(grpc) {
         let fields = vec![
-            ("content-type", "application/grpc".to_owned()),
+            ("content-type", content_type.to_owned()),
             ("grpc-status", meaning.grpc.to_string()),
             // Percent-encoding is due only for bytes that our texts do not have.
             ("grpc-message", format!("lorica: {}", meaning.text)),
@@ -38,13 +42,31 @@ pub fn own_answer(reason: Reason, head: Option<&RequestHead>) -> OwnAnswer {
     OwnAnswer { status: meaning.status, fields, body: format!("lorica: {}: {}\n", meaning.word, meaning.text) }
 }
 
-/// Answers for the mesh, where an answer can still be given.
-pub async fn refuse(responder: Responder, head: &RequestHead, reason: Reason, record: &mut ExchangeRecord<'_>) {
-    let answer = own_answer(reason, Some(head));
+/// What an answer to a caller is declared as who speaks gRPC, or gRPC-Web.
+fn grpc(head: &RequestHead) -> Option<&'static str> {
+    if head.is_grpc() { Some("application/grpc") } else { grpc_web::Call::of(head).map(grpc_web::Call::content_type) }
+}
+
+/// Answers for the mesh, where an answer can still be given. `rule`: which decided, if one had.
+/// `alternative`: what callers are told of HTTP/3.
+pub async fn refuse(
+    responder: Responder,
+    head: &RequestHead,
+    reason: Reason,
+    rule: Option<&HttpRule>,
+    alternative: Option<&str>,
+    record: &mut ExchangeRecord<'_>,
+) {
+    let mut answer = own_answer(reason, Some(head));
     if answer.status == 0 {
         return responder.reset();
     }
-    record.answered(answer.status, head.is_grpc().then_some(reason.meaning().grpc), answer.body.len());
+    if let Some(cors) = rule.and_then(|rule| rule.filters.cors.as_ref()) {
+        // A script may see what its own call came to.
+        answer.fields.extend(filter::allowance(cors, head));
+    }
+    answer.fields.extend(alternative.map(|alternative| (ALTERNATIVE, alternative.to_owned())));
+    record.answered(answer.status, grpc(head).map(|_| reason.meaning().grpc), answer.body.len());
     let fields = answer.fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
     send(responder, answer.status, fields, answer.body.clone()).await;
 }
@@ -60,7 +82,14 @@ pub async fn refuse_connect(responder: Responder, reason: Reason) {
 }
 
 /// Gives the answer that a rule makes by itself, with the changes that the rule makes to answers.
-pub async fn answer(responder: Responder, head: &RequestHead, answer: OwnAnswer, rule: &HttpRule, record: &mut ExchangeRecord<'_>) {
+pub async fn answer(
+    responder: Responder,
+    head: &RequestHead,
+    answer: OwnAnswer,
+    rule: &HttpRule,
+    alternative: Option<&str>,
+    record: &mut ExchangeRecord<'_>,
+) {
     record.answered(answer.status, None, answer.body.len());
     let mut own = HeadBuilder::with_capacity(256);
     for (name, value) in &answer.fields {
@@ -69,7 +98,10 @@ pub async fn answer(responder: Responder, head: &RequestHead, answer: OwnAnswer,
         }
     }
     let own = own.fields();
-    let edits = filter::response(head, rule, None, &own);
+    let mut edits = filter::response(head, rule, None, &own);
+    if let Some(alternative) = alternative {
+        edits.set(&own, ALTERNATIVE, alternative);
+    }
     send(responder, answer.status, edits.apply(&own), answer.body).await;
 }
 
@@ -103,6 +135,13 @@ mod tests {
         let head = builder.request(Version::Http2, "POST", "/a/b", "x", None).unwrap();
         let answer = own_answer(Reason::NoEndpoint, Some(&head));
         assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+        assert!(answer.fields.contains(&("grpc-status", "14".to_owned())));
+        let mut builder = HeadBuilder::with_capacity(64);
+        builder.field(b"content-type", b"application/grpc-web").unwrap();
+        let head = builder.request(Version::Http11, "POST", "/a/b", "x", None).unwrap();
+        let answer = own_answer(Reason::NoEndpoint, Some(&head));
+        assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+        assert!(answer.fields.contains(&("content-type", "application/grpc-web+proto".to_owned())));
         assert!(answer.fields.contains(&("grpc-status", "14".to_owned())));
     }
 }

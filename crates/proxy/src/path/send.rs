@@ -9,10 +9,12 @@ use lorica_model::reason::Reason;
 
 use super::failure::Failure;
 use super::filter;
+use super::grpc_web;
 use super::pick::Picked;
 use super::record::ExchangeRecord;
 use super::relay::{Read, relay};
 use super::replay::Replay;
+use super::respond::ALTERNATIVE;
 use super::time::Times;
 use super::way::Way;
 use crate::config::REPLAY_BYTES;
@@ -35,6 +37,8 @@ pub struct Attempt<'x, 'h> {
     pub body: &'x mut Replay,
     /// Where the answer goes; taken once the answer has ended.
     pub responder: &'x mut Option<Responder>,
+    /// What the caller is told of HTTP/3; a backend knows nothing of the port that it would speak of.
+    pub alternative: Option<&'x str>,
     /// The record.
     pub record: &'x mut ExchangeRecord<'h>,
     /// The times.
@@ -57,7 +61,7 @@ pub fn upgrade(head: &RequestHead) -> Option<&[u8]> {
 /// # Errors
 /// What went wrong; with `answered` set where the answer had begun.
 pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<(), Failure> {
-    let Attempt { worker, head, edits, way, again_after, body, responder: slot, record, times } = attempt;
+    let Attempt { worker, head, edits, way, again_after, body, responder: slot, alternative, record, times } = attempt;
     let upgrade = upgrade(head);
     // An answer is only given up where the body can certainly be sent again.
     let kept = body.length().is_some_and(|length| length <= REPLAY_BYTES as u64);
@@ -105,11 +109,10 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
         match rest {
             Err(tunnel) => Some((response, tunnel)),
             Ok(download) => {
-                let changes = match way.decided() {
-                    Some((rule, backend)) => filter::response(head, rule, Some(backend), &response.fields),
-                    None => Edits::default(),
-                };
-                let mut passing = pin!(pass(&response, &changes, download, slot, times, record));
+                let mut changes = changes(way, head, &response, alternative);
+                let goes_on = way.grpc_web.is_none_or(|call| call.answer(&response, download.is_end(), &mut changes));
+                let download = if goes_on { download } else { Body::Empty };
+                let mut passing = pin!(pass(&response, &changes, download, way.grpc_web, slot, times, record));
                 loop {
                     tokio::select! {
                         biased;
@@ -132,12 +135,23 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
     };
     match (upgraded, slot.take()) {
         (Some((response, tunnel)), Some(responder)) => {
-            let client = responder.upgrade(&response, upgrade.unwrap_or_default(), body.take_source()).await;
+            let changes = changes(way, head, &response, alternative);
+            let client = responder.upgrade(head, upgrade.unwrap_or_default(), &response, &changes, body.take_source()).await;
             let client = client.map_err(|error| Failure::client(&error).answered())?;
             tunnelled(worker, client, tunnel, record).await
         }
         _ => Ok(()),
     }
+}
+
+/// What changes in the answer.
+fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, alternative: Option<&str>) -> Edits {
+    let changes = way.decided().map(|(rule, backend)| filter::response(head, rule, Some(backend), &response.fields));
+    let mut changes = changes.unwrap_or_default();
+    if let Some(alternative) = alternative {
+        changes.set(&response.fields, ALTERNATIVE, alternative);
+    }
+    changes
 }
 
 /// Bytes both ways until the end, as WebSocket wants.
@@ -185,12 +199,17 @@ async fn pass(
     response: &ResponseHead,
     changes: &Edits,
     mut download: Body,
+    grpc_web: Option<grpc_web::Call>,
     slot: &mut Option<Responder>,
     times: &Times,
     record: &mut ExchangeRecord<'_>,
 ) -> Result<(), Half> {
     let gone = || Half::Client(WireError::Closed);
-    let length = download.length().filter(|_| !download.is_end()).or_else(|| declared(response));
+    let length = match grpc_web {
+        None => download.length().filter(|_| !download.is_end()).or_else(|| declared(response)),
+        // Its trailers come on top, and text is longer.
+        Some(_) => None,
+    };
     slot.as_mut().ok_or_else(gone)?.head(response, changes, length, download.is_end()).map_err(Half::Client)?;
     loop {
         let responder = slot.as_mut().ok_or_else(gone)?;
@@ -203,11 +222,21 @@ async fn pass(
         };
         match frame.transpose().map_err(Half::Upstream)? {
             Some(Frame::Data(data)) => {
+                let data = match grpc_web {
+                    None => data,
+                    Some(call) => call.piece(data),
+                };
                 record.sent(data.len());
                 responder.data(data).await.map_err(Half::Client)?;
             }
             Some(Frame::Trailers(trailers)) => {
                 record.trailers(&trailers);
+                if let Some(call) = grpc_web {
+                    let last = call.trailers(&trailers);
+                    record.sent(last.len());
+                    responder.data(last).await.map_err(Half::Client)?;
+                    return slot.take().ok_or_else(gone)?.end(None).await.map_err(Half::Client);
+                }
                 return slot.take().ok_or_else(gone)?.end(Some(&trailers)).await.map_err(Half::Client);
             }
             None => return slot.take().ok_or_else(gone)?.end(None).await.map_err(Half::Client),

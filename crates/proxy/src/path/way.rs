@@ -8,6 +8,7 @@ use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Action, Backend, HttpRule, Protocol, RuleTable, Timeouts, WeightedBackend, route as rules};
 
 use super::filter;
+use super::grpc_web;
 use super::mtls::Negotiated;
 use super::respond::OwnAnswer;
 use crate::view::{Reach, View};
@@ -31,6 +32,8 @@ pub struct Way {
     pub timeouts: Timeouts,
     /// The rule that decided, and which of its backends was drawn; none for calls to the app beside this proxy.
     pub rule: Option<(Arc<HttpRule>, usize)>,
+    /// What the caller asked for in gRPC-Web, and the backend is asked for in gRPC.
+    pub grpc_web: Option<grpc_web::Call>,
 }
 
 impl Way {
@@ -97,18 +100,22 @@ pub fn by_rules(asked: Asked<'_>, table: &RuleTable, head: &RequestHead, random:
         Some(called) if called.unit.port == *port => called,
         _ => asked.view.reach(port).ok_or(Reason::NoConfiguration)?,
     };
-    let protocol = if asked.called.is_some() {
-        spoken(reached.unit.cluster.protocol, head.version)
-    } else {
-        beyond_gateway(reached.unit.cluster.protocol, head)
+    let grpc_web = if rule.filters.grpc_web { grpc_web::Call::of(head) } else { None };
+    let declared = reached.unit.cluster.protocol;
+    let protocol = match asked.called {
+        _ if grpc_web.is_some() => Negotiated::Http2,
+        Some(_) => spoken(declared, head.version),
+        None => beyond_gateway(declared, head),
     };
-    Ok(Decided::Way(Way { to: To::Endpoints(reached.clone()), protocol, timeouts: forward.timeouts, rule: Some((rule.clone(), drawn)) }))
+    let (to, rule) = (To::Endpoints(reached.clone()), Some((rule.clone(), drawn)));
+    Ok(Decided::Way(Way { to, protocol, timeouts: forward.timeouts, rule, grpc_web }))
 }
 
 /// The way of a request for the app's port.
 #[must_use]
 pub fn inbound(port: u16, declared: Protocol, caller: Option<Ipv4Addr>, head: &RequestHead) -> Way {
-    Way { to: To::App { port, caller }, protocol: spoken(declared, head.version), timeouts: Timeouts::default(), rule: None }
+    let protocol = spoken(declared, head.version);
+    Way { to: To::App { port, caller }, protocol, timeouts: Timeouts::default(), rule: None, grpc_web: None }
 }
 
 /// What is spoken onwards: HTTP/2 where the port is declared so, else what the caller speaks.

@@ -9,6 +9,8 @@ use lorica_model::head::Fields;
 use super::error::WireError;
 use super::http1::Http1Body;
 use super::http2::Http2Body;
+#[cfg(feature = "http3")]
+use super::http3::Http3Body;
 
 /// A piece of a body.
 #[derive(Debug, Clone)]
@@ -27,6 +29,9 @@ pub enum Body {
     Http1(Http1Body),
     /// From HTTP/2.
     Http2(Http2Body),
+    /// From HTTP/3.
+    #[cfg(feature = "http3")]
+    Http3(Box<Http3Body>),
 }
 
 impl Body {
@@ -41,6 +46,8 @@ impl Body {
             Self::Empty => Poll::Ready(None),
             Self::Http1(body) => body.poll_frame(cx),
             Self::Http2(body) => body.poll_frame(cx),
+            #[cfg(feature = "http3")]
+            Self::Http3(body) => body.poll_frame(cx),
         }
     }
 
@@ -51,6 +58,8 @@ impl Body {
             Self::Empty => true,
             Self::Http1(body) => body.is_end(),
             Self::Http2(body) => body.is_end(),
+            #[cfg(feature = "http3")]
+            Self::Http3(body) => body.is_end(),
         }
     }
 
@@ -61,6 +70,8 @@ impl Body {
             Self::Empty => Some(0),
             Self::Http1(body) => body.length(),
             Self::Http2(body) => body.length(),
+            #[cfg(feature = "http3")]
+            Self::Http3(body) => body.length(),
         }
     }
 }

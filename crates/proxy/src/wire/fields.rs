@@ -3,6 +3,9 @@
 //! In: fields as received, and the edits beside them. Out: the fields that the next connection gets. Fields that speak of one
 //! connection stay behind; framing (`Content-Length`, `Transfer-Encoding`) and `Host` are written by the codecs alone.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lorica_identity::digest::sha1;
 use lorica_model::head::{Edits, Field, Fields, tokens};
 use smallvec::SmallVec;
 
@@ -16,6 +19,11 @@ const NOT_NAMEABLE: [&str; 6] = ["host", "content-length", "te", "keep-alive", "
 
 /// Fields that may not come as trailers (RFC 9110, 6.5.1): whoever merges them would frame or route the message anew.
 const NOT_TRAILERS: [&str; 5] = ["content-length", "host", "te", "trailer", "expect"];
+
+/// By which a client of HTTP/1 makes sure that its server knows WebSocket.
+pub(super) const WEBSOCKET_KEY: &str = "sec-websocket-key";
+/// What answers it.
+pub(super) const WEBSOCKET_ACCEPT: &str = "sec-websocket-accept";
 
 /// Which fields of a message go on. Made once a message, as `Connection` may name more that do not.
 pub(super) struct Onward<'f> {
@@ -57,7 +65,7 @@ fn pass(field: Field<'_>) -> Option<Field<'_>> {
 }
 
 /// The trailers that go on.
-pub(super) fn trailers(fields: &Fields) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub(crate) fn trailers(fields: &Fields) -> impl Iterator<Item = (&[u8], &[u8])> {
     fields.iter().filter(|(name, _)| !is_one_of(name, &HOP_BY_HOP) && !is_one_of(name, &NOT_TRAILERS))
 }
 
@@ -101,17 +109,13 @@ pub(super) fn upgrade(value: &[u8]) -> Option<&[u8]> {
 }
 
 /// A `Sec-WebSocket-Key` for a caller of HTTP/2, which has none (RFC 8441, 5): 16 random bytes in Base64.
-pub(super) fn websocket_key() -> [u8; 24] {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut bits = fastrand::u128(..);
-    let mut key = [b'='; 24];
-    for symbol in &mut key[..22] {
-        *symbol = ALPHABET[(bits & 63) as usize];
-        bits >>= 6;
-    }
-    // The last of 22 symbols holds two bits; the others of its six must be zero.
-    key[21] = ALPHABET[fastrand::usize(..4) << 4];
-    key
+pub(super) fn websocket_key() -> String {
+    STANDARD.encode(fastrand::u128(..).to_ne_bytes())
+}
+
+/// The `Sec-WebSocket-Accept` that answers a key (RFC 6455, 4.2.2).
+pub(super) fn websocket_accept(key: &[u8]) -> String {
+    STANDARD.encode(sha1(&[key.trim_ascii(), b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"].concat()))
 }
 
 /// The reason phrase of a status, for HTTP/1.
@@ -162,7 +166,7 @@ mod tests {
     fn a_caller_cannot_name_away_what_the_proxy_adds() {
         let received = fields(&[("Connection", "x-forwarded-client-cert, x-old"), ("x-old", "1"), ("x-forwarded-client-cert", "forged")]);
         let mut edits = Edits::default();
-        edits.set(&received, "x-forwarded-client-cert", b"By=us");
+        edits.set(&received, "x-forwarded-client-cert", "By=us");
         assert_eq!(text(onward(&received, &edits)), ["x-forwarded-client-cert: By=us"]);
     }
 
@@ -214,7 +218,12 @@ mod tests {
     #[test]
     fn a_websocket_key_is_sixteen_bytes_of_base64() {
         let key = websocket_key();
-        assert!(key[22..] == *b"==" && b"AQgw".contains(&key[21]), "{key:?}");
+        assert_eq!(STANDARD.decode(&key).unwrap().len(), 16, "{key:?}");
         assert_ne!(key, websocket_key());
+    }
+
+    #[test]
+    fn a_key_is_answered_as_the_standard_has_it() {
+        assert_eq!(websocket_accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 }

@@ -10,9 +10,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::Body;
 use super::error::WireError;
-use super::fields::{Onward, onward, upgrade};
+use super::fields::{WEBSOCKET_ACCEPT, WEBSOCKET_KEY, onward, upgrade, websocket_accept};
 use super::http1::{Http1Receiver, Http1Responder, Http1Sender};
 use super::http2::{Http2Receiver, Http2Responder, Http2Sender, Http2Tunnel};
+#[cfg(feature = "http3")]
+use super::http3::Http3Responder;
 use crate::stream::Stream;
 
 /// The most interim answers that one request may have; more would be a way to keep a proxy busy for ever.
@@ -47,6 +49,11 @@ impl Outgoing<'_> {
     /// Every field that goes on, `Host` and `Content-Length` among them: those each codec writes in its own way.
     pub(super) fn fields(&self) -> impl Iterator<Item = Field<'_>> {
         onward(&self.head.fields, self.edits)
+    }
+
+    /// Whether a field of this name goes on.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.fields().any(|field| field.name.eq_ignore_ascii_case(name.as_bytes()))
     }
 
     /// Whether the caller said how long its body is, as it must for an empty POST.
@@ -135,6 +142,9 @@ pub enum Responder {
     Http1(Http1Responder),
     /// On HTTP/2.
     Http2(Http2Responder),
+    /// On HTTP/3.
+    #[cfg(feature = "http3")]
+    Http3(Http3Responder),
 }
 
 impl Responder {
@@ -146,10 +156,13 @@ impl Responder {
         if head.status == 101 {
             return Err(WireError::Invalid("101 ends HTTP and is no interim answer"));
         }
-        let fields = bodiless(&head.fields);
+        let edits = Edits::default();
+        let fields = bodiless(&head.fields, &edits);
         match self {
             Self::Http1(responder) => responder.informational(head.status, fields).await,
             Self::Http2(responder) => responder.informational(head.status, fields),
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => responder.informational(head.status, fields).await,
         }
     }
 
@@ -179,6 +192,8 @@ impl Responder {
                 Ok(())
             }
             Self::Http2(responder) => responder.head(status, fields, length, end),
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => responder.head(status, fields, length, end),
         }
     }
 
@@ -190,6 +205,8 @@ impl Responder {
         match self {
             Self::Http1(responder) => responder.data(data).await,
             Self::Http2(responder) => responder.data(data).await,
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => responder.data(data).await,
         }
     }
 
@@ -201,6 +218,8 @@ impl Responder {
         match self {
             Self::Http1(responder) => responder.flush().await,
             Self::Http2(_) => Ok(()),
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => responder.flush().await,
         }
     }
 
@@ -212,22 +231,43 @@ impl Responder {
         match self {
             Self::Http1(responder) => responder.end(trailers).await,
             Self::Http2(responder) => responder.end(trailers),
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => responder.end(trailers).await,
         }
     }
 
-    /// Ends HTTP on this connection or stream, as the upstream did with `head`. `body` is what the client goes on to send.
+    /// Ends HTTP on this connection or stream, as the upstream did with `head`, which goes out with its edits. `asked` is the request and
+    /// `protocol` what it asked for; `body` is what the client goes on to send.
     ///
     /// # Errors
     /// When the client is gone.
-    pub async fn upgrade(self, head: &ResponseHead, protocol: &[u8], body: Body) -> Result<Tunnel, WireError> {
-        let fields = bodiless(&head.fields);
+    pub async fn upgrade(
+        self,
+        asked: &RequestHead,
+        protocol: &[u8],
+        head: &ResponseHead,
+        edits: &Edits,
+        body: Body,
+    ) -> Result<Tunnel, WireError> {
+        // The key is between a client and a server of HTTP/1; on either side of HTTP/2 there is none (RFC 8441, 5).
+        let key = asked.fields.get(WEBSOCKET_KEY);
+        let made = key.filter(|_| head.fields.position(WEBSOCKET_ACCEPT).is_none()).map(websocket_accept);
+        let is_accept = |name: &[u8]| name.eq_ignore_ascii_case(WEBSOCKET_ACCEPT.as_bytes());
+        let fields = bodiless(&head.fields, edits).filter(|field| key.is_some() || !is_accept(field.name));
         match self {
             Self::Http1(responder) => {
                 // Of what the client offered, the upstream's choice; one of HTTP/2 was offered the first alone.
-                let chosen = head.fields.get("upgrade").or_else(|| upgrade(protocol));
-                responder.upgrade(fields, chosen.unwrap_or(protocol)).await
+                let chosen = head.fields.get("upgrade").or_else(|| upgrade(protocol)).unwrap_or(protocol);
+                let made = made.as_ref().filter(|_| chosen.eq_ignore_ascii_case(b"websocket"));
+                let accept = made.map(|accept| Field::new(WEBSOCKET_ACCEPT.as_bytes(), accept.as_bytes()));
+                responder.upgrade(fields.chain(accept), chosen).await
             }
             Self::Http2(responder) => responder.upgrade(fields, body),
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => {
+                drop(responder);
+                Err(WireError::Unsupported("HTTP/3 has no upgrade here"))
+            }
         }
     }
 
@@ -236,6 +276,8 @@ impl Responder {
         match self {
             Self::Http1(responder) => responder.reset(),
             Self::Http2(responder) => responder.reset(),
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => responder.reset(),
         }
     }
 
@@ -244,15 +286,15 @@ impl Responder {
         match self {
             Self::Http1(responder) => responder.gone().await,
             Self::Http2(responder) => responder.gone().await,
+            #[cfg(feature = "http3")]
+            Self::Http3(responder) => responder.gone().await,
         }
     }
 }
 
 /// The fields that go on of a head without a body.
-fn bodiless(fields: &Fields) -> impl Iterator<Item = Field<'_>> {
-    let rules = Onward::new(fields);
-    let fields = fields.onward().filter_map(move |field| rules.pass(field));
-    fields.filter(|field| !field.name.eq_ignore_ascii_case(b"content-length"))
+fn bodiless<'f>(fields: &'f Fields, edits: &'f Edits) -> impl Iterator<Item = Field<'f>> {
+    onward(fields, edits).filter(|field| !field.name.eq_ignore_ascii_case(b"content-length"))
 }
 
 /// Bytes both ways, where HTTP has ended.

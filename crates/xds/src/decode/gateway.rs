@@ -1,6 +1,8 @@
 //! The listener port of a gateway.
 
-use envoy_types::pb::envoy::config::core::v3::{DataSource, TransportSocket, data_source::Specifier, transport_socket::ConfigType};
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, Http3ProtocolOptions, TransportSocket, data_source::Specifier, transport_socket::ConfigType,
+};
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, http_connection_manager::RouteSpecifier,
@@ -81,7 +83,10 @@ fn plain(at: &At<'_>, listener: &str, chain: FilterChain) -> Result<Listening, F
         filter_chain_match, name, use_proxy_proto, transport_socket, transport_socket_connect_timeout,
     });
     match metadata {
-        None => Ok(Listening::Http(hosts(at, listener, filters)?)),
+        None => match hosts(at, listener, filters)? {
+            (hosts, false) => Ok(Listening::Http(hosts)),
+            (_, true) => Err(at.field("filters").fault("has HTTP/3 without TLS".to_owned())),
+        },
         Some(_) => {
             let TransportFacts { route } = facts(at, metadata)?;
             bytes(at, listener, filters, route.as_ref())?;
@@ -98,10 +103,13 @@ fn chain(at: &At<'_>, listener: &str, chain: FilterChain) -> Result<TlsChain, Fa
     let expected = format!("{listener}/{server_name}");
     at.equal("name", &name, &expected)?;
     let tls = transport_socket.map(|socket| server_tls(&at.field("transport_socket"), socket)).transpose()?;
+    let mut http3 = false;
     let action = match (tls, metadata) {
         (Some((tls, alpn)), None) => {
             at.equal("alpn_protocols", &alpn, &vec!["h2".to_owned(), "http/1.1".to_owned()])?;
-            TlsAction::Terminate { tls, then: Terminated::Http(hosts(at, &name, filters)?) }
+            let (hosts, asked) = hosts(at, &name, filters)?;
+            http3 = asked;
+            TlsAction::Terminate { tls, then: Terminated::Http(hosts) }
         }
         (tls, metadata) => {
             let TransportFacts { route } = facts(at, metadata)?;
@@ -116,7 +124,7 @@ fn chain(at: &At<'_>, listener: &str, chain: FilterChain) -> Result<TlsChain, Fa
             }
         }
     };
-    Ok(TlsChain { server_name, action })
+    Ok(TlsChain { server_name, action, http3 })
 }
 
 fn server_name(at: &At<'_>, wanted: Option<FilterChainMatch>) -> Result<HostPattern, Fault> {
@@ -133,15 +141,21 @@ fn server_name(at: &At<'_>, wanted: Option<FilterChainMatch>) -> Result<HostPatt
     }
 }
 
-fn hosts(at: &At<'_>, name: &str, filters: Vec<Filter>) -> Result<Hosts, Fault> {
-    let manager: HttpConnectionManager = only_filter(at, filters)?;
+/// The rules by host, and whether HTTP/3 serves them, too.
+fn hosts(at: &At<'_>, name: &str, filters: Vec<Filter>) -> Result<(Hosts, bool), Fault> {
+    let mut manager: HttpConnectionManager = only_filter(at, filters)?;
     let at_filter = at.index("filters", 0);
     let at = at_filter.field("typed_config");
+    let http3 = manager.http3_protocol_options.take();
+    if let Some(options) = &http3 {
+        at.equal("http3_protocol_options", options, &Http3ProtocolOptions::default())?;
+    }
     let Some(RouteSpecifier::RouteConfig(configuration)) = routes(&at, manager)? else {
         return Err(at.field("route_specifier").fault("is not `route_config`".to_owned()));
     };
     let hosts = route::hosts(&at.field("route_config"), name, configuration)?;
-    Ok(Hosts::new(hosts.into_iter().map(|(domain, rules)| VirtualHost { host: HostPattern::of(&domain), rules: rules.into() }).collect()))
+    let hosts = hosts.into_iter().map(|(domain, rules)| VirtualHost { host: HostPattern::of(&domain), rules: rules.into() });
+    Ok((Hosts::new(hosts.collect()), http3.is_some()))
 }
 
 /// Metadata says where bytes go, and the filter must say the same.

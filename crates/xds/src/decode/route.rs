@@ -27,9 +27,8 @@ use lorica_model::snapshot::{
 
 use super::{At, Fault, Rejected, apart, duration, facts, limit, open, present, service_port};
 use crate::Kind;
-use crate::encode::{CORS, MISSING_PREFIX, cors as encode_cors, path_specifier, redirect as encode_redirect, retry as encode_retry};
+use crate::encode::{GRPC_WEB, MISSING_PREFIX, path_specifier, per_filter, redirect as encode_redirect, retry as encode_retry};
 use crate::facts::RouteFacts;
-use crate::resource::pack;
 
 /// Reads the rules of a service port, in order.
 ///
@@ -85,13 +84,13 @@ fn route(at: &At<'_>, route: Route) -> Result<HttpRule, Fault> {
     } unset { decorator, tracing, per_request_buffer_limit_bytes, stat_prefix, request_body_buffer_limit, route_specifiers });
     let RouteFacts { origin, prefix, path, cors, unanswered } = facts(at, metadata)?;
     let matches = matches(&at.field("match"), wanted, prefix)?;
-    let policy = cors.as_ref().map(|cors| (CORS.to_owned(), pack(&encode_cors(cors))));
-    at.equal("typed_per_filter_config", &typed_per_filter_config, &policy.into_iter().collect())?;
     let filters = Filters {
         request: edits(at, ("request_headers_to_add", request_headers_to_add), request_headers_to_remove)?,
         response: edits(at, ("response_headers_to_add", response_headers_to_add), response_headers_to_remove)?,
         cors,
+        grpc_web: typed_per_filter_config.contains_key(GRPC_WEB),
     };
+    at.equal("typed_per_filter_config", &typed_per_filter_config, &per_filter(&filters))?;
     let action = match (present(&at.field("action"), action)?, unanswered) {
         (Action::Route(action), None) => RuleAction::Forward(forward(&at.field("route"), action, path)?),
         (Action::DirectResponse(action), unanswered) => {

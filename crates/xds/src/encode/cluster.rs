@@ -49,7 +49,7 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect, context: Context<'_>)
         Dialect::Lorica => out.transport_socket_matches = vec![plaintext(cluster)],
         Dialect::Envoy => {
             out.transport_socket_matches = vec![plaintext(cluster)];
-            if let Some(options) = http_options(cluster.protocol) {
+            if let Some(options) = http_options(cluster.protocol, context.node.gateway.is_some()) {
                 out.typed_extension_protocol_options = [(HTTP_OPTIONS.to_owned(), pack(&options))].into();
             }
         }
@@ -88,17 +88,18 @@ fn plaintext(cluster: &Cluster) -> TransportSocketMatch {
     }
 }
 
-fn http_options(protocol: Protocol) -> Option<HttpProtocolOptions> {
+fn http_options(protocol: Protocol, at_gateway: bool) -> Option<HttpProtocolOptions> {
+    let explicit = |config| UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config: Some(config) });
     let options = match protocol {
         Protocol::Tcp => return None,
+        // What a browser speaks says nothing of what a backend does.
+        Protocol::Http if at_gateway => explicit(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())),
         Protocol::Detect | Protocol::Http => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
             http_protocol_options: Some(Http1ProtocolOptions::default()),
             http2_protocol_options: Some(Http2ProtocolOptions::default()),
             ..UseDownstreamHttpConfig::default()
         }),
-        Protocol::Http2 | Protocol::Grpc => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
-        }),
+        Protocol::Http2 | Protocol::Grpc => explicit(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
     };
     Some(HttpProtocolOptions { upstream_protocol_options: Some(options), ..HttpProtocolOptions::default() })
 }

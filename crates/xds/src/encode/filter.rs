@@ -1,11 +1,13 @@
 //! What rules change, in Envoy's words. Where these have no exact inverse, the rule's own words stand in the route's metadata, and a Lorica
 //! proxy holds both against each other.
 
+use std::collections::HashMap;
+
 use envoy_types::pb::envoy::config::core::v3::{
     HeaderValue, HeaderValueOption, RuntimeFractionalPercent, header_value_option::HeaderAppendAction,
 };
 use envoy_types::pb::envoy::config::route::v3::{
-    RedirectAction, RetryPolicy,
+    FilterConfig, RedirectAction, RetryPolicy,
     redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
     retry_policy::RetryBackOff,
     route_action::RequestMirrorPolicy,
@@ -13,14 +15,17 @@ use envoy_types::pb::envoy::config::route::v3::{
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
-use envoy_types::pb::google::protobuf::BoolValue;
-use lorica_model::snapshot::{Cors, Forward, HeaderEdits, Mirror, OriginMatch, PathEdit, Redirect, Retry, Share};
+use envoy_types::pb::google::protobuf::{Any, BoolValue};
+use lorica_model::snapshot::{Cors, Filters, Forward, HeaderEdits, Mirror, OriginMatch, PathEdit, Redirect, Retry, Share};
 
 use super::route::{cluster_name, escaped, exact, regex};
 use super::{duration, number, yes};
+use crate::resource::pack;
 
 /// The name of Envoy's filter for CORS.
 pub(crate) const CORS: &str = "envoy.filters.http.cors";
+/// The name of Envoy's filter for gRPC-Web.
+pub(crate) const GRPC_WEB: &str = "envoy.filters.http.grpc_web";
 /// After what Envoy tries again besides the listed answers: when nobody can have processed the request, or the connection broke before an answer.
 const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
 const RETRY_ON_CODES: &str = "connect-failure,refused-stream,reset-before-request,retriable-status-codes";
@@ -89,6 +94,13 @@ pub(crate) fn retry(forward: &Forward) -> Option<RetryPolicy> {
     })
 }
 
+/// What a rule says to filters of Envoy's by their names: to one that is off what switches it on, to another what it is to do.
+pub(crate) fn per_filter(filters: &Filters) -> HashMap<String, Any> {
+    let cors = filters.cors.as_ref().map(|policy| (CORS.to_owned(), pack(&cors(policy))));
+    let on = || pack(&FilterConfig { config: Some(Any::default()), ..FilterConfig::default() });
+    cors.into_iter().chain(filters.grpc_web.then(|| (GRPC_WEB.to_owned(), on()))).collect()
+}
+
 pub(crate) fn redirect(rule: &Redirect) -> RedirectAction {
     let path = rule.path.as_ref().map(|edit| match (edit, path_rewrite(edit)) {
         (PathEdit::Full(path), _) => PathRewriteSpecifier::PathRedirect(path.clone()),
@@ -112,7 +124,7 @@ pub(crate) fn redirect(rule: &Redirect) -> RedirectAction {
     }
 }
 
-pub(crate) fn cors(cors: &Cors) -> CorsPolicy {
+fn cors(cors: &Cors) -> CorsPolicy {
     let origin = |origin: &OriginMatch| match origin {
         OriginMatch::Any => StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(regex(".*"))), ..StringMatcher::default() },
         OriginMatch::Exact(text) => StringMatcher { ignore_case: true, ..exact(text) },

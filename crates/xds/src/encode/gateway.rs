@@ -5,18 +5,28 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation as Mutation, header_mutation as mutation};
 use envoy_types::pb::envoy::config::core::v3::{
-    DataSource, TransportSocket, address, data_source::Specifier, socket_address, transport_socket::ConfigType,
+    Address, DataSource, HeaderValue, HeaderValueOption, Http3ProtocolOptions, TransportSocket, address, data_source::Specifier,
+    header_value_option::HeaderAppendAction, socket_address, transport_socket::ConfigType,
 };
-use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, UdpListenerConfig};
+use envoy_types::pb::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, QuicProtocolOptions, UdpListenerConfig,
+};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::extensions::filters::http::header_mutation::v3::{HeaderMutation, Mutations};
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{Rds, http_connection_manager::RouteSpecifier};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpFilter, Rds,
+    http_connection_manager::{CodecType, RouteSpecifier},
+    http_filter,
+};
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
     TcpProxy,
     tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
 };
 use envoy_types::pb::envoy::extensions::filters::udp::udp_proxy::v3::{UdpProxyConfig, udp_proxy_config::RouteSpecifier as UdpRoute};
+use envoy_types::pb::envoy::extensions::transport_sockets::quic::v3::QuicDownstreamTransport;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, TlsCertificate,
     certificate_validation_context::TrustChainVerification, common_tls_context::ValidationContextType,
@@ -28,7 +38,7 @@ use lorica_model::snapshot::{
 };
 
 use super::egress::gateway_chain;
-use super::listener::{listener_filter, manager, network_filter};
+use super::listener::{grpc_web_filter, listener_filter, manager, network_filter};
 use super::route::{cluster_name, host};
 use super::{Context, MISSING_PREFIX, address as socket, ads, yes};
 use crate::facts::{EgressFacts, TransportFacts, metadata};
@@ -54,12 +64,12 @@ pub fn gateway(unit: &GatewayUnit, dialect: Dialect, context: Context<'_>) -> Ve
     let mut listener = Listener { name: name.clone(), ..Listener::default() };
     match &unit.listening {
         Listening::Http(hosts) => {
-            let filters = vec![encoder.http(&name, hosts)];
+            let filters = vec![encoder.http(&name, hosts, Over::Tcp)];
             listener.filter_chains = vec![FilterChain { filters, ..FilterChain::default() }];
         }
         Listening::Tcp(route) => listener.filter_chains = vec![transport(&name, route.as_ref())],
         Listening::Tls(chains) => {
-            listener.filter_chains = chains.iter().map(|chain| encoder.chain(chain)).collect();
+            listener.filter_chains = chains.iter().map(|chain| encoder.chain(chain, unit.port)).collect();
             if dialect == Dialect::Envoy {
                 listener.listener_filters = vec![listener_filter("envoy.filters.listener.tls_inspector", pack(&TlsInspector::default()))];
             }
@@ -80,10 +90,26 @@ pub fn gateway(unit: &GatewayUnit, dialect: Dialect, context: Context<'_>) -> Ve
         socket.protocol = socket_address::Protocol::Udp.into();
     }
     listener.address = Some(place);
+    let quic = match &unit.listening {
+        Listening::Tls(chains) if dialect == Dialect::Envoy => encoder.quic(chains, listener.address.clone()),
+        _ => None,
+    };
     let routes = encoder.routes;
     let mut resources = vec![Resource::new(Kind::Listener, &name, version, &listener)];
+    resources.extend(quic.map(|quic| Resource::new(Kind::Listener, &quic.name, version, &quic)));
     resources.extend(routes.iter().map(|routes| Resource::new(Kind::Route, &routes.name, version, routes)));
     resources
+}
+
+/// What carries HTTP.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// TCP alone.
+    Tcp,
+    /// TCP, and QUIC beside it, at a port that answers tell.
+    TcpBesideQuic(u16),
+    /// QUIC.
+    Quic,
 }
 
 struct Encoder<'e> {
@@ -94,7 +120,7 @@ struct Encoder<'e> {
 }
 
 impl Encoder<'_> {
-    fn http(&mut self, name: &str, hosts: &Hosts) -> Filter {
+    fn http(&mut self, name: &str, hosts: &Hosts, over: Over) -> Filter {
         let virtual_hosts =
             hosts.all().iter().map(|one| host(&one.host.to_string(), &one.host.to_string(), &one.rules, self.dialect)).collect();
         let routes = RouteConfiguration {
@@ -104,7 +130,9 @@ impl Encoder<'_> {
             ..RouteConfiguration::default()
         };
         let specifier = if self.dialect == Dialect::Envoy {
-            self.routes.push(routes);
+            if over != Over::Quic {
+                self.routes.push(routes);
+            }
             RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name.to_owned() })
         } else {
             RouteSpecifier::RouteConfig(routes)
@@ -113,11 +141,55 @@ impl Encoder<'_> {
         if self.dialect == Dialect::Envoy {
             // Callers are from outside: what they say of their own address stands before what is known of it.
             manager.use_remote_address = yes();
+            let router = manager.http_filters.len().saturating_sub(1);
+            manager.http_filters.insert(router, grpc_web_filter());
+        }
+        match (over, self.dialect) {
+            (Over::Tcp, _) => {}
+            (Over::TcpBesideQuic(port), Dialect::Envoy) => manager.http_filters.insert(0, alternative_filter(port)),
+            (Over::TcpBesideQuic(_), _) => manager.http3_protocol_options = Some(Http3ProtocolOptions::default()),
+            (Over::Quic, _) => {
+                manager.codec_type = CodecType::Http3.into();
+                manager.http3_protocol_options = Some(Http3ProtocolOptions::default());
+            }
         }
         network_filter("envoy.filters.network.http_connection_manager", pack(&manager))
     }
 
-    fn chain(&mut self, chain: &TlsChain) -> FilterChain {
+    /// The listener beside it that takes HTTP/3: Lorica's proxy has it from the same one, as its units are one resource each.
+    fn quic(&mut self, chains: &[TlsChain], place: Option<Address>) -> Option<Listener> {
+        let mut place = place?;
+        if let Some(address::Address::SocketAddress(socket)) = &mut place.address {
+            socket.protocol = socket_address::Protocol::Udp.into();
+        }
+        let mut filter_chains = Vec::new();
+        for chain in chains.iter().filter(|chain| chain.http3) {
+            let TlsAction::Terminate { tls, then: Terminated::Http(hosts) } = &chain.action else { continue };
+            let name = format!("{}/{}", self.name, chain.server_name);
+            let transport = QuicDownstreamTransport {
+                downstream_tls_context: Some(server_tls(tls, &["h3"])),
+                // Whoever records early data can send it again.
+                enable_early_data: Some(BoolValue { value: false }),
+                ..QuicDownstreamTransport::default()
+            };
+            filter_chains.push(FilterChain {
+                filters: vec![self.http(&name, hosts, Over::Quic)],
+                filter_chain_match: Some(chain_match(&chain.server_name, "quic")),
+                transport_socket: Some(TransportSocket {
+                    name: "envoy.transport_sockets.quic".to_owned(),
+                    config_type: Some(ConfigType::TypedConfig(pack(&transport))),
+                }),
+                name,
+                ..FilterChain::default()
+            });
+        }
+        let udp = UdpListenerConfig { quic_options: Some(QuicProtocolOptions::default()), ..UdpListenerConfig::default() };
+        let name = format!("{}/quic", self.name);
+        let listener = Listener { name, address: Some(place), udp_listener_config: Some(udp), filter_chains, ..Listener::default() };
+        Some(listener).filter(|listener| !listener.filter_chains.is_empty())
+    }
+
+    fn chain(&mut self, chain: &TlsChain, port: u16) -> FilterChain {
         let name = format!("{}/{}", self.name, chain.server_name);
         let mut out = match &chain.action {
             TlsAction::Passthrough(route) => transport(&name, Some(route)),
@@ -125,7 +197,8 @@ impl Encoder<'_> {
                 let (mut out, alpn) = match then {
                     Terminated::Tcp(route) => (transport(&name, route.as_ref()), &[][..]),
                     Terminated::Http(hosts) => {
-                        (FilterChain { filters: vec![self.http(&name, hosts)], ..FilterChain::default() }, &["h2", "http/1.1"][..])
+                        let over = if chain.http3 { Over::TcpBesideQuic(port) } else { Over::Tcp };
+                        (FilterChain { filters: vec![self.http(&name, hosts, over)], ..FilterChain::default() }, &["h2", "http/1.1"][..])
                     }
                 };
                 out.transport_socket = Some(TransportSocket {
@@ -135,14 +208,35 @@ impl Encoder<'_> {
                 out
             }
         };
-        let server_names = match &chain.server_name {
-            HostPattern::Any => Vec::new(),
-            name => vec![name.to_string()],
-        };
         out.name = name;
-        out.filter_chain_match =
-            Some(FilterChainMatch { server_names, transport_protocol: "tls".to_owned(), ..FilterChainMatch::default() });
+        out.filter_chain_match = Some(chain_match(&chain.server_name, "tls"));
         out
+    }
+}
+
+fn chain_match(server_name: &HostPattern, transport: &str) -> FilterChainMatch {
+    let server_names = match server_name {
+        HostPattern::Any => Vec::new(),
+        name => vec![name.to_string()],
+    };
+    FilterChainMatch { server_names, transport_protocol: transport.to_owned(), ..FilterChainMatch::default() }
+}
+
+/// Tells clients of TCP that there is HTTP/3 on this port, for a day.
+fn alternative_filter(port: u16) -> HttpFilter {
+    let header = HeaderValue { key: "alt-svc".to_owned(), value: format!("h3=\":{port}\"; ma=86400"), ..HeaderValue::default() };
+    let told = HeaderValueOption {
+        header: Some(header),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..HeaderValueOption::default()
+    };
+    let mutation = Mutation { action: Some(mutation::Action::Append(told)) };
+    let mutations = Mutations { response_mutations: vec![mutation], ..Mutations::default() };
+    let config = HeaderMutation { mutations: Some(mutations), ..HeaderMutation::default() };
+    HttpFilter {
+        name: "envoy.filters.http.header_mutation".to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack(&config))),
+        ..HttpFilter::default()
     }
 }
 

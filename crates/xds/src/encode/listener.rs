@@ -6,11 +6,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::core::v3::{Http2ProtocolOptions, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{
     AdditionalAddress, ApiListener, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
+use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -23,7 +24,7 @@ use envoy_types::pb::google::protobuf::Any;
 use lorica_model::name::ServicePort;
 use lorica_model::snapshot::{OutboundUnit, Protocol};
 
-use super::{CORS, Context, address, ads, duration, no};
+use super::{CORS, Context, GRPC_WEB, address, ads, duration, no};
 use crate::facts::{ListenerFacts, metadata};
 use crate::node::Dialect;
 use crate::resource::pack;
@@ -98,6 +99,8 @@ pub(super) fn manager(name: &str, routes: RouteSpecifier, dialect: Dialect) -> H
         manager.http_filters.insert(0, cors_filter());
         manager.server_header_transformation = ServerHeaderTransformation::PassThrough.into();
         manager.upgrade_configs = vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..UpgradeConfig::default() }];
+        // WebSockets of HTTP/2 (RFC 8441); no other CONNECT has a route.
+        manager.http2_protocol_options = Some(Http2ProtocolOptions { allow_connect: true, ..Http2ProtocolOptions::default() });
     }
     manager
 }
@@ -113,6 +116,12 @@ pub(super) fn router() -> HttpFilter {
 /// Does what a route's own policy says, and nothing where there is none.
 fn cors_filter() -> HttpFilter {
     HttpFilter { name: CORS.to_owned(), config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Cors {}))), ..HttpFilter::default() }
+}
+
+/// Does nothing but where a route switches it on.
+pub(super) fn grpc_web_filter() -> HttpFilter {
+    let config_type = Some(http_filter::ConfigType::TypedConfig(pack(&GrpcWeb {})));
+    HttpFilter { name: GRPC_WEB.to_owned(), config_type, disabled: true, ..HttpFilter::default() }
 }
 
 pub(super) fn tcp_filter(cluster: &str) -> Filter {

@@ -35,7 +35,7 @@ pub use names::names;
 
 pub(crate) use cluster::{LEAST_REQUEST, MUTUAL_TLS, PLAINTEXT, transport_match};
 pub(crate) use egress::{egress_listener, gateway_chain};
-pub(crate) use filter::{CORS, cors, path_rewrite, redirect, retry};
+pub(crate) use filter::{CORS, GRPC_WEB, path_rewrite, per_filter, redirect, retry};
 pub(crate) use gateway::tcp_proxy;
 pub(crate) use inbound::inbound_chains;
 pub(crate) use listener::HTTP_PROTOCOLS;

@@ -24,7 +24,6 @@ use lorica_model::snapshot::{
 use super::{duration, filter, number};
 use crate::facts::{RouteFacts, metadata};
 use crate::node::Dialect;
-use crate::resource::pack;
 
 /// What the names of clusters begin with that stand for backends which do not exist.
 pub(crate) const MISSING_PREFIX: &str = "missing/";
@@ -57,7 +56,6 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     let facts = RouteFacts { origin: (*rule.origin).clone(), prefix, path, cors, unanswered };
     let (request_headers_to_add, request_headers_to_remove) = filter::header_edits(&rule.filters.request);
     let (response_headers_to_add, response_headers_to_remove) = filter::header_edits(&rule.filters.response);
-    let policy = rule.filters.cors.as_ref().map(|cors| (filter::CORS.to_owned(), pack(&filter::cors(cors))));
     Route {
         r#match: Some(matches(&rule.matches, specifier)),
         metadata: Some(metadata(&facts)),
@@ -66,7 +64,7 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
         request_headers_to_remove,
         response_headers_to_add,
         response_headers_to_remove,
-        typed_per_filter_config: policy.into_iter().collect(),
+        typed_per_filter_config: filter::per_filter(&rule.filters),
         ..Route::default()
     }
 }

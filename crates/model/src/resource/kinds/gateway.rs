@@ -116,6 +116,8 @@ pub struct ListenerTls {
     pub mode: TlsMode,
     /// The certificates, as references to Secrets.
     pub certificates: Vec<ObjectRef>,
+    /// The place where it says that HTTP/3 is served, too (`lorica.io/http3`).
+    pub http3: Option<Range<usize>>,
 }
 
 /// Whether TLS ends at the gateway.

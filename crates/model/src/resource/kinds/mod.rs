@@ -87,6 +87,8 @@ pub struct ServicePortSpec {
     pub name: Option<Label>,
     /// What it speaks.
     pub protocol: Protocol,
+    /// Whether it speaks that in TLS of its own: a BackendTLSPolicy says whom to trust there.
+    pub in_tls: bool,
     /// Its place, for diagnostics.
     pub span: Range<usize>,
 }

@@ -1,6 +1,7 @@
 //! Gateways and what belongs to them, from their documents.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::{GATEWAY_GROUP, host_pattern, reference, references};
 use crate::name::Namespace;
@@ -154,12 +155,11 @@ fn listener(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<List
     let tls = tls.and_then(|node| reader.object(node, "`tls`")).map(|mut object| {
         let (mode, certificates, options) = (object.take("mode"), object.take("certificateRefs"), object.take("options"));
         reader.end(object);
-        if let Some(node) = options {
-            drop(reader.object(node, "`options`"));
-        }
+        let http3 = tls_options(options, reader);
         let mode =
             mode.and_then(|node| reader.word(&node, "mode", &[("Terminate", TlsMode::Terminate), ("Passthrough", TlsMode::Passthrough)]));
-        ListenerTls { mode: mode.unwrap_or(TlsMode::Terminate), certificates: references(certificates, own, ("", "Secret"), reader) }
+        let certificates = references(certificates, own, ("", "Secret"), reader);
+        ListenerTls { mode: mode.unwrap_or(TlsMode::Terminate), certificates, http3 }
     });
     let mut routes = AllowedRoutes { namespaces: NamespacesFrom::Same, kinds: Vec::new() };
     if let Some(mut object) = allowed.and_then(|node| reader.object(node, "`allowedRoutes`")) {
@@ -178,11 +178,33 @@ fn listener(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<List
         let bytes = matches!(protocol, ListenerProtocol::Tcp | ListenerProtocol::Udp | ListenerProtocol::Egress);
         reader.bound(!(bytes || *protocol == ListenerProtocol::Http) || tls.is_none(), &span, "a listener without TLS has no `tls`");
         reader.bound(!bytes || hostname == HostPattern::Any, &span, "a listener for bytes sees no host, so it has no `hostname`");
+        if let Some(span) = tls.as_ref().and_then(|tls| tls.http3.as_ref()).filter(|_| *protocol != ListenerProtocol::Https) {
+            reader.wrong_with(span, format!("`{HTTP3}` is for listeners of HTTPS"), "remove it, or let the listener's `protocol` be HTTPS");
+        }
         if *protocol == ListenerProtocol::Https && tls.is_none() {
             reader.wrong_with(&span, "a listener for HTTPS needs `tls`", "name its certificate: `tls: {certificateRefs: [{name: …}]}`");
         }
     }
     Some(Listener { name: name?, hostname, port: port?, protocol: protocol?, tls, allowed: routes, span })
+}
+
+/// The option of a listener's TLS that has HTTP/3 served, too.
+const HTTP3: &str = "lorica.io/http3";
+
+/// Where options of TLS switch HTTP/3 on. Those of other implementations say nothing to us; one of ours that is not known would be passed over.
+fn tls_options(node: Option<Node>, reader: &mut Reader<'_>) -> Option<Range<usize>> {
+    let mut object = reader.object(node?, "`options`")?;
+    let http3 = object.take(HTTP3);
+    for (name, span) in object.names().filter(|(name, _)| name.starts_with("lorica.io/")) {
+        reader.wrong_with(&span, format!("`{name}` is no option"), format!("the one option there is: `{HTTP3}: \"true\"`"));
+    }
+    let node = http3?;
+    let text = reader.text(&node, &format!("`{HTTP3}`"))?;
+    if text != "true" {
+        reader.wrong_with(&node.span, format!("`{HTTP3}` is not `\"true\"`"), "write \"true\", or leave it out");
+        return None;
+    }
+    Some(node.span)
 }
 
 fn namespaces(node: Option<Node>, default: NamespacesFrom, reader: &mut Reader<'_>) -> NamespacesFrom {
@@ -251,8 +273,8 @@ pub(super) fn backend_tls(node: Node, own: &Namespace, reader: &mut Reader<'_>) 
     let mut object = reader.object(node, "a BackendTLSPolicy's `spec`")?;
     let (targets, validation, options) = (object.need("targetRefs", reader), object.need("validation", reader), object.take("options"));
     reader.end(object);
-    if let Some(node) = options {
-        drop(reader.object(node, "`options`"));
+    if let Some(span) = tls_options(options, reader) {
+        reader.wrong_with(&span, format!("`{HTTP3}` is for listeners of HTTPS: backends are not called by HTTP/3"), "leave it out");
     }
     let mut policy =
         BackendTlsPolicy { targets: Vec::new(), hostname: String::new(), names: Vec::new(), roots: Vec::new(), system_roots: false };

@@ -9,14 +9,16 @@ use crate::resource::reader::{Object, Reader};
 use crate::resource::tree::Node;
 use crate::snapshot::{Locality, MtlsMode, Protocol, Transport};
 
-pub(super) const PROTOCOLS: [(&str, Protocol); 7] = [
-    ("http", Protocol::Http),
-    ("http2", Protocol::Http2),
-    ("h2", Protocol::Http2),
-    ("kubernetes.io/h2c", Protocol::Http2),
-    ("kubernetes.io/ws", Protocol::Http),
-    ("grpc", Protocol::Grpc),
-    ("tcp", Protocol::Tcp),
+/// What a port may be declared as: what it speaks, and whether in TLS.
+const PROTOCOLS: [(&str, (Protocol, bool)); 8] = [
+    ("http", (Protocol::Http, false)),
+    ("http2", (Protocol::Http2, false)),
+    ("h2", (Protocol::Http2, false)),
+    ("kubernetes.io/h2c", (Protocol::Http2, false)),
+    ("kubernetes.io/ws", (Protocol::Http, false)),
+    ("kubernetes.io/wss", (Protocol::Http, true)),
+    ("grpc", (Protocol::Grpc, false)),
+    ("tcp", (Protocol::Tcp, false)),
 ];
 
 pub(super) fn service(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<Service> {
@@ -54,12 +56,13 @@ pub(super) fn service(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> O
             label = Some(name);
         }
         let protocol = protocol.and_then(|node| reader.word(&node, "appProtocol", &PROTOCOLS));
+        let (protocol, in_tls) = protocol.unwrap_or_default();
         let Some(port) = number.and_then(|node| port(&node, reader)) else { continue };
         if service.port(port).is_some() {
             reader.wrong(&span, format!("port {port} is there twice"));
             continue;
         }
-        service.ports.push(ServicePortSpec { port, name: label, protocol: protocol.unwrap_or_default(), span });
+        service.ports.push(ServicePortSpec { port, name: label, protocol, in_tls, span });
     }
     for node in accounts.map(|node| reader.list(node, "`accounts`")).unwrap_or_default() {
         service.accounts.extend(reader.parsed::<Label>(&node, "an account"));

@@ -10,7 +10,7 @@ use lorica_model::head::{Field, Fields, ResponseHead, Version};
 
 use super::super::body::Body;
 use super::super::error::WireError;
-use super::super::fields::websocket_key;
+use super::super::fields::{WEBSOCKET_ACCEPT, WEBSOCKET_KEY, websocket_accept, websocket_key};
 use super::super::upstream::{Answer, MAX_INFORMATIONAL, Outgoing, Tunnel};
 use super::body::{Exchange, Http1Body, State};
 use super::connection::{Connection, flush};
@@ -46,11 +46,18 @@ impl Http1Client {
         let upgrade = outgoing.protocol();
         // An extended CONNECT is how HTTP/2 says GET with Upgrade; what it sends belongs to the tunnel, not to a body.
         let extended = outgoing.head.protocol().is_some();
+        let key = match upgrade {
+            // HTTP/2 has no such key (RFC 8441, 5).
+            Some(protocol) if extended && protocol.eq_ignore_ascii_case(b"websocket") && !outgoing.has(WEBSOCKET_KEY) => {
+                Some(websocket_key())
+            }
+            _ => None,
+        };
         let shape = {
             let mut connection = self.connection.borrow_mut();
             connection.begin();
             let mut shape = Shape::None;
-            connection.outbox.text(|text| shape = head(text, outgoing, upgrade, extended));
+            connection.outbox.text(|text| shape = head(text, outgoing, upgrade, key.as_deref()));
             shape
         };
         self.exchange = Exchange::new(State::Awaited, extended, true);
@@ -60,6 +67,7 @@ impl Http1Client {
             exchange: self.exchange.clone(),
             to_head: outgoing.head.is_method("HEAD"),
             upgrade: upgrade.map(<[u8]>::to_vec),
+            accept: key.map(|key| websocket_accept(key.as_bytes())),
             informational: 0,
         };
         (sender, receiver)
@@ -67,15 +75,16 @@ impl Http1Client {
 }
 
 /// Appends the text of a request's head; says the shape of its body.
-fn head(text: &mut Vec<u8>, outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>, extended: bool) -> Shape {
+fn head(text: &mut Vec<u8>, outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>, key: Option<&str>) -> Shape {
     let head = outgoing.head;
+    let extended = head.protocol().is_some();
     text.reserve(1024);
     text.extend_from_slice(if extended { b"GET" } else { head.method().as_bytes() });
     text.push(b' ');
     text.extend_from_slice(outgoing.path_and_query().as_bytes());
     text.extend_from_slice(b" HTTP/1.1\r\n");
     // The received Host stays as it was written only where it says what the request was routed by.
-    let from_http2 = head.version == Version::Http2;
+    let from_http2 = head.version.has_pseudo_fields();
     let host_stays = !from_http2 && head.fields.get("host").is_some_and(|host| host == outgoing.authority().as_bytes());
     if !host_stays {
         parse::line(text, b"host", outgoing.authority().as_bytes());
@@ -117,9 +126,8 @@ fn head(text: &mut Vec<u8>, outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>, ext
     if let Some(protocol) = upgrade {
         parse::line(text, b"connection", b"upgrade");
         parse::line(text, b"upgrade", protocol);
-        let keyless = extended && protocol.eq_ignore_ascii_case(b"websocket") && head.fields.position("sec-websocket-key").is_none();
-        if keyless {
-            parse::line(text, b"sec-websocket-key", &websocket_key());
+        if let Some(key) = key {
+            parse::line(text, WEBSOCKET_KEY.as_bytes(), key.as_bytes());
         }
     } else if promises_trailers {
         // TE speaks of this connection (RFC 9110, 10.1.4).
@@ -167,6 +175,8 @@ pub struct Http1Receiver {
     to_head: bool,
     /// What was asked for.
     upgrade: Option<Vec<u8>>,
+    /// The answer to the key that was made here.
+    accept: Option<String>,
     informational: u32,
 }
 
@@ -238,6 +248,10 @@ impl Http1Receiver {
         let asked = self.upgrade.as_deref().ok_or(WireError::Invalid("101 was not asked for"))?;
         if head.fields.get("upgrade").is_some_and(|protocol| !protocol.eq_ignore_ascii_case(asked)) {
             return Err(WireError::Invalid("101 leads to a protocol that was not asked for"));
+        }
+        // The caller has no key to hold it against.
+        if self.accept.as_ref().is_some_and(|accept| head.fields.get(WEBSOCKET_ACCEPT) != Some(accept.as_bytes())) {
+            return Err(WireError::Invalid("101 does not answer the Sec-WebSocket-Key"));
         }
         self.exchange.keep.set(false);
         let mut connection = self.connection.borrow_mut();

@@ -42,29 +42,29 @@ impl Bucket {
 
 /// The allowances of one connection.
 #[derive(Debug)]
-pub(super) struct Calm {
+pub(in super::super) struct Calm {
     idle: Bucket,
     resets: Bucket,
 }
 
 impl Calm {
-    pub(super) fn new() -> Self {
+    pub(in super::super) fn new() -> Self {
         let bucket = |most| Bucket { left: most, most, filled: None };
         Self { idle: bucket(IDLE_FRAMES), resets: bucket(EARLY_RESETS) }
     }
 
     /// A frame carried something.
-    pub(super) fn useful(&mut self) {
+    pub(in super::super) fn useful(&mut self) {
         self.idle.left = (self.idle.left + WORTH).min(self.idle.most);
     }
 
     /// A frame carried nothing. False: there were too many.
-    pub(super) fn idle_frame(&mut self, now: impl FnOnce() -> Instant) -> bool {
+    pub(in super::super) fn idle_frame(&mut self, now: impl FnOnce() -> Instant) -> bool {
         self.idle.take(now)
     }
 
     /// A request was reset before its answer began. False: there were too many.
-    pub(super) fn early_reset(&mut self, now: impl FnOnce() -> Instant) -> bool {
+    pub(in super::super) fn early_reset(&mut self, now: impl FnOnce() -> Instant) -> bool {
         self.resets.take(now)
     }
 }

@@ -12,7 +12,7 @@ use super::hpack::{Encoder, Tag, plain};
 
 /// Why a block is no head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoHead {
+pub(in super::super) enum NoHead {
     /// It is no message of HTTP/2 at all: the stream is reset.
     Malformed(&'static str),
     /// It is one of HTTP/2, yet no request that could be passed on: it is answered with this status.
@@ -20,7 +20,7 @@ pub(super) enum NoHead {
 }
 
 /// What a block said, text after text in `text`, a buffer that outlives it.
-pub(super) struct Collected<'t> {
+pub(in super::super) struct Collected<'t> {
     text: &'t mut Vec<u8>,
     parts: Parts,
     method: Option<Range<usize>>,
@@ -36,7 +36,7 @@ pub(super) struct Collected<'t> {
 }
 
 impl<'t> Collected<'t> {
-    pub(super) fn new(text: &'t mut Vec<u8>) -> Self {
+    pub(in super::super) fn new(text: &'t mut Vec<u8>) -> Self {
         text.clear();
         Self {
             text,
@@ -55,7 +55,7 @@ impl<'t> Collected<'t> {
     }
 
     /// Takes in a field. What is past the bounds of a head is left out, and the head is then too large.
-    pub(super) fn field(&mut self, name: &[u8], value: &[u8], tag: Tag) {
+    pub(in super::super) fn field(&mut self, name: &[u8], value: &[u8], tag: Tag) {
         if self.too_large {
             return;
         }
@@ -124,7 +124,7 @@ impl<'t> Collected<'t> {
     }
 
     /// The head of a request, and the length of its body where it is declared. `connects`: whether a CONNECT to a host is taken.
-    pub(super) fn request(mut self, connects: bool) -> Result<(RequestHead, Option<u64>), NoHead> {
+    pub(in super::super) fn request(mut self, version: Version, connects: bool) -> Result<(RequestHead, Option<u64>), NoHead> {
         use NoHead::{Malformed, Refused};
         if self.status.is_some() {
             return Err(Malformed("a request has a :status"));
@@ -142,7 +142,7 @@ impl<'t> Collected<'t> {
         let connect = method == b"CONNECT";
         match (connect, self.protocol.is_some()) {
             (true, false) if self.scheme.is_none() && self.path.is_none() && self.authority.is_some() => {
-                return if connects { self.connect() } else { Err(Refused(501, "CONNECT is not passed on")) };
+                return if connects { self.connect(version) } else { Err(Refused(501, "CONNECT is not passed on")) };
             }
             (true, false) => return Err(Malformed("a CONNECT names more than an authority")),
             (false, true) => return Err(Malformed("only an extended CONNECT has a :protocol")),
@@ -182,20 +182,20 @@ impl<'t> Collected<'t> {
         let [method, path, authority, protocol] =
             [self.method, self.path, authority, self.protocol].map(|range| range.unwrap_or_else(|| none.clone()));
         let text = Bytes::copy_from_slice(self.text);
-        let head = self.parts.request(text, Version::Http2, method, path, authority, protocol);
+        let head = self.parts.request(text, version, method, path, authority, protocol);
         let length = if self.has_length { content_length(&head.fields) } else { Ok(None) };
         let length = length.map_err(|_| Refused(400, "the Content-Length is none"))?;
         Ok((head, length))
     }
 
     /// The head of a CONNECT: it has a host and no path.
-    fn connect(self) -> Result<(RequestHead, Option<u64>), NoHead> {
+    fn connect(self, version: Version) -> Result<(RequestHead, Option<u64>), NoHead> {
         if !is_host(self.is(&self.authority).unwrap_or_default()) {
             return Err(NoHead::Refused(400, "the authority is no host"));
         }
         let [method, authority] = [self.method, self.authority].map(Option::unwrap_or_default);
         let text = Bytes::copy_from_slice(self.text);
-        Ok((self.parts.request(text, Version::Http2, method, 0..0, authority, 0..0), None))
+        Ok((self.parts.request(text, version, method, 0..0, authority, 0..0), None))
     }
 
     /// The head of an answer, and the length of its body where it is declared.
@@ -224,7 +224,7 @@ impl<'t> Collected<'t> {
     }
 
     /// Trailers.
-    pub(super) fn trailers(mut self) -> Result<Fields, &'static str> {
+    pub(in super::super) fn trailers(mut self) -> Result<Fields, &'static str> {
         let pseudo = [&self.method, &self.scheme, &self.authority, &self.path, &self.protocol, &self.status];
         if pseudo.into_iter().any(Option::is_some) {
             return Err("trailers have a pseudo-field");

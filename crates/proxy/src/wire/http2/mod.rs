@@ -29,6 +29,13 @@ pub(super) use client::{Http2Receiver, Http2Sender};
 pub(super) use server::Http2Responder;
 pub use server::Http2Server;
 pub(super) use tunnel::Http2Tunnel;
+// What HTTP/3 has in common with it.
+#[cfg(feature = "http3")]
+pub(super) use calm::Calm;
+#[cfg(feature = "http3")]
+pub(super) use head::{Collected, NoHead};
+#[cfg(feature = "http3")]
+pub(super) use hpack::{Tag, huffman_decode, prefixed_number, put_prefixed_number, tag_of_name, with_value};
 
 /// How much a peer may send ahead on one stream, in bytes: enough for a gigabit over 8 ms.
 const STREAM_WINDOW: u32 = 1024 * 1024;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
-use lorica_model::head::MAX_HEAD_BYTES;
+use lorica_model::head::{MAX_HEAD_BYTES, Version};
 
 use super::super::error::WireError;
 use super::super::upstream::MAX_INFORMATIONAL;
@@ -222,7 +222,7 @@ impl Connection {
             self.put_reset(id, code::REFUSED_STREAM);
             return self.idle_frame();
         }
-        let (head, length) = match collected.request(self.takes_connect) {
+        let (head, length) = match collected.request(Version::Http2, self.takes_connect) {
             Ok((_, Some(1..))) if end => {
                 self.put_reset(id, code::PROTOCOL_ERROR);
                 return self.idle_frame();

@@ -13,7 +13,7 @@ async fn pass(head: &RequestHead, body: Body, mut responder: Responder, mut send
             Answer::Final(head, _) => panic!("{head:?}"),
             Answer::Upgraded(answer, upstream) => {
                 let protocol = asked(head).unwrap();
-                return (responder.upgrade(&answer, protocol, body).await.unwrap(), upstream);
+                return (responder.upgrade(head, protocol, &answer, &Edits::default(), body).await.unwrap(), upstream);
             }
         }
     }

@@ -62,7 +62,7 @@ const fn tables() -> Tables {
 }
 
 /// Appends what `text` says to `out`, up to `most` bytes in all. False: it is no Huffman code, or longer.
-pub(super) fn decode(text: &[u8], out: &mut Vec<u8>, most: usize) -> bool {
+pub(in super::super::super) fn decode(text: &[u8], out: &mut Vec<u8>, most: usize) -> bool {
     // No code is shorter than five bits.
     out.reserve((text.len() * 8 / 5 + 1).min(most));
     let mut bytes = text.iter();

@@ -11,7 +11,12 @@ mod table;
 
 pub(super) use decoder::Decoder;
 pub(super) use encoder::{Encoder, plain};
-pub(super) use names::Tag;
+pub(in super::super) use names::Tag;
+#[cfg(feature = "http3")]
+pub(in super::super) use {
+    huffman::decode as huffman_decode,
+    names::{tag_of_name, with_value},
+};
 
 #[cfg(test)]
 mod tests;
@@ -68,4 +73,16 @@ fn take_number(block: &mut &[u8], bits: u32) -> Option<usize> {
     }
     *block = rest;
     Some(number)
+}
+
+/// As [`put_number`], for QPACK, which has the same numbers in forms of its own.
+#[cfg(feature = "http3")]
+pub(in super::super) fn put_prefixed_number(form: (u8, u32), number: usize, out: &mut Vec<u8>) {
+    put_number(form, number, out);
+}
+
+/// As [`take_number`].
+#[cfg(feature = "http3")]
+pub(in super::super) fn prefixed_number(block: &mut &[u8], bits: u32) -> Option<usize> {
+    take_number(block, bits)
 }

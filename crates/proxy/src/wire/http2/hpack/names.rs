@@ -92,7 +92,7 @@ pub(crate) enum Tag {
 }
 
 /// What a field is whose name is known, with this value. A `:protocol` has rules of its own, and an answer if it breaks them.
-pub(super) fn with_value(tag: Tag, value: &[u8]) -> Tag {
+pub(in super::super::super) fn with_value(tag: Tag, value: &[u8]) -> Tag {
     if tag == Tag::Protocol || is_value(value) { tag } else { Tag::Malformed }
 }
 
@@ -112,7 +112,7 @@ pub(super) fn tag_of_static(index: usize) -> Tag {
 }
 
 /// What a field is by its name alone. `te` may say one thing only, which whoever collects the fields checks.
-pub(super) fn tag_of_name(name: &[u8]) -> Tag {
+pub(in super::super::super) fn tag_of_name(name: &[u8]) -> Tag {
     match name {
         [b':', pseudo @ ..] => match pseudo {
             b"method" => Tag::Method,

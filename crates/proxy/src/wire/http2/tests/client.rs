@@ -241,9 +241,10 @@ async fn a_tunnel_carries_bytes_without_copying_them() {
             let (near, far) = duplex(1 << 20);
             spawn_local(async move {
                 let mut server = Http2Server::start(Stream::Memory(far), Bytes::new()).await.unwrap();
-                while let Some((_, body, responder)) = server.next().await.unwrap() {
+                while let Some((asked, body, responder)) = server.next().await.unwrap() {
                     let head = HeadBuilder::with_capacity(0).response(Version::Http2, 200);
-                    let mut tunnel = Responder::Http2(responder).upgrade(&head, b"tcp", body).await.unwrap();
+                    let edits = Edits::default();
+                    let mut tunnel = Responder::Http2(responder).upgrade(&asked, b"tcp", &head, &edits, body).await.unwrap();
                     spawn_local(async move {
                         while let Some(data) = poll_fn(|cx| tunnel.poll_data(cx)).await {
                             let mut data = data.unwrap();

@@ -1,0 +1,93 @@
+//! What browsers speak at a gateway: gRPC-Web, WebSocket, HTTP/3. In flow what real clients of others send; out flow what services and
+//! clients see, through Lorica's proxy and, where there is one, through a stock Envoy under the same control plane.
+
+mod envoy;
+mod grpc_web;
+mod http3;
+mod http3_abuse;
+mod websocket;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use testbed::{Mesh, Proxy};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+/// A service of one plaintext endpoint at port 80.
+fn service(name: &str, protocol: &str, address: SocketAddr) -> String {
+    format!(
+        "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: 80, appProtocol: {protocol}}}]}}\n---\n\
+         apiVersion: lorica.io/v1alpha1\nkind: Workload\nmetadata: {{name: {name}-1, namespace: shop}}\nspec: {{service: {name}, address: {ip}, ports: [{{servicePort: 80, port: {port}}}], transport: Plaintext}}\n---\n",
+        ip = address.ip(),
+        port = address.port(),
+    )
+}
+
+/// A service without an endpoint.
+fn deserted(name: &str, protocol: &str) -> String {
+    format!(
+        "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: 80, appProtocol: {protocol}}}]}}\n---\n"
+    )
+}
+
+/// A Gateway `edge.shop` with these listeners.
+fn gateway(listeners: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: edge, namespace: shop}}\nspec:\n  gatewayClassName: lorica\n  listeners:\n{listeners}---\n"
+    )
+}
+
+/// A route of `edge.shop`; `spec`: what follows its parent.
+fn route(kind: &str, name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  parentRefs: [{{name: edge}}]\n{spec}---\n"
+    )
+}
+
+/// Runs the gateway of `text`; its listener ports in order.
+async fn run(mesh: &Mesh, text: &str, ports: &[u16]) -> anyhow::Result<(Proxy, Vec<SocketAddr>)> {
+    run_with(mesh, text, ports, &[]).await
+}
+
+/// The same, with more options.
+async fn run_with(mesh: &Mesh, text: &str, ports: &[u16], options: &[&str]) -> anyhow::Result<(Proxy, Vec<SocketAddr>)> {
+    mesh.write("gateway.yaml", text)?;
+    let arguments = ["--gateway", "edge.shop", "--config", "gateway.yaml"].iter().chain(options);
+    let mut arguments: Vec<String> = arguments.map(|argument| (*argument).to_owned()).collect();
+    for port in ports {
+        arguments.extend(["--bind".to_owned(), format!("{port}=0")]);
+    }
+    let proxy = Proxy::start(mesh, arguments).await?;
+    let addresses = proxy.addresses.clone();
+    Ok((proxy, addresses))
+}
+
+/// A certificate that its clients trust.
+struct Trusted {
+    chain: String,
+    key: String,
+    der: CertificateDer<'static>,
+}
+
+impl Trusted {
+    /// One for these names.
+    fn new(names: &[&str]) -> anyhow::Result<Self> {
+        let made = rcgen::generate_simple_self_signed(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+        Ok(Self { chain: made.cert.pem(), key: made.signing_key.serialize_pem(), der: made.cert.der().clone() })
+    }
+
+    /// The Secret of it.
+    fn secret(&self, name: &str) -> String {
+        let indented = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: shop}}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}---\n",
+            indented(&self.chain),
+            indented(&self.key)
+        )
+    }
+
+    /// A file that holds it, for clients in other languages.
+    fn file(&self, mesh: &Mesh) -> anyhow::Result<PathBuf> {
+        mesh.write("trusted.pem", &self.chain)
+    }
+}
