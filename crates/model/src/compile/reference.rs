@@ -53,13 +53,14 @@ impl<'w> World<'w> {
 
     /// The service port that a backend of a route means.
     ///
-    /// `home`: the namespace of the service whose calls are routed. Whoever calls it may name what is beside it (GAMMA); elsewhere a grant is needed.
+    /// `home`: the namespace of the service whose calls are routed. Its callers may call any other service as well, so a route of theirs needs
+    /// no grant (GEP-1294); one of a gateway, which opens services to others, does.
     pub(super) fn backend(&self, from: (Kind, &Metadata), home: Option<&Namespace>, backend: &BackendRef) -> Result<ServicePort, Problem> {
         let object = &backend.object;
         if !object.is_service() {
             return Err(Problem::new("InvalidKind", format!("{} {} is no Service", object.kind, object.name)));
         }
-        if home != Some(&object.namespace) {
+        if home.is_none() {
             self.permitted(from, object)?;
         }
         let missing = |what: String| Problem::new("BackendNotFound", what);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::name::{Namespace, ServiceName};
+use crate::name::ServiceName;
 use crate::snapshot::{FieldMatch, PathMatch, Protocol, RouteMatch};
 
 use super::diagnostic::{Diagnostic, Severity};
@@ -202,15 +202,13 @@ impl Checked<'_> {
         }
     }
 
-    /// References into other namespaces, which these must allow. Calls inside the mesh may name what is beside the service called.
+    /// References of routes of gateways into other namespaces, which these must allow. Calls inside the mesh need no grant.
     fn granted<'b>(&mut self, metadata: &Metadata, backends: impl Iterator<Item = &'b BackendRef>, parents: &[ParentRef]) {
         let kind = self.document.resource.kind;
-        let home = |namespace: &Namespace| {
-            !parents.is_empty() && parents.iter().all(|parent| parent.object.is_service() && parent.object.namespace == *namespace)
-        };
+        let in_mesh = !parents.is_empty() && parents.iter().all(|parent| parent.object.is_service());
         for backend in backends.filter(|backend| backend.object.is_service()) {
             let object = &backend.object;
-            if home(&object.namespace) || self.after.grants((GATEWAY_GROUP, kind, &metadata.namespace), object) {
+            if in_mesh || self.after.grants((GATEWAY_GROUP, kind, &metadata.namespace), object) {
                 continue;
             }
             let hint = format!(

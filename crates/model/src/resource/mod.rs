@@ -21,7 +21,7 @@ pub use kinds::{
     TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort,
 };
 pub use nearest::nearest;
-pub use read::{Document, read, stored};
+pub use read::{ANY_SERVICE, Document, read, stored};
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -77,7 +77,7 @@ pub struct ParentRef {
     pub section: Option<String>,
     /// The place of its port, or of its name where it names none.
     pub port_span: Range<usize>,
-    /// The reference as it was written, for the status: it is told back the same.
+    /// The reference as it was written, with the API's defaults, for the status: it is told back the same.
     pub written: serde_json::Value,
 }
 

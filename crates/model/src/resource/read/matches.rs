@@ -30,6 +30,9 @@ pub(super) fn route_match(node: Node, reader: &mut Reader<'_>) -> Option<RouteMa
     Some(found)
 }
 
+/// How the expression of a match of gRPC begins that names a method and no service.
+pub const ANY_SERVICE: &str = "/[^/]+/";
+
 /// A match of gRPC as the match of HTTP that it is: `/package.Service/Method`.
 pub(super) fn route_match_of_grpc(node: Node, reader: &mut Reader<'_>) -> Option<RouteMatch> {
     let mut object = reader.object(node, "a match")?;
@@ -50,7 +53,7 @@ pub(super) fn route_match_of_grpc(node: Node, reader: &mut Reader<'_>) -> Option
             }
             (false, Some(service), Some(method)) => PathMatch::Exact(format!("/{service}/{method}")),
             (false, Some(service), None) => PathMatch::Prefix(format!("/{service}/")),
-            (false, None, Some(method)) => PathMatch::Regex(pattern(&span, &format!("/[^/]+/{method}"), reader)?),
+            (false, None, Some(method)) => PathMatch::Regex(pattern(&span, &format!("{ANY_SERVICE}{method}"), reader)?),
             (true, service, method) => {
                 let part = |part: Option<String>| part.map_or_else(|| "[^/]+".to_owned(), |part| format!("(?:{part})"));
                 PathMatch::Regex(pattern(&span, &format!("/{}/{}", part(service), part(method)), reader)?)

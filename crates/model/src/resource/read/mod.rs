@@ -6,6 +6,8 @@ mod matches;
 mod route;
 mod service;
 
+pub use matches::ANY_SERVICE;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 

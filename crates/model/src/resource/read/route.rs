@@ -63,7 +63,12 @@ pub(super) fn parents(node: Option<Node>, own: &Namespace, reader: &mut Reader<'
 }
 
 pub(super) fn parent(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<ParentRef> {
-    let written = node.to_json();
+    let mut written = node.to_json();
+    if let Some(fields) = written.as_object_mut() {
+        // The API's defaults: a status names its parents in full.
+        fields.entry("group").or_insert_with(|| GATEWAY_GROUP.into());
+        fields.entry("kind").or_insert_with(|| "Gateway".into());
+    }
     let mut object = reader.object(node, "a parent")?;
     let (number, section) = (object.take("port"), object.take("sectionName"));
     let named = reference(&mut object, own, (GATEWAY_GROUP, "Gateway"), reader);
