@@ -24,7 +24,7 @@ pub(super) struct Frame<'w> {
     pub(super) gateway: &'w Gateway,
     /// The ListenerSets that name it, and whether it lets them in. The oldest first.
     pub(super) sets: Vec<(&'w Metadata, &'w ListenerSet, bool)>,
-    /// Its own listeners, then those of sets that it lets in: earlier ones win.
+    /// Its own listeners, then those of sets that it lets in.
     pub(super) listeners: Vec<Bound<'w>>,
     /// HTTPRoutes and GRPCRoutes that give way to one of the other kind, each at one of the listeners.
     displaced: Vec<Displaced<'w>>,
@@ -61,6 +61,13 @@ impl Bound<'_> {
     pub(super) fn is_programmed(&self) -> bool {
         let needs_certificate = self.needs_certificate() && self.certificates.is_empty();
         self.refused.is_none() && !needs_certificate && (self.unresolved.is_none() || !self.kinds.is_empty())
+    }
+
+    /// Another listener keeps it from being taken, unless something else does already.
+    fn conflicts(&mut self, clash: Option<Problem>) {
+        if self.refused.is_none() && clash.is_some() {
+            (self.refused, self.conflicted) = (clash, true);
+        }
     }
 
     fn needs_certificate(&self) -> bool {
@@ -102,20 +109,29 @@ impl<'w> Frame<'w> {
 
     fn new(world: &World<'w>, metadata: &'w Metadata, gateway: &'w Gateway) -> Self {
         let sets = sets(world, metadata, gateway);
-        let own = gateway.listeners.iter().map(|listener| ((Kind::Gateway, metadata), listener));
-        let added = sets.iter().filter(|(_, _, allowed)| *allowed).flat_map(|(metadata, set, _)| {
+        let own = ((Kind::Gateway, metadata), gateway.listeners.as_slice());
+        let added = sets.iter().filter(|(_, _, allowed)| *allowed).map(|(metadata, set, _)| {
             let owner: (Kind, &'w Metadata) = (Kind::ListenerSet, metadata);
             let set: &'w ListenerSet = set;
-            set.listeners.iter().map(move |listener| (owner, listener))
+            (owner, set.listeners.as_slice())
         });
         let mut listeners: Vec<Bound<'w>> = Vec::new();
-        for (owner, listener) in own.chain(added) {
-            let clash = listeners.iter().filter(|known| known.refused.is_none()).find_map(|known| clash(known.listener, listener));
-            let mut bound = bound(world, (metadata, gateway), owner, listener);
-            if bound.refused.is_none() && clash.is_some() {
-                (bound.refused, bound.conflicted) = (clash, true);
+        for (owner, written) in std::iter::once(own).chain(added) {
+            let mut new: Vec<Bound<'w>> = written.iter().map(|listener| bound(world, (metadata, gateway), owner, listener)).collect();
+            // Those of the gateway win over those of sets, older sets over younger ones.
+            for bound in &mut new {
+                let clash =
+                    listeners.iter().filter(|known| known.refused.is_none()).find_map(|known| clash(known.listener, bound.listener));
+                bound.conflicts(clash);
             }
-            listeners.push(bound);
+            // Among those of one resource there is no winner: none of them is taken.
+            let taken: Vec<&'w Listener> = new.iter().filter(|bound| bound.refused.is_none()).map(|bound| bound.listener).collect();
+            for bound in new.iter_mut().filter(|bound| bound.refused.is_none()) {
+                let others = taken.iter().filter(|other| !std::ptr::eq(**other, bound.listener));
+                let clash = others.into_iter().find_map(|other| clash(other, bound.listener));
+                bound.conflicts(clash);
+            }
+            listeners.append(&mut new);
         }
         let mut frame = Self { metadata, gateway, sets, listeners, displaced: Vec::new() };
         frame.displaced = frame.conflicts(world);
@@ -182,14 +198,20 @@ impl<'w> Frame<'w> {
         let mut taken = self.selected(world, route, parent, hostnames)?;
         taken.retain(|(bound, _)| bound.takes_routes());
         if taken.is_empty() {
-            return Err(Problem::new("NotAllowedByListeners", "no listener of it that takes the route holds itself; their status says why"));
+            return Err(Problem::new(
+                "NotAllowedByListeners",
+                "no listener of it that takes the route holds itself; their status says why",
+            ));
         }
         let by = taken.iter().find_map(|(bound, _)| self.displaced(route, bound));
         taken.retain(|(bound, _)| self.displaced(route, bound).is_none());
         match by {
             Some((kind, by)) if taken.is_empty() => Err(Problem::new(
                 "Conflicted",
-                format!("the older {kind} {}.{} has hosts of it there, and an HTTPRoute and a GRPCRoute never share one", by.name, by.namespace),
+                format!(
+                    "the older {kind} {}.{} has hosts of it there, and an HTTPRoute and a GRPCRoute never share one",
+                    by.name, by.namespace
+                ),
             )),
             _ => Ok(taken),
         }
@@ -295,7 +317,7 @@ fn sets<'w>(world: &World<'w>, metadata: &Metadata, gateway: &Gateway) -> Vec<(&
     sets
 }
 
-/// Why a later listener cannot stand beside an earlier one.
+/// Why a listener cannot stand beside another.
 fn clash(earlier: &Listener, later: &Listener) -> Option<Problem> {
     use ListenerProtocol::{Http, Https, Tcp, Tls, Udp};
     if earlier.port != later.port {

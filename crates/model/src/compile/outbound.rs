@@ -53,7 +53,8 @@ fn routes<'w>(world: &World<'w>, viewer: &Namespace, port: &ServicePort) -> Vec<
 pub(super) fn attached<'w>(world: &World<'w>, namespace: &Namespace, port: &ServicePort) -> Vec<Route<'w>> {
     let attaches = |(_, metadata, route): &Route<'w>| {
         let meant = |parent: &&crate::resource::ParentRef| parent.object.is_service() && parent.object.service() == port.service;
-        metadata.namespace == *namespace && route.parents.iter().filter(meant).any(|parent| parent.port.is_none_or(|number| number == port.port))
+        metadata.namespace == *namespace
+            && route.parents.iter().filter(meant).any(|parent| parent.port.is_none_or(|number| number == port.port))
     };
     world.resources.routes().filter(attaches).collect()
 }

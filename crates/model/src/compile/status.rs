@@ -166,7 +166,10 @@ fn refused_by_service(world: &World<'_>, (kind, metadata): (Kind, &Metadata), pa
     let mut by = ports.iter().map(|(port, _)| grpc(port));
     let (_, first, _) = by.next()??;
     by.all(|other| other.is_some()).then(|| {
-        let message = format!("GRPCRoute {}.{} routes the calls of this service, and an HTTPRoute never shares one with it", first.name, first.namespace);
+        let message = format!(
+            "GRPCRoute {}.{} routes the calls of this service, and an HTTPRoute never shares one with it",
+            first.name, first.namespace
+        );
         Problem::new("Conflicted", message)
     })
 }

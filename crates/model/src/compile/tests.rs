@@ -240,7 +240,7 @@ fn every_service_with_an_address_has_a_name() {
 
 #[test]
 fn a_route_says_how_it_stands_with_each_parent() {
-    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: contact, generation: 3}\nspec:\n  parentRefs: [{kind: Service, name: recording}, {kind: Service, name: gone}, {kind: Service, name: recording, port: 81}]\n  rules: [{backendRefs: [{name: recording, port: 82}]}]\n";
+    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: contact, generation: 3}\nspec:\n  parentRefs: [{kind: Service, name: recording, port: 80}, {kind: Service, name: gone}, {kind: Service, name: recording, port: 81}]\n  rules: [{backendRefs: [{name: recording, port: 82}]}]\n";
     let mut resources = resources(&[SERVICES]);
     read("mesh.yaml", text).unwrap().into_iter().for_each(|document| drop(resources.insert(document.resource)));
     let registry = registry(&resources);
