@@ -1,0 +1,41 @@
+//! What the data lists in the order of the code, taken one by one as the checks ask for it. A name keeps what it was given, unless there is
+//! enough for each of its uses: then it is declared anew each time.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// Entries of one sort.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    entries: Vec<Value>,
+    at: usize,
+    named: BTreeMap<String, Value>,
+}
+
+impl Queue {
+    pub(crate) fn new(entries: Vec<Value>) -> Self {
+        Self { entries, at: 0, named: BTreeMap::new() }
+    }
+
+    /// Passes over the next entry that fits: it is known from the call itself.
+    pub(crate) fn pass(&mut self, fits: impl Fn(&Value) -> bool) {
+        if let Some(found) = self.entries[self.at..].iter().position(fits) {
+            self.entries.remove(self.at + found);
+        }
+    }
+
+    /// What a name stands for. `uses`: how many checks from here on ask by a name; `fits`: what it can be.
+    pub(crate) fn named(&mut self, name: &str, uses: usize, fits: impl Fn(&Value) -> bool) -> Option<Value> {
+        let left = self.entries.len() - self.at;
+        if left < uses
+            && let Some(known) = self.named.get(name)
+        {
+            return Some(known.clone());
+        }
+        let found = self.entries[self.at..].iter().position(fits)? + self.at;
+        let value = self.entries.remove(found);
+        self.named.insert(name.to_owned(), value.clone());
+        Some(value)
+    }
+}
