@@ -110,7 +110,7 @@ impl Backends {
         let selected = |server: &&Server| {
             server.namespace == namespace && selector.iter().all(|(label, value)| server.labels.get(label) == Some(value))
         };
-        for server in self.servers.iter().filter(selected) {
+        for (number, server) in self.servers.iter().filter(selected).enumerate() {
             let at = |port: &Value| {
                 let secure = matches!(port["targetPort"].as_u64().or_else(|| port["port"].as_u64()), Some(443 | 8443));
                 match port["protocol"].as_str() {
@@ -123,7 +123,7 @@ impl Backends {
             made.push(json!({
                 "apiVersion": "lorica.io/v1alpha1",
                 "kind": "Workload",
-                "metadata": { "name": format!("{name}-{}", server.name), "namespace": namespace },
+                "metadata": { "name": format!("{}-{number}", name.get(..56).unwrap_or(&name)), "namespace": namespace },
                 "spec": { "service": name, "address": "127.0.0.1", "ports": ports, "transport": "Plaintext" },
             }));
         }

@@ -28,7 +28,7 @@ impl<'m> Gateways<'m> {
         let mut running = self.running.lock().await;
         if !running.contains_key(&key) {
             // Listeners may come later: every port that the manifests use.
-            let mut arguments = vec!["proxy".to_owned(), "--gateway".to_owned(), key.clone()];
+            let mut arguments = ["proxy", "--access-log", "off", "--gateway", &key].map(str::to_owned).to_vec();
             let gateway = self.object(name, namespace).await?;
             let mut ports: Vec<u64> = [53, 80, 443, 8080, 8443, 9443].into();
             ports.extend(gateway["spec"]["listeners"].as_array().into_iter().flatten().filter_map(|listener| listener["port"].as_u64()));

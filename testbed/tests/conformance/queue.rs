@@ -9,31 +9,35 @@ use serde_json::Value;
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     entries: Vec<Value>,
-    at: usize,
     named: BTreeMap<String, Value>,
 }
 
 impl Queue {
     pub(crate) fn new(entries: Vec<Value>) -> Self {
-        Self { entries, at: 0, named: BTreeMap::new() }
+        Self { entries, named: BTreeMap::new() }
     }
 
     /// Passes over the next entry that fits: it is known from the call itself.
     pub(crate) fn pass(&mut self, fits: impl Fn(&Value) -> bool) {
-        if let Some(found) = self.entries[self.at..].iter().position(fits) {
-            self.entries.remove(self.at + found);
+        if let Some(found) = self.entries.iter().position(fits) {
+            self.entries.remove(found);
         }
+    }
+
+    /// Whether one that was not taken, or was given a name, is so.
+    pub(crate) fn any(&self, is: impl Fn(&Value) -> bool) -> bool {
+        self.entries.iter().chain(self.named.values()).any(is)
     }
 
     /// What a name stands for. `uses`: how many checks from here on ask by a name; `fits`: what it can be.
     pub(crate) fn named(&mut self, name: &str, uses: usize, fits: impl Fn(&Value) -> bool) -> Option<Value> {
-        let left = self.entries.len() - self.at;
+        let left = self.entries.iter().filter(|entry| fits(entry)).count();
         if left < uses
             && let Some(known) = self.named.get(name)
         {
             return Some(known.clone());
         }
-        let found = self.entries[self.at..].iter().position(fits)? + self.at;
+        let found = self.entries.iter().position(|entry| fits(entry))?;
         let value = self.entries.remove(found);
         self.named.insert(name.to_owned(), value.clone());
         Some(value)

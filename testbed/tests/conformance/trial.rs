@@ -13,7 +13,7 @@ use super::gateways::Gateways;
 use super::go::{self, Argument, Call};
 use super::queue::Queue;
 use super::status;
-use super::steps::{self, Step};
+use super::steps::{self, INFRA, Step};
 use super::traffic::{self, Tls};
 
 /// How often in a row a case must hold.
@@ -53,7 +53,12 @@ impl<'t> Trial<'t> {
         let holds = |kind: &str| json!({ "Type": kind, "Status": "True", "Reason": kind });
         names.insert("generateAcceptedListenerConditions()".to_owned(), ["Accepted", "Programmed", "ResolvedRefs"].map(holds).into());
         names.insert("generateSupportedRouteKinds()".to_owned(), json!([{ "Kind": "HTTPRoute" }]));
-        let statuses = Queue::new(test.expected_status.clone().unwrap_or_default());
+        let mut expected = test.expected_status.clone().unwrap_or_default();
+        // One parent is what a function gives that others name.
+        if let Some(at) = expected.iter().position(|entry| entry["$type"].as_str().is_some_and(|kind| kind == "v1.RouteParentStatus")) {
+            names.insert("acceptedParent()".to_owned(), expected.remove(at)["value"].clone());
+        }
+        let statuses = Queue::new(expected);
         let cases = test.cases.clone().unwrap_or_default();
         Self { mesh, suite, test, manifests, backends, gateways, callers, names, statuses, cases, shared: Vec::new(), at: None }
     }
@@ -89,19 +94,35 @@ impl<'t> Trial<'t> {
     async fn step(&mut self, step: Step) -> anyhow::Result<()> {
         match step {
             Step::Bind(name, value) => drop(self.names.insert(name.to_owned(), value)),
-            Step::At(name, port) => self.at = Some((json!({ "Name": name, "Namespace": "gateway-conformance-infra" }), port)),
+            Step::At(name, port) => self.at = Some((json!({ "Name": name, "Namespace": INFRA }), port)),
+            Step::Case(case) => {
+                ensure!(!self.cases.is_empty(), "there is no case in whose place it stands");
+                self.cases[0] = case;
+            }
+            Step::Check(kind, name, holds) => {
+                self.object(kind, &json!({ "Name": name, "Namespace": INFRA }), |object| {
+                    ensure!(holds(object), "it is not so: {}", object["status"]);
+                    Ok(())
+                })
+                .await?;
+            }
+            Step::ByBackend => self.by_backend().await?,
+            Step::Bytes(port, backend) => {
+                self.at.as_mut().context("no gateway is named")?.1 = port;
+                self.bytes(&[json!({ "Backend": backend, "Namespace": INFRA })], false, None).await?;
+            }
             Step::Apply(document) => self.apply(&document).await?,
             Step::ApplyRoot(name) => self.apply(&self.suite.certificates.copy_of_root(name, "tls-checks-ca-certificate")?).await?,
             Step::Delete(kind, name, namespace) => drop(self.mesh.lorica(["delete", kind, name, "-n", namespace]).await?.success()?),
             Step::Change(kind, name, change) => {
-                let namespace = if kind == "gatewayclass" { "default" } else { "gateway-conformance-infra" };
-                let mut object = self.get(kind, &json!({ "Name": name, "Namespace": namespace })).await?;
+                let named = json!({ "Name": name, "Namespace": if kind == "gatewayclass" { "default" } else { INFRA } });
+                let mut object = self.get(kind, &named).await?;
                 let before = object["metadata"]["generation"].clone();
                 change(&mut object);
                 self.apply(&object).await?;
-                let after = self.get(kind, &json!({ "Name": name, "Namespace": namespace })).await?;
+                let after = self.get(kind, &named).await?;
                 ensure!(after["metadata"]["generation"] != before, "the change of {name} made no generation");
-                self.object(kind, &json!({ "Name": name, "Namespace": namespace }), |_| Ok(())).await?;
+                self.object(kind, &named, |_| Ok(())).await?;
             }
             Step::Retries => self.retries().await?,
             Step::Requests(cases) => self.requests(&cases, None).await?,
@@ -155,16 +176,35 @@ impl<'t> Trial<'t> {
             self.statuses.pass(|entry| is(entry) && entry["value"] == *value);
             return Ok(value.clone());
         }
+        // A name may tell the condition's type, and its reason: `acceptedCondNotAllowed`.
         let hint = argument.text.to_lowercase();
-        // A name that tells the condition's type.
+        let rest = hint.replace("accepted", "").replace("resolvedrefs", "").replace("cond", "");
+        let lower = |entry: &Value, field: &str| entry["value"][field].as_str().unwrap_or_default().to_lowercase();
+        let by_reason = rest.len() > 3 && self.statuses.any(|entry| is(entry) && lower(entry, "Reason").contains(&rest));
         let fits = |entry: &Value| {
-            let kind = entry["value"]["Type"].as_str().unwrap_or_default().to_lowercase();
-            is(entry) && (sort != Sort::Condition || !["accepted", "resolvedrefs"].iter().any(|word| hint.contains(word) && kind != *word))
+            let kind = lower(entry, "Type");
+            let typed = !["accepted", "resolvedrefs"].iter().any(|word| hint.contains(word) && kind != *word);
+            is(entry) && (sort != Sort::Condition || typed && (!by_reason || lower(entry, "Reason").contains(&rest)))
         };
         let uses = ahead.iter().filter(|call| sort.asked_by(call)).count();
-        let found = self.statuses.named(&argument.text, uses, fits);
+        let found = self.statuses.named(&argument.text, uses, fits).or_else(|| self.statuses.named(&argument.text, uses, is));
         match found {
-            Some(entry) => Ok(entry["value"].clone()),
+            Some(entry) => {
+                let mut value = entry["value"].clone();
+                for parent in value.as_array_mut().into_iter().flatten() {
+                    // What only the code computes: the gateway as a parent.
+                    if parent["ParentRef"]["$go"].is_string() {
+                        let gateway = self.names.get("gwNN").cloned().unwrap_or_default();
+                        parent["ParentRef"] = json!({
+                            "Group": "gateway.networking.k8s.io",
+                            "Kind": "Gateway",
+                            "Name": gateway["Name"],
+                            "Namespace": gateway["Namespace"],
+                        });
+                    }
+                }
+                Ok(value)
+            }
             // Of a table that was cut, what stands there counts.
             None => argument.value.clone().filter(Value::is_array).with_context(|| format!("the data has no value of {}", argument.text)),
         }
@@ -222,7 +262,7 @@ impl<'t> Trial<'t> {
                     }
                     "HaveParents" => {
                         let wanted = self.expected(argument(4)?, Sort::Parents, ahead)?;
-                        let required = value(5)?.as_bool().unwrap_or_default();
+                        let required = value(5).ok().and_then(|required| required.as_bool()).unwrap_or_default();
                         for route in routes {
                             self.object(kind, &route, |object| status::parents(object, &wanted, required)).await?;
                         }
@@ -290,12 +330,15 @@ impl<'t> Trial<'t> {
                 self.object("Gateway", &object, |object| status::listeners_have(object, &conditions, std::slice::from_ref(&listener))).await
             }
             ("kubernetes", "BackendTLSPolicyMustHaveCondition" | "BackendTLSPolicyMustHaveAcceptedConditionTrue") => {
-                let (policy, parent) = (value(3)?, value(4)?);
+                let (policies, parent) = (self.each(argument(3)?)?, value(4)?);
                 let condition = match name {
                     "BackendTLSPolicyMustHaveCondition" => self.expected(argument(5)?, Sort::Condition, ahead)?,
                     _ => json!({ "Type": "Accepted", "Status": "True", "Reason": "Accepted" }),
                 };
-                self.object("BackendTLSPolicy", &policy, |object| status::at_parent(object, &parent, &condition)).await
+                for policy in policies {
+                    self.object("BackendTLSPolicy", &policy, |object| status::at_parent(object, &parent, &condition)).await?;
+                }
+                Ok(())
             }
             ("kubernetes", "BackendTLSPolicyMustHaveLatestConditions") => {
                 let policy = self.names.get("policyNN").cloned().context("it names no policy")?;
@@ -396,8 +439,8 @@ impl<'t> Trial<'t> {
         let looped = all(&format!("{}s", argument.text)).or_else(|| all("routes"));
         match (&argument.value, looped) {
             (Some(Value::Array(all)), _) => Ok(all.clone()),
-            (Some(one), _) => Ok(vec![one.clone()]),
-            (None, Some(all)) if argument.text == "routeNN" => Ok(all),
+            (Some(one), _) if !one.is_null() => Ok(vec![one.clone()]),
+            (_, Some(all)) if argument.text == "routeNN" => Ok(all),
             _ => bail!("{} has no value", argument.text),
         }
     }
@@ -484,7 +527,7 @@ impl<'t> Trial<'t> {
     async fn hosts(&mut self) -> anyhow::Result<()> {
         let root = self.suite.certificates.pair("tls-validity-checks-certificate")?.certificate.der().clone();
         let path = if self.test.name.contains("Misdirected") { "/detect-misdirected-requests" } else { "/" };
-        for case in std::mem::take(&mut self.cases) {
+        for case in std::mem::take(&mut self.cases).into_iter().filter(|case| case["host"].is_string()) {
             let request = json!({
                 "$line": case["$line"],
                 "Request": { "Host": case["host"], "Path": path },
@@ -570,14 +613,14 @@ impl<'t> Trial<'t> {
         Ok(())
     }
 
-    /// Requests that the gateway itself must answer with an error.
+    /// Requests that must not reach a backend.
     async fn failures(&self, cases: &[Value]) -> anyhow::Result<()> {
         let address = self.address(self.port()?).await?;
         for case in cases {
             eventually(&format!("the case of line {} fails", case["$line"]), PATIENCE / 3, || async {
                 for _ in 0..TIMES {
                     let reply = traffic::send(address, None, case).await?;
-                    ensure!(reply.status.is_server_error(), "{}: {}", reply.status, reply.text());
+                    ensure!(reply.status.as_u16() >= 400, "{}: {}", reply.status, reply.text());
                 }
                 Ok(())
             })
@@ -767,12 +810,39 @@ impl<'t> Trial<'t> {
         Ok(())
     }
 
+    /// Whether each backend of the test's route sees what the filter of its own sets, and nothing of the others'.
+    async fn by_backend(&self) -> anyhow::Result<()> {
+        const REQUESTS: usize = 100;
+        let address = self.address(self.port()?).await?;
+        let route = self.manifests.iter().find(|document| kind(document) == "HTTPRoute").context("it has no route")?;
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..REQUESTS {
+            let told: Value = traffic::send(address, None, &json!({ "Request": { "Path": "/" } })).await?.json()?;
+            let pod = told["pod"].as_str().unwrap_or_default().to_owned();
+            let backends = status::list(&route["spec"]["rules"][0]["backendRefs"]);
+            let named = |backend: &&Value| backend["name"].as_str().is_some_and(|name| pod.starts_with(&format!("{name}-")));
+            let backend = backends.iter().find(named).with_context(|| format!("{pod} is none of the backends"))?;
+            for field in status::list(&backend["filters"][0]["requestHeaderModifier"]["set"]) {
+                let name = field["name"].as_str().unwrap_or_default().to_lowercase();
+                ensure!(told["headers"][&name] == json!([field["value"]]), "{pod} saw {}", told["headers"][&name]);
+            }
+            seen.insert(pod);
+        }
+        ensure!(seen.len() == status::list(&route["spec"]["rules"][0]["backendRefs"]).len(), "only {seen:?} were asked");
+        Ok(())
+    }
+
     /// Takes what the test brought away.
     pub(crate) async fn take_away(mesh: &Mesh, backends: &Backends, manifests: &[Value], test: &str) -> anyhow::Result<()> {
         let mut documents = [backends.resources(manifests), resources(manifests)].concat();
         documents.extend(steps::brought(test));
-        let taken = mesh.lorica_with_input(["delete", "-f", "-"], Some(&text(&documents))).await?;
-        ensure!(taken.code() == 0, "its manifests were not deleted: {}", taken.stderr);
+        let all = text(&documents);
+        let delete = || mesh.lorica_with_input(["delete", "-f", "-"], Some(&all));
+        if delete().await?.code() != 0 {
+            // A step took some of it away: with the rest it goes again.
+            mesh.lorica_with_input(["apply", "--allow-missing", "-f", "-"], Some(&all)).await?.success()?;
+            delete().await?.success()?;
+        }
         Ok(())
     }
 }
