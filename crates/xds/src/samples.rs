@@ -333,7 +333,7 @@ pub(crate) fn any_gateway() -> impl Strategy<Value = GatewayUnit> {
         option::of(any_transport()).prop_map(Listening::Udp),
     ];
     (any_namespace(), any_label(), 1..=u16::MAX, listening).prop_map(|(namespace, name, port, listening)| GatewayUnit {
-        gateway: GatewayName::new(namespace, name),
+        gateway: GatewayName::new(namespace, name.into()),
         port,
         listening,
     })

@@ -14,12 +14,14 @@ use super::data::{kind, named};
 pub(crate) struct Gateways<'m> {
     mesh: &'m Mesh,
     running: Mutex<BTreeMap<String, Running>>,
+    /// Where each was seen to listen: of what a process says only the last is kept.
+    places: Mutex<BTreeMap<String, BTreeMap<u16, SocketAddr>>>,
 }
 
 impl<'m> Gateways<'m> {
     /// None runs yet.
     pub(crate) fn new(mesh: &'m Mesh) -> Self {
-        Self { mesh, running: Mutex::default() }
+        Self { mesh, running: Mutex::default(), places: Mutex::default() }
     }
 
     /// Starts a gateway unless it runs, and waits until its status names an address.
@@ -71,10 +73,17 @@ impl<'m> Gateways<'m> {
             let running = self.running.lock().await;
             let process = running.get(&key).context("it does not run")?;
             let said = process.stdout() + &process.stderr();
+            let mut places = self.places.lock().await;
             // The last line tells all that is open.
-            let (_, places) = said.lines().rev().find_map(|line| line.split_once("serving: ")).context("it serves nothing")?;
-            let place = places.split(", ").find_map(|place| place.strip_prefix(&format!("port {port} on ")).map(str::to_owned));
-            Ok(place.with_context(|| format!("it serves {places}"))?.parse()?)
+            if let Some((_, line)) = said.lines().rev().find_map(|line| line.split_once("serving: ")) {
+                let one = |place: &str| {
+                    let (port, address) = place.strip_prefix("port ")?.split_once(" on ")?;
+                    Some((port.parse().ok()?, address.parse().ok()?))
+                };
+                places.insert(key.clone(), line.split(", ").filter_map(one).collect());
+            }
+            let places = places.get(&key).with_context(|| format!("it serves nothing: {said}"))?;
+            places.get(&port).copied().with_context(|| format!("it serves {places:?}"))
         })
         .await
     }
@@ -84,6 +93,7 @@ impl<'m> Gateways<'m> {
         for document in documents.iter().filter(|document| kind(document) == "Gateway") {
             let (name, namespace) = named(document);
             let running = self.running.lock().await.remove(&format!("{name}.{namespace}"));
+            self.places.lock().await.remove(&format!("{name}.{namespace}"));
             if let Some(running) = running {
                 running.stop().await?;
             }

@@ -11,6 +11,7 @@ mod data;
 mod echo;
 mod gateways;
 mod go;
+mod ours;
 mod queue;
 mod status;
 mod steps;

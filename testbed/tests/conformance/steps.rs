@@ -14,8 +14,8 @@ pub(crate) enum Step {
     Bind(&'static str, Value),
     /// Requests go to this gateway, at this port.
     At(&'static str, u16),
-    /// The next case is this one in place of the data's, which names what only the code computes.
-    Case(Value),
+    /// The cases are these in place of the data's, which name what only the code computes.
+    Cases(Vec<Value>),
     /// A resource comes.
     Apply(Value),
     /// A ConfigMap with the root of the backends comes.
@@ -40,7 +40,7 @@ pub(crate) enum Step {
     Refused,
 }
 
-use Step::{Apply, ApplyRoot, At, Bind, ByBackend, Bytes, Case, Change, Check, Delete, Refused, Requests, Retries, WebSocket};
+use Step::{Apply, ApplyRoot, At, Bind, ByBackend, Bytes, Cases, Change, Check, Delete, Refused, Requests, Retries, WebSocket};
 
 fn infra(name: &str) -> Value {
     of(name, INFRA)
@@ -121,6 +121,10 @@ pub(crate) fn before(test: &str, at: usize) -> Vec<Step> {
         ("HTTPRouteRedirectPortAndScheme", 11) => vec![At("same-namespace-with-http-listener-on-8080", 8080)],
         ("HTTPRouteRedirectPortAndScheme", 12) => vec![At("same-namespace-with-https-listener", 443)],
         ("HTTPRouteListenerPortMatching", 10) => vec![At("httproute-listener-port-matching", 80)],
+        ("HTTPRouteServiceTypes", 3) => {
+            let of = |path: &str| json!({ "Request": { "Path": path }, "Backend": "infra-backend-v1" });
+            vec![Cases(["/manual-endpointslices", "/headless", "/headless-manual-endpointslices"].map(of).into())]
+        }
         ("HTTPRouteReferenceGrant", 4) => vec![Delete("referencegrant", "reference-grant", "gateway-conformance-web-backend")],
         ("HTTPRouteObservedGenerationBump", 2) => vec![Change("httproute", "observed-generation-bump", |route| {
             route["spec"]["rules"][0]["backendRefs"][0]["name"] = "infra-backend-v2".into();
@@ -162,7 +166,7 @@ pub(crate) fn before(test: &str, at: usize) -> Vec<Step> {
         ("BackendTLSPolicyInvalidCACertificateRef", 3) => {
             vec![Bind("policyNN", all(["nonexistent-ca-certificate-ref", "malformed-ca-certificate-ref"]))]
         }
-        ("BackendTLSPolicyInvalidCACertificateRef", 5) => vec![Case(invalid_root("nonexistent-ca-certificate-ref"))],
+        ("BackendTLSPolicyInvalidCACertificateRef", 5) => vec![Cases(vec![invalid_root("nonexistent-ca-certificate-ref")])],
         ("BackendTLSPolicyConflictResolution", 7) => vec![
             Bind("policyNN", infra("conflicted-with-section-name-1")),
             Bind("conflictedPolicyNN", infra("conflicted-with-section-name-2")),
@@ -201,10 +205,6 @@ pub(crate) fn before(test: &str, at: usize) -> Vec<Step> {
 pub(crate) fn after(test: &str) -> Vec<Step> {
     match test {
         "HTTPRouteRetry" | "HTTPRouteRetryConnectionError" | "HTTPRouteRetryWithTimeouts" => vec![Retries],
-        "HTTPRouteServiceTypes" => {
-            let of = |path: &str| json!({ "Request": { "Path": path }, "Backend": "infra-backend-v1" });
-            vec![Requests(["/manual-endpointslices", "/headless", "/headless-manual-endpointslices"].map(of).into())]
-        }
         "HTTPRouteBackendProtocolWebSocket" => vec![WebSocket("/ws", "Websocket Support!")],
         "HTTPRouteRequestHeaderModifierBackendWeights" => vec![ByBackend],
         "TCPRouteReferenceGrant" => vec![Refused],

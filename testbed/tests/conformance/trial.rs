@@ -95,10 +95,7 @@ impl<'t> Trial<'t> {
         match step {
             Step::Bind(name, value) => drop(self.names.insert(name.to_owned(), value)),
             Step::At(name, port) => self.at = Some((json!({ "Name": name, "Namespace": INFRA }), port)),
-            Step::Case(case) => {
-                ensure!(!self.cases.is_empty(), "there is no case in whose place it stands");
-                self.cases[0] = case;
-            }
+            Step::Cases(cases) => self.cases = cases,
             Step::Check(kind, name, holds) => {
                 self.object(kind, &json!({ "Name": name, "Namespace": INFRA }), |object| {
                     ensure!(holds(object), "it is not so: {}", object["status"]);
@@ -348,7 +345,9 @@ impl<'t> Trial<'t> {
             ("suite" | "s", "Applier.MustApplyObjectsWithCleanup" | "Applier.MustApplyWithCleanup") => Ok(()),
 
             ("http" | "h", "MakeRequestAndExpectEventuallyConsistentResponse") => {
-                let cases = self.table(argument(4)?, ahead)?;
+                // The shares of copies were counted where the table came first.
+                let counted = self.cases.is_empty() && self.shared.iter().any(|case| case["MirroredTo"].is_array());
+                let cases = if counted { Vec::new() } else { self.table(argument(4)?, ahead)? };
                 if let Some(port) = address_port(&argument(3)?.text) {
                     self.at.as_mut().context("no gateway is named")?.1 = port;
                 }
@@ -503,7 +502,7 @@ impl<'t> Trial<'t> {
         let by_name = |call: &&String| call.contains(&format!(", {})", argument.text)) || call.contains(", tc)") || call.contains(", tc,");
         let (uses, inline) = (ahead.iter().filter(by_name).count(), ahead.iter().filter(|call| call.contains("ExpectedResponse{")).count());
         let is_one = |case: &Value| case["$type"].as_str().is_some_and(|kind| !kind.starts_with("[]"));
-        if argument.text.starts_with("expected") && self.cases.first().is_none_or(is_one) {
+        if argument.text.starts_with("expected") && self.shared.is_empty() && self.cases.first().is_none_or(is_one) {
             // A variable of its own: declared once, and perhaps again.
             if self.cases.is_empty() || self.names.get(&argument.text).is_some() && self.cases.len() < ahead.iter().filter(|call| call.contains(", expected")).count() {
                 return Ok(vec![self.names.get(&argument.text).cloned().context("the data has no case of it")?]);
@@ -790,7 +789,7 @@ impl<'t> Trial<'t> {
     /// The cases of retries: a backend that fails so many times, which the query tells it.
     async fn retries(&mut self) -> anyhow::Result<()> {
         let address = self.address(self.port()?).await?;
-        for (at, case) in std::mem::take(&mut self.cases).iter().enumerate() {
+        for (at, case) in std::mem::take(&mut self.cases).iter().filter(|case| case["args"].is_object()).enumerate() {
             let args = &case["args"];
             let of = |field: &str| args["retrySimulationConfig"][field][0].as_str().map(|value| format!("&{field}={value}")).unwrap_or_default();
             let query = ["responseCode", "succeedAfter", "delayRetry"].map(of).concat();

@@ -52,7 +52,7 @@ fn routes<'w>(world: &World<'w>, viewer: &Namespace, port: &ServicePort) -> Vec<
 /// merged, and the more specific goes first (GEP-1294).
 pub(super) fn attached<'w>(world: &World<'w>, namespace: &Namespace, port: &ServicePort) -> Vec<Route<'w>> {
     let attaches = |(_, metadata, route): &Route<'w>| {
-        let meant = |parent: &&crate::resource::ParentRef| parent.object.is_service() && parent.object.service() == port.service;
+        let meant = |parent: &&crate::resource::ParentRef| parent.object.service().as_ref() == Some(&port.service);
         metadata.namespace == *namespace
             && route.parents.iter().filter(meant).any(|parent| parent.port.is_none_or(|number| number == port.port))
     };

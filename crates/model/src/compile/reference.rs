@@ -64,14 +64,13 @@ impl<'w> World<'w> {
             self.permitted(from, object)?;
         }
         let missing = |what: String| Problem::new("BackendNotFound", what);
-        if self.resources.service(&object.service()).is_none() {
-            return Err(missing(format!("there is no service {}", object.service())));
-        }
-        let number = backend.port.ok_or_else(|| missing(format!("no port of {} is named", object.service())))?;
-        let port = ServicePort { service: object.service(), port: number };
+        let service = object.service().filter(|service| self.resources.service(service).is_some());
+        let service = service.ok_or_else(|| missing(format!("there is no service {}.{}", object.name, object.namespace)))?;
+        let number = backend.port.ok_or_else(|| missing(format!("no port of {service} is named")))?;
+        let port = ServicePort { service, port: number };
         match self.port(&port) {
             Some(_) => Ok(port),
-            None => Err(missing(format!("{} has no port {number}", object.service()))),
+            None => Err(missing(format!("{} has no port {number}", port.service))),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use crate::name::Namespace;
+use crate::name::{Namespace, SUFFIX};
 use crate::resource::{ANY_SERVICE, BackendRef, HttpFilter, HttpRoute, Kind, Metadata, PathModifier, RouteRule};
 use crate::snapshot::{
     Action, Backend, Filters, Forward, HttpRule, Mirror, Origin, PathEdit, PathMatch, Redirect, RouteMatch, Share, Timeouts,
@@ -218,7 +218,8 @@ pub(super) fn led(world: &World<'_>, from: (Kind, &Metadata), home: Option<&Name
     world.backend(from, home, backend).map_or_else(
         |_| {
             let port = backend.port.map(|port| format!(":{port}")).unwrap_or_default();
-            Backend::Missing { name: format!("{}{port}", backend.object.service().fqdn()) }
+            let object = &backend.object;
+            Backend::Missing { name: format!("{}.{}.{SUFFIX}{port}", object.name, object.namespace) }
         },
         Backend::Port,
     )

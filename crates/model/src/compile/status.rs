@@ -136,12 +136,13 @@ fn parents(
 }
 
 fn refused_by_service(world: &World<'_>, (kind, metadata): (Kind, &Metadata), parent: &ParentRef) -> Option<Problem> {
-    let service = parent.object.service();
     if !matches!(kind, Kind::HttpRoute | Kind::GrpcRoute) {
         return Some(Problem::new("NotAllowedByListeners", format!("a {kind} attaches to gateways only")));
     }
-    let Some((_, spec)) = world.resources.service(&service) else {
-        return Some(Problem::new("NoMatchingParent", format!("there is no service {service}")));
+    let found = parent.object.service().and_then(|service| Some((world.resources.service(&service)?.1, service)));
+    let Some((spec, service)) = found else {
+        let named = format!("{}.{}", parent.object.name, parent.object.namespace);
+        return Some(Problem::new("NoMatchingParent", format!("there is no service {named}")));
     };
     let of = |number: u16| {
         let port = ServicePort { service: service.clone(), port: number };

@@ -38,7 +38,7 @@ fn registry(resources: &Resources) -> Registry {
     let services = resources.services().enumerate().map(|(index, (metadata, _))| {
         let last = u8::try_from(index + 2).unwrap();
         let addresses = VirtualAddresses { v4: [240, 0, 0, last].into(), v6: format!("fd00::{last:x}").parse().unwrap() };
-        (ServiceName::new(metadata.namespace.clone(), metadata.name.clone()), addresses)
+        (metadata.service().unwrap(), addresses)
     });
     Registry { services: services.collect(), workloads: BTreeMap::new() }
 }

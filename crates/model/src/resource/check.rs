@@ -123,8 +123,7 @@ impl Checked<'_> {
     }
 
     fn route(&mut self, metadata: &Metadata, route: &HttpRoute) {
-        for parent in route.parents.iter().filter(|parent| parent.object.is_service()) {
-            let service = parent.object.service();
+        for (parent, service) in route.parents.iter().filter_map(|parent| Some((parent, parent.object.service()?))) {
             let Some(ports) = self.service(&service, &parent.object.span) else { continue };
             let protocols: Vec<_> = match parent.port {
                 Some(port) => self.port(&service, &ports, port, &parent.port_span).into_iter().collect(),
@@ -143,9 +142,10 @@ impl Checked<'_> {
             self.shares(rule);
         }
         self.granted(metadata, route.rules.iter().flat_map(|rule| &rule.backends), &route.parents);
-        for backend in route.rules.iter().flat_map(|rule| &rule.backends).filter(|backend| backend.object.is_service()) {
-            if let (Some(ports), Some(port)) = (self.service(&backend.object.service(), &backend.object.span), backend.port) {
-                self.port(&backend.object.service(), &ports, port, &backend.port_span);
+        let backends = route.rules.iter().flat_map(|rule| &rule.backends);
+        for (backend, service) in backends.filter_map(|backend| Some((backend, backend.object.service()?))) {
+            if let (Some(ports), Some(port)) = (self.service(&service, &backend.object.span), backend.port) {
+                self.port(&service, &ports, port, &backend.port_span);
             }
         }
         self.repeated(metadata, route);
@@ -177,9 +177,10 @@ impl Checked<'_> {
     fn transport(&mut self, metadata: &Metadata, route: &TransportRoute) {
         self.gateways(&route.parents);
         self.granted(metadata, route.rules.iter().flat_map(|rule| &rule.backends), &route.parents);
-        for backend in route.rules.iter().flat_map(|rule| &rule.backends).filter(|backend| backend.object.is_service()) {
-            if let (Some(ports), Some(port)) = (self.service(&backend.object.service(), &backend.object.span), backend.port) {
-                self.port(&backend.object.service(), &ports, port, &backend.port_span);
+        let backends = route.rules.iter().flat_map(|rule| &rule.backends);
+        for (backend, service) in backends.filter_map(|backend| Some((backend, backend.object.service()?))) {
+            if let (Some(ports), Some(port)) = (self.service(&service, &backend.object.span), backend.port) {
+                self.port(&service, &ports, port, &backend.port_span);
             }
         }
     }
@@ -250,11 +251,10 @@ impl Checked<'_> {
                 let producer = |metadata: &Metadata| metadata.namespace == service.namespace;
                 producer(metadata) == producer(other_metadata) && (producer(metadata) || metadata.namespace == other_metadata.namespace)
             };
-            let meet = route.parents.iter().filter(|parent| parent.object.is_service()).any(|parent| {
-                same_side(&parent.object.service())
+            let meet = route.parents.iter().filter_map(|parent| Some((parent, parent.object.service()?))).any(|(parent, service)| {
+                same_side(&service)
                     && other.parents.iter().any(|known| {
-                        known.object.is_service()
-                            && known.object.service() == parent.object.service()
+                        known.object.service().as_ref() == Some(&service)
                             && (known.port.is_none() || parent.port.is_none() || known.port == parent.port)
                     })
             });

@@ -11,7 +11,7 @@ pub use matches::ANY_SERVICE;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::name::{Label, Namespace};
+use crate::name::{Label, Namespace, ObjectName};
 use crate::snapshot::HostPattern;
 
 use super::diagnostic::Diagnostic;
@@ -111,6 +111,13 @@ fn document(node: Node, reader: &mut Reader<'_>) -> Option<(Resource, Range<usiz
         Kind::ConfigMap => Spec::ConfigMap(gateway::config_map(spec, reader)?),
     };
     let (metadata, name_span) = metadata?;
+    if matches!(kind, Kind::Service | Kind::Workload | Kind::Namespace)
+        && let Err(error) = Label::new(metadata.name.as_str())
+    {
+        // They become parts of host names.
+        reader.wrong(&name_span, error.to_string());
+        return None;
+    }
     Some((Resource { kind, metadata, spec, document: json }, name_span))
 }
 
@@ -153,7 +160,7 @@ fn metadata(node: Node, reader: &mut Reader<'_>) -> Option<(Metadata, Range<usiz
     }
     reader.end(object);
     let name_node = name_node?;
-    let name: Label = reader.parsed(&name_node, "`name`")?;
+    let name: ObjectName = reader.parsed(&name_node, "`name`")?;
     let namespace = match namespace {
         Some(namespace) => reader.parsed::<Namespace>(&namespace, "`namespace`")?,
         None => Namespace::default(),
@@ -178,8 +185,15 @@ fn reference(object: &mut Object, own: &Namespace, default: (&str, &str), reader
         if matches!(group.as_str(), "core" | "lorica.io") || (kind == "Service" && group == default.0) { String::new() } else { group };
     let namespace = namespace.and_then(|node| reader.parsed(&node, "`namespace`")).unwrap_or_else(|| own.clone());
     let node = name?;
-    let name = reader.parsed(&node, "`name`")?;
-    Some(ObjectRef { group, kind, namespace, name, span: node.span })
+    let name: ObjectName = reader.parsed(&node, "`name`")?;
+    let object = ObjectRef { group, kind, namespace, name, span: node.span };
+    if object.is_service()
+        && let Err(error) = Label::new(object.name.as_str())
+    {
+        reader.wrong(&object.span, error.to_string());
+        return None;
+    }
+    Some(object)
 }
 
 fn references(node: Option<Node>, own: &Namespace, default: (&str, &str), reader: &mut Reader<'_>) -> Vec<ObjectRef> {
