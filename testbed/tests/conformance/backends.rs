@@ -101,7 +101,8 @@ impl Backends {
             })
             .collect();
         let metadata = json!({ "name": name, "namespace": namespace });
-        let mut made = vec![json!({ "apiVersion": "lorica.io/v1alpha1", "kind": "Service", "metadata": metadata, "spec": { "ports": own } })];
+        let mut made =
+            vec![json!({ "apiVersion": "lorica.io/v1alpha1", "kind": "Service", "metadata": metadata, "spec": { "ports": own } })];
         // A Service without a selector has its endpoints written by hand: in these manifests those of the first backend.
         let selector = match &service["spec"]["selector"] {
             Value::Null => BTreeMap::from([("app".to_owned(), "infra-backend-v1".to_owned())]),

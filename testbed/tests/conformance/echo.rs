@@ -96,6 +96,7 @@ pub(crate) struct Header {
 /// Serves HTTP, gRPC and WebSockets.
 pub(crate) async fn serve_http(listener: TcpListener, tls: Option<TlsAcceptor>, pod: Pod) {
     while let Ok((stream, _)) = listener.accept().await {
+        drop(stream.set_nodelay(true));
         let (pod, tls) = (pod.clone(), tls.clone());
         // A client that goes away, or is turned away, is no concern of the server's.
         tokio::spawn(async move {
@@ -112,11 +113,7 @@ pub(crate) async fn serve_http(listener: TcpListener, tls: Option<TlsAcceptor>, 
 
 type ServeError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn serve_connection(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    pod: Pod,
-    tls: Value,
-) -> Result<(), ServeError> {
+async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, pod: Pod, tls: Value) -> Result<(), ServeError> {
     let service = service_fn(move |request| answer(request, pod.clone(), tls.clone()));
     auto::Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(TokioIo::new(stream), service).await
 }
@@ -246,6 +243,7 @@ fn web_socket(request: Request<Incoming>, key: &str, pod: &Pod) -> Response<Body
 /// Tells who answers, once something came.
 pub(crate) async fn serve_tcp(listener: TcpListener, tls: Option<TlsAcceptor>, pod: Pod) {
     while let Ok((stream, _)) = listener.accept().await {
+        drop(stream.set_nodelay(true));
         let (pod, tls) = (pod.clone(), tls.clone());
         tokio::spawn(async move {
             let Some(tls) = tls else { return drop(tell(stream, &pod, Value::Null).await) };

@@ -30,7 +30,7 @@ impl<'m> Gateways<'m> {
         let mut running = self.running.lock().await;
         if !running.contains_key(&key) {
             // Listeners may come later: every port that the manifests use.
-            let mut arguments = ["proxy", "--access-log", "off", "--gateway", &key].map(str::to_owned).to_vec();
+            let mut arguments = ["proxy", "--access-log", "off", "--drain", "1s", "--gateway", &key].map(str::to_owned).to_vec();
             let gateway = self.object(name, namespace).await?;
             let mut ports: Vec<u64> = [53, 80, 443, 8080, 8443, 9443].into();
             ports.extend(gateway["spec"]["listeners"].as_array().into_iter().flatten().filter_map(|listener| listener["port"].as_u64()));
@@ -69,23 +69,29 @@ impl<'m> Gateways<'m> {
     pub(crate) async fn address(&self, name: &str, namespace: &str, port: u16) -> anyhow::Result<SocketAddr> {
         self.start(name, namespace).await?;
         let key = format!("{name}.{namespace}");
-        eventually(&format!("{key} serves port {port}"), PATIENCE / 3, || async {
-            let running = self.running.lock().await;
-            let process = running.get(&key).context("it does not run")?;
-            let said = process.stdout() + &process.stderr();
-            let mut places = self.places.lock().await;
-            // The last line tells all that is open.
-            if let Some((_, line)) = said.lines().rev().find_map(|line| line.split_once("serving: ")) {
-                let one = |place: &str| {
-                    let (port, address) = place.strip_prefix("port ")?.split_once(" on ")?;
-                    Some((port.parse().ok()?, address.parse().ok()?))
-                };
-                places.insert(key.clone(), line.split(", ").filter_map(one).collect());
-            }
-            let places = places.get(&key).with_context(|| format!("it serves nothing: {said}"))?;
-            places.get(&port).copied().with_context(|| format!("it serves {places:?}"))
-        })
-        .await
+        eventually(&format!("{key} serves port {port}"), PATIENCE / 3, || self.place(&key, port)).await
+    }
+
+    /// Where a gateway's listener port is, if it is open now.
+    pub(crate) async fn open(&self, name: &str, namespace: &str, port: u16) -> Option<SocketAddr> {
+        self.place(&format!("{name}.{namespace}"), port).await.ok()
+    }
+
+    async fn place(&self, key: &str, port: u16) -> anyhow::Result<SocketAddr> {
+        let running = self.running.lock().await;
+        let process = running.get(key).context("it does not run")?;
+        let said = process.stdout() + &process.stderr();
+        let mut places = self.places.lock().await;
+        // The last line tells all that is open.
+        if let Some((_, line)) = said.lines().rev().find_map(|line| line.split_once("serving: ")) {
+            let one = |place: &str| {
+                let (port, address) = place.strip_prefix("port ")?.split_once(" on ")?;
+                Some((port.parse().ok()?, address.parse().ok()?))
+            };
+            places.insert(key.to_owned(), line.split(", ").filter_map(one).collect());
+        }
+        let places = places.get(key).with_context(|| format!("it serves nothing: {said}"))?;
+        places.get(&port).copied().with_context(|| format!("it serves {places:?}"))
     }
 
     /// Ends the gateways that a test brought.

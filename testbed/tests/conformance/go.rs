@@ -278,7 +278,10 @@ impl Reader<'_> {
         }
         let mut parts = name.split('.');
         if let Some(value) = self.names.get(parts.next()?) {
-            return parts.try_fold(value, |value, part| value.get(part)).filter(|value| !value.is_null() && value["$go"].is_null()).cloned();
+            return parts
+                .try_fold(value, |value, part| value.get(part))
+                .filter(|value| !value.is_null() && value["$go"].is_null())
+                .cloned();
         }
         constant(name).map(Value::from)
     }
@@ -321,7 +324,9 @@ mod tests {
     fn calls_of_the_suite_are_read() -> anyhow::Result<()> {
         let names = json!({ "gwNN": { "Name": "edge", "Namespace": "shop" }, "tc": { "lName": "https" } });
         let names = names.as_object().cloned().unwrap_or_default();
-        let read = |text: &str| call(text, &names).map(|call| call.arguments.into_iter().map(|argument| (argument.value, argument.cut)).collect::<Vec<_>>());
+        let read = |text: &str| {
+            call(text, &names).map(|call| call.arguments.into_iter().map(|argument| (argument.value, argument.cut)).collect::<Vec<_>>())
+        };
         let condition = "kubernetes.GatewayMustHaveCondition(t, s.Client, gwNN, metav1.Condition{\n\tType:\tstring(v1.GatewayConditionAccepted),\n\tStatus:\tmetav1.ConditionTrue,\n})";
         let accepted = json!({ "Type": "Accepted", "Status": "True" });
         assert_eq!(
@@ -331,7 +336,8 @@ mod tests {
         let kinds = "f([]v1.ListenerStatus{{Name: v1.SectionName(\"a\"), Kinds: []v1.K{{Group: (*v1.Group)(&v1.GroupVersion.Group), Kind: \"X\"}}, Attached: 1}, {Na…";
         let listener = json!([{ "Name": "a", "Kinds": [{ "Group": "gateway.networking.k8s.io", "Kind": "X" }], "Attached": 1 }, {}]);
         assert_eq!(read(kinds), Some(vec![(Some(listener), true)]));
-        let reference = "f(kubernetes.NewGatewayRef(gwNN, \"tcp\"), tc.lName, \"a\" + gwNN.Name, func() (string, error) { return x(1) }, 3, routes...)";
+        let reference =
+            "f(kubernetes.NewGatewayRef(gwNN, \"tcp\"), tc.lName, \"a\" + gwNN.Name, func() (string, error) { return x(1) }, 3, routes...)";
         assert_eq!(
             read(reference),
             Some(vec![

@@ -13,6 +13,7 @@ mod gateways;
 mod go;
 mod ours;
 mod queue;
+mod requests;
 mod status;
 mod steps;
 mod traffic;
@@ -44,11 +45,15 @@ const GROUPS: [&str; 7] = ["httproute", "listenerset", "gateway", "gatewayclass"
 
 /// Runs a group of tests and tells every case that does not hold.
 async fn group(name: &str) -> anyhow::Result<()> {
+    part(name, |_| true).await
+}
+
+/// The same for the tests at some of the places of the data.
+async fn part(name: &str, of: impl Fn(usize) -> bool) -> anyhow::Result<()> {
     let Some(suite) = suite(name)? else {
         left_out("the conformance cases of the Gateway API are not at hand");
         return Ok(());
     };
-    let only = std::env::var("LORICA_CONFORMANCE_TEST").ok();
     let mesh = Mesh::options().start().await?;
     let mut backends = Backends::default();
     let base = suite.base()?;
@@ -57,7 +62,7 @@ async fn group(name: &str) -> anyhow::Result<()> {
     mesh.apply(&text(&documents)).await.context("the base manifest")?;
     let (gateways, callers) = (Gateways::new(&mesh), Callers::new(&mesh));
     let mut failed = Vec::new();
-    for test in suite.tests.iter().filter(|test| only.as_ref().is_none_or(|only| *only == test.name)) {
+    for (_, test) in suite.tests.iter().enumerate().filter(|(at, _)| of(*at)) {
         if let Some((_, why)) = LEFT_OUT.iter().find(|(left_out, _)| *left_out == test.name) {
             left_out(&format!("{}: {why}", test.name));
             continue;
@@ -95,9 +100,15 @@ async fn run(
     held.and(taken_away)
 }
 
+/// The largest group in two parts, which run at once.
 #[tokio::test]
-async fn httproute() -> anyhow::Result<()> {
-    group("httproute").await
+async fn httproute_even() -> anyhow::Result<()> {
+    part("httproute", |at| at % 2 == 0).await
+}
+
+#[tokio::test]
+async fn httproute_odd() -> anyhow::Result<()> {
+    part("httproute", |at| at % 2 == 1).await
 }
 
 #[tokio::test]

@@ -43,3 +43,35 @@ impl Queue {
         Some(value)
     }
 }
+
+/// What kind of thing a check expects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sort {
+    Condition,
+    Conditions,
+    Listeners,
+    Parents,
+}
+
+impl Sort {
+    pub(crate) fn is(self, kind: &str) -> bool {
+        match self {
+            Self::Condition => kind == "metav1.Condition",
+            Self::Conditions => kind == "[]metav1.Condition",
+            Self::Listeners => kind.contains("ListenerStatus") || kind.contains("ListenerEntryStatus"),
+            Self::Parents => kind.contains("RouteParentStatus"),
+        }
+    }
+
+    /// Whether a check takes such a thing by a name.
+    pub(crate) fn asked_by(self, call: &str) -> bool {
+        let name = call.split('(').next().unwrap_or_default();
+        let asks = match self {
+            Self::Condition => name.ends_with("MustHaveCondition"),
+            Self::Conditions => name.ends_with("MustHaveConditions"),
+            Self::Listeners => name.ends_with("StatusMustHaveListeners"),
+            Self::Parents => name.ends_with("MustHaveParents"),
+        };
+        asks && !call.contains('{')
+    }
+}

@@ -66,6 +66,7 @@ pub(crate) fn before(test: &str, at: usize) -> Vec<Step> {
                 Bind("routes", routes.map(|name| infra(&name)).into()),
             ]
         }
+        ("GatewayNameMaximumLength", 0) => vec![Bind("gwNN", infra(&format!("{:a<253}", "gateway-name-maximum-length-")))],
         ("GatewayListenerUnsupportedProtocol", 3) => vec![Bind("gwNN", infra("gateway-supported-and-unsupported-protocols"))],
         ("GatewayInvalidRouteKind", 1) => vec![Bind("gwNN", infra("gateway-supported-and-invalid-route-kind"))],
         ("GatewayWithAttachedRoutes", 1) => vec![Bind("gwNN", infra("gateway-with-two-attached-routes"))],
@@ -113,10 +114,9 @@ pub(crate) fn before(test: &str, at: usize) -> Vec<Step> {
             Bind("gwNN", infra("same-namespace-with-http-listener-on-8080")),
             Bind("routeNN", infra("http-route-for-listener-on-port-8080")),
         ],
-        ("HTTPRouteRedirectPortAndScheme", 6) => vec![
-            Bind("gwNN", infra("same-namespace-with-https-listener")),
-            Bind("routeNN", infra("http-route-for-listener-on-port-443")),
-        ],
+        ("HTTPRouteRedirectPortAndScheme", 6) => {
+            vec![Bind("gwNN", infra("same-namespace-with-https-listener")), Bind("routeNN", infra("http-route-for-listener-on-port-443"))]
+        }
         ("HTTPRouteRedirectPortAndScheme", 10) => vec![At("same-namespace", 80)],
         ("HTTPRouteRedirectPortAndScheme", 11) => vec![At("same-namespace-with-http-listener-on-8080", 8080)],
         ("HTTPRouteRedirectPortAndScheme", 12) => vec![At("same-namespace-with-https-listener", 443)],

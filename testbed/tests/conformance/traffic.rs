@@ -234,7 +234,8 @@ pub(crate) async fn datagram(address: SocketAddr, patience: std::time::Duration)
 
 /// A call of gRPC: its status, its message, and what came.
 pub(crate) async fn call(address: SocketAddr, authority: &str, method: &str, metadata: &Value) -> anyhow::Result<(u32, String, Told)> {
-    let mut builder = Request::post(format!("http://{authority}{method}")).header("content-type", "application/grpc").header("te", "trailers");
+    let mut builder =
+        Request::post(format!("http://{authority}{method}")).header("content-type", "application/grpc").header("te", "trailers");
     for (name, value) in metadata.as_object().into_iter().flatten() {
         builder = builder.header(name, value.as_str().unwrap_or_default());
     }
@@ -265,8 +266,22 @@ pub(crate) fn grpc_request(case: &Value) -> (String, String, Value) {
 /// Holds a call's outcome against a case.
 pub(crate) fn grpc_answered(case: &Value, (status, message, told): &(u32, String, Told)) -> anyhow::Result<()> {
     const CODES: [&str; 17] = [
-        "OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists", "PermissionDenied",
-        "ResourceExhausted", "FailedPrecondition", "Aborted", "OutOfRange", "Unimplemented", "Internal", "Unavailable", "DataLoss",
+        "OK",
+        "Canceled",
+        "Unknown",
+        "InvalidArgument",
+        "DeadlineExceeded",
+        "NotFound",
+        "AlreadyExists",
+        "PermissionDenied",
+        "ResourceExhausted",
+        "FailedPrecondition",
+        "Aborted",
+        "OutOfRange",
+        "Unimplemented",
+        "Internal",
+        "Unavailable",
+        "DataLoss",
         "Unauthenticated",
     ];
     let code = &case["Response"]["Code"];
@@ -285,7 +300,8 @@ pub(crate) fn grpc_answered(case: &Value, (status, message, told): &(u32, String
     let expected = &case["ExpectedRequest"];
     let fields = if expected["Metadata"].is_object() { &expected["Metadata"] } else { &expected["Headers"] };
     for (name, value) in fields.as_object().into_iter().flatten() {
-        let seen: Vec<&str> = told.headers.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value.as_str()).collect();
+        let seen: Vec<&str> =
+            told.headers.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value.as_str()).collect();
         ensure!(Some(seen.join(",").as_str()) == value.as_str(), "the backend saw {name}: {seen:?} in place of {value}");
     }
     for name in expected["AbsentHeaders"].as_array().into_iter().flatten().filter_map(Value::as_str) {

@@ -30,6 +30,9 @@ pub(super) struct Frame<'w> {
     displaced: Vec<Displaced<'w>>,
 }
 
+/// A route at a listener, with the hosts that it is for there.
+type Placed<'w> = ((Kind, &'w Metadata), Vec<HostPattern>);
+
 /// A route that gives way at a listener.
 struct Displaced<'w> {
     /// The listener, by its place among the gateway's.
@@ -150,7 +153,7 @@ impl<'w> Frame<'w> {
         routes.sort_by(|(_, one, _), (_, other, _)| age(one).cmp(&age(other)));
         let mut displaced: Vec<Displaced<'w>> = Vec::new();
         // What was accepted so far, with its hosts, by listener.
-        let mut accepted: Vec<Vec<((Kind, &'w Metadata), Vec<HostPattern>)>> = self.listeners.iter().map(|_| Vec::new()).collect();
+        let mut accepted: Vec<Vec<Placed<'w>>> = self.listeners.iter().map(|_| Vec::new()).collect();
         for (kind, metadata, route) in routes {
             let mut hosts: BTreeMap<usize, Vec<HostPattern>> = BTreeMap::new();
             for parent in route.parents.iter().filter(|parent| self.is_meant(&parent.object)) {

@@ -243,28 +243,36 @@ impl Checked<'_> {
                 self.found.push(wrong.related(first.clone(), "here it is taken").hint("remove one of them, or let them differ"));
             }
         }
-        for (_, other_metadata, other) in
-            self.after.routes().filter(|(_, other, _)| (&other.namespace, &other.name) != (&metadata.namespace, &metadata.name))
-        {
+        let kind = self.document.resource.kind;
+        for (other_kind, other_metadata, other) in self.after.routes().filter(|(other_kind, other, _)| {
+            *other_kind != kind || (&other.namespace, &other.name) != (&metadata.namespace, &metadata.name)
+        }) {
             // Routes of callers' namespaces replace the service's own for those callers, and never meet them.
             let same_side = |service: &ServiceName| {
                 let producer = |metadata: &Metadata| metadata.namespace == service.namespace;
                 producer(metadata) == producer(other_metadata) && (producer(metadata) || metadata.namespace == other_metadata.namespace)
             };
-            let meet = route.parents.iter().filter_map(|parent| Some((parent, parent.object.service()?))).any(|(parent, service)| {
-                same_side(&service)
+            let met = route.parents.iter().filter_map(|parent| Some((parent, parent.object.service()?))).find(|(parent, service)| {
+                same_side(service)
                     && other.parents.iter().any(|known| {
-                        known.object.service().as_ref() == Some(&service)
+                        known.object.service().as_ref() == Some(service)
                             && (known.port.is_none() || parent.port.is_none() || known.port == parent.port)
                     })
             });
-            if !meet {
+            let Some((parent, service)) = met else { continue };
+            if other_kind != kind {
+                // Kinds are never merged: who writes the HTTPRoute is told.
+                if kind == Kind::HttpRoute {
+                    let other = format!("GRPCRoute {}.{}", other_metadata.name, other_metadata.namespace);
+                    let message = format!("at ports of service {service} that {other} names too this route is not accepted");
+                    self.warn(&parent.object.span, message, "let both be GRPCRoutes or HTTPRoutes, or name different ports");
+                }
                 continue;
             }
             let key = (&other_metadata.namespace, &other_metadata.name);
             let at = self.change.iter().position(|known| {
                 let metadata = &known.resource.metadata;
-                matches!(known.resource.spec, Spec::HttpRoute(_)) && (&metadata.namespace, &metadata.name) == key
+                known.resource.kind == kind && (&metadata.namespace, &metadata.name) == key
             });
             // Of two routes of one change the later is told.
             if at.is_some_and(|at| at > self.index) {
@@ -285,7 +293,7 @@ impl Checked<'_> {
 
     /// A match that a rule of another route has already; `by` is that route's document, where the change brings it.
     fn met(&self, span: &Range<usize>, other: &Metadata, rule: usize, first: &Range<usize>, by: Option<&Document>) -> Diagnostic {
-        let route = format!("HTTPRoute {}.{}", other.name, other.namespace);
+        let route = format!("{} {}.{}", self.document.resource.kind, other.name, other.namespace);
         let place = match by {
             Some(by) if by.file != self.document.file => {
                 let first = Diagnostic::error(&by.file, &(self.source)(&by.file), first.clone(), "");

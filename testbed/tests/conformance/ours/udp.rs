@@ -32,7 +32,9 @@ async fn datagrams_go_where_the_listeners_route_says() -> anyhow::Result<()> {
     let (mesh, log) = (Mesh::options().start().await?, Log::default());
     let one = |name: &str| to(&json!([{ "name": name, "port": 53 }]));
     let mut documents = vec![
-        gateway(&json!([listener("by-port", 5300), listener("by-section", 5301), listener("by-both", 5302), listener("far", 5303), { "name": "bytes", "port": 5304, "protocol": "TCP" }])),
+        gateway(
+            &json!([listener("by-port", 5300), listener("by-section", 5301), listener("by-both", 5302), listener("far", 5303), { "name": "bytes", "port": 5304, "protocol": "TCP" }]),
+        ),
         route("UDPRoute", "by-port", &json!({ "name": "edge", "port": 5300 }), &one("a")),
         route("UDPRoute", "by-section", &at("by-section"), &one("b")),
         route("UDPRoute", "by-both", &json!({ "name": "edge", "sectionName": "by-both", "port": 5302 }), &one("c")),

@@ -333,7 +333,7 @@ pub(super) fn backend_tls(node: Node, own: &Namespace, reader: &mut Reader<'_>) 
     policy.roots = references(roots, own, ("", "ConfigMap"), reader);
     policy.system_roots = system.and_then(|node| reader.word(&node, "set of roots", &[("System", true)])).unwrap_or_default();
     reader.bound(policy.roots.len() <= 8, &span, "there are at most 8 `caCertificateRefs`");
-    let either = policy.system_roots != !policy.roots.is_empty();
+    let either = policy.system_roots == policy.roots.is_empty();
     reader.bound(either, &span, "`validation` names either `caCertificateRefs` or `wellKnownCACertificates`");
     policy.hostname = hostname.and_then(|node| super::hostname(&node, false, reader))?;
     let names = names.map(|node| reader.list(node, "`subjectAltNames`")).unwrap_or_default();
