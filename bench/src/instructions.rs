@@ -48,9 +48,9 @@ pub(crate) fn run(
         for times in [1, 3] {
             let place = backends.place.join(format!("instructions-{name}-{times}"));
             fs::create_dir_all(&place)?;
-            let (mut backend, address) = backends.backend(speaks, &place)?;
+            let (mut backend, address, command) = backends.backend(speaks, &place)?;
             backend.wait_for(address)?;
-            let wanted = Wanted { speaks, two, backend: address, certificates, place: &place, workers: 1 };
+            let wanted = Wanted { speaks, two, backend: address, command: &command, certificates, place: &place, workers: 1 };
             totals.push(count(programs, &wanted, REQUESTS * times)?);
         }
         for (proxy, (less, more)) in totals[0].iter().zip(&totals[1]).enumerate() {

@@ -70,6 +70,12 @@ enum Verb {
     Instructions,
     /// Time the search for a request's rule among many, and print the table that docs/performance.md holds.
     Routes,
+    /// The program of a cold start: one request.
+    #[command(hide = true)]
+    First {
+        /// Where it is sent.
+        entry: std::net::SocketAddr,
+    },
     /// The backend for bytes.
     #[command(hide = true)]
     Echo {
@@ -79,12 +85,20 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    // The backend is started by its verb alone.
+    // The backend and the program of a cold start are started by their verbs alone.
     let mut words = std::env::args().skip(1);
-    if let (Some("echo"), Some(port)) = (words.next().as_deref(), words.next()) {
-        return ended(port.parse().context("a port").and_then(load::echo));
+    match (words.next().as_deref(), words.next()) {
+        (Some("echo"), Some(port)) => return ended(port.parse().context("a port").and_then(load::echo)),
+        (Some("first"), Some(entry)) => return ended(entry.parse().context("an address").and_then(first)),
+        _ => {}
     }
     ended(run(&Arguments::parse()))
+}
+
+/// A program whose only purpose is one answer.
+fn first(entry: std::net::SocketAddr) -> anyhow::Result<()> {
+    ensure!(load::first_answer(entry)?, "no 200");
+    Ok(())
 }
 
 fn ended(outcome: anyhow::Result<()>) -> ExitCode {

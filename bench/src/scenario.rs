@@ -1,6 +1,7 @@
 //! The scenarios: what each rig is, and which figures come out of one round on it.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use crate::certificates::Certificates;
 use crate::load;
 use crate::machine::{self, LOAD_CORE, Process};
-use crate::peers::{Peer, Programs, Rig, Speaks, Wanted};
+use crate::peers::{self, Peer, Programs, Rig, Speaks, Wanted};
 use crate::statistics::percentile;
 
 /// A scenario.
@@ -109,12 +110,13 @@ impl Scenario {
             fs::remove_dir_all(&place)?;
         }
         fs::create_dir_all(&place)?;
-        let (mut backend, address) = bench.backend(self.speaks(), &place)?;
+        let (mut backend, address, command) = bench.backend(self.speaks(), &place)?;
         backend.wait_for(address)?;
         let wanted = Wanted {
             speaks: self.speaks(),
             two: self != Self::Http1Plain,
             backend: address,
+            command: &command,
             certificates: &bench.certificates,
             place: &place,
             workers: 1,
@@ -138,6 +140,7 @@ impl Scenario {
             Self::Memory => memory(&start(&wanted)?)?,
             Self::ColdStart => cold_start(bench, peer, &wanted)?,
             Self::Latency => latency(&start(&wanted)?, address, window)?,
+            Self::Workers if peer == Peer::Captured => return Ok(None),
             Self::Workers => {
                 let wanted = Wanted { two: false, ..wanted };
                 let mut figures = Vec::new();
@@ -160,8 +163,8 @@ pub(crate) const RATE_NAME: &str = "requests/s";
 pub(crate) const COST_NAME: &str = "CPU µs";
 
 impl Bench {
-    /// A backend on the load's core.
-    pub(crate) fn backend(&self, speaks: Speaks, place: &Path) -> anyhow::Result<(Process, std::net::SocketAddr)> {
+    /// A backend on the load's core, where it listens, and how it was started.
+    pub(crate) fn backend(&self, speaks: Speaks, place: &Path) -> anyhow::Result<(Process, SocketAddr, (PathBuf, Vec<String>))> {
         let port = machine::free_port()?;
         let www = place.join("www");
         fs::create_dir_all(&www)?;
@@ -183,20 +186,26 @@ impl Bench {
             }
             Speaks::Http2 => {
                 let root = www.display().to_string();
-                ("nghttpd".into(), vec!["--no-tls".to_owned(), "-n1".to_owned(), "-d".to_owned(), root, port.to_string()])
+                // More streams than there are calls at once: who opens all of them before it has read the settings is else refused some.
+                let words = ["--no-tls", "-n1", "--max-concurrent-streams=1024", "-d", &root, &port.to_string()];
+                ("nghttpd".into(), words.map(str::to_owned).to_vec())
             }
             Speaks::Tcp => (self.own.clone(), vec!["echo".to_owned(), port.to_string()]),
         };
-        Ok((Process::start(place, LOAD_CORE, &program, &arguments)?, machine::local(port)))
+        let backend = Process::start(place, LOAD_CORE, &program, &arguments)?;
+        Ok((backend, machine::local(port), (program, arguments)))
     }
 }
 
 /// Whether the rig does what it is said to do.
 fn sane(rig: &Rig, wanted: &Wanted<'_>) -> anyhow::Result<()> {
+    let entry = rig.entry;
     match wanted.speaks {
-        Speaks::Http1 => ensure!(load::first_answer(rig.entry)?, "the rig does not answer with 200"),
-        Speaks::Http2 => ensure!(load::h2load(rig.entry, "/small", Duration::from_secs(1))? > 0, "the rig answers nothing"),
-        Speaks::Tcp => ensure!(load::round_trips(rig.entry, Duration::from_millis(100))? > 0, "the rig passes nothing"),
+        Speaks::Http1 => ensure!(rig.call(|| load::first_answer(entry))?, "the rig does not answer with 200"),
+        Speaks::Http2 => {
+            ensure!(rig.call(|| load::h2load(entry, "/small", Duration::from_secs(1)))? > 0, "the rig answers nothing");
+        }
+        Speaks::Tcp => ensure!(rig.call(|| load::round_trips(entry, Duration::from_millis(100)))? > 0, "the rig passes nothing"),
     }
     if let Some(middle) = rig.middle {
         ensure!(!load::first_answer(middle).unwrap_or(false), "the hop between the two proxies takes plaintext");
@@ -214,12 +223,12 @@ fn cost(
     rig: &Rig,
     window: Duration,
     unit: f64,
-    load: impl Fn(std::net::SocketAddr, Duration) -> anyhow::Result<u64>,
+    load: impl Fn(SocketAddr, Duration) -> anyhow::Result<u64> + Sync,
 ) -> anyhow::Result<Vec<Figure>> {
     // Connections, pools and caches are made before anything counts.
-    load(rig.entry, Duration::from_secs(1))?;
+    rig.call(|| load(rig.entry, Duration::from_secs(1)))?;
     let (before, begin) = (cpu(rig)?, Instant::now());
-    let count = load(rig.entry, window)?;
+    let count = rig.call(|| load(rig.entry, window))?;
     let (used, taken) = (cpu(rig)? - before, begin.elapsed().as_secs_f64());
     ensure!(count > 0, "nothing was answered");
     #[allow(clippy::cast_precision_loss, reason = "far fewer calls than a float counts")]
@@ -239,7 +248,7 @@ fn memory(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     // What only a start needs may go first.
     std::thread::sleep(Duration::from_secs(2));
     let idle = most(rig)?;
-    let _kept = load::keep_open(rig.entry, KEPT)?;
+    let _kept = rig.call(|| load::keep_open(rig.entry, KEPT))?;
     std::thread::sleep(Duration::from_secs(1));
     Ok(vec![("idle MiB", idle), ("1,000 connections MiB", most(rig)?)])
 }
@@ -247,6 +256,12 @@ fn memory(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
 /// From the start of the caller's proxy (the callee's runs) or of the only one, and of both.
 fn cold_start(bench: &Bench, peer: Peer, wanted: &Wanted<'_>) -> anyhow::Result<Vec<Figure>> {
     let mut figures = Vec::new();
+    if peer == Peer::Captured {
+        // The mesh runs; what starts is a program in it, with its namespace and its proxy.
+        let rig = peer.start(&bench.programs, wanted)?;
+        let taken = peers::first_answer(&bench.programs, wanted.place, &bench.own, rig.entry)?;
+        return Ok(vec![("two hops with mTLS, ms", taken.as_secs_f64() * 1e3)]);
+    }
     for (two, name) in [(false, "one plain hop, ms"), (true, "two hops with mTLS, ms")] {
         let begin = Instant::now();
         let rig = peer.start(&bench.programs, &Wanted { two, ..*wanted })?;
@@ -259,10 +274,10 @@ fn cold_start(bench: &Bench, peer: Peer, wanted: &Wanted<'_>) -> anyhow::Result<
     Ok(figures)
 }
 
-fn latency(rig: &Rig, backend: std::net::SocketAddr, window: Duration) -> anyhow::Result<Vec<Figure>> {
-    load::latencies(rig.entry, RATE, Duration::from_secs(1))?;
+fn latency(rig: &Rig, backend: SocketAddr, window: Duration) -> anyhow::Result<Vec<Figure>> {
+    rig.call(|| load::latencies(rig.entry, RATE, Duration::from_secs(1)))?;
     let direct = load::latencies(backend, RATE, window)?;
-    let through = load::latencies(rig.entry, RATE, window)?;
+    let through = rig.call(|| load::latencies(rig.entry, RATE, window))?;
     let added = |share: f64| -> anyhow::Result<f64> {
         let of = |samples: &[f64]| percentile(samples, share).context("no samples");
         Ok(of(&through)? - of(&direct)?)

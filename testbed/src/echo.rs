@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -69,7 +69,15 @@ impl EchoServer {
     /// # Errors
     /// There is no free port.
     pub async fn start(name: &str) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::start_on(name, Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// The same at another address.
+    ///
+    /// # Errors
+    /// There is no free port, or the address is none of this machine.
+    pub async fn start_on(name: &str, address: IpAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind((address, 0)).await?;
         let address = listener.local_addr()?;
         let answered = Arc::<AtomicU64>::default();
         let task = tokio::spawn(serve_http(listener, name.to_owned(), Arc::clone(&answered)));
@@ -108,7 +116,15 @@ impl TcpEcho {
     /// # Errors
     /// There is no free port.
     pub async fn start(greeting: &str) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::start_on(greeting, Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// The same at another address.
+    ///
+    /// # Errors
+    /// There is no free port, or the address is none of this machine.
+    pub async fn start_on(greeting: &str, address: IpAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind((address, 0)).await?;
         let address = listener.local_addr()?;
         Ok(Self { address, task: tokio::spawn(serve_tcp(listener, greeting.to_owned())) })
     }

@@ -34,6 +34,7 @@ mod place;
 mod port;
 mod process;
 mod proxy;
+mod resolver;
 mod run;
 mod tree;
 
@@ -42,11 +43,12 @@ pub use connection::{Connection, send_raw};
 pub use echo::{Echo, EchoServer, TcpEcho, program};
 pub use eventually::eventually;
 pub use http_client::{HttpConnection, Reply, http_get, http_send, http2_send, https_send};
-pub use machine::{Peer, Who, can_namespaces, left_out, peer, python_path};
+pub use machine::{Peer, Who, can_namespaces, left_out, own_address, peer, python_path};
 pub use mesh::{Mesh, MeshOptions};
 pub use port::Port;
 pub use process::{Output, Running};
 pub use proxy::Proxy;
+pub use resolver::Resolver;
 pub use run::Run;
 
 /// How long anything may take that ought to take moments: a test that waits so long hangs.

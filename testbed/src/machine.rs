@@ -107,6 +107,15 @@ impl Peer {
     }
 }
 
+/// An address of this machine that is none of its loopback, if it has one: what listens there is outside of every app's namespace.
+#[must_use]
+pub fn own_address() -> Option<std::net::IpAddr> {
+    // A connected socket finds out which address leads elsewhere, without sending anything.
+    let socket = std::net::UdpSocket::bind(("0.0.0.0", 0)).ok()?;
+    socket.connect(("203.0.113.1", 9)).ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_loopback())
+}
+
 /// Where a peer is: as `cargo xtask test` said; else as it fetched it before; else on the path.
 ///
 /// # Errors

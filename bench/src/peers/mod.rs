@@ -1,5 +1,6 @@
 //! The peers: each knows how its proxies are configured for a rig, and nothing of what is measured.
 
+mod captured;
 mod envoy;
 mod haproxy;
 mod lorica;
@@ -7,8 +8,11 @@ mod nginx;
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+pub(crate) use captured::first_answer;
 
 use crate::certificates::Certificates;
 use crate::machine::{self, PROXY_CORE, Process};
@@ -29,6 +33,8 @@ pub(crate) enum Speaks {
 pub(crate) enum Peer {
     /// This project's proxy, as it is delivered: metrics, 1 % of traces, JSON access log, identities checked.
     Lorica,
+    /// The same as sidecars of captured programs, under a control plane.
+    Captured,
     /// nginx.
     Nginx,
     /// HAProxy.
@@ -40,7 +46,7 @@ pub(crate) enum Peer {
 }
 
 /// All of them, Lorica first.
-pub(crate) const ALL: [Peer; 5] = [Peer::Lorica, Peer::Nginx, Peer::Haproxy, Peer::Envoy, Peer::EnvoyInMesh];
+pub(crate) const ALL: [Peer; 6] = [Peer::Lorica, Peer::Captured, Peer::Nginx, Peer::Haproxy, Peer::Envoy, Peer::EnvoyInMesh];
 
 /// Where the programs are.
 pub(crate) struct Programs {
@@ -60,6 +66,26 @@ pub(crate) struct Rig {
     pub(crate) proxies: Vec<Process>,
     /// The directory of each.
     pub(crate) places: Vec<PathBuf>,
+    /// What else must run, and is not counted.
+    pub(crate) _besides: Vec<Process>,
+    /// The process in whose network namespace callers are; none: in that of this process.
+    pub(crate) within: Option<u32>,
+}
+
+impl Rig {
+    /// Runs load where its callers are.
+    pub(crate) fn call<T: Send>(&self, load: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+        let Some(process) = self.within else { return load() };
+        std::thread::scope(|scope| {
+            let calling = scope.spawn(|| {
+                let namespace = fs::File::open(format!("/proc/{process}/ns/net"))?;
+                let kind = rustix::thread::LinkNameSpaceType::Network;
+                rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))?;
+                load()
+            });
+            calling.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the load panicked")))
+        })
+    }
 }
 
 /// What a rig is to be.
@@ -71,6 +97,8 @@ pub(crate) struct Wanted<'w> {
     pub(crate) two: bool,
     /// Where the backend is.
     pub(crate) backend: SocketAddr,
+    /// By which command line it runs.
+    pub(crate) command: &'w (PathBuf, Vec<String>),
     /// The identities.
     pub(crate) certificates: &'w Certificates,
     /// A directory for this rig alone.
@@ -84,6 +112,7 @@ impl Peer {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Lorica => "lorica",
+            Self::Captured => "lorica-captured",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Envoy => "envoy",
@@ -95,6 +124,7 @@ impl Peer {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Lorica => "Lorica",
+            Self::Captured => "Lorica, captured",
             Self::Nginx => "nginx",
             Self::Haproxy => "HAProxy",
             Self::Envoy => "Envoy",
@@ -105,7 +135,10 @@ impl Peer {
     /// Its version, or why it cannot be run.
     pub(crate) fn version(self, programs: &Programs) -> Result<String, String> {
         let (program, flag) = match self {
-            Self::Lorica => (programs.lorica.clone(), "--version"),
+            Self::Captured if !rustix::process::geteuid().is_root() => {
+                return Err("only root may put its load into the namespaces of captured programs".to_owned());
+            }
+            Self::Lorica | Self::Captured => (programs.lorica.clone(), "--version"),
             Self::Nginx => (PathBuf::from("nginx"), "-v"),
             Self::Haproxy => (PathBuf::from("haproxy"), "-v"),
             Self::Envoy | Self::EnvoyInMesh => (programs.envoy.clone().ok_or("it could not be fetched from PyPI")?, "--version"),
@@ -124,6 +157,8 @@ impl Peer {
         match self {
             // It speaks HTTP/1 to upstreams; its stream module is a package of its own.
             Self::Nginx => wanted.speaks == Speaks::Http1,
+            // A sidecar has one worker.
+            Self::Captured => wanted.workers == 1,
             _ => true,
         }
     }
@@ -135,6 +170,9 @@ impl Peer {
 
     /// Starts the rig, each proxy as an argument of another program.
     pub(crate) fn start_under(self, programs: &Programs, wanted: &Wanted<'_>, under: &[&str]) -> anyhow::Result<Rig> {
+        if self == Self::Captured {
+            return captured::start(programs, wanted);
+        }
         let entry = machine::local(machine::free_port()?);
         let middle = if wanted.two { Some(machine::local(machine::free_port()?)) } else { None };
         let (mut proxies, mut places) = (Vec::new(), Vec::new());
@@ -148,7 +186,7 @@ impl Peer {
             let place = wanted.place.join(format!("{side:?}").to_lowercase());
             fs::create_dir_all(&place)?;
             let (program, arguments) = match self {
-                Self::Lorica => (programs.lorica.clone(), lorica::arguments(&hop, &place)?),
+                Self::Lorica | Self::Captured => (programs.lorica.clone(), lorica::arguments(&hop, &place)?),
                 Self::Nginx => ("nginx".into(), nginx::arguments(&hop, &place)?),
                 Self::Haproxy => ("haproxy".into(), haproxy::arguments(&hop, &place)?),
                 Self::Envoy | Self::EnvoyInMesh => {
@@ -164,7 +202,7 @@ impl Peer {
             proxies.insert(0, process);
             places.insert(0, place);
         }
-        Ok(Rig { entry, middle, proxies, places })
+        Ok(Rig { entry, middle, proxies, places, _besides: Vec::new(), within: None })
     }
 }
 

@@ -15,7 +15,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::views::{
-    ApplyReply, ApplyRequest, DeleteRequest, ErrorBody, ErrorReply, Receipt, Refusal, RenderedDiagnostic, ResourceList, Status,
+    ApplyReply, ApplyRequest, DeleteRequest, ErrorBody, ErrorReply, Receipt, Refusal, RefusedCalls, RenderedDiagnostic, ResourceList,
+    Status,
 };
 
 /// The largest answer that is read, in bytes.
@@ -129,6 +130,15 @@ impl ApiClient {
     pub async fn list(&self, kind: Kind, namespace: Option<&str>) -> Result<ResourceList, ApiError> {
         let query = namespace.map(|namespace| format!("?namespace={namespace}")).unwrap_or_default();
         self.get(&format!("/v1/resources/{}{query}", kind.plural())).await
+    }
+
+    /// What was refused to leave the mesh, by callers of one namespace or all.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn refused(&self, namespace: Option<&str>) -> Result<RefusedCalls, ApiError> {
+        let query = namespace.map(|namespace| format!("?namespace={namespace}")).unwrap_or_default();
+        self.get(&format!("/v1/egress/refused{query}")).await
     }
 
     /// One resource.

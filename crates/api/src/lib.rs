@@ -6,5 +6,6 @@ mod views;
 pub use client::{ApiClient, ApiError, Server};
 pub use views::{
     AcknowledgedAt, ApplyReply, ApplyRequest, AuthorityStatus, Change, ChangeAction, DeleteRequest, ErrorBody, ErrorReply, NamedText,
-    PortStatus, ProxyStatus, Receipt, Refusal, RefusedBy, RejectedAt, RenderedDiagnostic, ResourceList, Status, Target,
+    PortStatus, ProxyStatus, Receipt, Refusal, RefusedBy, RefusedCall, RefusedCalls, RejectedAt, RenderedDiagnostic, ResourceList, Status,
+    Target,
 };

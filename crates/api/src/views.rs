@@ -1,6 +1,6 @@
 //! What goes over the API: plain JSON, the same for reading and writing.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use lorica_model::name::{Label, Namespace, ObjectName, ServiceName, WorkloadName};
 use lorica_model::resource::{Diagnostic, Kind};
@@ -253,6 +253,40 @@ pub struct RejectedAt {
 pub struct ResourceList {
     /// As stored, each with its status.
     pub items: Vec<serde_json::Value>,
+}
+
+/// What was refused to leave the mesh: `GET /v1/egress/refused`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RefusedCalls {
+    /// Each caller with what it called, the latest first.
+    pub calls: Vec<RefusedCall>,
+    /// The EgressPolicies that refuse them, with these calls added: applied, they would let them out.
+    pub allow: Vec<serde_json::Value>,
+}
+
+/// A call that was refused to leave the mesh, and is still.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RefusedCall {
+    /// The caller's namespace.
+    pub namespace: Namespace,
+    /// The account whose identity the caller has.
+    pub account: Label,
+    /// The proxy that refused it last.
+    pub proxy: String,
+    /// What was called: a name, or an address where none is known.
+    pub host: String,
+    /// Its address, where the caller named one.
+    pub address: Option<IpAddr>,
+    /// The port.
+    pub port: u16,
+    /// How often, since this control plane started.
+    pub times: u64,
+    /// When for the first time, RFC 3339.
+    pub first: String,
+    /// When for the last time, RFC 3339.
+    pub last: String,
+    /// The EgressPolicy that refuses it: `out.shop`.
+    pub policy: String,
 }
 
 /// Every other answer that is no success.

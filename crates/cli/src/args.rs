@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use lorica_model::name::{Label, ServiceName, ServicePort};
+use lorica_model::name::{Label, Namespace, ServiceName, ServicePort};
 use lorica_model::snapshot::Protocol;
 
 pub use proxy::{BindArg, InboundArg, ProxyArgs, WorkersArg};
@@ -71,6 +71,9 @@ pub enum Command {
     Diff(DiffArgs),
     /// Split a service's requests between its versions: a canary in one line.
     Split(SplitArgs),
+    /// What policies do.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Show resources.
     Get(GetArgs),
     /// Show control plane, proxies, certificates and what was acknowledged last.
@@ -158,7 +161,7 @@ pub struct RunArgs {
     pub ports: Vec<PortArg>,
     /// The namespace of a client. Default: `default`.
     #[arg(short, long, value_name = "NAME", conflicts_with = "service")]
-    pub namespace: Option<lorica_model::name::Namespace>,
+    pub namespace: Option<Namespace>,
     /// Its version label: `v2`.
     #[arg(long, value_name = "LABEL")]
     pub version_label: Option<String>,
@@ -217,6 +220,28 @@ pub struct ApplyArgs {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
+}
+
+/// `lorica policy`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Calls that EgressPolicies refused to let out of the mesh: who tried what, and the policy that would allow it.
+    Refused(RefusedArgs),
+}
+
+/// `lorica policy refused`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lorica policy refused                       who tried to call what outside the mesh
+  lorica policy refused -n shop -o yaml       the policies of before, with those calls added
+  lorica policy refused -o yaml | lorica diff -f -")]
+pub struct RefusedArgs {
+    /// Of callers in this namespace only.
+    #[arg(short, long)]
+    pub namespace: Option<Namespace>,
+    /// How to show it; `yaml` is the policies that would allow it.
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    pub output: ResourceFormat,
 }
 
 /// `lorica split`.
@@ -357,7 +382,7 @@ pub struct EnvoyArgs {
     pub service: Option<ServiceName>,
     /// The namespace of a client.
     #[arg(short, long, value_name = "NAME", conflicts_with = "service")]
-    pub namespace: Option<lorica_model::name::Namespace>,
+    pub namespace: Option<Namespace>,
     /// The account whose identity it has.
     #[arg(long, value_name = "NAME")]
     pub account: Option<Label>,

@@ -85,6 +85,11 @@ impl Viewed {
         units.iter().flat_map(|unit| encode::gateway(unit, self.dialect, Context::of(&self.node))).collect()
     }
 
+    /// Whether it is an Envoy that takes captured connections.
+    fn captures(&self) -> bool {
+        self.dialect == Dialect::Envoy && self.node.upstreams.is_empty() && self.node.gateway.is_none()
+    }
+
     fn make(&self, kind: Kind, name: &str) -> Option<Resource> {
         let world = self.published.world();
         match kind {
@@ -94,11 +99,17 @@ impl Viewed {
             Kind::Listener if self.workload.as_ref().is_some_and(|workload| encode::inbound_name(workload) == name) => {
                 compile::inbound(&world, self.workload.as_ref()?).map(|unit| encode::inbound(&unit))
             }
+            Kind::Listener if self.workload.as_ref().is_some_and(|workload| encode::egress_name(workload) == name) => {
+                Some(encode::egress(&compile::egress(&world, self.workload.as_ref()?, &self.node.account)))
+            }
             Kind::Listener | Kind::Route if name.starts_with(encode::GATEWAY_PREFIX) => {
                 self.gateway().into_iter().find(|resource| resource.kind == kind && resource.name == name)
             }
-            Kind::Listener if name == OUTBOUND && self.dialect == Dialect::Envoy && self.node.upstreams.is_empty() => {
-                Some(encode::capture())
+            Kind::Listener if name == encode::CAPTURE && self.captures() => {
+                Some(encode::capture(&compile::egress(&world, self.workload.as_ref()?, &self.node.account)))
+            }
+            Kind::Cluster if name.starts_with(encode::EGRESS_PREFIX) && self.dialect == Dialect::Envoy => {
+                encode::egress_clusters().into_iter().find(|resource| resource.name == name)
             }
             Kind::Listener | Kind::Route | Kind::Cluster => {
                 self.outbound(name).into_iter().find(|resource| resource.kind == kind && resource.name == name)
@@ -107,13 +118,12 @@ impl Viewed {
     }
 }
 
-/// The listener of an Envoy that takes captured connections.
-const OUTBOUND: &str = "outbound";
-
 impl Catalog for Viewed {
     fn get(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
         // What depends on who asks is made for each.
-        let own = name.starts_with("inbound/") || name.starts_with(encode::GATEWAY_PREFIX) || self.node.gateway.is_some();
+        let own = ["inbound/", encode::EGRESS_PREFIX].iter().any(|prefix| name.starts_with(prefix))
+            || name.starts_with(encode::GATEWAY_PREFIX)
+            || self.node.gateway.is_some();
         let shared = self.dialect == Dialect::Lorica && !own;
         if !shared {
             return self.make(kind, name).map(Arc::new);
@@ -152,9 +162,12 @@ impl Catalog for Viewed {
             }
             (Kind::Listener, Dialect::Envoy) => {
                 let ports = compile::outbound_ports(&world).map(|port| port.to_string());
-                std::iter::once(OUTBOUND.to_owned()).chain(ports).collect()
+                std::iter::once(encode::CAPTURE.to_owned()).chain(ports).collect()
             }
-            (Kind::Cluster, Dialect::Envoy) => compile::outbound_ports(&world).map(|port| port.to_string()).collect(),
+            (Kind::Cluster, Dialect::Envoy) => {
+                let ports = compile::outbound_ports(&world).chain(compile::egress_ports(&world)).map(|port| port.to_string());
+                ports.chain(encode::egress_clusters().into_iter().map(|resource| resource.name)).collect()
+            }
             _ => Vec::new(),
         };
         names.iter().filter_map(|name| self.get(kind, name)).collect()

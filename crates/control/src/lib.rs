@@ -8,6 +8,7 @@
 //! | [`receipt`] | who acknowledged a publication |
 //! | [`sessions`] | xDS streams, tied to the mesh |
 //! | [`issue`] | the CA's door |
+//! | [`refused`] | what was refused to leave the mesh |
 //! | [`addresses`], [`declare`] | virtual addresses; services that workloads declare |
 //! | [`api`] | the REST API's handlers |
 //!
@@ -20,6 +21,7 @@ pub mod declare;
 pub mod issue;
 pub mod mesh;
 pub mod receipt;
+pub mod refused;
 pub mod sessions;
 pub mod store;
 
@@ -38,6 +40,7 @@ pub use lorica_identity::authority::SVID_LIFETIME;
 
 use crate::issue::Issuer;
 use crate::mesh::Mesh;
+use crate::refused::Refused;
 use crate::store::{Embedded, Expected, Store, StoreError, Table, Write};
 
 /// What a control plane is told at its start.
@@ -59,6 +62,8 @@ pub struct ControlPlane {
     pub mesh: Arc<Mesh>,
     /// The CA.
     pub issuer: Arc<Issuer>,
+    /// What was refused to leave the mesh.
+    pub refused: Arc<Refused>,
     started_at: SystemTime,
     state_directory: PathBuf,
     socket: PathBuf,
@@ -79,6 +84,7 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
     let control = Arc::new(ControlPlane {
         mesh: mesh.clone(),
         issuer: issuer.clone(),
+        refused: Arc::default(),
         started_at: SystemTime::now(),
         state_directory: config.state_directory,
         socket: config.socket,

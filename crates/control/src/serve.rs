@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use lorica_identity::ca_api::CertificateServiceServer;
+use lorica_xds::refused;
 use lorica_xds::server::{self, PeerInfo};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
@@ -46,7 +47,8 @@ pub(crate) async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 pub(crate) async fn serve(listener: UnixListener, control: Arc<ControlPlane>, shutdown: impl Future<Output = ()>) {
     let ads = server::service(Arc::new(Streams(control.mesh.clone())));
     let certificates = CertificateServiceServer::new(control.issuer.clone());
-    let grpc = tonic::service::Routes::new(ads).add_service(certificates).into_axum_router();
+    let refused = refused::service(control.refused.clone());
+    let grpc = tonic::service::Routes::new(ads).add_service(certificates).add_service(refused).into_axum_router();
     let router = crate::api::router(control.clone()).merge(grpc.reset_fallback());
     let own = rustix::process::geteuid().as_raw();
     let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());

@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         | Command::Delete(_)
         | Command::Diff(_)
         | Command::Split(_)
+        | Command::Policy(_)
         | Command::Get(_)
         | Command::Status(_)
         | Command::Completions(_) => lorica_cli::verbs::execute(command, &global, &mut printer),

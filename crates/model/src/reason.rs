@@ -65,6 +65,8 @@ pub enum Reason {
     NotHttp,
     /// The host is outside the mesh and could not be reached.
     OutsideFailed,
+    /// The host is outside the mesh, and no EgressPolicy lets the caller call it.
+    EgressDenied,
     /// The proxy is ending.
     Draining,
 }
@@ -90,6 +92,7 @@ pub struct Meaning {
 
 const INVALID_ARGUMENT: u32 = 3;
 const DEADLINE_EXCEEDED: u32 = 4;
+const PERMISSION_DENIED: u32 = 7;
 const RESOURCE_EXHAUSTED: u32 = 8;
 const UNIMPLEMENTED: u32 = 12;
 const INTERNAL: u32 = 13;
@@ -99,7 +102,7 @@ const CANCELLED: u32 = 1;
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::NoRoute,
         Self::NoBackend,
         Self::NoSuchPort,
@@ -125,6 +128,7 @@ impl Reason {
         Self::WrongService,
         Self::NotHttp,
         Self::OutsideFailed,
+        Self::EgressDenied,
         Self::Draining,
     ];
 
@@ -205,6 +209,9 @@ impl Reason {
             }
             Self::OutsideFailed => {
                 ("outside_failed", "UF", 503, UNAVAILABLE, Upstream, true, "the host outside the mesh could not be reached")
+            }
+            Self::EgressDenied => {
+                ("egress_denied", "UAEX", 403, PERMISSION_DENIED, Mesh, true, "no EgressPolicy lets this workload call that host")
             }
             Self::Draining => ("draining", "LR", 503, UNAVAILABLE, Mesh, true, "the proxy is ending"),
         };

@@ -7,7 +7,8 @@ use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket as StdUdpSocket};
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+use crate::told::Told;
 use crate::view::View;
 
 /// How long an answer about the mesh may be kept, in seconds. Addresses are stable, but a name may go.
@@ -47,19 +49,26 @@ enum Outcome {
 /// Answers queries for one namespace.
 pub struct Dns {
     namespace: Namespace,
-    views: watch::Receiver<std::sync::Arc<View>>,
+    views: watch::Receiver<Arc<View>>,
     resolvers: Vec<SocketAddr>,
     host_has_ipv6: bool,
     app_has_ipv6: bool,
     forwards: Cell<usize>,
     connections: Cell<usize>,
     telemetry: Telemetry,
+    told: Arc<Told>,
 }
 
 impl Dns {
     /// A server for apps of `namespace`. `app_has_ipv6`: whether the app's network namespace has IPv6 at all.
     #[must_use]
-    pub fn new(namespace: Namespace, views: watch::Receiver<std::sync::Arc<View>>, telemetry: Telemetry, app_has_ipv6: bool) -> Rc<Self> {
+    pub fn new(
+        namespace: Namespace,
+        views: watch::Receiver<Arc<View>>,
+        telemetry: Telemetry,
+        told: Arc<Told>,
+        app_has_ipv6: bool,
+    ) -> Rc<Self> {
         let resolvers = host_resolvers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
         // A connected UDP socket finds out whether there is a route, without sending anything.
         let host_has_ipv6 = StdUdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|socket| socket.connect("[2000::1]:53")).is_ok();
@@ -72,6 +81,7 @@ impl Dns {
             forwards: Cell::new(0),
             connections: Cell::new(0),
             telemetry,
+            told,
         })
     }
 
@@ -167,6 +177,7 @@ impl Dns {
             let asked = async { if tcp { ask_tcp(*resolver, query).await } else { ask_udp(*resolver, query).await } };
             match timeout(FORWARD_TIMEOUT, asked).await {
                 Ok(Ok(answer)) => {
+                    self.told.note(&answer, Instant::now());
                     reply = Some(answer);
                     break;
                 }
@@ -313,7 +324,6 @@ mod tests {
     use super::*;
     use hickory_proto::op::Query;
     use lorica_model::snapshot::{NameRecord, NameTable, Snapshot};
-    use std::sync::Arc;
 
     fn view() -> View {
         let namespace = Namespace::new("contact").unwrap();

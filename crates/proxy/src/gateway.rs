@@ -21,7 +21,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::config::ProxyConfig;
 use crate::identity::Keeper;
-use crate::sidecar::prepared;
+use crate::sidecar::{self, prepared};
 use crate::source::Source;
 use crate::standalone::{self, Notice, Signals};
 use crate::view::View;
@@ -216,13 +216,14 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
         ..NodeMetadata::client(proxy.namespace.clone(), proxy.account.clone())
     };
     let node = serde_json::json!({ "id": proxy.workload, "metadata": metadata }).to_string();
+    let (refusals, telling) = sidecar::telling(&proxy, &metadata);
     let endpoint = Endpoint::Unix(proxy.control_socket.clone());
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let (client, receiving) = Client::start(ClientConfig { endpoint, node_id: proxy.workload.clone(), version, metadata }, None);
     spawn_local(receiving);
     let (epochs, epoch) = watch::channel(None);
     spawn_local(Keeper { control_socket: proxy.control_socket.clone(), node, snapshots: client.snapshot(), epochs }.run());
-    prepared(&proxy, &client, epoch.clone()).await?;
+    prepared(&proxy, &client, epoch.clone(), true).await?;
 
     let source = Source::ControlPlane(client.clone());
     spawn_local(admin::serve(metrics, telemetry.clone(), source.clone(), epoch.clone()));
@@ -238,6 +239,8 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
             views: view,
             epochs: epoch.clone(),
             telemetry: telemetry.clone(),
+            told: Arc::default(),
+            refusals: Some(refusals.clone()),
             listening: listening.clone(),
             sockets: None,
             listeners: Vec::new(),
@@ -264,6 +267,8 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
     standalone::end(&running, proxy.drain_deadline, &mut asked, &tell).await;
     running.iter().for_each(workers::Running::end);
     running.into_iter().for_each(workers::Running::join);
+    drop(refusals);
+    sidecar::told_last(telling).await;
     telemetry.flush(Duration::from_secs(1)).await;
     Ok(())
 }

@@ -20,6 +20,7 @@ pub mod standalone;
 pub mod stream;
 pub mod supervisor;
 pub mod telemetry;
+pub mod told;
 pub mod view;
 pub mod wire;
 pub mod worker;

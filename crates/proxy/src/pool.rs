@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lorica_identity::PeerIdentity;
+use lorica_model::head::ResponseHead;
 use lorica_model::snapshot::DEFAULT_POOL_IDLE_TIMEOUT;
 use lorica_observe::record::Party;
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -156,6 +157,16 @@ impl Lease {
         let Carrier::Http2 { client, .. } = &self.carrier else { return Err(WireError::Unsupported("HTTP/1 has no streams")) };
         let tunnel = client.clone().open(kind.word(), authority).await?;
         Ok(Stream::Carried(Box::new(Carried::new(tunnel, Some(self)))))
+    }
+
+    /// Asks the server for a connection to a host, which keeps this one in use for as long as it lasts; or the head that says why not.
+    ///
+    /// # Errors
+    /// When the connection takes no request any more.
+    pub async fn connect(self, authority: &str) -> Result<Result<Stream, ResponseHead>, WireError> {
+        let Carrier::Http2 { client, .. } = &self.carrier else { return Err(WireError::Unsupported("HTTP/1 has no streams")) };
+        let answered = client.clone().connect(authority).await?;
+        Ok(answered.map(|tunnel| Stream::Carried(Box::new(Carried::new(tunnel, Some(self))))))
     }
 
     /// Says whether a stream of the connection carries much: then others go elsewhere.

@@ -14,16 +14,17 @@ use lorica_capture::{AppListener, FromProxy, ListenerLabel, ProxyChannel};
 use lorica_identity::TlsEpoch;
 use lorica_model::snapshot::{InboundUnit, Locality};
 use lorica_xds::client::{Client, ClientConfig, ConnectionState, Endpoint};
+use lorica_xds::refused::Teller;
 use lorica_xds::{NodeMetadata, NodePort};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use crate::admin;
 use crate::config::ProxyConfig;
 use crate::dns::Dns;
-use crate::identity::Keeper;
+use crate::identity::{Keeper, control_channel};
 use crate::source::Source;
 use crate::supervisor::{Ending, Interior, Listener, Supervisor};
 use crate::view::{self, View};
@@ -61,6 +62,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     let telemetry = telemetry::open(&config.telemetry, &own)?;
     let metadata = metadata(&config, &host, metrics.local_addr()?)?;
     let node = serde_json::json!({ "id": config.workload, "metadata": metadata }).to_string();
+    let (refusals, telling) = telling(&config, &metadata);
     let endpoint = Endpoint::Unix(config.control_socket.clone());
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let (client, receiving) = Client::start(ClientConfig { endpoint, node_id: config.workload.clone(), version, metadata }, None);
@@ -72,7 +74,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     let (views_in, views) = watch::channel(Arc::new(View::default()));
     spawn_local(view::follow(client.snapshot(), views_in));
 
-    let inbound = prepared(&config, &client, epoch.clone()).await?;
+    let inbound = prepared(&config, &client, epoch.clone(), false).await?;
     let known_names = known_names(&views.borrow());
     supervisor.say(&FromProxy::Prepared { virtual_v4: inbound.virtual_v4, virtual_v6: Some(inbound.virtual_v6), known_names })?;
     let (app, listening) = watch::channel(Vec::new());
@@ -82,7 +84,8 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     let (dns, served): (Vec<Listener>, Vec<Listener>) =
         host.into_iter().chain(listeners).partition(|(label, _)| matches!(label, ListenerLabel::DnsUdp | ListenerLabel::DnsTcp));
     let app_has_ipv6 = served.iter().any(|(label, socket)| *label == ListenerLabel::Outbound && is_ipv6(socket));
-    serve_names(Dns::new(config.namespace.clone(), views.clone(), telemetry.clone(), app_has_ipv6), dns)?;
+    let told = Arc::default();
+    serve_names(Dns::new(config.namespace.clone(), views.clone(), telemetry.clone(), Arc::clone(&told), app_has_ipv6), dns)?;
     spawn_local(admin::serve(metrics, telemetry.clone(), Source::ControlPlane(client.clone()), epoch.clone()));
 
     let worker = workers::start(workers::Start {
@@ -92,6 +95,8 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
         views,
         epochs: epoch,
         telemetry: telemetry.clone(),
+        told,
+        refusals: Some(refusals),
         listening,
         sockets,
         listeners: served,
@@ -107,10 +112,26 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
         () = end(&config, &client, &mut asked, &worker, supervisor) => Ok(()),
     };
     worker.end();
-    // The worker hands its last log lines over when it ends.
+    // The worker hands its last log lines over when it ends, and what it refused last.
     worker.join();
+    told_last(telling).await;
     telemetry.flush(Duration::from_secs(1)).await;
     outcome
+}
+
+/// Waits a moment for the control plane to take what was refused last.
+pub(crate) async fn told_last(telling: JoinHandle<()>) {
+    if timeout(Duration::from_secs(1), telling).await.is_err() {
+        tracing::debug!("what was refused last could not be told in time");
+    }
+}
+
+/// Tells the control plane what may not leave the mesh.
+/// The handle ends once all clones of the teller are gone and what they handed over was told.
+pub(crate) fn telling(config: &ProxyConfig, metadata: &NodeMetadata) -> (Teller, JoinHandle<()>) {
+    let node = lorica_xds::node(&config.workload.to_string(), env!("CARGO_PKG_VERSION"), metadata);
+    let (teller, telling) = Teller::start(node, control_channel(&config.control_socket));
+    (teller, spawn_local(telling))
 }
 
 /// What the proxy says of itself when it registers.
@@ -137,18 +158,20 @@ fn metadata(config: &ProxyConfig, listeners: &[Listener], metrics: SocketAddr) -
     })
 }
 
-/// Waits for the workload's own unit, an SVID, and the units of explicit listeners.
+/// Waits for the workload's own units (a gateway's app calls nobody), an SVID, and the units of explicit listeners.
 pub(crate) async fn prepared(
     config: &ProxyConfig,
     client: &Client,
     mut epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
+    gateway: bool,
 ) -> anyhow::Result<Arc<InboundUnit>> {
     let mut snapshots = client.snapshot();
     let mut states = client.state();
     let all = async {
         let ready = snapshots.wait_for(|snapshot| {
             let settled = |port| snapshot.outbound.contains_key(port) || snapshot.absent.contains(port);
-            snapshot.inbound.is_some() && snapshot.bundle.is_some() && config.upstreams.iter().all(settled)
+            let own = snapshot.egress.is_some() || gateway;
+            snapshot.inbound.is_some() && snapshot.bundle.is_some() && own && config.upstreams.iter().all(settled)
         });
         let inbound = ready.await.ok().and_then(|snapshot| snapshot.inbound.clone()).context("the control plane's client ended")?;
         epochs.wait_for(Option::is_some).await.context("the identity's keeper ended")?;

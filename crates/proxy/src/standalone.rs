@@ -143,6 +143,8 @@ async fn serve(
             views: view,
             epochs: epochs.clone(),
             telemetry: telemetry.clone(),
+            told: Arc::default(),
+            refusals: None,
             listening: listening.clone(),
             sockets: None,
             listeners,

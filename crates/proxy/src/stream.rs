@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -63,6 +64,25 @@ impl Carried {
     #[must_use]
     pub fn new(tunnel: Tunnel, lease: Option<Lease>) -> Self {
         Self { tunnel, lease, until_bulk: BULK }
+    }
+
+    /// The next bytes as they came, nothing copied; `None` at the end.
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let data = self.tunnel.poll_data(cx);
+        if let Poll::Ready(Some(Ok(data))) = &data {
+            self.passed(data.len());
+        }
+        data
+    }
+
+    /// Sends `data` whole, nothing copied, where there is room.
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<io::Result<()>> {
+        let length = data.len();
+        let sent = self.tunnel.poll_send(cx, data);
+        if sent.is_ready() {
+            self.passed(length);
+        }
+        sent
     }
 
     fn passed(&mut self, bytes: usize) {

@@ -10,6 +10,7 @@ use lorica_model::reason::Reason;
 use lorica_model::snapshot::{InboundPort, MtlsMode, Protocol};
 use lorica_observe::WorkerTelemetry;
 use lorica_observe::metrics::Counter;
+use lorica_xds::refused::{Refusal, Teller};
 use tokio::sync::watch;
 use tokio_rustls::rustls::ClientConfig;
 
@@ -23,6 +24,7 @@ use crate::path::relay::Relayed;
 use crate::pool::Pool;
 use crate::source::Source;
 use crate::supervisor::Ending;
+use crate::told::Told;
 use crate::view::{Reach, View};
 
 /// What an exchange uses.
@@ -47,10 +49,15 @@ pub struct Worker {
     pub connections: Cell<usize>,
     /// How many copies of requests are under way.
     pub copies: Cell<usize>,
+    /// Which names the app was told for which addresses.
+    pub told: Arc<Told>,
+    /// How many names are being looked up.
+    pub lookups: Cell<usize>,
     /// How the proxy is to end.
     pub ending: watch::Receiver<Ending>,
     /// Set when nothing is served any more.
     pub ended: watch::Receiver<bool>,
+    refusals: Option<Teller>,
     pool_connects: Counter,
     pool_reuses: Counter,
     view: RefCell<Arc<View>>,
@@ -72,6 +79,10 @@ pub struct Parts {
     pub app: App,
     /// See [`Worker::telemetry`].
     pub telemetry: WorkerTelemetry,
+    /// See [`Worker::told`].
+    pub told: Arc<Told>,
+    /// By which the control plane is told what may not leave the mesh; none where there is no control plane.
+    pub refusals: Option<Teller>,
     /// See [`Worker::under_way`].
     pub under_way: Arc<UnderWay>,
     /// See [`Worker::ending`].
@@ -84,7 +95,7 @@ impl Worker {
     /// A worker, with the tasks that keep its view and its epoch the newest. Called on its own thread's local set.
     #[must_use]
     pub fn start(parts: Parts) -> Rc<Self> {
-        let Parts { own, source, mut views, mut epochs, app, telemetry, under_way, ending, ended } = parts;
+        let Parts { own, source, mut views, mut epochs, app, telemetry, told, refusals, under_way, ending, ended } = parts;
         let parties = Parties::new(&own);
         let view = RefCell::new(views.borrow_and_update().clone());
         let counter = |name| telemetry.metrics.counter(name, "");
@@ -102,6 +113,9 @@ impl Worker {
             parties,
             connections: Cell::new(0),
             copies: Cell::new(0),
+            told,
+            lookups: Cell::new(0),
+            refusals,
             ending,
             ended,
             epoch: RefCell::new(unshared(&epochs.borrow_and_update())),
@@ -141,6 +155,13 @@ impl Worker {
     #[must_use]
     pub fn view_number(&self) -> u64 {
         self.view.borrow().number
+    }
+
+    /// Tells the control plane of a call that may not leave the mesh.
+    pub fn refused(&self, refusal: Refusal) {
+        if let Some(teller) = &self.refusals {
+            teller.refused(refusal);
+        }
     }
 
     /// Counts an upstream connection that is taken, `reused` or new.
@@ -217,6 +238,8 @@ fn unshared(epoch: &Option<Arc<TlsEpoch>>) -> Option<Arc<TlsEpoch>> {
 fn ends(ending: Ending, caller: &Caller) -> bool {
     match (ending, &caller.entry) {
         (Ending::Running, _) | (Ending::Drain, Entry::Outbound { .. }) => false,
-        (Ending::Drain, Entry::Inbound { .. } | Entry::Gateway { .. }) | (Ending::AppEnded | Ending::Closing, _) => true,
+        (Ending::Drain, Entry::Inbound { .. } | Entry::Gateway { .. } | Entry::Egress { .. }) | (Ending::AppEnded | Ending::Closing, _) => {
+            true
+        }
     }
 }

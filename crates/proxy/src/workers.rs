@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use lorica_capture::{AppListener, SocketSource};
 use lorica_identity::TlsEpoch;
 use lorica_observe::Telemetry;
+use lorica_xds::refused::Teller;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local};
@@ -23,6 +24,7 @@ use crate::path::record::UnderWay;
 use crate::path::{self, accept, udp};
 use crate::source::Source;
 use crate::supervisor::{Ending, Listener};
+use crate::told::Told;
 use crate::view::View;
 use crate::worker::{Parts, Worker};
 
@@ -40,6 +42,10 @@ pub struct Start {
     pub epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
     /// The proxy's telemetry.
     pub telemetry: Telemetry,
+    /// Which names the app was told for which addresses.
+    pub told: Arc<Told>,
+    /// By which the control plane is told what may not leave the mesh; none where there is no control plane.
+    pub refusals: Option<Teller>,
     /// Where the app listens.
     pub listening: watch::Receiver<Vec<AppListener>>,
     /// Where sockets in the app's namespace come from; none without one.
@@ -123,9 +129,10 @@ fn work(
 }
 
 fn accepting(start: Start, under_way: Arc<UnderWay>, ending: watch::Receiver<Ending>, ended: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let Start { name: _, own, source, views, epochs, telemetry, listening, sockets, listeners, mut gateway } = start;
+    let Start { name: _, own, source, views, epochs, telemetry, told, refusals, listening, sockets, listeners, mut gateway } = start;
     let app = App::new(listening, sockets)?;
-    let worker = Worker::start(Parts { own, source, views, epochs, app, telemetry: telemetry.worker(), under_way, ending, ended });
+    let worker =
+        Worker::start(Parts { own, source, views, epochs, app, telemetry: telemetry.worker(), told, refusals, under_way, ending, ended });
     for (label, socket) in listeners {
         let listener = TcpListener::from_std(socket.into())?;
         spawn_local(accept::serve(worker.clone(), label, listener));

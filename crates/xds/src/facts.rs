@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use lorica_model::name::{Label, ServiceName, ServicePort, WorkloadName};
-use lorica_model::snapshot::{Cors, Forward, MtlsMode, Origin, PathEdit, Protocol, TransportRoute};
+use lorica_model::snapshot::{Cors, EgressRule, Forward, MtlsMode, Origin, PathEdit, Protocol, TransportRoute};
 use lorica_model::spiffe::SpiffeId;
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,13 @@ pub(crate) struct RouteFacts {
 pub(crate) struct TransportFacts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) route: Option<TransportRoute>,
+}
+
+/// Of the listener of an egress gateway.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EgressFacts {
+    pub(crate) rules: Vec<EgressRule>,
 }
 
 /// Of a cluster.

@@ -15,6 +15,7 @@ pub mod encode;
 mod facts;
 mod kind;
 mod node;
+pub mod refused;
 mod resource;
 #[cfg(test)]
 mod samples;

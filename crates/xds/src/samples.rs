@@ -5,13 +5,14 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use lorica_model::name::{GatewayName, Label, Namespace, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Action, Backend, BackendTls, Certificate, ClientValidation, Cluster, Cors, Endpoint, EndpointSet, FieldMatch, Filters, Forward,
-    GatewayUnit, HeaderEdits, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, Listening, Locality, Mirror, MtlsMode, NameRecord,
-    NameTable, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, Pattern, PrivateKey, Protocol, Redirect, Retry, RouteMatch,
-    ServerTls, Share, Terminated, Timeouts, TlsAction, TlsChain, Transport, TransportRoute, TrustBundle, ValueMatch, VirtualHost,
-    WeightedBackend,
+    Action, Backend, BackendTls, Certificate, ClientValidation, Cluster, Cors, EgressCaller, EgressHost, EgressRule, EgressUnit, Endpoint,
+    EndpointSet, FieldMatch, Filters, Forward, GatewayUnit, HeaderEdits, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, Listening,
+    Locality, Mirror, MtlsMode, NameRecord, NameTable, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, Pattern, PrivateKey,
+    Protocol, Redirect, Retry, RouteMatch, ServerTls, Share, Terminated, Timeouts, TlsAction, TlsChain, Transport, TransportRoute,
+    TrustBundle, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use proptest::collection::{btree_set, vec};
@@ -331,11 +332,33 @@ pub(crate) fn any_gateway() -> impl Strategy<Value = GatewayUnit> {
         vec(chain, 0..3).prop_map(Listening::Tls),
         option::of(any_transport()).prop_map(Listening::Tcp),
         option::of(any_transport()).prop_map(Listening::Udp),
+        vec(any_egress_rule(), 0..4).prop_map(Listening::Egress),
     ];
     (any_namespace(), any_label(), 1..=u16::MAX, listening).prop_map(|(namespace, name, port, listening)| GatewayUnit {
         gateway: GatewayName::new(namespace, name.into()),
         port,
         listening,
+    })
+}
+
+fn any_egress_rule() -> impl Strategy<Value = EgressRule> {
+    let network = prop_oneof![
+        (any::<Ipv4Addr>(), 0..=32u8).prop_map(|(address, length)| IpNet::new(address.into(), length).unwrap().trunc()),
+        (any::<Ipv6Addr>(), 0..=128u8).prop_map(|(address, length)| IpNet::new(address.into(), length).unwrap().trunc()),
+    ];
+    let host = prop_oneof![network.prop_map(EgressHost::Network), any_pattern_of_hosts().prop_map(EgressHost::Name)];
+    let caller =
+        (option::of(any_namespace()), option::of(any_label())).prop_map(|(namespace, account)| EgressCaller { namespace, account });
+    (any_origin(), host, vec(1..=u16::MAX, 0..3), vec(caller, 0..2), option::of(any_destination()))
+        .prop_map(|(origin, host, ports, callers, via)| EgressRule { origin: std::sync::Arc::new(origin), host, ports, callers, via })
+}
+
+pub(crate) fn any_egress() -> impl Strategy<Value = EgressUnit> {
+    let unlisted = prop_oneof![Just(Unlisted::Allow), any_origin().prop_map(|origin| Unlisted::Deny(std::sync::Arc::new(origin)))];
+    (any_namespace(), any_label(), vec(any_egress_rule(), 0..5), unlisted).prop_map(|(namespace, name, rules, unlisted)| EgressUnit {
+        workload: WorkloadName::new(namespace, name),
+        rules,
+        unlisted,
     })
 }
 

@@ -37,7 +37,7 @@ impl Queue {
         {
             return Some(known.clone());
         }
-        let found = self.entries.iter().position(|entry| fits(entry))?;
+        let found = self.entries.iter().position(fits)?;
         let value = self.entries.remove(found);
         self.named.insert(name.to_owned(), value.clone());
         Some(value)

@@ -64,6 +64,7 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
         Kind::GatewayClass => vec!["CONTROLLER", "STATUS"],
         Kind::ReferenceGrant => vec!["FROM", "TO"],
         Kind::BackendTlsPolicy => vec!["TARGETS", "SERVER NAME", "STATUS"],
+        Kind::EgressPolicy => vec!["ABOUT", "ALLOWS", "DEFAULT", "STATUS"],
         Kind::Namespace => vec!["LABELS"],
         Kind::Secret | Kind::ConfigMap => vec!["HOLDS"],
     });
@@ -108,6 +109,16 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
             Kind::BackendTlsPolicy => {
                 vec![list(item, "/spec/targetRefs", |target| text(&target["name"])), at("/spec/validation/hostname"), condition(item)]
             }
+            Kind::EgressPolicy => vec![
+                Some(list(item, "/spec/targetRefs", |target| {
+                    format!("{} {}", target.get("kind").map_or_else(|| "Service".to_owned(), text), text(&target["name"]))
+                }))
+                .filter(|targets| !targets.is_empty())
+                .unwrap_or_else(|| "its namespace".to_owned()),
+                list(item, "/spec/allow", |allow| list(allow, "/hosts", text)),
+                item.pointer("/spec/default").map_or_else(|| "Deny".to_owned(), text),
+                condition(item),
+            ],
             Kind::Namespace => vec![keys(item, "/metadata/labels")],
             Kind::Secret | Kind::ConfigMap => vec![keys(item, "/data")],
             Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => vec![

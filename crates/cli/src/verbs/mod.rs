@@ -4,6 +4,7 @@ mod apply;
 mod completions;
 mod delete;
 mod get;
+mod refused;
 mod split;
 mod status;
 
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 
 use lorica_api::{ApiClient, ApplyReply, ChangeAction, Receipt, Server};
 
-use crate::args::{Command, Format, Global};
+use crate::args::{Command, Format, Global, PolicyCommand};
 use crate::places::Places;
 use crate::printer::Printer;
 
@@ -33,6 +34,7 @@ pub fn execute(command: Command, global: &Global, printer: &mut Printer) -> anyh
         Command::Diff(arguments) => runtime.block_on(apply::diff(&client()?, arguments, printer)),
         Command::Delete(arguments) => runtime.block_on(delete::delete(&client()?, arguments, printer)),
         Command::Split(arguments) => runtime.block_on(split::split(&client()?, arguments, printer)),
+        Command::Policy(PolicyCommand::Refused(arguments)) => runtime.block_on(refused::refused(&client()?, arguments, printer)),
         Command::Get(arguments) => runtime.block_on(get::get(&client()?, arguments, printer)),
         Command::Status(arguments) => runtime.block_on(status::status(&client()?, arguments, printer)),
         Command::Completions(arguments) => {

@@ -13,7 +13,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use lorica_api::{ErrorBody, ErrorReply, Refusal, ResourceList};
+use lorica_api::{ErrorBody, ErrorReply, Refusal, RefusedCalls, ResourceList};
 use lorica_model::compile::{World, status};
 use lorica_model::name::{Namespace, ObjectName};
 use lorica_model::resource::{Key, Kind, Resource, Spec};
@@ -35,6 +35,7 @@ pub fn router(control: Arc<ControlPlane>) -> Router {
         .route("/v1/apply", post(change::apply))
         .route("/v1/delete", post(change::delete))
         .route("/v1/receipts/{revision}", get(receipt))
+        .route("/v1/egress/refused", get(refused))
         .route("/v1/resources/{kind}", get(list))
         .route("/v1/resources/{kind}/{namespace}/{name}", get(one))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "the API has no such path", None))
@@ -135,6 +136,12 @@ async fn list(
     };
     let items = seen.published.resources.iter().filter(wanted).map(|resource| shown(&seen.published.world(), resource));
     Ok(Json(ResourceList { items: items.collect() }))
+}
+
+/// What was refused to leave the mesh.
+async fn refused(State(control): State<Arc<ControlPlane>>, Query(within): Query<Within>) -> Json<RefusedCalls> {
+    let published = control.mesh.seen().published;
+    Json(control.refused.shown(&published.world(), within.namespace.as_deref()))
 }
 
 async fn one(

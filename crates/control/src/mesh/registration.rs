@@ -46,7 +46,11 @@ impl Mesh {
             locality: node.locality.clone(),
             addresses,
             ports: node.ports.iter().map(|port| registered(port, node)).collect(),
-            gateway: node.gateway.clone().map(|name| RegisteredGateway { name, addresses: addresses_of(node) }),
+            gateway: node.gateway.clone().map(|name| RegisteredGateway {
+                name,
+                addresses: addresses_of(node),
+                binds: node.gateway_binds.clone(),
+            }),
             draining: node.draining,
             withdrawn: before.is_some_and(|before| before.withdrawn) && node.draining,
         };

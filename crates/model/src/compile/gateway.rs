@@ -10,9 +10,9 @@ use crate::snapshot::{
     Terminated, TlsAction, TlsChain, TransportRoute, VirtualHost, WeightedBackend,
 };
 
-use super::World;
 use super::listeners::{Bound, Frame};
 use super::rules::{self, Entrance, Route, age};
+use super::{World, egress};
 
 /// The units of a gateway, ordered by port; none where the gateway does not exist or is not ours.
 #[must_use]
@@ -31,6 +31,7 @@ pub fn gateway(world: &World<'_>, name: &GatewayName) -> Vec<GatewayUnit> {
             ListenerProtocol::Https | ListenerProtocol::Tls => Listening::Tls(chains(world, &frame, &listeners, entrance(true))),
             ListenerProtocol::Tcp => Listening::Tcp(transport(world, &frame, listeners.first()?, Kind::TcpRoute)),
             ListenerProtocol::Udp => Listening::Udp(transport(world, &frame, listeners.first()?, Kind::UdpRoute)),
+            ListenerProtocol::Egress => Listening::Egress(egress::through(world, name)),
             ListenerProtocol::Other(_) => return None,
         };
         Some(GatewayUnit { gateway: name.clone(), port, listening })

@@ -322,7 +322,7 @@ fn sets<'w>(world: &World<'w>, metadata: &Metadata, gateway: &Gateway) -> Vec<(&
 
 /// Why a listener cannot stand beside another.
 fn clash(earlier: &Listener, later: &Listener) -> Option<Problem> {
-    use ListenerProtocol::{Http, Https, Tcp, Tls, Udp};
+    use ListenerProtocol::{Egress, Http, Https, Tcp, Tls, Udp};
     if earlier.port != later.port {
         return None;
     }
@@ -331,7 +331,8 @@ fn clash(earlier: &Listener, later: &Listener) -> Option<Problem> {
         Https | Tls => 1,
         Tcp => 2,
         Udp => 3,
-        ListenerProtocol::Other(_) => 4,
+        Egress => 4,
+        ListenerProtocol::Other(_) => 5,
     };
     // TCP and UDP ports of one number have nothing to do with each other.
     if (class(earlier) == 3) != (class(later) == 3) {
@@ -361,6 +362,8 @@ fn bound<'w>(
         ListenerProtocol::Tls => (&[Kind::TlsRoute], None),
         ListenerProtocol::Tcp => (&[Kind::TcpRoute], None),
         ListenerProtocol::Udp => (&[Kind::UdpRoute], None),
+        // What policies lead through it passes; no route does.
+        ListenerProtocol::Egress => (&[], None),
         ListenerProtocol::Other(name) => (&[], Some(Problem::new("UnsupportedProtocol", format!("the protocol {name} is not known here")))),
     };
     let mut unresolved = None;

@@ -1,6 +1,7 @@
 //! Resources and registry in, units out: one pure function, used by the control plane to push and by the command line to
 //! check. Whatever is missing in the world is taken, with the Gateway API's answer to it: the world changes later.
 
+mod egress;
 mod gateway;
 mod listeners;
 mod outbound;
@@ -11,6 +12,7 @@ mod status;
 mod tls;
 mod whole;
 
+pub use egress::{egress, egress_ports};
 pub use gateway::{backend_certificate, gateway};
 pub use listeners::{CLASS, CONTROLLER};
 pub use outbound::outbound;
@@ -22,9 +24,9 @@ pub use whole::snapshot;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use crate::name::{Namespace, ServiceName, ServicePort, WorkloadName};
+use crate::name::{GatewayName, Namespace, ServiceName, ServicePort, WorkloadName};
 use crate::resource::Resources;
-use crate::snapshot::{Endpoint, EndpointSet, InboundPort, InboundUnit, MtlsMode, NameRecord, NameTable};
+use crate::snapshot::{Endpoint, EndpointSet, InboundPort, InboundUnit, MtlsMode, NameRecord, NameTable, Transport};
 use crate::spiffe::{SpiffeId, TrustDomain};
 
 /// All that units are made of.
@@ -66,6 +68,9 @@ pub fn outbound_ports<'w>(world: &'w World<'w>) -> impl Iterator<Item = ServiceP
 /// The endpoints of a service port that may be called; none where the port does not exist.
 #[must_use]
 pub fn endpoints(world: &World<'_>, port: &ServicePort) -> Option<EndpointSet> {
+    if let Some(gateway) = egress::gateway(world, port) {
+        return Some(EndpointSet { port: port.clone(), endpoints: proxies(world, &gateway, port.port) });
+    }
     let found = world.port(port)?;
     let of_version = |version: Option<&String>| found.version.is_none_or(|wanted| version.is_some_and(|version| version == wanted));
     let mut endpoints = Vec::new();
@@ -101,6 +106,24 @@ pub fn endpoints(world: &World<'_>, port: &ServicePort) -> Option<EndpointSet> {
     }
     endpoints.sort();
     Some(EndpointSet { port: port.clone(), endpoints })
+}
+
+/// The proxies of an egress gateway.
+fn proxies(world: &World<'_>, gateway: &GatewayName, port: u16) -> Vec<Endpoint> {
+    let running = world.proxies(gateway).filter(|(_, workload)| !workload.draining);
+    let found = running.filter_map(|(name, workload)| {
+        let address = *workload.gateway.as_ref()?.binds.get(&port)?;
+        Some(Endpoint {
+            workload: name.clone(),
+            address,
+            transport: Transport::MutualTls,
+            weight: workload.weight.max(1),
+            version: workload.version.clone(),
+            virtual_address: Some(workload.addresses.v4),
+            locality: workload.locality.clone(),
+        })
+    });
+    found.collect()
 }
 
 /// The inbound of a registered workload.

@@ -1,10 +1,9 @@
 //! The outbound of a service port as seen from one namespace: its routes merged, in the order in which they are tried.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::name::{Namespace, ServicePort};
-use crate::resource::{Kind, Metadata};
+use crate::name::{GatewayName, Namespace, ServicePort};
+use crate::resource::Kind;
 use crate::snapshot::{
     Action, Backend, Cluster, DEFAULT_CONNECT_TIMEOUT, Filters, Forward, HttpRule, Origin, OutboundUnit, Protocol, RouteMatch,
     WeightedBackend,
@@ -13,18 +12,21 @@ use crate::spiffe::SpiffeId;
 
 use super::reference::Found;
 use super::rules::{self, Entrance, Route};
-use super::{World, tls};
+use super::{VirtualAddresses, World, egress, tls};
 
 /// The unit of a service port for callers in `viewer`; none where the service or the port does not exist.
 #[must_use]
 pub fn outbound(world: &World<'_>, viewer: &Namespace, port: &ServicePort) -> Option<OutboundUnit> {
+    if let Some(gateway) = egress::gateway(world, port) {
+        return Some(through(world, port, &gateway));
+    }
     let found = world.port(port)?;
     let protocol = found.port.protocol;
     let addresses = world.registry.services.get(&port.service)?;
     let routes = routes(world, viewer, port);
     let http_only = protocol.is_http() || !routes.is_empty();
     let rules = match routes.as_slice() {
-        [] => vec![default_rule(found.metadata, port)],
+        [] => vec![default_rule(Kind::Service, port)],
         routes => rules::merged(world, routes, Entrance { port: port.port, tls: false, home: Some(&port.service.namespace) }),
     };
     Some(OutboundUnit {
@@ -36,6 +38,28 @@ pub fn outbound(world: &World<'_>, viewer: &Namespace, port: &ServicePort) -> Op
         http_only: http_only && protocol != Protocol::Tcp,
         cluster: cluster(world, port, &found),
     })
+}
+
+/// How workloads reach an egress gateway: what they say to it are CONNECT requests, of HTTP/2. It has no name that an app could call.
+fn through(world: &World<'_>, port: &ServicePort, gateway: &GatewayName) -> OutboundUnit {
+    let accounts = world.proxies(gateway).map(|(_, workload)| workload.account.clone());
+    let accepted = accounts.map(|account| SpiffeId::of_account(world.trust_domain, &gateway.namespace, &account)).collect();
+    OutboundUnit {
+        port: port.clone(),
+        virtual_v4: VirtualAddresses::NONE.v4,
+        virtual_v6: VirtualAddresses::NONE.v6,
+        protocol: Protocol::Http2,
+        rules: vec![default_rule(Kind::Gateway, port)].into(),
+        http_only: true,
+        cluster: Cluster {
+            port: port.clone(),
+            protocol: Protocol::Http2,
+            accepted,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            server: port.clone(),
+            tls: None,
+        },
+    }
 }
 
 /// The routes that hold: those of the callers' namespace, if there are any, in place of the service's own (GAMMA).
@@ -59,13 +83,13 @@ pub(super) fn attached<'w>(world: &World<'w>, namespace: &Namespace, port: &Serv
     world.resources.routes().filter(attaches).collect()
 }
 
-fn default_rule(metadata: &Metadata, port: &ServicePort) -> HttpRule {
+fn default_rule(kind: Kind, port: &ServicePort) -> HttpRule {
     HttpRule {
         origin: Arc::new(Origin {
-            kind: "Service".to_owned(),
-            namespace: metadata.namespace.to_string(),
-            name: metadata.name.to_string(),
-            // The rule follows from the service's being there; what else changes in it does not change the rule.
+            kind: kind.to_string(),
+            namespace: port.service.namespace.to_string(),
+            name: port.service.name.to_string(),
+            // The rule follows from its being there; what else changes in it does not change the rule.
             generation: 0,
             rule: 0,
             matched: 0,
@@ -78,15 +102,8 @@ fn default_rule(metadata: &Metadata, port: &ServicePort) -> HttpRule {
 
 fn cluster(world: &World<'_>, port: &ServicePort, found: &Found<'_>) -> Cluster {
     let service = &found.workloads_of;
-    let registered = world.registry.workloads.values().filter(|workload| workload.service.as_ref() == Some(service));
-    let written = world.resources.workloads().filter(|(_, workload)| workload.service == *service);
-    let mut accounts: BTreeSet<_> = found.accounts.iter().cloned().collect();
-    accounts.extend(registered.map(|workload| workload.account.clone()));
-    accounts.extend(written.map(|(_, workload)| workload.account.clone().unwrap_or_else(|| service.name.clone())));
-    if accounts.is_empty() {
-        accounts.insert(service.name.clone());
-    }
-    let accepted = accounts.iter().map(|account| SpiffeId::of_account(world.trust_domain, &service.namespace, account)).collect();
+    let accepted = world.accounts(service, found.accounts);
+    let accepted = accepted.iter().map(|account| SpiffeId::of_account(world.trust_domain, &service.namespace, account)).collect();
     Cluster {
         port: port.clone(),
         protocol: found.port.protocol,

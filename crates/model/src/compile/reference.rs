@@ -1,10 +1,12 @@
 //! References between resources: what a route, a listener or a policy names, if it is there and may be named.
 
-use crate::name::{Label, Namespace, ServiceName, ServicePort};
+use std::collections::BTreeSet;
+
+use crate::name::{GatewayName, Label, Namespace, ServiceName, ServicePort, WorkloadName};
 use crate::resource::{BackendRef, GATEWAY_GROUP, Kind, Metadata, ObjectRef, Secret, Service, ServicePortSpec, Spec};
 use crate::snapshot::{Certificate, PrivateKey};
 
-use super::World;
+use super::{RegisteredWorkload, World};
 
 /// Why something does not hold: a reason of the Gateway API's, and a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +26,6 @@ pub const TLS_FILES: &str = "lorica.io/tls-files";
 
 /// A port of a service as callers see it, and whose workloads stand behind it.
 pub(super) struct Found<'w> {
-    pub(super) metadata: &'w Metadata,
     pub(super) port: &'w ServicePortSpec,
     /// The service whose workloads they are: another one where this one is a subset.
     pub(super) workloads_of: ServiceName,
@@ -37,9 +38,9 @@ pub(super) struct Found<'w> {
 impl<'w> World<'w> {
     /// The port of a service, through the service whose subset it is.
     pub(super) fn port(&self, port: &ServicePort) -> Option<Found<'w>> {
-        let (metadata, service) = self.resources.service(&port.service)?;
+        let (_, service) = self.resources.service(&port.service)?;
         let found = |of: &ServiceName, base: &'w Service, version| {
-            Some(Found { metadata, port: base.port(port.port)?, workloads_of: of.clone(), accounts: &base.accounts, version })
+            Some(Found { port: base.port(port.port)?, workloads_of: of.clone(), accounts: &base.accounts, version })
         };
         match &service.subset {
             None => found(&port.service, service, None),
@@ -49,6 +50,26 @@ impl<'w> World<'w> {
                 found(&subset.of, base, Some(subset.version.as_str())).filter(|_| base.subset.is_none())
             }
         }
+    }
+
+    /// The accounts of a service's workloads: those declared and those that are there; without any, its name.
+    pub(super) fn accounts(&self, service: &ServiceName, declared: &[Label]) -> BTreeSet<Label> {
+        let registered = self.registry.workloads.values().filter(|workload| workload.service.as_ref() == Some(service));
+        let written = self.resources.workloads().filter(|(_, workload)| workload.service == *service);
+        let mut accounts: BTreeSet<_> = declared.iter().cloned().collect();
+        accounts.extend(registered.map(|workload| workload.account.clone()));
+        accounts.extend(written.map(|(_, workload)| workload.account.clone().unwrap_or_else(|| service.name.clone())));
+        if accounts.is_empty() {
+            accounts.insert(service.name.clone());
+        }
+        accounts
+    }
+
+    /// The proxies that run a gateway. Only those of its own namespace can.
+    pub(super) fn proxies(&self, gateway: &GatewayName) -> impl Iterator<Item = (&WorkloadName, &RegisteredWorkload)> {
+        self.registry.workloads.iter().filter(|(name, workload)| {
+            name.namespace == gateway.namespace && workload.gateway.as_ref().is_some_and(|runs| runs.name == *gateway)
+        })
     }
 
     /// The service port that a backend of a route means.

@@ -77,6 +77,9 @@ pub struct RegisteredGateway {
     pub name: GatewayName,
     /// Where it listens.
     pub addresses: Vec<IpAddr>,
+    /// Where the proxies of the mesh reach each of its listener ports.
+    #[serde(default)]
+    pub binds: BTreeMap<u16, SocketAddr>,
 }
 
 /// A port of a registered workload.

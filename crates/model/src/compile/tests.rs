@@ -438,3 +438,96 @@ proptest! {
         prop_assert_eq!(first, order(&kinds));
     }
 }
+
+/// A world with a workload `checkout-1.shop` of the service `checkout`, and an egress gateway `out.edge`.
+fn leaving(policies: &str, account: &str) -> crate::snapshot::EgressUnit {
+    const SHOP: &str = "
+apiVersion: lorica.io/v1alpha1
+kind: Service
+metadata: {name: checkout, namespace: shop}
+spec: {ports: [{port: 80}], accounts: [checkout]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: out, namespace: edge}
+spec: {gatewayClassName: lorica, listeners: [{name: egress, port: 15008, protocol: lorica.io/egress}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: open, namespace: edge}
+spec: {gatewayClassName: lorica, listeners: [{name: egress, port: 15008, protocol: lorica.io/egress, allowedRoutes: {namespaces: {from: All}}}]}
+";
+    let resources = resources(&[SHOP, policies]);
+    let registry = registry(&resources);
+    let world = World { resources: &resources, registry: &registry, trust_domain: &TrustDomain::default() };
+    egress(&world, &"checkout-1.shop".parse().unwrap(), &account.parse().unwrap())
+}
+
+fn egress_policy(name: &str, namespace: &str, spec: &str) -> String {
+    format!("---\napiVersion: lorica.io/v1alpha1\nkind: EgressPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n")
+}
+
+/// The unit in words: its rules, then what becomes of the rest.
+fn in_words(unit: &crate::snapshot::EgressUnit) -> Vec<String> {
+    let via = |rule: &crate::snapshot::EgressRule| rule.via.as_ref().map(|via| format!(" via {via:?}")).unwrap_or_default();
+    let rules =
+        unit.rules.iter().map(|rule| format!("{}{:?} {}.{}{}", rule.host, rule.ports, rule.origin.name, rule.origin.rule, via(rule)));
+    let rest = match &unit.unlisted {
+        crate::snapshot::Unlisted::Allow => "allow".to_owned(),
+        crate::snapshot::Unlisted::Deny(origin) => format!("deny {}", origin.name),
+    };
+    rules.chain([rest]).collect()
+}
+
+#[test]
+fn without_a_policy_everything_may_leave() {
+    assert!(leaving("", "checkout").is_open());
+}
+
+#[test]
+fn what_any_policy_lists_may_leave_in_the_order_in_which_it_is_tried() {
+    let policies = egress_policy("mesh", "infra", "{targetRefs: [{kind: Mesh, name: default}], allow: [{hosts: ['*', pool.ntp.org]}]}")
+        + &egress_policy("own", "shop", "{allow: [{hosts: ['*.example', a.example, 10.0.0.0/8]}, {hosts: [10.1.0.0/16], ports: [443]}]}")
+        + &egress_policy("other", "bank", "{allow: [{hosts: [secret.example]}]}");
+    let expected = [
+        "10.1.0.0/16[443] own.1",
+        "10.0.0.0/8[] own.0",
+        "pool.ntp.org[] mesh.0",
+        "a.example[] own.0",
+        "*.example[] own.0",
+        "*[] mesh.0",
+        "deny own",
+    ];
+    assert_eq!(in_words(&leaving(&policies, "checkout")), expected);
+}
+
+#[test]
+fn the_closest_policy_says_what_becomes_of_the_rest() {
+    let mesh =
+        |default: &str| egress_policy("mesh", "infra", &format!("{{default: {default}, targetRefs: [{{kind: Mesh, name: default}}]}}"));
+    let own = |default: &str| egress_policy("own", "shop", &format!("{{default: {default}}}"));
+    let service = |default: &str| egress_policy("service", "shop", &format!("{{default: {default}, targetRefs: [{{name: checkout}}]}}"));
+    let rest = |policies: &[String], account: &str| in_words(&leaving(&policies.concat(), account)).pop().unwrap();
+    assert_eq!(rest(&[mesh("Deny")], "checkout"), "deny mesh");
+    assert_eq!(rest(&[mesh("Deny"), own("Allow")], "checkout"), "allow");
+    assert_eq!(rest(&[mesh("Deny"), own("Allow"), service("Deny")], "checkout"), "deny service");
+    assert_eq!(rest(&[mesh("Deny"), own("Allow"), service("Deny")], "web"), "allow", "the service's policy is about its accounts alone");
+    let twice = egress_policy("more", "shop", "{}");
+    assert_eq!(rest(&[own("Allow"), twice], "checkout"), "deny more", "of equals those that deny");
+}
+
+#[test]
+fn callers_and_gateways_are_those_that_policies_name() {
+    let policies = egress_policy(
+        "own",
+        "shop",
+        "{allow: [{hosts: [a.example], callers: [{account: web}]}, {hosts: [b.example], via: {name: open, namespace: edge}}, {hosts: [c.example], via: {name: out, namespace: edge}}]}",
+    );
+    let expected = [
+        "b.example[] own.1 via Port(open.edge.mesh:15008)",
+        // The gateway lets in policies of its own namespace only, and nothing may go around it.
+        "c.example[] own.2 via Missing { name: \"out.edge\" }",
+        "deny own",
+    ];
+    assert_eq!(in_words(&leaving(&policies, "checkout")), expected);
+}

@@ -7,7 +7,10 @@ use crate::name::ServiceName;
 use crate::snapshot::{FieldMatch, PathMatch, Protocol, RouteMatch};
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::kinds::{BackendRef, HttpFilter, HttpRoute, ParentRef, RouteRule, Spec, TransportRoute};
+use super::kinds::{
+    BackendRef, EGRESS_PROTOCOL, EgressPolicy, EgressTarget, HttpFilter, HttpRoute, ListenerProtocol, ParentRef, RouteRule, Spec,
+    TransportRoute,
+};
 use super::nearest::nearest;
 use super::read::Document;
 use super::{GATEWAY_GROUP, Kind, Metadata, Resources};
@@ -89,9 +92,34 @@ impl Checked<'_> {
                     self.service(&ServiceName::new(metadata.namespace.clone(), target.name.clone()), &target.span);
                 }
             }
+            Spec::EgressPolicy(policy) => self.egress(metadata, policy),
             Spec::HttpRoute(route) | Spec::GrpcRoute(route) => self.route(metadata, route),
             Spec::TcpRoute(route) | Spec::TlsRoute(route) | Spec::UdpRoute(route) => self.transport(metadata, route),
             _ => {}
+        }
+    }
+
+    /// Services and egress gateways that a policy names.
+    fn egress(&mut self, metadata: &Metadata, policy: &EgressPolicy) {
+        for target in &policy.targets {
+            if let EgressTarget::Service { name, span } = target {
+                self.service(&ServiceName::new(metadata.namespace.clone(), name.clone()), span);
+            }
+        }
+        for via in policy.allow.iter().filter_map(|allow| allow.via.as_ref()) {
+            match self.after.gateway(&via.namespace, &via.name) {
+                Some((_, gateway)) if gateway.listeners.iter().any(|listener| listener.protocol == ListenerProtocol::Egress) => {}
+                Some(_) => {
+                    let hint = format!("add one: {{name: egress, port: 15008, protocol: {EGRESS_PROTOCOL}}}");
+                    let message = format!("the Gateway `{}.{}` has no listener for calls that leave the mesh", via.name, via.namespace);
+                    self.missing(&via.span, message, Some(hint));
+                }
+                None => {
+                    let known: Vec<&str> = self.after.of_kind(Kind::Gateway).map(|found| found.metadata.name.as_str()).collect();
+                    let hint = nearest(via.name.as_str(), known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+                    self.missing(&via.span, format!("there is no Gateway `{}.{}`", via.name, via.namespace), hint);
+                }
+            }
         }
     }
 

@@ -15,10 +15,10 @@ mod tree;
 pub use check::{Options, check};
 pub use diagnostic::{Diagnostic, Severity};
 pub use kinds::{
-    AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom,
-    GrantTo, HttpFilter, HttpRoute, Listener, ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ObjectRef, ParentRef,
-    PathModifier, PolicyTarget, ReferenceGrant, RouteRule, Secret, Service, ServicePortSpec, Spec, Subset, TlsMode, TlsPolicyTarget,
-    TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort,
+    AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy, EgressTarget,
+    Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, Listener, ListenerProtocol, ListenerSet,
+    ListenerTls, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget, ReferenceGrant, RouteRule, Secret, Service,
+    ServicePortSpec, Spec, Subset, TlsMode, TlsPolicyTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort,
 };
 pub use nearest::nearest;
 pub use read::{ANY_SERVICE, Document, read, stored};
@@ -91,6 +91,8 @@ kinds! {
     Workload = "Workload", LORICA_API, "workloads", "wl";
     /// How callers of services prove who they are.
     AuthenticationPolicy = "AuthenticationPolicy", LORICA_API, "authenticationpolicies", "authn";
+    /// What may leave the mesh.
+    EgressPolicy = "EgressPolicy", LORICA_API, "egresspolicies", "egress";
     /// Who may refer to resources of another namespace.
     ReferenceGrant = "ReferenceGrant", GATEWAY_API, "referencegrants", "refgrant";
     /// TLS towards backends that are no part of the mesh.
@@ -324,6 +326,12 @@ impl Resources {
     pub fn workloads(&self) -> impl Iterator<Item = (&Metadata, &Workload)> {
         self.iter()
             .filter_map(|resource| if let Spec::Workload(workload) = &resource.spec { Some((&resource.metadata, workload)) } else { None })
+    }
+
+    /// All egress policies.
+    pub fn egress(&self) -> impl Iterator<Item = (&Metadata, &EgressPolicy)> {
+        self.of_kind(Kind::EgressPolicy)
+            .filter_map(|resource| if let Spec::EgressPolicy(policy) = &resource.spec { Some((&resource.metadata, policy)) } else { None })
     }
 
     /// All authentication policies.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Origin, RuleTable, WeightedBackend};
+use super::{Backend, EgressRule, Origin, RuleTable, WeightedBackend};
 use crate::name::{GatewayName, ServicePort};
 
 /// One listener port of a gateway: all of its listeners of that port, merged.
@@ -26,6 +26,7 @@ impl GatewayUnit {
         match &self.listening {
             Listening::Http(http) => hosts.push(http),
             Listening::Tcp(route) | Listening::Udp(route) => routes.extend(route),
+            Listening::Egress(_) => {}
             Listening::Tls(chains) => {
                 for chain in chains {
                     match &chain.action {
@@ -57,6 +58,8 @@ pub enum Listening {
     Tcp(Option<TransportRoute>),
     /// Datagrams.
     Udp(Option<TransportRoute>),
+    /// What workloads of the mesh send out through it, by mutual TLS: calls that no rule lists for their caller are refused.
+    Egress(Vec<EgressRule>),
 }
 
 /// What is done with TLS connections for some server names. Of several that take a name, the most specific does.

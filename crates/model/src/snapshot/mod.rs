@@ -4,6 +4,7 @@
 //! the newest complete one of each key. Endpoints are no part of units: they are live sets per service port.
 //! Nothing here knows where a resource was stored, or what time it is.
 
+mod egress;
 mod endpoint;
 mod gateway;
 mod inbound;
@@ -17,6 +18,7 @@ mod version;
 
 pub mod route;
 
+pub use egress::{EgressCaller, EgressHost, EgressRule, EgressUnit, Unlisted, Verdict, is_special, listed};
 pub use endpoint::{Endpoint, EndpointSet, Locality, Transport};
 pub use gateway::{
     BackendTls, Certificate, ClientValidation, GatewayUnit, HostPattern, Hosts, Listening, PrivateKey, ServerTls, Terminated, TlsAction,
@@ -56,6 +58,8 @@ pub struct Snapshot {
     pub endpoints: HashMap<ServicePort, Arc<EndpointSet>>,
     /// The workload's own inbound.
     pub inbound: Option<Arc<InboundUnit>>,
+    /// What the app may call outside the mesh.
+    pub egress: Option<Arc<EgressUnit>>,
     /// The listener ports of the gateway that this proxy runs.
     pub gateway: BTreeMap<u16, Arc<GatewayUnit>>,
     /// The roots to trust.
@@ -73,6 +77,7 @@ impl Snapshot {
             absent: self.absent.clone(),
             endpoints: self.endpoints.iter().map(|(port, set)| (port.clone(), Arc::new((**set).clone()))).collect(),
             inbound: self.inbound.as_ref().map(|inbound| Arc::new((**inbound).clone())),
+            egress: self.egress.as_ref().map(|egress| Arc::new((**egress).clone())),
             gateway: self.gateway.iter().map(|(port, unit)| (*port, Arc::new((**unit).clone()))).collect(),
             bundle: self.bundle.as_ref().map(|bundle| Arc::new((**bundle).clone())),
         }

@@ -23,7 +23,7 @@ use super::caller::{Caller, Entry};
 use super::detect::{self, Plan, Spoken};
 use super::mtls::{self, Negotiated};
 use super::record::ConnectionRecord;
-use super::{http, route, tcp};
+use super::{egress, http, route, tcp};
 use crate::config::{HEAD_TIMEOUT, MAX_CONNECTIONS};
 use crate::stream::{Stream, prepare};
 use crate::supervisor::Ending;
@@ -98,7 +98,7 @@ fn connection<'a>(worker: &'a Rc<Worker>, label: &'a ListenerLabel, tcp: TcpStre
             },
             ListenerLabel::Inbound { app_port } => inbound(worker, tcp, remote, local, *app_port).await,
             ListenerLabel::Publish { app_port } => published(worker, tcp, remote, local, *app_port).await,
-            ListenerLabel::HostPort { port } => tcp::host_port(worker, tcp, remote, *port).await,
+            ListenerLabel::HostPort { port } => egress::host_port(worker, tcp, remote, *port).await,
             // Served by `dns`.
             ListenerLabel::DnsUdp | ListenerLabel::DnsTcp => {}
         }
@@ -116,7 +116,7 @@ fn outbound<'a>(worker: &'a Rc<Worker>, tcp: TcpStream, remote: SocketAddr, dest
                 ConnectionRecord::outside(worker, remote, destination).fail(Reason::NoSuchPort, "no service has this address");
                 Stream::Plain(tcp).reset_on_close();
             }
-            None => tcp::outside(worker, tcp, remote, destination).await,
+            None => egress::outbound(worker, tcp, remote, destination).await,
         }
     })
 }
@@ -253,7 +253,7 @@ fn inbound<'a>(worker: &'a Rc<Worker>, tcp: TcpStream, remote: SocketAddr, local
         let Some(epoch) = worker.epoch() else {
             return refuse(worker, &caller(None, None), &Stream::Plain(tcp), Reason::ClientTls, worker.source.without_svid());
         };
-        match mtls::accept(tcp, &port, &epoch).await {
+        match mtls::accept(tcp, &port.service_port, mtls::alpn(port.protocol), &epoch).await {
             Ok(authenticated) => {
                 let caller = caller(Some(Arc::new(authenticated.peer)), authenticated.server_name);
                 match authenticated.protocol {

@@ -50,6 +50,13 @@ pub enum Entry {
         /// Whether it came by TLS.
         tls: bool,
     },
+    /// A workload calls what is outside the mesh, through the egress gateway that this proxy runs.
+    Egress {
+        /// The gateway's port, as workloads name it.
+        port: ServicePort,
+        /// The caller, where it proved who it is.
+        peer: Option<Arc<PeerIdentity>>,
+    },
     /// Somebody calls the app.
     Inbound {
         /// The app port.
@@ -66,6 +73,7 @@ impl Entry {
         match self {
             Self::Outbound { port } => Some(port),
             Self::Inbound { port, .. } => Some(&port.service_port),
+            Self::Egress { port, .. } => Some(port),
             Self::Gateway { .. } => None,
         }
     }
@@ -75,7 +83,7 @@ impl Entry {
     pub fn peer(&self) -> Option<&PeerIdentity> {
         match self {
             Self::Outbound { .. } | Self::Gateway { .. } => None,
-            Self::Inbound { peer, .. } => peer.as_deref(),
+            Self::Inbound { peer, .. } | Self::Egress { peer, .. } => peer.as_deref(),
         }
     }
 }

@@ -59,8 +59,7 @@ async fn pass<'x>(
     let from = match (&caller.entry, &caller.certificate) {
         (Entry::Outbound { .. }, _) => clean::From::App,
         (Entry::Inbound { .. }, Some(certificate)) => clean::From::Peer(certificate),
-        (Entry::Inbound { .. } | Entry::Gateway { .. }, None) => clean::From::Stranger,
-        (Entry::Gateway { .. }, Some(_)) => clean::From::Stranger,
+        (Entry::Inbound { .. }, None) | (Entry::Gateway { .. } | Entry::Egress { .. }, _) => clean::From::Stranger,
     };
     let mut edits = clean::edits(head, from);
     record.identify(head, &mut edits);
@@ -176,6 +175,8 @@ async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Res
             let asked = Asked { called: Some(&reach), view: &worker.view(), scheme: "http" };
             Ok(way::by_rules(asked, &reach.unit.rules, head, fastrand::f64())?)
         }
+        // What an egress gateway takes is no exchange.
+        Entry::Egress { .. } => Err(Reason::NotImplemented.into()),
         Entry::Inbound { port, .. } => Ok(Decided::Way(way::inbound(port.app_port, port.protocol, caller.virtual_address(), head))),
         Entry::Gateway { port, chain, tls } => {
             let view = worker.view();

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use lorica_model::name::{ServiceName, ServicePort};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Backend, GatewayUnit, HostPattern, Hosts, Listening, Terminated, TlsAction, TlsChain, TransportRoute, route};
 use tokio::io::AsyncReadExt;
@@ -21,7 +22,7 @@ use super::accept::{Boxed, refuse, spoken_http};
 use super::caller::{Caller, Entry};
 use super::mtls::Negotiated;
 use super::record::ConnectionRecord;
-use super::{http, tcp};
+use super::{egress, http, tcp};
 use crate::config::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS};
 use crate::stream::{Stream, prepare};
 use crate::supervisor::Ending;
@@ -106,6 +107,10 @@ fn connection<'a>(worker: &'a Rc<Worker>, port: u16, tcp: TcpStream, remote: Soc
             Listening::Http(_) => spoken_http(worker, plain(worker), Stream::Plain(tcp)).await,
             Listening::Tcp(route) => bytes(worker, plain(worker), Stream::Plain(tcp), Bytes::new(), route.as_ref()).await,
             Listening::Tls(_) => tls(worker, unit, tcp, remote, local).await,
+            Listening::Egress(_) => {
+                let name = ServiceName::new(unit.gateway.namespace.clone(), unit.gateway.account());
+                egress::at_gateway(worker, ServicePort { service: name, port }, tcp, remote, local).await;
+            }
             // Datagrams have no connections.
             Listening::Udp(_) => {}
         }
@@ -167,14 +172,14 @@ fn tls<'a>(worker: &'a Rc<Worker>, unit: Arc<GatewayUnit>, mut tcp: TcpStream, r
 const MAX_HELLO: usize = 64 * 1024;
 
 /// Reads a client's hello and keeps its bytes, for whoever the connection may be passed on to; none where it closes before it said a word.
-async fn hello(tcp: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option<Accepted>> {
+///
+/// # Errors
+/// What is no hello, or too long for one.
+pub(super) async fn hello(tcp: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option<Accepted>> {
     let mut acceptor = Acceptor::default();
+    let mut seen = 0;
     loop {
-        let before = read.len();
-        if tcp.read_buf(read).await? == 0 {
-            return if read.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
-        }
-        let mut fresh = &read[before..];
+        let mut fresh = &read[seen..];
         while !fresh.is_empty() {
             acceptor.read_tls(&mut fresh)?;
             match acceptor.accept() {
@@ -183,8 +188,12 @@ async fn hello(tcp: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option<Ac
                 Err((error, _alert)) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             }
         }
-        if read.len() > MAX_HELLO {
+        seen = read.len();
+        if seen > MAX_HELLO {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the client's hello is longer than 64 KiB"));
+        }
+        if tcp.read_buf(read).await? == 0 {
+            return if read.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
         }
     }
 }

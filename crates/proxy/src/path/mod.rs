@@ -11,6 +11,7 @@
 //! | `route` / `way` | which service port the request goes to, or what the rule answers |
 //! | `filter` | what the rule changes in request and answer |
 //! | `mirror` | copies, of which nobody waits for the answer |
+//! | `egress` | what leaves the mesh, and by which way |
 //! | `pick` | which endpoint takes it |
 //! | `connect` | a connection to it: pooled, or new, with its identity checked |
 //! | `send` / `respond` | request and answer, both ways at once |
@@ -21,6 +22,7 @@ pub mod caller;
 pub mod clean;
 pub mod connect;
 pub mod detect;
+pub mod egress;
 pub mod exchange;
 pub mod failure;
 pub mod filter;

@@ -3,9 +3,9 @@
 use std::time::SystemTime;
 
 use lorica_identity::{HandshakeFailure, PeerIdentity, TlsEpoch};
-use lorica_model::name::SUFFIX;
+use lorica_model::name::{SUFFIX, ServicePort};
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::InboundPort;
+use lorica_model::snapshot::Protocol;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
@@ -62,11 +62,20 @@ pub struct NotAuthenticated {
     pub detail: String,
 }
 
-/// Lets a caller in who means this port and proves an identity of the mesh.
+/// What is offered by ALPN for an app's port: one for bytes takes them as they are, or as streams of HTTP/2.
+#[must_use]
+pub const fn alpn(protocol: Protocol) -> &'static [&'static [u8]] {
+    match protocol {
+        Protocol::Tcp => &[b"h2"],
+        Protocol::Detect | Protocol::Http | Protocol::Http2 | Protocol::Grpc => &[b"h2", b"http/1.1"],
+    }
+}
+
+/// Lets a caller in who means this service port and proves an identity of the mesh.
 ///
 /// # Errors
 /// What was wrong with the caller.
-pub async fn accept(tcp: TcpStream, port: &InboundPort, epoch: &TlsEpoch) -> Result<Authenticated, NotAuthenticated> {
+pub async fn accept(tcp: TcpStream, port: &ServicePort, alpn: &[&[u8]], epoch: &TlsEpoch) -> Result<Authenticated, NotAuthenticated> {
     let refuse = |reason, detail: String| NotAuthenticated { reason, detail };
     let handshake = async {
         let hello =
@@ -74,10 +83,8 @@ pub async fn accept(tcp: TcpStream, port: &InboundPort, epoch: &TlsEpoch) -> Res
         let server_name = hello.client_hello().server_name().map(str::to_owned);
         if let Some(name) = server_name.as_deref().filter(|name| !means(name, port)) {
             // An ephemeral port may have passed from one workload to another; the caller must not reach the wrong one.
-            return Err(refuse(Reason::WrongService, format!("the caller wants {name}, this is {}", port.service_port.sni())));
+            return Err(refuse(Reason::WrongService, format!("the caller wants {name}, this is {}", port.sni())));
         }
-        // A port for bytes takes them as they are, or as streams of HTTP/2.
-        let alpn: &[&[u8]] = if port.protocol == lorica_model::snapshot::Protocol::Tcp { &[b"h2"] } else { &[b"h2", b"http/1.1"] };
         let tls = hello
             .into_stream(epoch.server_config(alpn))
             .await
@@ -95,7 +102,7 @@ pub async fn accept(tcp: TcpStream, port: &InboundPort, epoch: &TlsEpoch) -> Res
 }
 
 /// Whether an SNI may lead to `port`: its own name, or one that is none of the mesh's.
-fn means(server_name: &str, port: &InboundPort) -> bool {
+fn means(server_name: &str, port: &ServicePort) -> bool {
     let of_the_mesh = server_name.strip_suffix(SUFFIX).is_some_and(|rest| rest.ends_with('.'));
-    !of_the_mesh || server_name.eq_ignore_ascii_case(&port.service_port.sni())
+    !of_the_mesh || server_name.eq_ignore_ascii_case(&port.sni())
 }

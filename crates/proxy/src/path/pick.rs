@@ -66,7 +66,17 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, now: Instan
     }
 }
 
-async fn endpoint(worker: &Rc<Worker>, reach: &Reach, active: &Active, protocol: Negotiated, now: Instant) -> Result<Lease, NotConnected> {
+/// A connection to an endpoint, pooled or new.
+///
+/// # Errors
+/// Where there is none.
+pub async fn endpoint(
+    worker: &Rc<Worker>,
+    reach: &Reach,
+    active: &Active,
+    protocol: Negotiated,
+    now: Instant,
+) -> Result<Lease, NotConnected> {
     let endpoint = &active.live.endpoint;
     let epoch = match endpoint.transport {
         Transport::Plaintext => None,

@@ -42,6 +42,7 @@ pub struct Parties {
     unknown: Arc<Called>,
     called: Remembered<ServicePort, Called>,
     outside: Remembered<SocketAddr, Called>,
+    named: Remembered<String, Called>,
 }
 
 impl Parties {
@@ -63,6 +64,7 @@ impl Parties {
             unknown: Arc::new(Called { fqdn: UNKNOWN.to_owned(), name: UNKNOWN.to_owned(), namespace: UNKNOWN.to_owned() }),
             called: RefCell::default(),
             outside: RefCell::default(),
+            named: RefCell::default(),
         }
     }
 
@@ -215,8 +217,12 @@ impl Parties {
             Entry::Outbound { .. } => (Reporter::Source, own, self.nobody.clone(), Security::Unknown),
             // As for other meshes' gateways: the gateway is the source of what it passes on.
             Entry::Gateway { .. } => (Reporter::Source, own, self.nobody.clone(), Security::Unknown),
-            Entry::Inbound { peer: Some(peer), .. } => (Reporter::Destination, self.caller(peer), own, Security::MutualTls),
-            Entry::Inbound { peer: None, .. } => (Reporter::Destination, self.nobody.clone(), own, Security::None),
+            Entry::Inbound { peer: Some(peer), .. } | Entry::Egress { peer: Some(peer), .. } => {
+                (Reporter::Destination, self.caller(peer), own, Security::MutualTls)
+            }
+            Entry::Inbound { peer: None, .. } | Entry::Egress { peer: None, .. } => {
+                (Reporter::Destination, self.nobody.clone(), own, Security::None)
+            }
         };
         Sides {
             reporter,
@@ -417,6 +423,23 @@ impl<'x> ConnectionRecord<'x> {
     pub fn route(&mut self, origin: &Arc<Origin>, port: &ServicePort) {
         self.open.record.route = Some(Route::Rule(origin.clone()));
         self.open.record.called = self.open.worker.parties.called(port);
+    }
+
+    /// It leaves the mesh by this rule.
+    pub fn rule(&mut self, origin: &Arc<Origin>) {
+        self.open.record.route = Some(Route::Rule(origin.clone()));
+    }
+
+    /// It is for this host outside the mesh.
+    pub fn outside_named(&mut self, host: &str) {
+        let named = || Called { fqdn: host.to_owned(), name: host.to_owned(), namespace: UNKNOWN.to_owned() };
+        self.open.record.called = remembered(&self.open.worker.parties.named, host.to_owned(), named);
+    }
+
+    /// A host outside the mesh takes it, at this address.
+    pub fn outside_at(&mut self, address: SocketAddr) {
+        self.open.record.upstream = Some(address);
+        self.count();
     }
 
     /// Somebody takes it.

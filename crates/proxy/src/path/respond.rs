@@ -49,6 +49,16 @@ pub async fn refuse(responder: Responder, head: &RequestHead, reason: Reason, re
     send(responder, answer.status, fields, answer.body.clone()).await;
 }
 
+/// Refuses a CONNECT, whose record is a connection's.
+pub async fn refuse_connect(responder: Responder, reason: Reason) {
+    let answer = own_answer(reason, None);
+    if answer.status == 0 {
+        return responder.reset();
+    }
+    let fields = answer.fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    send(responder, answer.status, fields, answer.body.clone()).await;
+}
+
 /// Gives the answer that a rule makes by itself, with the changes that the rule makes to answers.
 pub async fn answer(responder: Responder, head: &RequestHead, answer: OwnAnswer, rule: &HttpRule, record: &mut ExchangeRecord<'_>) {
     record.answered(answer.status, None, answer.body.len());

@@ -1,6 +1,5 @@
 //! tcp: a connection whose bytes are not looked at, from its first to its last.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,8 +7,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Origin, Transport};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::accept::Boxed;
 use super::caller::{Caller, Entry};
@@ -20,14 +17,12 @@ use super::relay::{Read, relay};
 use crate::config::MAX_ATTEMPTS;
 use crate::endpoints::{Active, NoPick};
 use crate::pool::StreamKind;
-use crate::stream::{Stream, prepare};
+use crate::stream::Stream;
 use crate::view::Reach;
 use crate::worker::Worker;
 
 /// How long a relayed connection may be silent: Envoy's default for TCP, as databases and message queues keep connections for long.
 pub const TCP_IDLE: Duration = Duration::from_secs(3600);
-/// How long connecting to a host outside the mesh may take: as long as an app would wait for a few lost SYNs.
-const OUTSIDE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to an endpoint, which counts as its load.
 pub struct Upstream {
@@ -155,31 +150,5 @@ pub fn inbound<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, mut stream: Strea
                 stream.reset_on_close();
             }
         }
-    })
-}
-
-/// The app's connection to a port of the host's loopback that it was given.
-pub async fn host_port(worker: &Rc<Worker>, tcp: TcpStream, remote: SocketAddr, port: u16) {
-    outside(worker, tcp, remote, SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await;
-}
-
-/// The app's connection to a host outside the mesh: it passes through, and is counted as such.
-pub fn outside<'a>(worker: &'a Rc<Worker>, mut tcp: TcpStream, remote: SocketAddr, destination: SocketAddr) -> Boxed<'a> {
-    Box::pin(async move {
-        let record = ConnectionRecord::outside(worker, remote, destination);
-        let connected = timeout(OUTSIDE_TIMEOUT, TcpStream::connect(destination)).await;
-        let failed = match connected {
-            Ok(Ok(mut upstream)) => {
-                if let Err(error) = prepare(&upstream) {
-                    tracing::debug!(%error, "a connection to a host outside the mesh failed at once");
-                }
-                let relayed = worker.until_ended(relay(&mut tcp, &mut upstream, Read::default(), Some(TCP_IDLE))).await;
-                return record.end(relayed);
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no connection within {} s", OUTSIDE_TIMEOUT.as_secs()),
-        };
-        record.fail(Reason::OutsideFailed, failed);
-        Stream::Plain(tcp).reset_on_close();
     })
 }

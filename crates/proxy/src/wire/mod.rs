@@ -13,8 +13,8 @@ mod upstream;
 
 pub use body::{Body, Frame};
 pub use error::WireError;
-pub use http1::{Http1Client, Http1Server};
-pub use http2::{Http2Client, Http2Server};
+pub use http1::{Http1Client, Http1Server, host};
+pub use http2::{Http2Client, Http2Server, SEND_BUFFER};
 pub use upstream::{Answer, Outgoing, Receiver, Responder, Sender, Tunnel};
 
 #[cfg(test)]

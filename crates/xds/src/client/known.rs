@@ -6,12 +6,13 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource as WireResource};
 use lorica_model::name::{GatewayName, Namespace, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Cluster, EndpointSet, GatewayUnit, HttpRule, InboundUnit, Listening, NameTable, OutboundUnit, RuleTable, Snapshot, TrustBundle, Version,
+    Cluster, EgressUnit, EndpointSet, GatewayUnit, HttpRule, InboundUnit, Listening, NameTable, OutboundUnit, RuleTable, Snapshot,
+    TrustBundle, Version,
 };
 
 use crate::Kind;
 use crate::decode::{self, OutboundListener, Rejected};
-use crate::encode::{BUNDLE, GATEWAY_PREFIX, gateway_name, inbound_name};
+use crate::encode::{BUNDLE, GATEWAY_PREFIX, egress_name, gateway_name, inbound_name};
 
 /// What was said of one resource.
 #[derive(Debug, Clone)]
@@ -99,6 +100,7 @@ struct Listener {
 #[derive(Debug)]
 pub(super) struct Known {
     inbound_name: String,
+    egress_name: String,
     /// The gateway that the proxy runs.
     gateway: Option<GatewayName>,
     /// Its listener ports, by the names of their listeners.
@@ -106,6 +108,7 @@ pub(super) struct Known {
     ports: HashMap<ServicePort, Port>,
     names: BTreeMap<Namespace, (String, Arc<NameTable>)>,
     inbound: Option<(String, Arc<InboundUnit>)>,
+    egress: Option<(String, Arc<EgressUnit>)>,
     bundle: Option<(String, Arc<TrustBundle>)>,
 }
 
@@ -143,11 +146,13 @@ impl Known {
         };
         Self {
             inbound_name: inbound_name(workload),
+            egress_name: egress_name(workload),
             gateway,
             listeners: last_good.gateway.values().map(listener).collect(),
             ports,
             names: last_good.names.iter().map(|(name, table)| (name.clone(), (Version::of(&**table).to_string(), table.clone()))).collect(),
             inbound: last_good.inbound.as_ref().map(|unit| (Version::of(&**unit).to_string(), unit.clone())),
+            egress: last_good.egress.as_ref().map(|unit| (Version::of(&**unit).to_string(), unit.clone())),
             bundle: last_good.bundle.as_ref().map(|bundle| (Version::of(&**bundle).to_string(), bundle.clone())),
         }
     }
@@ -164,11 +169,14 @@ impl Known {
             ports.extend(listener.newest.leads_to());
             ports.extend(listener.unit.iter().flat_map(|unit| unit.leads_to()));
         }
+        ports.extend(self.egress.iter().flat_map(|(_, unit)| unit.leads_to()));
         let names: BTreeSet<String> = ports.into_iter().map(ToString::to_string).collect();
         let mut listeners = names.clone();
         listeners.insert(self.inbound_name.clone());
         if self.gateway.is_some() {
             listeners.insert("*".to_owned());
+        } else {
+            listeners.insert(self.egress_name.clone());
         }
         BTreeMap::from([
             (Kind::Secret, BTreeSet::from([BUNDLE.to_owned()])),
@@ -202,6 +210,7 @@ impl Known {
             Kind::Secret => versions.extend(self.bundle.iter().map(|(version, _)| (BUNDLE.to_owned(), version.clone()))),
             Kind::Listener => {
                 versions.extend(self.inbound.iter().map(|(version, _)| (self.inbound_name.clone(), version.clone())));
+                versions.extend(self.egress.iter().map(|(version, _)| (self.egress_name.clone(), version.clone())));
                 versions.extend(self.listeners.iter().map(|(name, listener)| (name.clone(), listener.version.clone())));
             }
             Kind::Names => versions.extend(self.names.iter().map(|(name, (version, _))| (name.to_string(), version.clone()))),
@@ -244,6 +253,10 @@ impl Known {
         let body = resource.as_ref().ok_or_else(|| fault("resource", "is missing"))?;
         if *name == self.inbound_name && kind == Kind::Listener {
             self.inbound = Some((version.clone(), Arc::new(decode::inbound(name, body)?)));
+            return Ok(());
+        }
+        if *name == self.egress_name && kind == Kind::Listener {
+            self.egress = Some((version.clone(), Arc::new(decode::egress(name, body)?)));
             return Ok(());
         }
         if self.is_of_gateway(kind, name) {
@@ -292,7 +305,7 @@ impl Known {
         Ok(())
     }
 
-    /// The own inbound and the roots stay: a control plane that does not have them (yet) is no reason to stop serving.
+    /// The own inbound, what may leave, and the roots stay: a control plane that does not have them (yet) is no reason to stop serving.
     fn remove(&mut self, kind: Kind, name: &str, subscribed: &BTreeSet<String>) {
         if kind == Kind::Names {
             self.names.retain(|namespace, _| namespace.as_str() != name);
@@ -328,6 +341,7 @@ impl Known {
         let mut snapshot = Snapshot {
             names: self.names.iter().map(|(name, (_, table))| (name.clone(), table.clone())).collect(),
             inbound: self.inbound.as_ref().map(|(_, unit)| unit.clone()),
+            egress: self.egress.as_ref().map(|(_, unit)| unit.clone()),
             bundle: self.bundle.as_ref().map(|(_, bundle)| bundle.clone()),
             ..Snapshot::default()
         };

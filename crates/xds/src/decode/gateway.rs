@@ -18,10 +18,10 @@ use lorica_model::snapshot::{
 };
 
 use super::listener::{only_filter, routes};
-use super::{At, Fault, Rejected, address, apart, facts, open, present, route, unpack};
+use super::{At, Fault, Rejected, address, apart, egress, facts, open, present, route, unpack};
 use crate::Kind;
 use crate::encode::{GATEWAY_PREFIX, tcp_proxy};
-use crate::facts::TransportFacts;
+use crate::facts::{EgressFacts, TransportFacts};
 
 /// Reads the listener of a gateway's port.
 ///
@@ -53,9 +53,13 @@ fn read(at: &At<'_>, expected: &str, listener: Listener) -> Result<GatewayUnit, 
         let TransportFacts { route } = facts(at, metadata)?;
         return Ok(GatewayUnit { gateway, port, listening: Listening::Udp(route) });
     }
+    if metadata.is_some() {
+        let EgressFacts { rules } = facts(at, metadata)?;
+        egress::gateway(at, &name, &rules, &filter_chains)?;
+        return Ok(GatewayUnit { gateway, port, listening: Listening::Egress(rules) });
+    }
     at.unset("udp_listener_config", &udp_listener_config)?;
     at.unset("listener_filters", &listener_filters)?;
-    at.unset("metadata", &metadata)?;
     let bound = address(&at.field("address"), place)?;
     at.field("address").equal("port_value", &bound.port(), &port)?;
     let tls = filter_chains.iter().any(|chain| chain.filter_chain_match.is_some()) || filter_chains.is_empty();

@@ -8,6 +8,7 @@
 #![allow(deprecated, reason = "a full pattern names every field, and some decoders accept what the field replaced")]
 
 mod cluster;
+mod egress;
 mod endpoint;
 mod gateway;
 mod inbound;
@@ -35,6 +36,7 @@ use crate::node::KEY;
 use crate::value::from_struct;
 
 pub use cluster::cluster;
+pub use egress::egress;
 pub use endpoint::endpoints;
 pub use gateway::gateway;
 pub use inbound::inbound;

@@ -55,6 +55,12 @@ proptest! {
     }
 
     #[test]
+    fn what_may_leave_reads_back(unit in samples::any_egress()) {
+        let resource = encode::egress(&unit);
+        prop_assert_eq!(egress(&resource.name, &resource.body).unwrap(), unit);
+    }
+
+    #[test]
     fn endpoints_read_back(set in samples::any_endpoints()) {
         let resource = encode::endpoints(&set, Dialect::Lorica);
         let read: EndpointSet = endpoints(&resource.name, &resource.body).unwrap();
@@ -88,7 +94,7 @@ proptest! {
         let body = Any { type_url: kind.type_url().to_owned(), value: bytes };
         let name = "recording.contact.mesh:80";
         let _ = (cluster(name, &body), endpoints(name, &body), outbound_listener(name, &body), rules(name, &body));
-        let _ = (inbound(name, &body), names("contact", &body), bundle("bundle", &body), gateway("gateway/edge.shop:80", &body));
+        let _ = (inbound(name, &body), names("contact", &body), bundle("bundle", &body), gateway("gateway/edge.shop:80", &body), egress("egress/a.b", &body));
     }
 
     #[test]

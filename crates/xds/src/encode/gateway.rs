@@ -27,10 +27,11 @@ use lorica_model::snapshot::{
     Certificate, GatewayUnit, HostPattern, Hosts, Listening, ServerTls, Terminated, TlsAction, TlsChain, TransportRoute, Version,
 };
 
+use super::egress::gateway_chain;
 use super::listener::{listener_filter, manager, network_filter};
 use super::route::{cluster_name, host};
 use super::{Context, MISSING_PREFIX, address as socket, ads, yes};
-use crate::facts::{TransportFacts, metadata};
+use crate::facts::{EgressFacts, TransportFacts, metadata};
 use crate::node::Dialect;
 use crate::resource::pack;
 use crate::{Kind, Resource};
@@ -62,6 +63,10 @@ pub fn gateway(unit: &GatewayUnit, dialect: Dialect, context: Context<'_>) -> Ve
             if dialect == Dialect::Envoy {
                 listener.listener_filters = vec![listener_filter("envoy.filters.listener.tls_inspector", pack(&TlsInspector::default()))];
             }
+        }
+        Listening::Egress(rules) => {
+            listener.metadata = Some(metadata(&EgressFacts { rules: rules.clone() }));
+            listener.filter_chains = vec![gateway_chain(&name, rules, dialect, context)];
         }
         Listening::Udp(route) => {
             listener.metadata = Some(metadata(&TransportFacts { route: route.clone() }));

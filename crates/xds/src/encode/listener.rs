@@ -3,7 +3,7 @@
 //! Lorica and Envoy get an ordinary listener: HTTP connection manager, TCP proxy as default chain, as far as the protocol
 //! allows each. gRPC gets an `ApiListener`, which has no address at all.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
@@ -13,7 +13,6 @@ use envoy_types::pb::envoy::config::listener::v3::{
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
-use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds,
     http_connection_manager::{RouteSpecifier, ServerHeaderTransformation, UpgradeConfig},
@@ -22,21 +21,20 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier};
 use envoy_types::pb::google::protobuf::Any;
 use lorica_model::name::ServicePort;
-use lorica_model::snapshot::{OutboundUnit, Protocol, Version};
+use lorica_model::snapshot::{OutboundUnit, Protocol};
 
-use super::{CORS, Context, address, ads, duration, no, yes};
+use super::{CORS, Context, address, ads, duration, no};
 use crate::facts::{ListenerFacts, metadata};
 use crate::node::Dialect;
 use crate::resource::pack;
-use crate::{Kind, Resource};
 
 /// What Envoy's HTTP inspector says of a connection that speaks HTTP.
 pub(crate) const HTTP_PROTOCOLS: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
 /// Where captured connections of an Envoy sidecar arrive; the port that service meshes use for it since Istio.
-const ORIGINAL_DST_PORT: u16 = 15001;
+pub(super) const ORIGINAL_DST_PORT: u16 = 15001;
 /// How long Envoy waits for a client's first bytes before it takes a connection for TCP: as long as a service that speaks
 /// first may hesitate a client without anyone noticing. Lorica's proxy does not wait at all.
-const INSPECTION: Duration = Duration::from_millis(200);
+pub(super) const INSPECTION: Duration = Duration::from_millis(200);
 
 pub(super) fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'_>) -> Option<Listener> {
     let name = unit.port.to_string();
@@ -81,23 +79,6 @@ pub(super) fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'
     }
     listener.name = name;
     Some(listener)
-}
-
-/// The listener at which an Envoy without listeners of its own takes captured connections, to hand each to the unbound
-/// listener of its destination. What is addressed to no service port ends there, since an Envoy cannot tell it from the mesh.
-#[must_use]
-pub fn capture() -> Resource {
-    let listener = Listener {
-        name: "outbound".to_owned(),
-        address: Some(address(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ORIGINAL_DST_PORT))),
-        use_original_dst: yes(),
-        listener_filters: vec![listener_filter("envoy.filters.listener.original_dst", pack(&OriginalDst {}))],
-        default_filter_chain: Some(FilterChain { filters: vec![tcp_filter("outbound")], ..FilterChain::default() }),
-        traffic_direction: TrafficDirection::Outbound.into(),
-        ..Listener::default()
-    };
-    let version = Version::of(&"capture 1");
-    Resource::new(Kind::Listener, "outbound", version, &listener)
 }
 
 fn connection_manager(port: &ServicePort, dialect: Dialect) -> HttpConnectionManager {

@@ -5,6 +5,7 @@
 
 mod bundle;
 mod cluster;
+mod egress;
 mod endpoint;
 mod filter;
 mod gateway;
@@ -26,13 +27,14 @@ use envoy_types::pb::google::protobuf;
 use lorica_model::snapshot::{OutboundUnit, Version};
 
 pub use bundle::bundle;
+pub use egress::{CAPTURE, EGRESS_PREFIX, REFUSED_LOG, capture, egress, egress_clusters, egress_name};
 pub use endpoint::endpoints;
 pub use gateway::{GATEWAY_PREFIX, gateway, gateway_name};
 pub use inbound::{inbound, inbound_name};
-pub use listener::capture;
 pub use names::names;
 
 pub(crate) use cluster::{LEAST_REQUEST, MUTUAL_TLS, PLAINTEXT, transport_match};
+pub(crate) use egress::{egress_listener, gateway_chain};
 pub(crate) use filter::{CORS, cors, path_rewrite, redirect, retry};
 pub(crate) use gateway::tcp_proxy;
 pub(crate) use inbound::inbound_chains;

@@ -92,6 +92,15 @@ pub(super) fn downstream(protocol: Protocol, context: Context<'_>) -> TransportS
     socket(ConfigType::TypedConfig(pack(&tls)))
 }
 
+/// How an egress gateway takes the calls of the mesh's workloads: HTTP/2 in mutual TLS.
+pub(super) fn egress(dialect: Dialect, context: Context<'_>) -> TransportSocket {
+    let mut common = common(dialect, context);
+    common.alpn_protocols = vec!["h2".to_owned()];
+    let tls =
+        DownstreamTlsContext { common_tls_context: Some(common), require_client_certificate: yes(), ..DownstreamTlsContext::default() };
+    socket(ConfigType::TypedConfig(pack(&tls)))
+}
+
 /// What is offered by ALPN. For Envoy nothing where the caller's version is kept: a list would hold for every connection,
 /// whereas without one Envoy offers what the connection's pool speaks. For bytes nothing.
 pub(crate) fn alpn(protocol: Protocol, dialect: Dialect) -> Vec<String> {

@@ -87,6 +87,9 @@ pub struct Listener {
     pub span: Range<usize>,
 }
 
+/// The protocol of listeners at which workloads of the mesh call what is outside it.
+pub const EGRESS_PROTOCOL: &str = "lorica.io/egress";
+
 /// What a listener takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenerProtocol {
@@ -100,6 +103,8 @@ pub enum ListenerProtocol {
     Tcp,
     /// Datagrams.
     Udp,
+    /// What leaves the mesh, by mutual TLS from its workloads: `lorica.io/egress`.
+    Egress,
     /// One that we do not know.
     Other(String),
 }

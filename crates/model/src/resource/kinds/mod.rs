@@ -1,11 +1,13 @@
 //! What each kind means, checked: the only form in which the rest of the program sees a resource.
 
+mod egress;
 mod gateway;
 mod route;
 
+pub use egress::{EgressAllow, EgressPolicy, EgressTarget};
 pub use gateway::{
-    AllowedRoutes, BackendTlsPolicy, ConfigMap, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, Listener,
-    ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ReferenceGrant, Secret, TlsMode, TlsPolicyTarget, Validation,
+    AllowedRoutes, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo,
+    Listener, ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ReferenceGrant, Secret, TlsMode, TlsPolicyTarget, Validation,
 };
 pub use route::{BackendRef, HttpFilter, HttpRoute, ObjectRef, ParentRef, PathModifier, RouteRule, TransportRoute, TransportRouteRule};
 
@@ -24,6 +26,8 @@ pub enum Spec {
     Workload(Workload),
     /// `AuthenticationPolicy`.
     AuthenticationPolicy(AuthenticationPolicy),
+    /// `EgressPolicy`.
+    EgressPolicy(EgressPolicy),
     /// `HTTPRoute`.
     HttpRoute(HttpRoute),
     /// `GRPCRoute`: its matches are those of the HTTP that gRPC is.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::{GATEWAY_GROUP, host_pattern, reference, references};
 use crate::name::{Label, Namespace};
 use crate::resource::kinds::{
-    AllowedRoutes, BackendTlsPolicy, ConfigMap, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, Listener,
-    ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ReferenceGrant, Secret, TlsMode, TlsPolicyTarget, Validation,
+    AllowedRoutes, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo,
+    Listener, ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ReferenceGrant, Secret, TlsMode, TlsPolicyTarget, Validation,
 };
 use crate::resource::reader::Reader;
 use crate::resource::tree::{Node, Value};
@@ -176,6 +176,7 @@ fn listener(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<List
         "TLS" => ListenerProtocol::Tls,
         "TCP" => ListenerProtocol::Tcp,
         "UDP" => ListenerProtocol::Udp,
+        EGRESS_PROTOCOL => ListenerProtocol::Egress,
         _ => ListenerProtocol::Other(text),
     });
     let tls = tls.and_then(|node| reader.object(node, "`tls`")).map(|mut object| {
@@ -210,7 +211,7 @@ fn listener(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<List
         }
     }
     if let Some(protocol) = &protocol {
-        let bytes = matches!(protocol, ListenerProtocol::Tcp | ListenerProtocol::Udp);
+        let bytes = matches!(protocol, ListenerProtocol::Tcp | ListenerProtocol::Udp | ListenerProtocol::Egress);
         reader.bound(!(bytes || *protocol == ListenerProtocol::Http) || tls.is_none(), &span, "a listener without TLS has no `tls`");
         reader.bound(!bytes || hostname == HostPattern::Any, &span, "a listener for bytes sees no host, so it has no `hostname`");
         if *protocol == ListenerProtocol::Https && tls.is_none() {

@@ -9,8 +9,20 @@ mod outgoing;
 mod parse;
 mod server;
 
+use bytes::BytesMut;
+
 pub(super) use body::Http1Body;
 pub use client::Http1Client;
 pub(super) use client::{Http1Receiver, Http1Sender};
 pub(super) use server::Http1Responder;
 pub use server::Http1Server;
+
+/// The host that the request whose first bytes these are is for; none where it names none or is no request. `None`: more are needed to tell.
+#[must_use]
+pub fn host(bytes: &[u8]) -> Option<Option<String>> {
+    match parse::request(&mut BytesMut::from(bytes)) {
+        Ok(Some((head, _))) => Some(Some(head.authority().to_owned()).filter(|host| !host.is_empty())),
+        Ok(None) => None,
+        Err(_) => Some(None),
+    }
+}

@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use lorica_model::head::{Edits, Fields, HeadBuilder, Version};
+use lorica_model::head::{Edits, Fields, HeadBuilder, ResponseHead, Version};
 use tokio::time::timeout;
 
 use super::super::error::WireError;
@@ -80,6 +80,25 @@ impl Http2Client {
         let outgoing = Outgoing { head: &head, edits: &Edits::default(), length: None, upgrade: None };
         let slot = self.0.connection.borrow_mut().ask(&outgoing, Some(protocol.as_bytes()), false);
         Ok(Tunnel::Http2(Http2Tunnel::asked(Handle::counted(self.0.clone(), slot))))
+    }
+
+    /// Asks the server for a connection to a host, by CONNECT, and waits for its answer: bytes both ways, or the head that says why not.
+    ///
+    /// # Errors
+    /// [`WireError::NotProcessed`] where the connection takes no more.
+    pub async fn connect(&mut self, authority: &str) -> Result<Result<Tunnel, ResponseHead>, WireError> {
+        let head = HeadBuilder::with_capacity(128).request(Version::Http2, "CONNECT", "", authority, None)?;
+        self.room().await?;
+        let outgoing = Outgoing { head: &head, edits: &Edits::default(), length: None, upgrade: None };
+        let slot = self.0.connection.borrow_mut().ask(&outgoing, None, false);
+        let mut receiver = Http2Receiver { stream: Handle::counted(self.0.clone(), slot), upgrade: true };
+        loop {
+            match receiver.answer().await? {
+                Answer::Informational(_) => {}
+                Answer::Upgraded(_, tunnel) => return Ok(Ok(tunnel)),
+                Answer::Final(refused, _) => return Ok(Err(refused)),
+            }
+        }
     }
 
     /// Waits until an exchange can begin.

@@ -100,6 +100,8 @@ pub(super) struct Connection {
     pub(super) peer_window: i64,
     pub(super) peer_streams: u32,
     pub(super) extended_connect: bool,
+    /// Whether we take CONNECT requests to a host, as an egress gateway does.
+    pub(super) takes_connect: bool,
 
     pub(super) send_window: i64,
     pub(super) receive_window: i64,
@@ -146,6 +148,7 @@ impl Connection {
             peer_window: DEFAULT_WINDOW,
             peer_streams: BEFORE_SETTINGS,
             extended_connect: false,
+            takes_connect: false,
             send_window: DEFAULT_WINDOW,
             receive_window: i64::from(CONNECTION_WINDOW),
             used: 0,

@@ -123,8 +123,8 @@ impl<'t> Collected<'t> {
         Ok((fields, length))
     }
 
-    /// The head of a request, and the length of its body where it is declared.
-    pub(super) fn request(mut self) -> Result<(RequestHead, Option<u64>), NoHead> {
+    /// The head of a request, and the length of its body where it is declared. `connects`: whether a CONNECT to a host is taken.
+    pub(super) fn request(mut self, connects: bool) -> Result<(RequestHead, Option<u64>), NoHead> {
         use NoHead::{Malformed, Refused};
         if self.status.is_some() {
             return Err(Malformed("a request has a :status"));
@@ -142,7 +142,7 @@ impl<'t> Collected<'t> {
         let connect = method == b"CONNECT";
         match (connect, self.protocol.is_some()) {
             (true, false) if self.scheme.is_none() && self.path.is_none() && self.authority.is_some() => {
-                return Err(Refused(501, "CONNECT is not passed on"));
+                return if connects { self.connect() } else { Err(Refused(501, "CONNECT is not passed on")) };
             }
             (true, false) => return Err(Malformed("a CONNECT names more than an authority")),
             (false, true) => return Err(Malformed("only an extended CONNECT has a :protocol")),
@@ -186,6 +186,16 @@ impl<'t> Collected<'t> {
         let length = if self.has_length { content_length(&head.fields) } else { Ok(None) };
         let length = length.map_err(|_| Refused(400, "the Content-Length is none"))?;
         Ok((head, length))
+    }
+
+    /// The head of a CONNECT: it has a host and no path.
+    fn connect(self) -> Result<(RequestHead, Option<u64>), NoHead> {
+        if !is_host(self.is(&self.authority).unwrap_or_default()) {
+            return Err(NoHead::Refused(400, "the authority is no host"));
+        }
+        let [method, authority] = [self.method, self.authority].map(Option::unwrap_or_default);
+        let text = Bytes::copy_from_slice(self.text);
+        Ok((self.parts.request(text, Version::Http2, method, 0..0, authority, 0..0), None))
     }
 
     /// The head of an answer, and the length of its body where it is declared.
@@ -247,12 +257,18 @@ pub(super) fn put_request(outgoing: &Outgoing<'_>, upgrade: Option<&[u8]>, encod
     encoder.begin(out);
     let method = if upgrade.is_some() { "CONNECT" } else { outgoing.head.method() };
     encoder.field(b":method", method.as_bytes(), out);
-    encoder.field(b":scheme", b"http", out);
+    // A CONNECT to a host has neither (RFC 9113, 8.5).
+    let to_host = upgrade.is_none() && method == "CONNECT";
+    if !to_host {
+        encoder.field(b":scheme", b"http", out);
+    }
     // HTTP/1.0 need not name a host; then there is no `:authority` either.
     if !outgoing.authority().is_empty() {
         encoder.field(b":authority", outgoing.authority().as_bytes(), out);
     }
-    encoder.field(b":path", outgoing.path_and_query().as_bytes(), out);
+    if !to_host {
+        encoder.field(b":path", outgoing.path_and_query().as_bytes(), out);
+    }
     if let Some(protocol) = upgrade {
         encoder.field(b":protocol", protocol, out);
     }

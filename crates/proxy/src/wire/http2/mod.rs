@@ -36,8 +36,8 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// The most exchanges that a client may have under way on one connection.
 const MAX_STREAMS: u32 = 256;
-/// How much may wait to be written on one stream, in bytes: four frames, so that 256 slow readers cost 16 MiB at most.
-const SEND_BUFFER: usize = 64 * 1024;
+/// How much may wait to be written on one stream, in bytes: four whole frames, so that 256 slow readers cost 16 MiB at most.
+pub const SEND_BUFFER: usize = 4 * send::DATA;
 
 #[cfg(test)]
 mod tests;

@@ -222,7 +222,7 @@ impl Connection {
             self.put_reset(id, code::REFUSED_STREAM);
             return self.idle_frame();
         }
-        let (head, length) = match collected.request() {
+        let (head, length) = match collected.request(self.takes_connect) {
             Ok((_, Some(1..))) if end => {
                 self.put_reset(id, code::PROTOCOL_ERROR);
                 return self.idle_frame();

@@ -53,6 +53,11 @@ impl Http2Server {
         Ok(Self(Driver::new(Side::Server, stream, inbox)))
     }
 
+    /// Takes CONNECT requests to a host as well, which are answered with 501 else.
+    pub fn take_connect(&mut self) {
+        self.0.shared.connection.borrow_mut().takes_connect = true;
+    }
+
     /// The next request; `None` once the connection has ended. It must be awaited for as long as exchanges are under way, since
     /// it drives them too. Nothing is lost if the future is dropped.
     ///
