@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use lorica_model::name::{Label, Namespace, ServiceName, WorkloadName};
+use lorica_model::name::{Label, Namespace, ObjectName, ServiceName, WorkloadName};
 use lorica_model::resource::{Diagnostic, Kind};
 use lorica_model::snapshot::Protocol;
 use serde::{Deserialize, Serialize};
@@ -47,7 +47,7 @@ pub struct Target {
     /// The namespace.
     pub namespace: Namespace,
     /// The name.
-    pub name: Label,
+    pub name: ObjectName,
 }
 
 /// What became of a change set.

@@ -166,7 +166,7 @@ impl Mesh {
         let now = SystemTime::now();
         let mut registry = Registry::default();
         for (metadata, _) in resources.services() {
-            let name = ServiceName::new(metadata.namespace.clone(), metadata.name.clone());
+            let Some(name) = metadata.service() else { continue };
             if let Some((taken, _)) = addresses.take(&service_key(&name), now) {
                 registry.services.insert(name, taken);
             }
@@ -271,7 +271,7 @@ impl Mesh {
                 expected: Expected::Anything,
             });
             if resource.kind == ResourceKind::Service {
-                let name = ServiceName::new(resource.metadata.namespace.clone(), resource.metadata.name.clone());
+                let Some(name) = resource.metadata.service() else { continue };
                 touched.push((service_key(&name), state.addresses.known(&service_key(&name))));
                 let Some((taken, remember)) = state.addresses.take(&service_key(&name), now) else { continue };
                 writes.extend(remember.map(|remember| address(&service_key(&name), &remember)));
@@ -281,7 +281,8 @@ impl Mesh {
         for key in delete {
             writes.push(Write { table: Table::Resources, key: key.to_string(), value: None, expected: Expected::Anything });
             if key.kind == ResourceKind::Service {
-                let name = ServiceName::new(key.namespace.clone(), key.name.clone());
+                let Some(label) = key.name.label() else { continue };
+                let name = ServiceName::new(key.namespace.clone(), label);
                 touched.push((service_key(&name), state.addresses.known(&service_key(&name))));
                 let rested = state.addresses.give_back(&service_key(&name), now);
                 writes.extend(rested.map(|rested| address(&service_key(&name), &rested)));

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use lorica_api::{RefusedCall, RefusedCalls};
 use lorica_model::compile::{self, World};
-use lorica_model::name::{Label, Namespace, WorkloadName};
+use lorica_model::name::{Label, Namespace, ObjectName, WorkloadName};
 use lorica_model::resource::{Key, Kind};
 use lorica_model::snapshot::{Unlisted, Verdict};
 use lorica_xds::NodeMetadata;
@@ -118,7 +118,7 @@ fn denied_by(world: &World<'_>, call: &Call, tried: &Tried) -> Option<Key> {
     let address = tried.address.or_else(|| call.host.parse().ok());
     let Verdict::Denied = unit.decide_finally(address, call.port, &[call.host.as_str()]) else { return None };
     let Unlisted::Deny(origin) = &unit.unlisted else { return None };
-    Some(Key { kind: Kind::EgressPolicy, namespace: Namespace::new(&origin.namespace).ok()?, name: Label::new(&origin.name).ok()? })
+    Some(Key { kind: Kind::EgressPolicy, namespace: Namespace::new(&origin.namespace).ok()?, name: ObjectName::new(&origin.name).ok()? })
 }
 
 /// A document without what the control plane adds, which is not the user's to write.

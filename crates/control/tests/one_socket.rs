@@ -209,8 +209,11 @@ async fn a_change_set_is_stored_shown_and_deleted() {
     assert_eq!(control.api.list(Kind::Service, Some("contact")).await.unwrap().items.len(), 1);
     assert_eq!(control.api.list(Kind::Service, Some("other")).await.unwrap().items.len(), 0);
     // All that is named is deleted, or nothing.
-    let target =
-        |name: &str| Target { kind: Kind::HttpRoute, namespace: Namespace::new("contact").unwrap(), name: Label::new(name).unwrap() };
+    let target = |name: &str| Target {
+        kind: Kind::HttpRoute,
+        namespace: Namespace::new("contact").unwrap(),
+        name: Label::new(name).unwrap().into(),
+    };
     let both = DeleteRequest { targets: vec![target("recording"), target("recoding")], files: Vec::new() };
     let missing = control.api.delete(&both, PATIENCE).await.unwrap_err();
     assert!(matches!(missing, ApiError::Failed { status: 404, .. }) && missing.to_string().contains("recoding.contact"), "{missing}");

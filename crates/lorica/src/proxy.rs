@@ -100,7 +100,7 @@ fn gateway(gateway: GatewayName, arguments: ProxyArgs, global: &Global, printer:
             workload: WorkloadName::new(gateway.namespace.clone(), crate::run::unique(gateway.name.as_str())?),
             namespace: gateway.namespace.clone(),
             service: None,
-            account: gateway.name.clone(),
+            account: gateway.account(),
             version: arguments.version_label,
             ports: Vec::new(),
             upstreams: Vec::new(),

@@ -111,7 +111,7 @@ fn spec(arguments: RunArgs, configuration: &ProxyConfig, places: &Places, verbos
 pub(crate) fn unique(stem: &str) -> anyhow::Result<Label> {
     let mut random = [0; 3];
     getrandom(&mut random)?;
-    let stem: String = stem.chars().take(50).collect();
+    let stem: String = stem.replace('.', "-").chars().take(50).collect();
     Ok(Label::new(&format!("{}-{:02x}{:02x}{:02x}", stem.trim_end_matches('-'), random[0], random[1], random[2]))?)
 }
 

@@ -1,7 +1,8 @@
 //! Names of the mesh: in as text, out as checked values; nothing behind this file checks a name again.
 //!
 //! A name is a DNS label (lower case letters, digits, hyphens, at most 63 bytes), because every one of them
-//! becomes part of a host name, a SPIFFE ID, a metric label or a file name.
+//! becomes part of a host name, a SPIFFE ID, a metric label or a file name. Only resources that nobody looks up (routes, gateways,
+//! certificates) may have longer names, with dots, as they may in Kubernetes.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -26,6 +27,18 @@ pub struct NameError {
     pub why: &'static str,
 }
 
+/// Why a text cannot stand between dots.
+fn unfit(text: &[u8]) -> Option<&'static str> {
+    match text {
+        [] => Some("it is empty"),
+        bytes if !bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-') => {
+            Some("a name has only lower case letters, digits and hyphens")
+        }
+        [b'-', ..] | [.., b'-'] => Some("a name neither begins nor ends with a hyphen"),
+        _ => None,
+    }
+}
+
 /// One DNS label: `recording`, `contact`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label(Arc<str>);
@@ -36,15 +49,10 @@ impl Label {
     /// # Errors
     /// Says which rule of DNS labels (RFC 1123) the text breaks.
     pub fn new(text: &str) -> Result<Self, NameError> {
-        let fail = |why| Err(NameError { written: text.to_owned(), why });
-        match text.as_bytes() {
-            [] => fail("it is empty"),
-            bytes if bytes.len() > 63 => fail("a name has at most 63 characters"),
-            bytes if !bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-') => {
-                fail("a name has only lower case letters, digits and hyphens")
-            }
-            [b'-', ..] | [.., b'-'] => fail("a name neither begins nor ends with a hyphen"),
-            _ => Ok(Self(text.into())),
+        let long = (text.len() > 63).then_some("a name has at most 63 characters");
+        match long.or_else(|| unfit(text.as_bytes())) {
+            Some(why) => Err(NameError { written: text.to_owned(), why }),
+            None => Ok(Self(text.into())),
         }
     }
 
@@ -95,6 +103,62 @@ impl Borrow<str> for Label {
 }
 text_type!(Label);
 
+/// The name of a resource: words as in labels, but of any length, with dots between them, at most 253 bytes (Kubernetes' subdomain).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName(Arc<str>);
+
+impl ObjectName {
+    /// Checks `text` as the name of a resource.
+    ///
+    /// # Errors
+    /// Says which rule the text breaks.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        let fail = |why| Err(NameError { written: text.to_owned(), why });
+        if text.len() > 253 {
+            return fail("a name has at most 253 characters");
+        }
+        match text.split('.').find_map(|word| unfit(word.as_bytes())) {
+            None => Ok(Self(text.into())),
+            Some(why) => fail(why),
+        }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The same as one label; none where it has dots, or is too long for one.
+    #[must_use]
+    pub fn label(&self) -> Option<Label> {
+        Label::new(&self.0).ok()
+    }
+}
+
+impl From<Label> for ObjectName {
+    fn from(label: Label) -> Self {
+        Self(label.0)
+    }
+}
+impl PartialEq<Label> for ObjectName {
+    fn eq(&self, label: &Label) -> bool {
+        self.0 == label.0
+    }
+}
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl FromStr for ObjectName {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        Self::new(text)
+    }
+}
+text_type!(ObjectName);
+
 /// A namespace.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Namespace(Label);
@@ -134,19 +198,19 @@ text_type!(Namespace);
 
 /// A name in a namespace: `recording.contact`. Written without one, the namespace is `default`.
 macro_rules! namespaced {
-    ($(#[$doc:meta])* $type:ident) => {
+    ($(#[$doc:meta])* $type:ident, $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $type {
             /// The namespace it is in.
             pub namespace: Namespace,
             /// Its name there.
-            pub name: Label,
+            pub name: $name,
         }
         impl $type {
             /// Puts a checked name into a namespace.
             #[must_use]
-            pub fn new(namespace: Namespace, name: Label) -> Self {
+            pub fn new(namespace: Namespace, name: $name) -> Self {
                 Self { namespace, name }
             }
         }
@@ -159,9 +223,9 @@ macro_rules! namespaced {
             type Err = NameError;
             /// Reads `NAME` or `NAME.NAMESPACE`.
             fn from_str(text: &str) -> Result<Self, NameError> {
-                match text.split_once('.') {
-                    None => Ok(Self::new(Namespace::default(), Label::new(text)?)),
-                    Some((name, namespace)) => Ok(Self::new(Namespace::new(namespace)?, Label::new(name)?)),
+                match text.rsplit_once('.') {
+                    None => Ok(Self::new(Namespace::default(), $name::new(text)?)),
+                    Some((name, namespace)) => Ok(Self::new(Namespace::new(namespace)?, $name::new(name)?)),
                 }
             }
         }
@@ -171,16 +235,30 @@ macro_rules! namespaced {
 
 namespaced! {
     /// The name of a service: `recording.contact`.
-    ServiceName
+    ServiceName, Label
 }
 namespaced! {
     /// The name of a workload: `recording-7f3a2c.contact`. It is the `Node.id` of the workload's proxy.
-    WorkloadName
+    WorkloadName, Label
 }
 
 namespaced! {
     /// The name of a gateway: `edge.shop`.
-    GatewayName
+    GatewayName, ObjectName
+}
+
+impl GatewayName {
+    /// The account under which its proxies run: its name, or where that is no label the start of it with a number that tells it from others.
+    #[must_use]
+    pub fn account(&self) -> Label {
+        self.name.label().unwrap_or_else(|| {
+            let name = self.name.as_str();
+            // FNV-1a.
+            let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+            let start: String = name.replace('.', "-").chars().take(54).collect();
+            Label(format!("{}-{hash:08x}", start.trim_end_matches('-')).into())
+        })
+    }
 }
 
 impl ServiceName {
@@ -245,6 +323,24 @@ mod tests {
         let port: ServicePort = "recording.contact.mesh:80".parse().unwrap();
         assert_eq!(port, ServicePort { service, port: 80 });
         assert_eq!(port.sni(), "80.recording.contact.mesh");
+    }
+
+    #[test]
+    fn resources_may_have_dots_in_their_names() {
+        let long = &"a".repeat(253);
+        for good in ["web", "web.v1", long] {
+            assert_eq!(ObjectName::new(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "a.", ".a", "a..b", "A.b", &format!("{long}a")] {
+            ObjectName::new(bad).unwrap_err();
+        }
+        let gateway: GatewayName = "edge.v1.shop".parse().unwrap();
+        assert_eq!((gateway.name.as_str(), gateway.namespace.as_str()), ("edge.v1", "shop"));
+        assert_eq!((gateway.to_string(), gateway.name.label()), ("edge.v1.shop".to_owned(), None));
+        let account = gateway.account();
+        assert_eq!(Label::new(account.as_str()), Ok(account.clone()));
+        assert_ne!(account, "edge-v1.shop".parse::<GatewayName>().unwrap().account());
+        assert_eq!("edge.shop".parse::<GatewayName>().unwrap().account().as_str(), "edge");
     }
 
     #[test]

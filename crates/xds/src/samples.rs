@@ -338,7 +338,7 @@ pub(crate) fn any_gateway() -> impl Strategy<Value = GatewayUnit> {
         vec(any_egress_rule(), 0..4).prop_map(Listening::Egress),
     ];
     (any_namespace(), any_label(), 1..=u16::MAX, listening).prop_map(|(namespace, name, port, listening)| GatewayUnit {
-        gateway: GatewayName::new(namespace, name),
+        gateway: GatewayName::new(namespace, name.into()),
         port,
         listening,
     })

@@ -1,45 +1,82 @@
-//! The programs of the manifests: for every Deployment an echo server, and for every Service a Service of ours whose Workload is that server.
+//! The programs of the manifests: for every Deployment an echo server, and for every Service a Service of ours whose Workloads are the servers
+//! that its selector means.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
+use anyhow::Context as _;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
+use super::certificates::Certificates;
 use super::data::{kind, named};
+use super::echo::{Log, Pod, serve_http, serve_tcp, serve_udp};
 
-/// Who answered which path.
-type Log = Arc<Mutex<Vec<(String, String)>>>;
-
-/// The echo servers, by namespace and label `app`.
+/// The echo servers.
 #[derive(Default)]
 pub(crate) struct Backends {
-    servers: BTreeMap<(String, String), SocketAddr>,
-    log: Log,
+    servers: Vec<Server>,
+    /// What they answered.
+    pub(crate) log: Log,
+}
+
+/// The servers of a Deployment.
+struct Server {
+    name: String,
+    namespace: String,
+    /// What its pods are labelled with.
+    labels: BTreeMap<String, String>,
+    plain: SocketAddr,
+    tls: Option<SocketAddr>,
+    datagrams: SocketAddr,
+}
+
+fn texts(value: &Value) -> BTreeMap<String, String> {
+    let pairs = value.as_object().into_iter().flatten();
+    pairs.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
 }
 
 impl Backends {
-    /// Starts a server for each Deployment that has none.
-    pub(crate) async fn start(&mut self, documents: &[Value]) -> anyhow::Result<()> {
+    /// Starts servers for each Deployment that has none.
+    pub(crate) async fn start(&mut self, documents: &[Value], certificates: &Certificates) -> anyhow::Result<()> {
         for document in documents.iter().filter(|document| kind(document) == "Deployment") {
             let (name, namespace) = named(document);
-            let app = document.pointer("/spec/selector/matchLabels/app").and_then(Value::as_str).unwrap_or(&name).to_owned();
-            if self.servers.contains_key(&(namespace.clone(), app.clone())) {
+            if self.servers.iter().any(|known| known.name == name && known.namespace == namespace) {
                 continue;
             }
+            let template = &document["spec"]["template"]["spec"];
+            let environment = template["containers"].as_array().into_iter().flatten().flat_map(|container| container["env"].as_array());
+            let environment: Vec<&Value> = environment.flatten().collect();
+            let has = |wanted: &str| environment.iter().any(|variable| variable["name"] == wanted);
+            let volumes: Vec<&Value> = template["volumes"].as_array().into_iter().flatten().collect();
+            let mounted = |path: &str| volumes.iter().find_map(|volume| volume.pointer(path).and_then(Value::as_str));
+            let pod = Pod { name: name.clone(), namespace: namespace.clone(), log: self.log.clone() };
+
             let listener = TcpListener::bind("127.0.0.1:0").await?;
-            self.servers.insert((namespace.clone(), app), listener.local_addr()?);
-            tokio::spawn(serve(listener, name, namespace, self.log.clone()));
+            let plain = listener.local_addr()?;
+            let bytes = has("TCP_ECHO_SERVER");
+            let serve = |listener, tls: Option<TlsAcceptor>, pod| {
+                if bytes { tokio::spawn(serve_tcp(listener, tls, pod)) } else { tokio::spawn(serve_http(listener, tls, pod)) }
+            };
+            serve(listener, None, pod.clone());
+            let mut tls = None;
+            if let Some(secret) = mounted("/secret/secretName").filter(|_| has("TLS_SERVER_CERT")) {
+                let roots = mounted("/configMap/name").filter(|_| has("TLS_CLIENT_CACERTS"));
+                let acceptor = acceptor(certificates, secret, roots).with_context(|| format!("{namespace}/{name}"))?;
+                let listener = TcpListener::bind("127.0.0.1:0").await?;
+                tls = Some(listener.local_addr()?);
+                serve(listener, Some(acceptor), pod.clone());
+            }
+            let socket = UdpSocket::bind("127.0.0.1:0").await?;
+            let datagrams = socket.local_addr()?;
+            tokio::spawn(serve_udp(socket, pod));
+            let labels = texts(&document["spec"]["template"]["metadata"]["labels"]);
+            self.servers.push(Server { name, namespace, labels, plain, tls, datagrams });
         }
         Ok(())
     }
@@ -52,8 +89,8 @@ impl Backends {
 
     fn service(&self, service: &Value) -> Vec<Value> {
         let (name, namespace) = named(service);
-        let listed = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
-        let ports: Vec<Value> = listed
+        let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
+        let own: Vec<Value> = ports
             .iter()
             .map(|port| {
                 let mut own = json!({ "port": port["port"], "appProtocol": protocol(port) });
@@ -65,82 +102,60 @@ impl Backends {
             .collect();
         let metadata = json!({ "name": name, "namespace": namespace });
         let mut made =
-            vec![json!({ "apiVersion": "lorica.io/v1alpha1", "kind": "Service", "metadata": metadata, "spec": { "ports": ports } })];
+            vec![json!({ "apiVersion": "lorica.io/v1alpha1", "kind": "Service", "metadata": metadata, "spec": { "ports": own } })];
         // A Service without a selector has its endpoints written by hand: in these manifests those of the first backend.
-        let app = service.pointer("/spec/selector/app").and_then(Value::as_str).unwrap_or("infra-backend-v1");
-        if let Some(address) = self.servers.get(&(namespace.clone(), app.to_owned())) {
-            let ports: Vec<Value> = listed.iter().map(|port| json!({ "servicePort": port["port"], "port": address.port() })).collect();
+        let selector = match &service["spec"]["selector"] {
+            Value::Null => BTreeMap::from([("app".to_owned(), "infra-backend-v1".to_owned())]),
+            written => texts(written),
+        };
+        let selected = |server: &&Server| {
+            server.namespace == namespace && selector.iter().all(|(label, value)| server.labels.get(label) == Some(value))
+        };
+        for (number, server) in self.servers.iter().filter(selected).enumerate() {
+            let at = |port: &Value| {
+                let secure = matches!(port["targetPort"].as_u64().or_else(|| port["port"].as_u64()), Some(443 | 8443));
+                match port["protocol"].as_str() {
+                    Some("UDP") => server.datagrams,
+                    _ if secure => server.tls.unwrap_or(server.plain),
+                    _ => server.plain,
+                }
+            };
+            let ports: Vec<Value> = ports.iter().map(|port| json!({ "servicePort": port["port"], "port": at(port).port() })).collect();
             made.push(json!({
                 "apiVersion": "lorica.io/v1alpha1",
                 "kind": "Workload",
-                "metadata": { "name": format!("{name}-1"), "namespace": namespace },
-                "spec": { "service": name, "address": address.ip(), "ports": ports, "transport": "Plaintext" },
+                "metadata": { "name": format!("{}-{number}", name.get(..56).unwrap_or(&name)), "namespace": namespace },
+                "spec": { "service": name, "address": "127.0.0.1", "ports": ports, "transport": "Plaintext" },
             }));
         }
         made
-    }
-
-    /// Whether the server of this name has answered a path.
-    pub(crate) fn has_answered(&self, server: &str, path: &str) -> bool {
-        let log = self.log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        log.iter().any(|(name, answered)| name == server && answered == path)
     }
 }
 
 /// What a port speaks. TLS is what a BackendTLSPolicy says, and inside it is HTTP.
 fn protocol(port: &Value) -> &str {
-    port["appProtocol"].as_str().filter(|protocol| !protocol.eq_ignore_ascii_case("https")).unwrap_or("http")
-}
-
-async fn serve(listener: TcpListener, name: String, namespace: String, log: Log) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let (name, namespace, log) = (name.clone(), namespace.clone(), log.clone());
-        tokio::spawn(async move {
-            let service = service_fn(move |request| echo(request, name.clone(), namespace.clone(), log.clone()));
-            // A client that goes away is no concern of the server's.
-            drop(auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await);
-        });
+    let named = |name: &str| port["name"].as_str().is_some_and(|known| known == name || known.starts_with(&format!("{name}-")));
+    match port["appProtocol"].as_str() {
+        Some(protocol) if !protocol.eq_ignore_ascii_case("https") => protocol,
+        _ if named("tcp") || named("tls") || port["protocol"] == "UDP" => "tcp",
+        _ => "http",
     }
 }
 
-/// Tells what came, as the suite's echo server does.
-async fn echo(request: Request<Incoming>, name: String, namespace: String, log: Log) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (head, body) = request.into_parts();
-    drop(body.collect().await);
-    let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    let query = head.uri.query().unwrap_or_default();
-    if let Some(delay) = query.split('&').find_map(|pair| pair.strip_prefix("delay=")) {
-        let delay = delay.strip_suffix("ms").map_or_else(
-            || delay.trim_end_matches('s').parse::<f64>().map(Duration::from_secs_f64).ok(),
-            |millis| millis.parse().map(Duration::from_millis).ok(),
-        );
-        tokio::time::sleep(delay.unwrap_or_default()).await;
-    }
-    log.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((name.clone(), path.clone()));
-    let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (field, value) in &head.headers {
-        headers.entry(field.as_str().to_owned()).or_default().push(value.to_str().unwrap_or_default().to_owned());
-    }
-    let host = head
-        .uri
-        .authority()
-        .map(|authority| authority.to_string())
-        .or_else(|| headers.get("host").and_then(|hosts| hosts.first().cloned()));
-    let told = json!({
-        "path": path,
-        "host": host,
-        "method": head.method.as_str(),
-        "proto": format!("{:?}", head.version),
-        "headers": headers,
-        "namespace": namespace,
-        "pod": format!("{name}-0"),
-    });
-    let mut response = Response::new(Full::new(Bytes::from(told.to_string())));
-    let asked = headers.get("x-echo-set-header").into_iter().flatten().flat_map(|value| value.split(','));
-    for (field, value) in asked.filter_map(|pair| pair.split_once(':')) {
-        if let (Ok(field), Ok(value)) = (field.trim().parse::<http::HeaderName>(), value.trim().parse()) {
-            response.headers_mut().append(field, value);
+/// A server's side of TLS with a Secret of the suite's. `roots`: the ConfigMap of those by which clients must show a certificate.
+fn acceptor(certificates: &Certificates, secret: &str, roots: Option<&str>) -> anyhow::Result<TlsAcceptor> {
+    let pair = certificates.pair(secret)?;
+    let key = PrivateKeyDer::try_from(pair.key.serialize_der()).map_err(anyhow::Error::msg)?;
+    let builder = ServerConfig::builder();
+    let builder = match roots {
+        None => builder.with_no_client_auth(),
+        Some(roots) => {
+            let mut store = RootCertStore::empty();
+            store.add(certificates.root(roots)?)?;
+            builder.with_client_cert_verifier(WebPkiClientVerifier::builder(Arc::new(store)).build()?)
         }
-    }
-    Ok(response)
+    };
+    let mut config = builder.with_single_cert(vec![pair.certificate.der().clone()], key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }

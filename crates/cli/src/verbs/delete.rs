@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use lorica_api::{ApiClient, DeleteRequest, Target};
-use lorica_model::name::{Label, Namespace};
+use lorica_model::name::{Namespace, ObjectName};
 
 use super::told;
 use crate::args::DeleteArgs;
@@ -22,5 +22,5 @@ pub(super) async fn delete(client: &ApiClient, arguments: DeleteArgs, printer: &
 }
 
 fn target(kind: &str, namespace: &str, name: &str) -> anyhow::Result<Target> {
-    Ok(Target { kind: super::get::kind(kind)?, namespace: Namespace::new(namespace).context("-n")?, name: Label::new(name)? })
+    Ok(Target { kind: super::get::kind(kind)?, namespace: Namespace::new(namespace).context("-n")?, name: ObjectName::new(name)? })
 }

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use lorica_api::{ErrorBody, ErrorReply, Refusal, RefusedCalls, ResourceList};
 use lorica_model::compile::{World, status};
-use lorica_model::name::{Label, Namespace};
+use lorica_model::name::{Namespace, ObjectName};
 use lorica_model::resource::{Key, Kind, Resource, Spec};
 use serde::Deserialize;
 
@@ -150,7 +150,7 @@ async fn one(
 ) -> Result<Json<serde_json::Value>, Failure> {
     let kind = kind(&kind_name)?;
     let bad = |error: lorica_model::name::NameError| Failure::new(StatusCode::BAD_REQUEST, error.to_string(), None);
-    let key = Key { kind, namespace: Namespace::new(&namespace).map_err(bad)?, name: Label::new(&name).map_err(bad)? };
+    let key = Key { kind, namespace: Namespace::new(&namespace).map_err(bad)?, name: ObjectName::new(&name).map_err(bad)? };
     let seen = control.mesh.seen();
     let found = seen
         .published

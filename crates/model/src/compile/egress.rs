@@ -73,23 +73,30 @@ pub(super) fn through(world: &World<'_>, gateway: &GatewayName) -> Vec<EgressRul
 
 /// The egress gateway that a service port means. Nobody else has a port of this number under this name.
 pub(super) fn gateway(world: &World<'_>, port: &ServicePort) -> Option<GatewayName> {
-    let name = GatewayName::new(port.service.namespace.clone(), port.service.name.clone());
-    let frame = Frame::of(world, &name)?;
     let taken = |bound: &Bound<'_>| bound.refused.is_none() && bound.listener.protocol == ListenerProtocol::Egress;
-    frame.listeners.iter().any(|bound| taken(bound) && bound.listener.port == port.port).then_some(name)
+    gateways(world).filter(|name| service(name) == port.service).find(|name| {
+        let frame = Frame::of(world, name);
+        frame.is_some_and(|frame| frame.listeners.iter().any(|bound| taken(bound) && bound.listener.port == port.port))
+    })
 }
 
 /// The ports of all egress gateways.
 pub fn egress_ports<'w>(world: &'w World<'w>) -> impl Iterator<Item = ServicePort> + use<'w> {
-    let gateways = world
-        .resources
-        .of_kind(Kind::Gateway)
-        .map(|resource| GatewayName::new(resource.metadata.namespace.clone(), resource.metadata.name.clone()));
-    gateways.filter_map(|name| Frame::of(world, &name).map(|frame| (name, frame))).flat_map(|(name, frame)| {
+    gateways(world).filter_map(|name| Frame::of(world, &name).map(|frame| (name, frame))).flat_map(|(name, frame)| {
         let taken = frame.listeners.iter().filter(|bound| bound.refused.is_none() && bound.listener.protocol == ListenerProtocol::Egress);
-        let service = ServiceName::new(name.namespace, name.name);
+        let service = service(&name);
         taken.map(|bound| ServicePort { service: service.clone(), port: bound.listener.port }).collect::<Vec<_>>()
     })
+}
+
+fn gateways(world: &World<'_>) -> impl Iterator<Item = GatewayName> {
+    let of_kind = world.resources.of_kind(Kind::Gateway);
+    of_kind.map(|resource| GatewayName::new(resource.metadata.namespace.clone(), resource.metadata.name.clone()))
+}
+
+/// Under which name its ports are told.
+fn service(gateway: &GatewayName) -> ServiceName {
+    ServiceName::new(gateway.namespace.clone(), gateway.account())
 }
 
 /// Who is meant: identities, and how closely each is meant.
@@ -188,7 +195,7 @@ fn gateway_port(world: &World<'_>, metadata: &Metadata, gateway: &ObjectRef) -> 
         let why = format!("the listener {} of {name} takes nothing from the namespace {}", bound.listener.name, metadata.namespace);
         return Err(Problem::new("NotAllowedByListeners", why));
     }
-    Ok(ServicePort { service: ServiceName::new(name.namespace, name.name), port: bound.listener.port })
+    Ok(ServicePort { service: service(&name), port: bound.listener.port })
 }
 
 /// What is wrong with the first reference of a policy that leads nowhere.

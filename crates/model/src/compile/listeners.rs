@@ -1,15 +1,17 @@
 //! The listeners of a gateway, its own and those of ListenerSets: which of them hold, and which routes each takes.
 
+use std::collections::BTreeMap;
+
 use crate::name::GatewayName;
 use crate::resource::{
-    GATEWAY_GROUP, Gateway, Kind, Listener, ListenerProtocol, ListenerSet, Metadata, ObjectRef, ParentRef, Resource, Spec, TlsMode,
-    Validation,
+    GATEWAY_GROUP, Gateway, HttpRoute, Kind, Listener, ListenerProtocol, ListenerSet, Metadata, ObjectRef, ParentRef, Resource, Spec,
+    TlsMode, Validation,
 };
 use crate::snapshot::{Certificate, ClientValidation, HostPattern};
 
 use super::World;
 use super::reference::Problem;
-use super::rules::age;
+use super::rules::{Route, age};
 
 /// The controller that our GatewayClasses name, and that status names.
 pub const CONTROLLER: &str = "lorica.io/gateway";
@@ -22,8 +24,22 @@ pub(super) struct Frame<'w> {
     pub(super) gateway: &'w Gateway,
     /// The ListenerSets that name it, and whether it lets them in. The oldest first.
     pub(super) sets: Vec<(&'w Metadata, &'w ListenerSet, bool)>,
-    /// Its own listeners, then those of sets that it lets in: earlier ones win.
+    /// Its own listeners, then those of sets that it lets in.
     pub(super) listeners: Vec<Bound<'w>>,
+    /// HTTPRoutes and GRPCRoutes that give way to one of the other kind, each at one of the listeners.
+    displaced: Vec<Displaced<'w>>,
+}
+
+/// A route at a listener, with the hosts that it is for there.
+type Placed<'w> = ((Kind, &'w Metadata), Vec<HostPattern>);
+
+/// A route that gives way at a listener.
+struct Displaced<'w> {
+    /// The listener, by its place among the gateway's.
+    at: usize,
+    route: (Kind, &'w Metadata),
+    /// The route to which it gives way.
+    by: (Kind, &'w Metadata),
 }
 
 /// A listener of a gateway, and how it stands.
@@ -50,6 +66,13 @@ impl Bound<'_> {
     pub(super) fn is_programmed(&self) -> bool {
         let needs_certificate = self.needs_certificate() && self.certificates.is_empty();
         self.refused.is_none() && !needs_certificate && (self.unresolved.is_none() || !self.kinds.is_empty())
+    }
+
+    /// Another listener keeps it from being taken, unless something else does already.
+    fn conflicts(&mut self, clash: Option<Problem>) {
+        if self.refused.is_none() && clash.is_some() {
+            (self.refused, self.conflicted) = (clash, true);
+        }
     }
 
     fn needs_certificate(&self) -> bool {
@@ -91,20 +114,29 @@ impl<'w> Frame<'w> {
 
     fn new(world: &World<'w>, metadata: &'w Metadata, gateway: &'w Gateway) -> Self {
         let sets = sets(world, metadata, gateway);
-        let own = gateway.listeners.iter().map(|listener| ((Kind::Gateway, metadata), listener));
-        let added = sets.iter().filter(|(_, _, allowed)| *allowed).flat_map(|(metadata, set, _)| {
+        let own = ((Kind::Gateway, metadata), gateway.listeners.as_slice());
+        let added = sets.iter().filter(|(_, _, allowed)| *allowed).map(|(metadata, set, _)| {
             let owner: (Kind, &'w Metadata) = (Kind::ListenerSet, metadata);
             let set: &'w ListenerSet = set;
-            set.listeners.iter().map(move |listener| (owner, listener))
+            (owner, set.listeners.as_slice())
         });
         let mut listeners: Vec<Bound<'w>> = Vec::new();
-        for (owner, listener) in own.chain(added) {
-            let clash = listeners.iter().filter(|known| known.refused.is_none()).find_map(|known| clash(known.listener, listener));
-            let mut bound = bound(world, (metadata, gateway), owner, listener);
-            if bound.refused.is_none() && clash.is_some() {
-                (bound.refused, bound.conflicted) = (clash, true);
+        for (owner, written) in std::iter::once(own).chain(added) {
+            let mut new: Vec<Bound<'w>> = written.iter().map(|listener| bound(world, (metadata, gateway), owner, listener)).collect();
+            // Those of the gateway win over those of sets, older sets over younger ones.
+            for bound in &mut new {
+                let clash =
+                    listeners.iter().filter(|known| known.refused.is_none()).find_map(|known| clash(known.listener, bound.listener));
+                bound.conflicts(clash);
             }
-            listeners.push(bound);
+            // Among those of one resource there is no winner: none of them is taken.
+            let taken: Vec<&'w Listener> = new.iter().filter(|bound| bound.refused.is_none()).map(|bound| bound.listener).collect();
+            for bound in new.iter_mut().filter(|bound| bound.refused.is_none()) {
+                let others = taken.iter().filter(|other| !std::ptr::eq(**other, bound.listener));
+                let clash = others.into_iter().find_map(|other| clash(other, bound.listener));
+                bound.conflicts(clash);
+            }
+            listeners.append(&mut new);
         }
         let datagrams: Vec<u16> = listeners
             .iter()
@@ -116,14 +148,96 @@ impl<'w> Frame<'w> {
                 *http3 = Err(Problem::new("Programmed", "HTTP/3 is not served, as a listener for UDP has its port"));
             }
         }
-        Self { metadata, gateway, sets, listeners }
+        let mut frame = Self { metadata, gateway, sets, listeners, displaced: Vec::new() };
+        frame.displaced = frame.conflicts(world);
+        frame
     }
 
-    /// The listeners that a route attaches to by one of its parents, with the hosts that it is for at each.
+    /// Of an HTTPRoute and a GRPCRoute whose hosts meet at a listener exactly one is accepted there: the older one, then the one whose
+    /// name comes first. Rules of both are never merged.
+    fn conflicts(&self, world: &World<'w>) -> Vec<Displaced<'w>> {
+        let meant = |route: &HttpRoute| route.parents.iter().any(|parent| self.is_meant(&parent.object));
+        let mut routes: Vec<Route<'w>> = world.resources.routes().filter(|(_, _, route)| meant(route)).collect();
+        let has = |wanted: Kind| routes.iter().any(|(kind, _, _)| *kind == wanted);
+        if !(has(Kind::HttpRoute) && has(Kind::GrpcRoute)) {
+            return Vec::new();
+        }
+        routes.sort_by(|(_, one, _), (_, other, _)| age(one).cmp(&age(other)));
+        let mut displaced: Vec<Displaced<'w>> = Vec::new();
+        // What was accepted so far, with its hosts, by listener.
+        let mut accepted: Vec<Vec<Placed<'w>>> = self.listeners.iter().map(|_| Vec::new()).collect();
+        for (kind, metadata, route) in routes {
+            let mut hosts: BTreeMap<usize, Vec<HostPattern>> = BTreeMap::new();
+            for parent in route.parents.iter().filter(|parent| self.is_meant(&parent.object)) {
+                for (bound, patterns) in self.attach(world, (kind, metadata), parent, &route.hostnames).unwrap_or_default() {
+                    hosts.extend(self.place(bound).map(|at| (at, patterns)));
+                }
+            }
+            for (at, hosts) in hosts {
+                let Some(accepted) = accepted.get_mut(at) else { continue };
+                let meets = |known: &[HostPattern]| known.iter().any(|known| hosts.iter().any(|host| host.meet(known).is_some()));
+                match accepted.iter().find(|((other, _), known)| *other != kind && meets(known)) {
+                    Some((by, _)) => displaced.push(Displaced { at, route: (kind, metadata), by: *by }),
+                    None => accepted.push(((kind, metadata), hosts)),
+                }
+            }
+        }
+        displaced
+    }
+
+    /// The place of a listener among the gateway's.
+    fn place(&self, bound: &Bound<'w>) -> Option<usize> {
+        self.listeners.iter().position(|known| std::ptr::eq(known.listener, bound.listener))
+    }
+
+    /// To which route another gives way at a listener.
+    fn displaced(&self, route: (Kind, &Metadata), bound: &Bound<'w>) -> Option<(Kind, &'w Metadata)> {
+        let same = |known: &(Kind, &Metadata)| known.0 == route.0 && known.1.name == route.1.name && known.1.namespace == route.1.namespace;
+        let mut of_route = self.displaced.iter().filter(|known| same(&known.route)).peekable();
+        of_route.peek()?;
+        let at = self.place(bound)?;
+        of_route.find(|known| known.at == at).map(|known| known.by)
+    }
+
+    /// The listeners that a route is accepted at by one of its parents, with the hosts that it is for at each.
     ///
     /// # Errors
-    /// Why it attaches to none.
+    /// Why it is accepted at none.
     pub(super) fn attach(
+        &self,
+        world: &World<'_>,
+        route: (Kind, &Metadata),
+        parent: &ParentRef,
+        hostnames: &[HostPattern],
+    ) -> Result<Vec<(&Bound<'w>, Vec<HostPattern>)>, Problem> {
+        let mut taken = self.selected(world, route, parent, hostnames)?;
+        taken.retain(|(bound, _)| bound.takes_routes());
+        if taken.is_empty() {
+            return Err(Problem::new(
+                "NotAllowedByListeners",
+                "no listener of it that takes the route holds itself; their status says why",
+            ));
+        }
+        let by = taken.iter().find_map(|(bound, _)| self.displaced(route, bound));
+        taken.retain(|(bound, _)| self.displaced(route, bound).is_none());
+        match by {
+            Some((kind, by)) if taken.is_empty() => Err(Problem::new(
+                "Conflicted",
+                format!(
+                    "the older {kind} {}.{} has hosts of it there, and an HTTPRoute and a GRPCRoute never share one",
+                    by.name, by.namespace
+                ),
+            )),
+            _ => Ok(taken),
+        }
+    }
+
+    /// The listeners that a route selects by one of its parents and that let it in, whether or not they hold themselves, with the hosts that
+    /// it is for at each.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn selected(
         &self,
         world: &World<'_>,
         (kind, metadata): (Kind, &Metadata),
@@ -145,7 +259,7 @@ impl<'w> Frame<'w> {
         let labels = world.resources.namespace_labels(&metadata.namespace);
         let allowed: Vec<_> = named
             .into_iter()
-            .filter(|bound| bound.takes_routes() && bound.kinds.contains(&kind))
+            .filter(|bound| bound.kinds.contains(&kind))
             .filter(|bound| bound.listener.allowed.namespaces.allows(&bound.owner.1.namespace, &metadata.namespace, labels))
             .collect();
         if allowed.is_empty() {
@@ -183,19 +297,23 @@ impl<'w> Frame<'w> {
 }
 
 /// The gateway that an object means: itself, or that of a ListenerSet.
-pub(super) fn gateway_of(world: &World<'_>, object: &ObjectRef) -> Option<GatewayName> {
-    if object.group != GATEWAY_GROUP {
-        return None;
-    }
-    match object.kind.as_str() {
-        "Gateway" => Some(GatewayName::new(object.namespace.clone(), object.name.clone())),
-        "ListenerSet" => match world.resources.of(Kind::ListenerSet, &object.namespace, &object.name) {
-            Some(Resource { spec: Spec::ListenerSet(set), .. }) => {
-                Some(GatewayName::new(set.parent.namespace.clone(), set.parent.name.clone()))
-            }
-            _ => None,
+///
+/// # Errors
+/// What is missing; nothing where the object is of a kind that has no listeners at all.
+pub(super) fn gateway_of(world: &World<'_>, object: &ObjectRef) -> Result<GatewayName, Option<Problem>> {
+    let (kind, name) = (&object.kind, format!("{}.{}", object.name, object.namespace));
+    let missing = |what: String| Err(Some(Problem::new("NoMatchingParent", format!("there is no {what}"))));
+    let gateway = match (object.group.as_str(), kind.as_str()) {
+        (GATEWAY_GROUP, "Gateway") => GatewayName::new(object.namespace.clone(), object.name.clone()),
+        (GATEWAY_GROUP, "ListenerSet") => match world.resources.of(Kind::ListenerSet, &object.namespace, &object.name) {
+            Some(Resource { spec: Spec::ListenerSet(set), .. }) => GatewayName::new(set.parent.namespace.clone(), set.parent.name.clone()),
+            _ => return missing(format!("ListenerSet {name}")),
         },
-        _ => None,
+        _ => return Err(None),
+    };
+    match world.resources.gateway(&gateway.namespace, &gateway.name) {
+        Some(_) => Ok(gateway),
+        None => missing(format!("Gateway {gateway}")),
     }
 }
 
@@ -214,7 +332,7 @@ fn sets<'w>(world: &World<'w>, metadata: &Metadata, gateway: &Gateway) -> Vec<(&
     sets
 }
 
-/// Why a later listener cannot stand beside an earlier one.
+/// Why a listener cannot stand beside another.
 fn clash(earlier: &Listener, later: &Listener) -> Option<Problem> {
     use ListenerProtocol::{Egress, Http, Https, Tcp, Tls, Udp};
     if earlier.port != later.port {

@@ -45,7 +45,7 @@ pub struct World<'w> {
 pub fn names(world: &World<'_>) -> BTreeMap<Namespace, NameTable> {
     let mut tables: BTreeMap<Namespace, NameTable> = BTreeMap::new();
     for (metadata, _) in world.resources.services() {
-        let name = ServiceName::new(metadata.namespace.clone(), metadata.name.clone());
+        let Some(name) = metadata.service() else { continue };
         if let Some(addresses) = world.registry.services.get(&name) {
             let table = tables
                 .entry(name.namespace.clone())
@@ -58,8 +58,8 @@ pub fn names(world: &World<'_>) -> BTreeMap<Namespace, NameTable> {
 
 /// Every service port that there is.
 pub fn outbound_ports<'w>(world: &'w World<'w>) -> impl Iterator<Item = ServicePort> + use<'w> {
-    world.resources.services().flat_map(|(metadata, service)| {
-        let name = ServiceName::new(metadata.namespace.clone(), metadata.name.clone());
+    let named = world.resources.services().filter_map(|(metadata, service)| Some((metadata.service()?, service)));
+    named.flat_map(|(name, service)| {
         let of = service.subset.as_ref().and_then(|subset| world.resources.service(&subset.of)).map_or(service, |(_, base)| base);
         of.ports.iter().map(move |port| ServicePort { service: name.clone(), port: port.port })
     })
@@ -92,7 +92,8 @@ pub fn endpoints(world: &World<'_>, port: &ServicePort) -> Option<EndpointSet> {
     let written =
         world.resources.workloads().filter(|(_, workload)| workload.service == found.workloads_of && of_version(workload.version.as_ref()));
     for (metadata, workload) in written {
-        let name = WorkloadName::new(metadata.namespace.clone(), metadata.name.clone());
+        let Some(label) = metadata.name.label() else { continue };
+        let name = WorkloadName::new(metadata.namespace.clone(), label);
         endpoints.extend(workload.ports.iter().filter(|known| known.service_port == port.port).map(|known| Endpoint {
             workload: name.clone(),
             address: SocketAddr::new(workload.address, known.port),

@@ -64,15 +64,23 @@ fn through(world: &World<'_>, port: &ServicePort, gateway: &GatewayName) -> Outb
 
 /// The routes that hold: those of the callers' namespace, if there are any, in place of the service's own (GAMMA).
 fn routes<'w>(world: &World<'w>, viewer: &Namespace, port: &ServicePort) -> Vec<Route<'w>> {
-    let attached = |(_, _, route): &Route<'w>| {
-        let meant = |parent: &&crate::resource::ParentRef| parent.object.is_service() && parent.object.service() == port.service;
-        route.parents.iter().filter(meant).any(|parent| parent.port.is_none_or(|number| number == port.port))
+    let consumer = if *viewer == port.service.namespace { Vec::new() } else { attached(world, viewer, port) };
+    let mut routes = if consumer.is_empty() { attached(world, &port.service.namespace, port) } else { consumer };
+    if routes.iter().any(|(kind, _, _)| *kind == Kind::GrpcRoute) {
+        routes.retain(|(kind, _, _)| *kind == Kind::GrpcRoute);
+    }
+    routes
+}
+
+/// The routes of a namespace that name a service port as their parent. Where GRPCRoutes are among them, those alone hold: kinds are never
+/// merged, and the more specific goes first (GEP-1294).
+pub(super) fn attached<'w>(world: &World<'w>, namespace: &Namespace, port: &ServicePort) -> Vec<Route<'w>> {
+    let attaches = |(_, metadata, route): &Route<'w>| {
+        let meant = |parent: &&crate::resource::ParentRef| parent.object.service().as_ref() == Some(&port.service);
+        metadata.namespace == *namespace
+            && route.parents.iter().filter(meant).any(|parent| parent.port.is_none_or(|number| number == port.port))
     };
-    let of = |namespace: &Namespace| -> Vec<_> {
-        world.resources.routes().filter(|(_, metadata, _)| metadata.namespace == *namespace).filter(attached).collect()
-    };
-    let consumer = if *viewer == port.service.namespace { Vec::new() } else { of(viewer) };
-    if consumer.is_empty() { of(&port.service.namespace) } else { consumer }
+    world.resources.routes().filter(attaches).collect()
 }
 
 fn default_rule(kind: Kind, port: &ServicePort) -> HttpRule {

@@ -74,24 +74,24 @@ impl<'w> World<'w> {
 
     /// The service port that a backend of a route means.
     ///
-    /// `home`: the namespace of the service whose calls are routed. Whoever calls it may name what is beside it (GAMMA); elsewhere a grant is needed.
+    /// `home`: the namespace of the service whose calls are routed. Its callers may call any other service as well, so a route of theirs needs
+    /// no grant (GEP-1294); one of a gateway, which opens services to others, does.
     pub(super) fn backend(&self, from: (Kind, &Metadata), home: Option<&Namespace>, backend: &BackendRef) -> Result<ServicePort, Problem> {
         let object = &backend.object;
         if !object.is_service() {
             return Err(Problem::new("InvalidKind", format!("{} {} is no Service", object.kind, object.name)));
         }
-        if home != Some(&object.namespace) {
+        if home.is_none() {
             self.permitted(from, object)?;
         }
         let missing = |what: String| Problem::new("BackendNotFound", what);
-        if self.resources.service(&object.service()).is_none() {
-            return Err(missing(format!("there is no service {}", object.service())));
-        }
-        let number = backend.port.ok_or_else(|| missing(format!("no port of {} is named", object.service())))?;
-        let port = ServicePort { service: object.service(), port: number };
+        let service = object.service().filter(|service| self.resources.service(service).is_some());
+        let service = service.ok_or_else(|| missing(format!("there is no service {}.{}", object.name, object.namespace)))?;
+        let number = backend.port.ok_or_else(|| missing(format!("no port of {service} is named")))?;
+        let port = ServicePort { service, port: number };
         match self.port(&port) {
             Some(_) => Ok(port),
-            None => Err(missing(format!("{} has no port {number}", object.service()))),
+            None => Err(missing(format!("{} has no port {number}", port.service))),
         }
     }
 

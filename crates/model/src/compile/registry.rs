@@ -36,8 +36,8 @@ impl Registry {
     /// The services of `resources` without addresses, for a mesh that nobody looks names up in, and nobody registered.
     #[must_use]
     pub fn without_addresses(resources: &Resources) -> Self {
-        let name = |(metadata, _): (&crate::resource::Metadata, _)| ServiceName::new(metadata.namespace.clone(), metadata.name.clone());
-        let services = resources.services().map(|service| (name(service), VirtualAddresses::NONE)).collect();
+        let named = resources.services().filter_map(|(metadata, _)| metadata.service());
+        let services = named.map(|name| (name, VirtualAddresses::NONE)).collect();
         Self { services, workloads: BTreeMap::new() }
     }
 }

@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use crate::name::Namespace;
-use crate::resource::{BackendRef, HttpFilter, HttpRoute, Kind, Metadata, PathModifier, RouteRule};
+use crate::name::{Namespace, SUFFIX};
+use crate::resource::{ANY_SERVICE, BackendRef, HttpFilter, HttpRoute, Kind, Metadata, PathModifier, RouteRule};
 use crate::snapshot::{
     Action, Backend, Filters, Forward, HttpRule, Mirror, Origin, PathEdit, PathMatch, Protocol, Redirect, RouteMatch, Share, Timeouts,
     WeightedBackend,
@@ -33,7 +33,7 @@ pub(super) fn merged<'w>(world: &World<'w>, routes: &[Route<'w>], entrance: Entr
     for (kind, metadata, route) in routes {
         for (index, rule) in route.rules.iter().enumerate() {
             for (matched, (matches, _)) in rule.matches.iter().enumerate() {
-                let key = (precedence(matches), age(metadata), index, matched);
+                let key = (precedence(*kind, matches), age(metadata), index, matched);
                 let place = Place { world, kind: *kind, metadata, index, matched, entrance };
                 rules.push((key, place.compiled(rule, matches)));
             }
@@ -49,12 +49,15 @@ pub(super) fn age(metadata: &Metadata) -> (bool, &str, &str, &str) {
     (metadata.created_at.is_empty(), metadata.created_at.trim_end_matches('Z'), metadata.namespace.as_str(), metadata.name.as_str())
 }
 
-/// Smaller comes first.
-fn precedence(matches: &RouteMatch) -> (u8, Reverse<usize>, bool, Reverse<usize>, Reverse<usize>) {
+/// Smaller comes first. What a GRPCRoute says of services and methods is there as a path: with both an exact one, with a service alone a
+/// prefix, else an expression; what names neither comes last.
+fn precedence(kind: Kind, matches: &RouteMatch) -> (u8, Reverse<usize>, bool, Reverse<usize>, Reverse<usize>) {
     let (form, length) = match &matches.path {
         PathMatch::Exact(path) => (0, path.len()),
+        PathMatch::Prefix(prefix) if kind == Kind::GrpcRoute && prefix == "/" => (4, 0),
         // `/a/` takes what `/a` takes.
         PathMatch::Prefix(prefix) => (1, prefix.trim_end_matches('/').len()),
+        PathMatch::Regex(pattern) if kind == Kind::GrpcRoute && pattern.as_str().starts_with(ANY_SERVICE) => (3, pattern.as_str().len()),
         PathMatch::Regex(pattern) => (2, pattern.as_str().len()),
     };
     (form, Reverse(length), matches.method.is_none(), Reverse(matches.headers.len()), Reverse(matches.query.len()))
@@ -231,7 +234,8 @@ pub(super) fn led(world: &World<'_>, from: (Kind, &Metadata), home: Option<&Name
     world.backend(from, home, backend).map_or_else(
         |_| {
             let port = backend.port.map(|port| format!(":{port}")).unwrap_or_default();
-            Backend::Missing { name: format!("{}{port}", backend.object.service().fqdn()) }
+            let object = &backend.object;
+            Backend::Missing { name: format!("{}.{}.{SUFFIX}{port}", object.name, object.namespace) }
         },
         Backend::Port,
     )

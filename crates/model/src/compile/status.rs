@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::name::{GatewayName, Namespace, ServicePort};
+use crate::name::{GatewayName, ServicePort};
 use crate::resource::{
     BackendRef, BackendTlsPolicy, GATEWAY_GROUP, Gateway, GatewayClass, HttpFilter, HttpRoute, Kind, Metadata, ParentRef, Resource, Spec,
     TransportRoute,
@@ -16,7 +16,7 @@ use crate::snapshot::{HostPattern, Protocol};
 
 use super::listeners::{Bound, CONTROLLER, Frame, gateway_of};
 use super::reference::Problem;
-use super::{World, egress, tls};
+use super::{World, egress, outbound, tls};
 
 /// A condition, with the Gateway API's reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,11 +105,6 @@ fn transport_route(world: &World<'_>, kind: Kind, metadata: &Metadata, route: &T
     parents(world, (kind, metadata), (&route.parents, &route.hostnames), &backends, None)
 }
 
-/// What is wrong with the first backend that leads nowhere.
-fn unresolved(world: &World<'_>, from: (Kind, &Metadata), home: Option<&Namespace>, backends: &[BackendRef]) -> Option<Problem> {
-    backends.iter().find_map(|backend| world.backend(from, home, backend).err())
-}
-
 fn parents(
     world: &World<'_>,
     (kind, metadata): (Kind, &Metadata),
@@ -121,16 +116,21 @@ fn parents(
     let mut told = Vec::new();
     for parent in parents {
         let refused = if parent.object.is_service() {
-            refused_by_service(world, kind, parent)
+            refused_by_service(world, (kind, metadata), parent)
         } else {
-            let Some(name) = gateway_of(world, &parent.object) else { continue };
-            // Somebody else's gateway: its controller tells.
-            let Some(frame) = frames.entry(name.clone()).or_insert_with(|| Frame::of(world, &name)) else { continue };
-            frame.attach(world, (kind, metadata), parent, hostnames).err()
+            match gateway_of(world, &parent.object) {
+                Ok(name) => match frames.entry(name.clone()).or_insert_with(|| Frame::of(world, &name)) {
+                    Some(frame) => frame.attach(world, (kind, metadata), parent, hostnames).err(),
+                    // Somebody else's gateway: its controller tells.
+                    None => continue,
+                },
+                Err(Some(missing)) => Some(missing),
+                Err(None) => continue,
+            }
         };
         let refused = refused.or_else(|| unacceptable.cloned());
         let home = parent.object.is_service().then_some(&parent.object.namespace);
-        let unresolved = self::unresolved(world, (kind, metadata), home, backends);
+        let unresolved = backends.iter().find_map(|backend| world.backend((kind, metadata), home, backend).err());
         told.push(json!({
             "parentRef": parent.written,
             "controllerName": CONTROLLER,
@@ -140,15 +140,19 @@ fn parents(
     json!({ "parents": told })
 }
 
-fn refused_by_service(world: &World<'_>, kind: Kind, parent: &ParentRef) -> Option<Problem> {
-    let service = parent.object.service();
+fn refused_by_service(world: &World<'_>, (kind, metadata): (Kind, &Metadata), parent: &ParentRef) -> Option<Problem> {
     if !matches!(kind, Kind::HttpRoute | Kind::GrpcRoute) {
         return Some(Problem::new("NotAllowedByListeners", format!("a {kind} attaches to gateways only")));
     }
-    let Some((_, spec)) = world.resources.service(&service) else {
-        return Some(Problem::new("NoMatchingParent", format!("there is no service {service}")));
+    let found = parent.object.service().and_then(|service| Some((world.resources.service(&service)?.1, service)));
+    let Some((spec, service)) = found else {
+        let named = format!("{}.{}", parent.object.name, parent.object.namespace);
+        return Some(Problem::new("NoMatchingParent", format!("there is no service {named}")));
     };
-    let of = |number: u16| world.port(&ServicePort { service: service.clone(), port: number });
+    let of = |number: u16| {
+        let port = ServicePort { service: service.clone(), port: number };
+        world.port(&port).map(|found| (port, found))
+    };
     let ports: Vec<_> = match parent.port {
         Some(number) => of(number).into_iter().collect(),
         None => spec.ports.iter().filter_map(|port| of(port.port)).collect(),
@@ -156,8 +160,24 @@ fn refused_by_service(world: &World<'_>, kind: Kind, parent: &ParentRef) -> Opti
     if ports.is_empty() && parent.port.is_some() {
         return Some(Problem::new("NoMatchingParent", format!("{service} has no such port")));
     }
-    let opaque = !ports.is_empty() && ports.iter().all(|found| found.port.protocol == Protocol::Tcp);
-    opaque.then(|| Problem::new("NotAllowedByListeners", format!("{service} is declared as tcp there: no request is looked at")))
+    if !ports.is_empty() && ports.iter().all(|(_, found)| found.port.protocol == Protocol::Tcp) {
+        return Some(Problem::new("NotAllowedByListeners", format!("{service} is declared as tcp there: no request is looked at")));
+    }
+    if kind != Kind::HttpRoute {
+        return None;
+    }
+    let grpc = |port: &ServicePort| {
+        outbound::attached(world, &metadata.namespace, port).into_iter().find(|(other, _, _)| *other == Kind::GrpcRoute)
+    };
+    let mut by = ports.iter().map(|(port, _)| grpc(port));
+    let (_, first, _) = by.next()??;
+    by.all(|other| other.is_some()).then(|| {
+        let message = format!(
+            "GRPCRoute {}.{} routes the calls of this service, and an HTTPRoute never shares one with it",
+            first.name, first.namespace
+        );
+        Problem::new("Conflicted", message)
+    })
 }
 
 fn gateway_class(metadata: &Metadata, class: &GatewayClass) -> Option<Value> {
@@ -168,8 +188,69 @@ fn gateway_class(metadata: &Metadata, class: &GatewayClass) -> Option<Value> {
     })
 }
 
-/// What a class of ours can do, in the specification's words.
-const FEATURES: [&str; 4] = ["Gateway", "HTTPRoute", "ListenerSet", "ReferenceGrant"];
+/// What a class of ours can do, in the specification's words (its `pkg/features`), in order, as it asks for.
+const FEATURES: [&str; 60] = [
+    "BackendTLSPolicy",
+    "BackendTLSPolicySANValidation",
+    "GRPCRoute",
+    "GRPCRouteNamedRouteRule",
+    "GRPCRouteRequestMirror",
+    "Gateway",
+    "GatewayAddressEmpty",
+    "GatewayBackendClientCertificate",
+    "GatewayFrontendClientCertificateValidation",
+    "GatewayFrontendClientCertificateValidationInsecureFallback",
+    "GatewayHTTPListenerIsolation",
+    "GatewayHTTPSListenerDetectMisdirectedRequests",
+    "GatewayPort8080",
+    "GatewayStaticAddresses",
+    "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteBackendProtocolH2C",
+    "HTTPRouteBackendProtocolWebSocket",
+    "HTTPRouteBackendRequestHeaderModification",
+    "HTTPRouteBackendRequestRedirect",
+    "HTTPRouteBackendTimeout",
+    "HTTPRouteBackendURLRewrite",
+    "HTTPRouteCORS",
+    "HTTPRouteDestinationPortMatching",
+    "HTTPRouteHostRewrite",
+    "HTTPRouteMethodMatching",
+    "HTTPRouteNamedRouteRule",
+    "HTTPRouteParentRefPort",
+    "HTTPRoutePathRedirect",
+    "HTTPRoutePathRewrite",
+    "HTTPRoutePortRedirect",
+    "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestMirror",
+    "HTTPRouteRequestMultipleMirrors",
+    "HTTPRouteRequestPercentageMirror",
+    "HTTPRouteRequestTimeout",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRouteRetry",
+    "HTTPRouteRetryBackendTimeout",
+    "HTTPRouteRetryConnectionError",
+    "HTTPRouteSchemeRedirect",
+    "ListenerSet",
+    "Mesh",
+    "MeshClusterIPMatching",
+    "MeshConsumerRoute",
+    "MeshHTTPRouteBackendRequestHeaderModification",
+    "MeshHTTPRouteNamedRouteRule",
+    "MeshHTTPRouteQueryParamMatching",
+    "MeshHTTPRouteRedirectPath",
+    "MeshHTTPRouteRedirectPort",
+    "MeshHTTPRouteRewritePath",
+    "MeshHTTPRouteSchemeRedirect",
+    "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "TLSRouteModeMixed",
+    "TLSRouteModeTerminate",
+    "UDPRoute",
+];
 
 fn gateway(world: &World<'_>, metadata: &Metadata, gateway: &Gateway) -> Option<Value> {
     let name = GatewayName::new(metadata.namespace.clone(), metadata.name.clone());
@@ -294,11 +375,11 @@ fn listeners(world: &World<'_>, frame: &Frame<'_>, of: &[&Bound<'_>]) -> Vec<Val
     of.iter().map(one).collect()
 }
 
-/// How many routes attach to a listener.
+/// How many routes attach to a listener. How it stands, or how they do, makes no difference.
 fn attached(world: &World<'_>, frame: &Frame<'_>, bound: &Bound<'_>) -> usize {
     let attaches = |kind: Kind, metadata: &Metadata, parents: &[ParentRef], hostnames: &[HostPattern]| {
         parents.iter().filter(|parent| frame.is_meant(&parent.object)).any(|parent| {
-            let found = frame.attach(world, (kind, metadata), parent, hostnames).unwrap_or_default();
+            let found = frame.selected(world, (kind, metadata), parent, hostnames).unwrap_or_default();
             found.iter().any(|(other, _)| std::ptr::eq(other.listener, bound.listener))
         })
     };
@@ -319,7 +400,7 @@ fn backend_tls(world: &World<'_>, metadata: &Metadata, policy: &BackendTlsPolicy
     let http = world.resources.routes().filter(|(_, _, route)| route.rules.iter().flat_map(|rule| &rule.backends).any(targeted));
     let bytes = world.resources.transport_routes().filter(|(_, _, route)| route.rules.iter().flat_map(|rule| &rule.backends).any(targeted));
     let parents = http.flat_map(|(_, _, route)| &route.parents).chain(bytes.flat_map(|(_, _, route)| &route.parents));
-    for parent in parents.filter(|parent| gateway_of(world, &parent.object).is_some()) {
+    for parent in parents.filter(|parent| gateway_of(world, &parent.object).is_ok()) {
         if !ancestors.iter().any(|known| known.object.name == parent.object.name && known.object.namespace == parent.object.namespace) {
             ancestors.push(parent);
         }

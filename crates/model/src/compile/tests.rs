@@ -40,7 +40,7 @@ fn registry(resources: &Resources) -> Registry {
     let services = resources.services().enumerate().map(|(index, (metadata, _))| {
         let last = u8::try_from(index + 2).unwrap();
         let addresses = VirtualAddresses { v4: [240, 0, 0, last].into(), v6: format!("fd00::{last:x}").parse().unwrap() };
-        (ServiceName::new(metadata.namespace.clone(), metadata.name.clone()), addresses)
+        (metadata.service().unwrap(), addresses)
     });
     Registry { services: services.collect(), workloads: BTreeMap::new() }
 }
@@ -242,7 +242,7 @@ fn every_service_with_an_address_has_a_name() {
 
 #[test]
 fn a_route_says_how_it_stands_with_each_parent() {
-    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: contact, generation: 3}\nspec:\n  parentRefs: [{kind: Service, name: recording}, {kind: Service, name: gone}, {kind: Service, name: recording, port: 81}]\n  rules: [{backendRefs: [{name: recording, port: 82}]}]\n";
+    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: contact, generation: 3}\nspec:\n  parentRefs: [{kind: Service, name: recording, port: 80}, {kind: Service, name: gone}, {kind: Service, name: recording, port: 81}]\n  rules: [{backendRefs: [{name: recording, port: 82}]}]\n";
     let mut resources = resources(&[SERVICES]);
     read("mesh.yaml", text).unwrap().into_iter().for_each(|document| drop(resources.insert(document.resource)));
     let registry = registry(&resources);
@@ -272,6 +272,68 @@ fn between_equal_matches_the_oldest_route_decides() {
         assert_eq!(order(&routes), ["c", "d", "b", "a"]);
         routes.rotate_left(1);
     }
+}
+
+/// Each parent's `Accepted` condition of a route: whether it holds, and the reason.
+fn accepted(resources: &Resources, name: &str) -> Vec<String> {
+    let registry = registry(resources);
+    let world = World { resources, registry: &registry, trust_domain: &TrustDomain::default() };
+    let resource = resources.iter().find(|resource| resource.metadata.name.as_str() == name).unwrap();
+    let status = status(&world, resource).unwrap();
+    let condition = |parent: &serde_json::Value| {
+        let conditions = parent["conditions"].as_array().unwrap();
+        let found = conditions.iter().find(|condition| condition["type"] == "Accepted").unwrap();
+        format!("{} {}", found["status"].as_str().unwrap(), found["reason"].as_str().unwrap())
+    };
+    status["parents"].as_array().unwrap().iter().map(condition).collect()
+}
+
+fn read_all(texts: &[String]) -> Resources {
+    let mut resources = resources(&[SERVICES]);
+    for text in texts {
+        read("mesh.yaml", text).unwrap().into_iter().for_each(|document| drop(resources.insert(document.resource)));
+    }
+    resources
+}
+
+#[test]
+fn of_an_http_route_and_a_grpc_route_of_one_host_the_older_is_accepted() {
+    let gateway = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge, namespace: contact}\nspec: {gatewayClassName: lorica, listeners: [{name: one, port: 80, protocol: HTTP}, {name: two, port: 81, protocol: HTTP, hostname: other.example}]}\n".to_owned();
+    let route = |kind: &str, name: &str, second: u8, host: &str, parents: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: contact, creationTimestamp: '2026-01-01T00:00:0{second}Z'}}\nspec:\n  hostnames: [{host}]\n  parentRefs: [{parents}]\n  rules: [{{backendRefs: [{{name: recording, port: 80}}]}}]\n"
+        )
+    };
+    let (one, both) = ("{name: edge, sectionName: one}", "{name: edge, sectionName: one}, {name: edge, sectionName: two}");
+    let of = |http: u8, grpc: u8, host: &str| {
+        let routes = [gateway.clone(), route("HTTPRoute", "h", http, "'*.example'", both), route("GRPCRoute", "g", grpc, host, one)];
+        let resources = read_all(&routes);
+        (accepted(&resources, "h"), accepted(&resources, "g"))
+    };
+    let (yes, no) = ("True Accepted".to_owned(), "False Conflicted".to_owned());
+    assert_eq!(of(1, 2, "a.example"), (vec![yes.clone(), yes.clone()], vec![no.clone()]));
+    // At the other listener, which the GRPCRoute does not name, the HTTPRoute is alone.
+    assert_eq!(of(2, 1, "a.example"), (vec![no.clone(), yes.clone()], vec![yes.clone()]));
+    // Of one age: by name.
+    assert_eq!(of(1, 1, "a.example"), (vec![no, yes.clone()], vec![yes.clone()]));
+    // Their hosts never meet.
+    assert_eq!(of(1, 2, "a.test"), (vec![yes.clone(), yes.clone()], vec![yes]));
+}
+
+#[test]
+fn at_a_service_port_grpc_routes_come_before_http_routes() {
+    let route = |kind: &str, name: &str, parent: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: contact}}\nspec:\n  parentRefs: [{{kind: Service, group: '', name: {parent}}}]\n  rules: [{{backendRefs: [{{name: recording, port: 80}}]}}]\n"
+        )
+    };
+    let resources =
+        read_all(&[route("HTTPRoute", "a", "recording"), route("GRPCRoute", "b", "recording"), route("HTTPRoute", "c", "recording-v2")]);
+    let registry = registry(&resources);
+    let world = World { resources: &resources, registry: &registry, trust_domain: &TrustDomain::default() };
+    let unit = outbound(&world, &Namespace::new("contact").unwrap(), &"recording.contact.mesh:80".parse().unwrap()).unwrap();
+    assert_eq!(unit.rules.iter().map(|rule| rule.origin.name.as_str()).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(["a", "b", "c"].map(|name| accepted(&resources, name).concat()), ["False Conflicted", "True Accepted", "True Accepted"]);
 }
 
 #[track_caller]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::name::{Namespace, ServiceName};
+use crate::name::ServiceName;
 use crate::snapshot::{FieldMatch, PathMatch, Protocol, RouteMatch};
 
 use super::diagnostic::{Diagnostic, Severity};
@@ -193,8 +193,7 @@ impl Checked<'_> {
     }
 
     fn route(&mut self, metadata: &Metadata, route: &HttpRoute) {
-        for parent in route.parents.iter().filter(|parent| parent.object.is_service()) {
-            let service = parent.object.service();
+        for (parent, service) in route.parents.iter().filter_map(|parent| Some((parent, parent.object.service()?))) {
             let Some(ports) = self.service(&service, &parent.object.span) else { continue };
             let protocols: Vec<_> = match parent.port {
                 Some(port) => self.port(&service, &ports, port, &parent.port_span).into_iter().collect(),
@@ -213,9 +212,10 @@ impl Checked<'_> {
             self.shares(rule);
         }
         self.granted(metadata, route.rules.iter().flat_map(|rule| &rule.backends), &route.parents);
-        for backend in route.rules.iter().flat_map(|rule| &rule.backends).filter(|backend| backend.object.is_service()) {
-            if let (Some(ports), Some(port)) = (self.service(&backend.object.service(), &backend.object.span), backend.port) {
-                self.port(&backend.object.service(), &ports, port, &backend.port_span);
+        let backends = route.rules.iter().flat_map(|rule| &rule.backends);
+        for (backend, service) in backends.filter_map(|backend| Some((backend, backend.object.service()?))) {
+            if let (Some(ports), Some(port)) = (self.service(&service, &backend.object.span), backend.port) {
+                self.port(&service, &ports, port, &backend.port_span);
             }
         }
         self.repeated(metadata, route);
@@ -247,9 +247,10 @@ impl Checked<'_> {
     fn transport(&mut self, metadata: &Metadata, route: &TransportRoute) {
         self.gateways(&route.parents);
         self.granted(metadata, route.rules.iter().flat_map(|rule| &rule.backends), &route.parents);
-        for backend in route.rules.iter().flat_map(|rule| &rule.backends).filter(|backend| backend.object.is_service()) {
-            if let (Some(ports), Some(port)) = (self.service(&backend.object.service(), &backend.object.span), backend.port) {
-                self.port(&backend.object.service(), &ports, port, &backend.port_span);
+        let backends = route.rules.iter().flat_map(|rule| &rule.backends);
+        for (backend, service) in backends.filter_map(|backend| Some((backend, backend.object.service()?))) {
+            if let (Some(ports), Some(port)) = (self.service(&service, &backend.object.span), backend.port) {
+                self.port(&service, &ports, port, &backend.port_span);
             }
         }
     }
@@ -272,15 +273,13 @@ impl Checked<'_> {
         }
     }
 
-    /// References into other namespaces, which these must allow. Calls inside the mesh may name what is beside the service called.
+    /// References of routes of gateways into other namespaces, which these must allow. Calls inside the mesh need no grant.
     fn granted<'b>(&mut self, metadata: &Metadata, backends: impl Iterator<Item = &'b BackendRef>, parents: &[ParentRef]) {
         let kind = self.document.resource.kind;
-        let home = |namespace: &Namespace| {
-            !parents.is_empty() && parents.iter().all(|parent| parent.object.is_service() && parent.object.namespace == *namespace)
-        };
+        let in_mesh = !parents.is_empty() && parents.iter().all(|parent| parent.object.is_service());
         for backend in backends.filter(|backend| backend.object.is_service()) {
             let object = &backend.object;
-            if home(&object.namespace) || self.after.grants((GATEWAY_GROUP, kind, &metadata.namespace), object) {
+            if in_mesh || self.after.grants((GATEWAY_GROUP, kind, &metadata.namespace), object) {
                 continue;
             }
             let hint = format!(
@@ -314,29 +313,36 @@ impl Checked<'_> {
                 self.found.push(wrong.related(first.clone(), "here it is taken").hint("remove one of them, or let them differ"));
             }
         }
-        for (_, other_metadata, other) in
-            self.after.routes().filter(|(_, other, _)| (&other.namespace, &other.name) != (&metadata.namespace, &metadata.name))
-        {
+        let kind = self.document.resource.kind;
+        for (other_kind, other_metadata, other) in self.after.routes().filter(|(other_kind, other, _)| {
+            *other_kind != kind || (&other.namespace, &other.name) != (&metadata.namespace, &metadata.name)
+        }) {
             // Routes of callers' namespaces replace the service's own for those callers, and never meet them.
             let same_side = |service: &ServiceName| {
                 let producer = |metadata: &Metadata| metadata.namespace == service.namespace;
                 producer(metadata) == producer(other_metadata) && (producer(metadata) || metadata.namespace == other_metadata.namespace)
             };
-            let meet = route.parents.iter().filter(|parent| parent.object.is_service()).any(|parent| {
-                same_side(&parent.object.service())
+            let met = route.parents.iter().filter_map(|parent| Some((parent, parent.object.service()?))).find(|(parent, service)| {
+                same_side(service)
                     && other.parents.iter().any(|known| {
-                        known.object.is_service()
-                            && known.object.service() == parent.object.service()
+                        known.object.service().as_ref() == Some(service)
                             && (known.port.is_none() || parent.port.is_none() || known.port == parent.port)
                     })
             });
-            if !meet {
+            let Some((parent, service)) = met else { continue };
+            if other_kind != kind {
+                // Kinds are never merged: who writes the HTTPRoute is told.
+                if kind == Kind::HttpRoute {
+                    let other = format!("GRPCRoute {}.{}", other_metadata.name, other_metadata.namespace);
+                    let message = format!("at ports of service {service} that {other} names too this route is not accepted");
+                    self.warn(&parent.object.span, message, "let both be GRPCRoutes or HTTPRoutes, or name different ports");
+                }
                 continue;
             }
             let key = (&other_metadata.namespace, &other_metadata.name);
             let at = self.change.iter().position(|known| {
                 let metadata = &known.resource.metadata;
-                matches!(known.resource.spec, Spec::HttpRoute(_)) && (&metadata.namespace, &metadata.name) == key
+                known.resource.kind == kind && (&metadata.namespace, &metadata.name) == key
             });
             // Of two routes of one change the later is told.
             if at.is_some_and(|at| at > self.index) {
@@ -357,7 +363,7 @@ impl Checked<'_> {
 
     /// A match that a rule of another route has already; `by` is that route's document, where the change brings it.
     fn met(&self, span: &Range<usize>, other: &Metadata, rule: usize, first: &Range<usize>, by: Option<&Document>) -> Diagnostic {
-        let route = format!("HTTPRoute {}.{}", other.name, other.namespace);
+        let route = format!("{} {}.{}", self.document.resource.kind, other.name, other.namespace);
         let place = match by {
             Some(by) if by.file != self.document.file => {
                 let first = Diagnostic::error(&by.file, &(self.source)(&by.file), first.clone(), "");

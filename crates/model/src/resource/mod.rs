@@ -21,14 +21,14 @@ pub use kinds::{
     ServicePortSpec, Spec, Subset, TlsMode, TlsPolicyTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort,
 };
 pub use nearest::nearest;
-pub use read::{Document, read, stored};
+pub use read::{ANY_SERVICE, Document, read, stored};
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{Label, Namespace};
+use crate::name::{Namespace, ObjectName, ServiceName};
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $api:expr, $plural:literal, $short:literal;)+) => {
@@ -143,7 +143,7 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
     /// Its name in its namespace.
-    pub name: Label,
+    pub name: ObjectName,
     /// Its namespace.
     pub namespace: Namespace,
     /// Counted up by each change of its spec; 0 before it is stored.
@@ -154,6 +154,14 @@ pub struct Metadata {
     pub labels: BTreeMap<String, String>,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Metadata {
+    /// The name as a service's; none where no service can have it.
+    #[must_use]
+    pub fn service(&self) -> Option<ServiceName> {
+        Some(ServiceName::new(self.namespace.clone(), self.name.label()?))
+    }
 }
 
 /// The annotation of a Service that a workload declared, because no resource did.
@@ -180,7 +188,7 @@ pub struct Key {
     /// The namespace.
     pub namespace: Namespace,
     /// The name.
-    pub name: Label,
+    pub name: ObjectName,
 }
 
 impl fmt::Display for Key {
@@ -244,7 +252,7 @@ impl Resources {
     /// The service of a name.
     #[must_use]
     pub fn service(&self, name: &crate::name::ServiceName) -> Option<(&Metadata, &Service)> {
-        let key = Key { kind: Kind::Service, namespace: name.namespace.clone(), name: name.name.clone() };
+        let key = Key { kind: Kind::Service, namespace: name.namespace.clone(), name: name.name.clone().into() };
         match self.0.get(&key) {
             Some(Resource { metadata, spec: Spec::Service(service), .. }) => Some((metadata, service)),
             _ => None,
@@ -275,7 +283,7 @@ impl Resources {
 
     /// The resource of a kind and name.
     #[must_use]
-    pub fn of(&self, kind: Kind, namespace: &Namespace, name: &Label) -> Option<&Resource> {
+    pub fn of(&self, kind: Kind, namespace: &Namespace, name: &ObjectName) -> Option<&Resource> {
         self.0.get(&Key { kind, namespace: namespace.clone(), name: name.clone() })
     }
 
@@ -286,7 +294,7 @@ impl Resources {
 
     /// The gateway of a name.
     #[must_use]
-    pub fn gateway(&self, namespace: &Namespace, name: &Label) -> Option<(&Metadata, &Gateway)> {
+    pub fn gateway(&self, namespace: &Namespace, name: &ObjectName) -> Option<(&Metadata, &Gateway)> {
         match self.of(Kind::Gateway, namespace, name) {
             Some(Resource { metadata, spec: Spec::Gateway(gateway), .. }) => Some((metadata, gateway)),
             _ => None,
@@ -296,7 +304,7 @@ impl Resources {
     /// The labels of a namespace.
     #[must_use]
     pub fn namespace_labels(&self, namespace: &Namespace) -> Option<&BTreeMap<String, String>> {
-        let name = Label::new(namespace.as_str()).ok()?;
+        let name = ObjectName::new(namespace.as_str()).ok()?;
         self.of(Kind::Namespace, &Namespace::default(), &name).map(|resource| &resource.metadata.labels)
     }
 

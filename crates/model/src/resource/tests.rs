@@ -371,6 +371,15 @@ fn a_match_that_another_has_is_refused_with_both_places() {
 }
 
 #[test]
+fn an_http_route_beside_a_grpc_route_is_warned_of() {
+    let http = route("h", RECORDING, "  - backendRefs: [{name: recording, port: 80}]");
+    let grpc = http.replace("HTTPRoute", "GRPCRoute");
+    let found = found(&(grpc + &http), Options::default());
+    let told = "at ports of service recording.contact that GRPCRoute h.contact names too this route is not accepted";
+    assert_eq!(found.iter().map(|found| (found.severity, found.message.as_str())).collect::<Vec<_>>(), [(Severity::Warning, told)]);
+}
+
+#[test]
 fn the_rest_is_told_where_it_stands() {
     let workload =
         |spec: &str| format!("apiVersion: lorica.io/v1alpha1\nkind: Workload\nmetadata: {{name: w, namespace: contact}}\nspec: {spec}\n");

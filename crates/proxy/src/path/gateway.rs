@@ -108,7 +108,7 @@ fn connection<'a>(worker: &'a Rc<Worker>, port: u16, tcp: TcpStream, remote: Soc
             Listening::Tcp(route) => bytes(worker, plain(worker), Stream::Plain(tcp), Bytes::new(), route.as_ref()).await,
             Listening::Tls(_) => tls(worker, unit, tcp, remote, local).await,
             Listening::Egress(_) => {
-                let name = ServiceName::new(unit.gateway.namespace.clone(), unit.gateway.name.clone());
+                let name = ServiceName::new(unit.gateway.namespace.clone(), unit.gateway.account());
                 egress::at_gateway(worker, ServicePort { service: name, port }, tcp, remote, local).await;
             }
             // Datagrams have no connections.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::ObjectRef;
-use crate::name::{Label, Namespace};
+use crate::name::{Namespace, ObjectName};
 use crate::snapshot::HostPattern;
 
 /// `GatewayClass`: who carries its gateways out.
@@ -218,7 +218,7 @@ pub struct GrantTo {
     /// The kind.
     pub kind: String,
     /// The name; none: all of the kind.
-    pub name: Option<Label>,
+    pub name: Option<ObjectName>,
 }
 
 /// `BackendTLSPolicy`: TLS towards backends that are no part of the mesh.

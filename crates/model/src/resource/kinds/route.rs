@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::name::{Label, Namespace, ServiceName};
+use crate::name::{Namespace, ObjectName, ServiceName};
 use crate::snapshot::{Cors, HeaderEdits, HostPattern, Retry, RouteMatch, Share};
 
 /// `HTTPRoute` and `GRPCRoute`.
@@ -47,7 +47,7 @@ pub struct ObjectRef {
     /// The namespace: the resource's own where none is written.
     pub namespace: Namespace,
     /// The name.
-    pub name: Label,
+    pub name: ObjectName,
     /// The place of the name, for diagnostics.
     pub span: Range<usize>,
 }
@@ -59,10 +59,10 @@ impl ObjectRef {
         self.kind == "Service" && self.group.is_empty()
     }
 
-    /// The name as a service's.
+    /// The service that is meant, if it is one and any can have its name.
     #[must_use]
-    pub fn service(&self) -> ServiceName {
-        ServiceName::new(self.namespace.clone(), self.name.clone())
+    pub fn service(&self) -> Option<ServiceName> {
+        self.is_service().then(|| self.name.label()).flatten().map(|name| ServiceName::new(self.namespace.clone(), name))
     }
 }
 
@@ -77,7 +77,7 @@ pub struct ParentRef {
     pub section: Option<String>,
     /// The place of its port, or of its name where it names none.
     pub port_span: Range<usize>,
-    /// The reference as it was written, for the status: it is told back the same.
+    /// The reference as it was written, with the API's defaults, for the status: it is told back the same.
     pub written: serde_json::Value,
 }
 

@@ -2,51 +2,74 @@
 
 use std::ops::Range;
 
-use super::route::backend;
-use super::{hostname, port};
+use super::matches::METHODS;
+use super::route::mirrored;
+use super::{hostname, port, reference};
 use crate::name::Namespace;
+use crate::resource::Kind;
 use crate::resource::kinds::{HttpFilter, PathModifier};
 use crate::resource::reader::{Object, Reader};
 use crate::resource::tree::{Node, Value};
 use crate::snapshot::{Cors, HeaderEdits, OriginMatch, Share};
 
-pub(super) fn filters(node: Option<Node>, own: &Namespace, reader: &mut Reader<'_>) -> Vec<(HttpFilter, Range<usize>)> {
+pub(super) fn filters(node: Option<Node>, of: Kind, own: &Namespace, reader: &mut Reader<'_>) -> Vec<(HttpFilter, Range<usize>)> {
+    let span = node.as_ref().map(|node| node.span.clone()).unwrap_or_default();
     let nodes = node.map(|node| reader.list(node, "`filters`")).unwrap_or_default();
-    nodes
-        .into_iter()
-        .filter_map(|node| {
-            let span = node.span.clone();
-            filter(node, own, reader).map(|found| (found, span))
-        })
-        .collect()
+    reader.bound(nodes.len() <= 16, &span, "there are at most 16 filters");
+    let mut found: Vec<(HttpFilter, Range<usize>)> = Vec::new();
+    for node in nodes {
+        let span = node.span.clone();
+        let Some(read) = filter(node, of, own, reader) else { continue };
+        let repeats = matches!(read, HttpFilter::Mirror { .. } | HttpFilter::Unknown { .. });
+        let kind = std::mem::discriminant(&read);
+        let again = !repeats && found.iter().any(|(other, _)| std::mem::discriminant(other) == kind);
+        reader.bound(!again, &span, "a filter of this type is there already");
+        found.push((read, span));
+    }
+    if let Some((_, at)) = found.iter().find(|(filter, _)| matches!(filter, HttpFilter::Redirect { .. })) {
+        let rewrites = found.iter().any(|(filter, _)| matches!(filter, HttpFilter::Rewrite { .. }));
+        reader.bound(!rewrites, at, "a rule either redirects or rewrites");
+    }
+    found
 }
 
-fn filter(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<HttpFilter> {
+fn filter(node: Node, of: Kind, own: &Namespace, reader: &mut Reader<'_>) -> Option<HttpFilter> {
     let span = node.span.clone();
     let mut object = reader.object(node, "a filter")?;
-    let kind = object.need("type", reader).and_then(|node| reader.text(&node, "`type`"))?;
-    let field = match kind.as_str() {
-        "RequestHeaderModifier" => "requestHeaderModifier",
-        "ResponseHeaderModifier" => "responseHeaderModifier",
-        "RequestMirror" => "requestMirror",
-        "RequestRedirect" => "requestRedirect",
-        "URLRewrite" => "urlRewrite",
-        "CORS" => "cors",
-        _ => {
-            object.take("extensionRef");
-            return Some(HttpFilter::Unknown { what: kind });
-        }
-    };
+    // Those of gRPC come first.
+    const TYPES: [(&str, &str); 7] = [
+        ("RequestHeaderModifier", "requestHeaderModifier"),
+        ("ResponseHeaderModifier", "responseHeaderModifier"),
+        ("RequestMirror", "requestMirror"),
+        ("ExtensionRef", "extensionRef"),
+        ("RequestRedirect", "requestRedirect"),
+        ("URLRewrite", "urlRewrite"),
+        ("CORS", "cors"),
+    ];
+    let types = if of == Kind::GrpcRoute { &TYPES[..4] } else { &TYPES[..] };
+    let node = object.need("type", reader)?;
+    let kind = reader.text(&node, "`type`")?;
+    if !reader.strict && !types.iter().any(|(known, _)| *known == kind) {
+        // One that a later version let in.
+        return Some(HttpFilter::Unknown { what: kind });
+    }
+    let field = reader.word(&node, "type of filter", types)?;
     let inner = object.need(field, reader);
     reader.end(object);
     let mut object = reader.object(inner?, "a filter")?;
     Some(match field {
+        "extensionRef" => {
+            let named = reference(&mut object, own, ("", ""), reader);
+            reader.end(object);
+            let named = named?;
+            HttpFilter::Unknown { what: format!("{} {}", named.kind, named.name) }
+        }
         "requestHeaderModifier" => HttpFilter::RequestHeaders(header_edits(object, reader)),
         "responseHeaderModifier" => HttpFilter::ResponseHeaders(header_edits(object, reader)),
         "requestMirror" => {
             let (to, percent, fraction) = (object.need("backendRef", reader), object.take("percent"), object.take("fraction"));
             reader.end(object);
-            let backend = backend(to?, own, reader)?;
+            let backend = mirrored(to?, own, reader)?;
             if let (Some(_), Some(node)) = (&percent, &fraction) {
                 reader.wrong(&node.span, "a mirror has `percent` or `fraction`, not both");
             }
@@ -102,36 +125,82 @@ pub(super) fn cors(mut object: Object, reader: &mut Reader<'_>) -> Cors {
     let (origins, methods, headers) = (object.take("allowOrigins"), object.take("allowMethods"), object.take("allowHeaders"));
     let (expose, credentials, age) = (object.take("exposeHeaders"), object.take("allowCredentials"), object.take("maxAge"));
     reader.end(object);
-    let mut texts = |node: Option<Node>| -> Vec<String> {
-        let nodes = node.map(|node| reader.list(node, "a list")).unwrap_or_default();
-        nodes.iter().filter_map(|node| reader.text(node, "an entry")).collect()
+    let mut texts = |node: Option<Node>, what: &str, most: usize, fits: fn(&str) -> bool| -> Vec<String> {
+        let span = node.as_ref().map(|node| node.span.clone()).unwrap_or_default();
+        let nodes = node.map(|node| reader.list(node, what)).unwrap_or_default();
+        reader.bound(nodes.len() <= most, &span, format!("{what} has at most {most} entries"));
+        let mut texts: Vec<String> = Vec::new();
+        for node in nodes {
+            let Some(text) = reader.text(&node, "an entry") else { continue };
+            reader.bound(fits(&text), &node.span, format!("`{text}` is nothing that {what} can name"));
+            reader.bound(!texts.contains(&text), &node.span, format!("`{text}` is there already"));
+            texts.push(text);
+        }
+        reader.bound(texts.len() <= 1 || !texts.iter().any(|text| text == "*"), &span, "`*` stands alone");
+        texts
     };
-    let (origins, methods, headers, expose) = (texts(origins), texts(methods), texts(headers), texts(expose));
+    let header = |text: &str| text == "*" || is_field_name(text);
+    let (origins, methods) = (texts(origins, "`allowOrigins`", 64, is_origin), texts(methods, "`allowMethods`", 9, is_method));
+    let (headers, expose) = (texts(headers, "`allowHeaders`", 64, header), texts(expose, "`exposeHeaders`", 64, header));
     let origin = |text: String| match text.split_once('*') {
         Some(("", "")) => OriginMatch::Any,
         Some((before, after)) => OriginMatch::Wildcard { before: before.to_owned(), after: after.to_owned() },
         None => OriginMatch::Exact(text),
     };
     let max_age = age.and_then(|node| reader.number(&node, "`maxAge`", 1..=i64::from(i32::MAX))).and_then(|age| u32::try_from(age).ok());
-    let credentials = credentials.is_some_and(|node| matches!(node.value, Value::Bool(true)));
+    let credentials = credentials.is_some_and(|node| match node.value {
+        Value::Bool(allowed) => allowed,
+        _ => {
+            reader.wrong(&node.span, format!("`allowCredentials` is true or false, not {}", node.what()));
+            false
+        }
+    });
     Cors { origins: origins.into_iter().map(origin).collect(), methods, headers, expose, credentials, max_age: max_age.unwrap_or(5) }
+}
+
+/// Whether a text is an origin that a page can have, with one `*` for any part of its host.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return text == "*" };
+    let (host, port) = rest.rsplit_once(':').map_or((rest, None), |(host, port)| (host, Some(port)));
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let is_port = port.is_none_or(|port| (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit()));
+    let is_host = !host.is_empty() && !host.contains(['/', '?', '#', ':']) && host.matches('*').count() <= 1;
+    is_scheme && is_host && is_port
+}
+
+fn is_method(text: &str) -> bool {
+    text == "*" || METHODS.contains(&text)
 }
 
 pub(super) fn header_edits(mut object: Object, reader: &mut Reader<'_>) -> HeaderEdits {
     let (set, add, remove) = (object.take("set"), object.take("add"), object.take("remove"));
     reader.end(object);
-    let mut pairs = |node: Option<Node>| -> Vec<(String, String)> {
-        let nodes = node.map(|node| reader.list(node, "fields")).unwrap_or_default();
-        let one = |node| {
-            let mut object = reader.object(node, "a field")?;
+    let mut pairs = |node: Option<Node>, what: &str| -> Vec<(String, String)> {
+        let span = node.as_ref().map(|node| node.span.clone()).unwrap_or_default();
+        let nodes = node.map(|node| reader.list(node, what)).unwrap_or_default();
+        reader.bound(nodes.len() <= 16, &span, format!("{what} has at most 16 fields"));
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for node in nodes {
+            let span = node.span.clone();
+            let Some(mut object) = reader.object(node, "a field") else { continue };
             let (name, value) = (object.need("name", reader), object.need("value", reader));
             reader.end(object);
-            Some((field_name(&name?, reader)?, field_value(&value?, reader)?))
-        };
-        nodes.into_iter().filter_map(one).collect()
+            let name = name.and_then(|node| field_name(&node, reader));
+            let value = value.and_then(|node| field_value(&node, reader));
+            let Some((name, value)) = name.zip(value) else { continue };
+            let again = pairs.iter().any(|(known, _)| *known == name);
+            reader.bound(!again, &span, format!("`{name}` is there already"));
+            if !again {
+                pairs.push((name, value));
+            }
+        }
+        pairs
     };
-    let (set, add) = (pairs(set), pairs(add));
+    let (set, add) = (pairs(set, "`set`"), pairs(add, "`add`"));
+    let span = remove.as_ref().map(|node| node.span.clone()).unwrap_or_default();
     let remove = remove.map(|node| reader.list(node, "`remove`")).unwrap_or_default();
+    reader.bound(remove.len() <= 16, &span, "`remove` has at most 16 fields");
     let remove = remove.iter().filter_map(|node| field_name(node, reader)).collect();
     HeaderEdits { remove, set, add }
 }
@@ -140,19 +209,25 @@ pub(super) fn path_modifier(node: Node, reader: &mut Reader<'_>) -> Option<PathM
     let mut object = reader.object(node, "`path`")?;
     let (kind, full, prefix) = (object.need("type", reader), object.take("replaceFullPath"), object.take("replacePrefixMatch"));
     reader.end(object);
-    let full_path = reader.word(&kind?, "type of path", &[("ReplaceFullPath", true), ("ReplacePrefixMatch", false)])?;
-    if full_path {
-        full.and_then(|node| reader.text(&node, "a path")).map(PathModifier::Full)
-    } else {
-        prefix.and_then(|node| reader.text(&node, "a path")).map(PathModifier::Prefix)
+    let kind = kind?;
+    let full_path = reader.word(&kind, "type of path", &[("ReplaceFullPath", true), ("ReplacePrefixMatch", false)])?;
+    let (named, other, field) = if full_path { (full, prefix, "replaceFullPath") } else { (prefix, full, "replacePrefixMatch") };
+    if let Some(other) = other {
+        reader.wrong(&other.span, format!("a path of this type has `{field}` alone"));
     }
+    let Some(node) = named else {
+        reader.wrong(&kind.span, format!("a path of this type needs `{field}`"));
+        return None;
+    };
+    let path = reader.text(&node, "a path")?;
+    reader.bound(path.len() <= 1024, &node.span, "a path has at most 1024 characters");
+    Some(if full_path { PathModifier::Full(path) } else { PathModifier::Prefix(path) })
 }
 
 /// The name of a header field that a filter may change, in lower case.
 fn field_name(node: &Node, reader: &mut Reader<'_>) -> Option<String> {
     let name = reader.text(node, "a name")?.to_ascii_lowercase();
-    let fits = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-    if name.is_empty() || name.len() > 256 || !name.chars().all(fits) {
+    if !is_field_name(&name) {
         reader.wrong(&node.span, format!("`{name}` is no name of a header"));
         return None;
     }
@@ -167,9 +242,15 @@ fn field_name(node: &Node, reader: &mut Reader<'_>) -> Option<String> {
     None
 }
 
+fn is_field_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    (1..=256).contains(&name.len()) && name.chars().all(fits)
+}
+
 /// A value that a field can have.
 fn field_value(node: &Node, reader: &mut Reader<'_>) -> Option<String> {
     let value = reader.text(node, "a value")?;
+    reader.bound(!value.is_empty(), &node.span, "a header's value is not empty; `remove` takes a header away");
     if value.len() > 4096 || value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
         reader.wrong(&node.span, "a header's value has at most 4096 characters and no line break");
         return None;

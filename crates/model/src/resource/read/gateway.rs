@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::{GATEWAY_GROUP, host_pattern, reference, references};
-use crate::name::Namespace;
+use crate::name::{Label, Namespace};
 use crate::resource::kinds::{
     AllowedRoutes, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo,
     Listener, ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ReferenceGrant, Secret, TlsMode, TlsPolicyTarget, Validation,
@@ -18,10 +18,16 @@ pub(super) fn class(node: Node, reader: &mut Reader<'_>) -> Option<GatewayClass>
     let (controller, parameters, description) =
         (object.need("controllerName", reader), object.take("parametersRef"), object.take("description"));
     reader.end(object);
-    if let Some(node) = description {
-        reader.text(&node, "`description`");
+    if let Some(node) = description
+        && let Some(text) = reader.text(&node, "`description`")
+    {
+        reader.bound(text.chars().count() <= 64, &node.span, "a description has at most 64 characters");
     }
-    Some(GatewayClass { controller: reader.text(&controller?, "`controllerName`")?, has_parameters: parameters.is_some() })
+    let node = controller?;
+    let controller = reader.text(&node, "`controllerName`")?;
+    let fits = controller.len() <= 253 && controller.split_once('/').is_some_and(|(domain, path)| domain.contains('.') && !path.is_empty());
+    reader.bound(fits, &node.span, format!("`{controller}` names no controller: a domain and a path, as `lorica.io/gateway`"));
+    Some(GatewayClass { controller, has_parameters: parameters.is_some() })
 }
 
 pub(super) fn gateway(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<Gateway> {
@@ -42,13 +48,20 @@ pub(super) fn gateway(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> O
         client_validation: None,
         port_client_validation: Vec::new(),
     };
-    for node in addresses.map(|node| reader.list(node, "`addresses`")).unwrap_or_default() {
+    let span = addresses.as_ref().map(|node| node.span.clone()).unwrap_or_default();
+    let nodes = addresses.map(|node| reader.list(node, "`addresses`")).unwrap_or_default();
+    reader.bound(nodes.len() <= 16, &span, "a gateway asks for at most 16 addresses");
+    for node in nodes {
         let span = node.span.clone();
         let Some(mut object) = reader.object(node, "an address") else { continue };
         let (kind, value) = (object.take("type"), object.take("value"));
         reader.end(object);
         let kind = kind.and_then(|node| reader.text(&node, "`type`")).unwrap_or_else(|| "IPAddress".to_owned());
         let value = value.and_then(|node| reader.text(&node, "`value`")).filter(|value| !value.is_empty());
+        let is_ip = |value: &String| value.parse::<std::net::IpAddr>().is_ok();
+        reader.bound(kind != "IPAddress" || value.as_ref().is_none_or(is_ip), &span, "this is no IP address");
+        let again = value.is_some() && found.addresses.iter().any(|known| known.kind == kind && known.value == value);
+        reader.bound(!again, &span, "this address is asked for already");
         found.addresses.push(GatewayAddress { kind, value, span });
     }
     if let Some(mut object) = allowed.and_then(|node| reader.object(node, "`allowedListeners`")) {
@@ -61,7 +74,10 @@ pub(super) fn gateway(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> O
         reader.end(object);
         let mut texts =
             |node: Option<Node>| node.and_then(|node| reader.object(node, "a map")).map(|object| object.texts(reader)).unwrap_or_default();
+        let span = labels.as_ref().or(annotations.as_ref()).map(|node| node.span.clone()).unwrap_or_default();
         found.infrastructure = (texts(labels), texts(annotations));
+        let few = found.infrastructure.0.len() <= 8 && found.infrastructure.1.len() <= 8;
+        reader.bound(few, &span, "there are at most 8 labels and 8 annotations");
         if let Some(mut object) = parameters.and_then(|node| reader.object(node, "`parametersRef`")) {
             found.parameters = reference(&mut object, own, ("", ""), reader);
             reader.end(object);
@@ -86,9 +102,13 @@ pub(super) fn gateway(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> O
                 let Some(mut object) = reader.object(node, "a port") else { continue };
                 let (port, tls) = (object.need("port", reader), object.need("tls", reader));
                 reader.end(object);
-                let port = port.and_then(|node| super::port(&node, reader));
+                let number = port.as_ref().and_then(|node| super::port(node, reader));
+                if let (Some(number), Some(node)) = (number, &port) {
+                    let again = found.port_client_validation.iter().any(|(known, _)| *known == number);
+                    reader.bound(!again, &node.span, format!("port {number} is there already"));
+                }
                 let validation = tls.and_then(|node| client_validation(node, own, reader));
-                found.port_client_validation.extend(port.zip(validation));
+                found.port_client_validation.extend(number.zip(validation));
             }
         }
     }
@@ -103,7 +123,10 @@ fn client_validation(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Op
     let (roots, mode) = (object.need("caCertificateRefs", reader), object.take("mode"));
     reader.end(object);
     let optional = mode.and_then(|node| reader.word(&node, "mode", &[("AllowValidOnly", false), ("AllowInsecureFallback", true)]));
-    Some(Validation { roots: references(roots, own, ("", "ConfigMap"), reader), optional: optional.unwrap_or_default() })
+    let span = roots.as_ref().map(|node| node.span.clone()).unwrap_or_default();
+    let roots = references(roots, own, ("", "ConfigMap"), reader);
+    reader.bound((1..=8).contains(&roots.len()), &span, "there are 1 to 8 `caCertificateRefs`");
+    Some(Validation { roots, optional: optional.unwrap_or_default() })
 }
 
 pub(super) fn listener_set(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<ListenerSet> {
@@ -119,7 +142,7 @@ pub(super) fn listener_set(node: Node, own: &Namespace, reader: &mut Reader<'_>)
 fn listeners(node: Option<Node>, own: &Namespace, reader: &mut Reader<'_>) -> Vec<Listener> {
     let span = node.as_ref().map(|node| node.span.clone()).unwrap_or_default();
     let nodes = node.map(|node| reader.list(node, "`listeners`")).unwrap_or_default();
-    reader.bound(nodes.len() <= 64, &span, "there are at most 64 listeners");
+    reader.bound((1..=64).contains(&nodes.len()), &span, "there are 1 to 64 listeners");
     let mut listeners: Vec<Listener> = Vec::new();
     for node in nodes {
         let Some(found) = listener(node, own, reader) else { continue };
@@ -140,7 +163,12 @@ fn listener(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<List
     let (name, hostname, port) = (object.need("name", reader), object.take("hostname"), object.need("port", reader));
     let (protocol, tls, allowed) = (object.need("protocol", reader), object.take("tls"), object.take("allowedRoutes"));
     reader.end(object);
-    let name = name.and_then(|node| reader.text(&node, "`name`"));
+    let name = name.and_then(|node| {
+        let name = reader.text(&node, "`name`")?;
+        let fits = name.len() <= 253 && name.split('.').all(|part| Label::new(part).is_ok());
+        reader.bound(fits, &node.span, format!("`{name}` is no name: it has only lower case letters, digits, hyphens and dots"));
+        Some(name)
+    });
     let hostname = hostname.map_or(HostPattern::Any, |node| host_pattern(&node, reader));
     let port = port.and_then(|node| super::port(&node, reader));
     let protocol = protocol.and_then(|node| reader.text(&node, "`protocol`")).map(|text| match text.as_str() {
@@ -155,18 +183,25 @@ fn listener(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<List
     let tls = tls.and_then(|node| reader.object(node, "`tls`")).map(|mut object| {
         let (mode, certificates, options) = (object.take("mode"), object.take("certificateRefs"), object.take("options"));
         reader.end(object);
+        let has_options = options.is_some();
         let http3 = tls_options(options, reader);
         let mode =
             mode.and_then(|node| reader.word(&node, "mode", &[("Terminate", TlsMode::Terminate), ("Passthrough", TlsMode::Passthrough)]));
+        let mode = mode.unwrap_or(TlsMode::Terminate);
         let certificates = references(certificates, own, ("", "Secret"), reader);
-        ListenerTls { mode: mode.unwrap_or(TlsMode::Terminate), certificates, http3 }
+        reader.bound(certificates.len() <= 64, &span, "there are at most 64 certificates");
+        let has_any = !certificates.is_empty() || has_options;
+        reader.bound(mode == TlsMode::Passthrough || has_any, &span, "TLS that ends here needs `certificateRefs`");
+        ListenerTls { mode, certificates, http3 }
     });
     let mut routes = AllowedRoutes { namespaces: NamespacesFrom::Same, kinds: Vec::new() };
     if let Some(mut object) = allowed.and_then(|node| reader.object(node, "`allowedRoutes`")) {
         let (namespaces, kinds) = (object.take("namespaces"), object.take("kinds"));
         reader.end(object);
         routes.namespaces = self::namespaces(namespaces, NamespacesFrom::Same, reader);
-        for node in kinds.map(|node| reader.list(node, "`kinds`")).unwrap_or_default() {
+        let kinds = kinds.map(|node| reader.list(node, "`kinds`")).unwrap_or_default();
+        reader.bound(kinds.len() <= 8, &span, "a listener names at most 8 kinds");
+        for node in kinds {
             let Some(mut object) = reader.object(node, "a kind") else { continue };
             let (group, kind) = (object.take("group"), object.need("kind", reader));
             reader.end(object);
@@ -198,6 +233,7 @@ fn tls_options(node: Option<Node>, reader: &mut Reader<'_>) -> Option<Range<usiz
     for (name, span) in object.names().filter(|(name, _)| name.starts_with("lorica.io/")) {
         reader.wrong_with(&span, format!("`{name}` is no option"), format!("the one option there is: `{HTTP3}: \"true\"`"));
     }
+    object.texts(reader);
     let node = http3?;
     let text = reader.text(&node, &format!("`{HTTP3}`"))?;
     if text != "true" {
@@ -210,13 +246,18 @@ fn tls_options(node: Option<Node>, reader: &mut Reader<'_>) -> Option<Range<usiz
 fn namespaces(node: Option<Node>, default: NamespacesFrom, reader: &mut Reader<'_>) -> NamespacesFrom {
     let Some(mut object) = node.and_then(|node| reader.object(node, "`namespaces`")) else { return default };
     let (from, selector) = (object.take("from"), object.take("selector"));
+    let span = object.span.clone();
     reader.end(object);
     let words = [("All", 0), ("Same", 1), ("None", 2), ("Selector", 3)];
     match from.and_then(|node| reader.word(&node, "source of namespaces", &words)) {
         Some(0) => NamespacesFrom::All,
         Some(1) => NamespacesFrom::Same,
         Some(2) => NamespacesFrom::None,
-        Some(_) => self::selector(selector, reader),
+        Some(_) => {
+            // One without terms selects all, as Kubernetes has it; none at all would be a slip.
+            reader.bound(selector.is_some(), &span, "`from: Selector` needs `selector`");
+            self::selector(selector, reader)
+        }
         None => default,
     }
 }
@@ -234,8 +275,9 @@ fn selector(node: Option<Node>, reader: &mut Reader<'_>) -> NamespacesFrom {
             let values = values.map(|node| reader.list(node, "`values`")).unwrap_or_default();
             let values = values.iter().filter_map(|node| reader.text(node, "a value")).collect();
             let key = key.and_then(|node| reader.text(&node, "`key`"));
-            let operator = operator.and_then(|node| reader.text(&node, "`operator`"));
-            expressions.extend(key.zip(operator).map(|(key, operator)| (key, operator, values)));
+            let words = ["In", "NotIn", "Exists", "DoesNotExist"].map(|word| (word, word));
+            let operator = operator.and_then(|node| reader.word(&node, "operator", &words));
+            expressions.extend(key.zip(operator).map(|(key, operator)| (key, operator.to_owned(), values)));
         }
     }
     NamespacesFrom::Selector { labels, expressions }
@@ -246,7 +288,12 @@ pub(super) fn grant(node: Node, reader: &mut Reader<'_>) -> Option<ReferenceGran
     let (from, to) = (object.need("from", reader), object.need("to", reader));
     reader.end(object);
     let mut grant = Grant { from: Vec::new(), to: Vec::new() };
-    for node in from.map(|node| reader.list(node, "`from`")).unwrap_or_default() {
+    let span = from.as_ref().or(to.as_ref()).map(|node| node.span.clone()).unwrap_or_default();
+    let from = from.map(|node| reader.list(node, "`from`")).unwrap_or_default();
+    let to = to.map(|node| reader.list(node, "`to`")).unwrap_or_default();
+    let few = |list: &[Node]| (1..=16).contains(&list.len());
+    reader.bound(few(&from) && few(&to), &span, "a grant has 1 to 16 of `from` and of `to`");
+    for node in from {
         let Some(mut object) = reader.object(node, "a referrer") else { continue };
         let (group, kind, namespace) = (object.need("group", reader), object.need("kind", reader), object.need("namespace", reader));
         reader.end(object);
@@ -256,7 +303,7 @@ pub(super) fn grant(node: Node, reader: &mut Reader<'_>) -> Option<ReferenceGran
         let (Some(group), Some(kind), Some(namespace)) = (group, kind, namespace) else { continue };
         grant.from.push(GrantFrom { group, kind, namespace });
     }
-    for node in to.map(|node| reader.list(node, "`to`")).unwrap_or_default() {
+    for node in to {
         let Some(mut object) = reader.object(node, "what is referred to") else { continue };
         let (group, kind, name) = (object.need("group", reader), object.need("kind", reader), object.take("name"));
         reader.end(object);
@@ -278,15 +325,27 @@ pub(super) fn backend_tls(node: Node, own: &Namespace, reader: &mut Reader<'_>) 
     }
     let mut policy =
         BackendTlsPolicy { targets: Vec::new(), hostname: String::new(), names: Vec::new(), roots: Vec::new(), system_roots: false };
-    for node in targets.map(|node| reader.list(node, "`targetRefs`")).unwrap_or_default() {
+    let span = targets.as_ref().map(|node| node.span.clone()).unwrap_or_default();
+    let targets = targets.map(|node| reader.list(node, "`targetRefs`")).unwrap_or_default();
+    reader.bound((1..=16).contains(&targets.len()), &span, "a policy has 1 to 16 targets");
+    for node in targets {
+        let span = node.span.clone();
         let Some(mut object) = reader.object(node, "a target") else { continue };
         let section = object.take("sectionName");
         let named = reference(&mut object, own, ("", "Service"), reader);
         reader.end(object);
         let section = section.and_then(|node| reader.text(&node, "`sectionName`"));
-        policy.targets.extend(named.map(|object| TlsPolicyTarget { object, section }));
+        let Some(object) = named else { continue };
+        let same = |known: &&TlsPolicyTarget| known.object.kind == object.kind && known.object.name == object.name;
+        if let Some(known) = policy.targets.iter().find(same) {
+            let told_apart =
+                known.section.is_some() && section.is_some() && !policy.targets.iter().filter(same).any(|known| known.section == section);
+            reader.bound(told_apart, &span, format!("`{}` is a target already: name another `sectionName` in each", object.name));
+        }
+        policy.targets.push(TlsPolicyTarget { object, section });
     }
     let mut object = reader.object(validation?, "`validation`")?;
+    let span = object.span.clone();
     let (roots, system, hostname, names) = (
         object.take("caCertificateRefs"),
         object.take("wellKnownCACertificates"),
@@ -296,14 +355,25 @@ pub(super) fn backend_tls(node: Node, own: &Namespace, reader: &mut Reader<'_>) 
     reader.end(object);
     policy.roots = references(roots, own, ("", "ConfigMap"), reader);
     policy.system_roots = system.and_then(|node| reader.word(&node, "set of roots", &[("System", true)])).unwrap_or_default();
-    policy.hostname = hostname.and_then(|node| reader.text(&node, "`hostname`"))?;
-    for node in names.map(|node| reader.list(node, "`subjectAltNames`")).unwrap_or_default() {
+    reader.bound(policy.roots.len() <= 8, &span, "there are at most 8 `caCertificateRefs`");
+    let either = policy.system_roots == policy.roots.is_empty();
+    reader.bound(either, &span, "`validation` names either `caCertificateRefs` or `wellKnownCACertificates`");
+    policy.hostname = hostname.and_then(|node| super::hostname(&node, false, reader))?;
+    let names = names.map(|node| reader.list(node, "`subjectAltNames`")).unwrap_or_default();
+    reader.bound(names.len() <= 5, &span, "there are at most 5 `subjectAltNames`");
+    for node in names {
+        let span = node.span.clone();
         let Some(mut object) = reader.object(node, "a name") else { continue };
         let (kind, hostname, uri) = (object.need("type", reader), object.take("hostname"), object.take("uri"));
         reader.end(object);
         let is_uri = kind.and_then(|node| reader.word(&node, "type of name", &[("Hostname", false), ("URI", true)]))?;
-        let node = if is_uri { uri } else { hostname };
-        policy.names.extend(node.and_then(|node| reader.text(&node, "a name")));
+        let (named, other, field) = if is_uri { (uri, hostname, "uri") } else { (hostname, uri, "hostname") };
+        // What is left out must not come to mean that any name will do.
+        if named.is_none() || other.is_some() {
+            reader.wrong(&span, format!("a name of this type has `{field}`, and that alone"));
+        }
+        let name = named.and_then(|node| if is_uri { reader.text(&node, "`uri`") } else { super::hostname(&node, true, reader) });
+        policy.names.extend(name);
     }
     Some(policy)
 }

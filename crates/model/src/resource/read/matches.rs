@@ -6,8 +6,8 @@ use crate::resource::reader::Reader;
 use crate::resource::tree::Node;
 use crate::snapshot::{FieldMatch, PathMatch, Pattern, RouteMatch, ValueMatch};
 
-/// Reads one match of a rule.
-pub(super) type ReadMatch = fn(Node, &mut Reader<'_>) -> Option<RouteMatch>;
+/// The methods of HTTP that routes name.
+pub(super) const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
 pub(super) fn route_match(node: Node, reader: &mut Reader<'_>) -> Option<RouteMatch> {
     let mut object = reader.object(node, "a match")?;
@@ -20,7 +20,6 @@ pub(super) fn route_match(node: Node, reader: &mut Reader<'_>) -> Option<RouteMa
         // Of a document with a mistake nothing is used, so that the rest may be looked at as if it had none.
         found.path = path_match(kind, value, reader).unwrap_or(found.path);
     }
-    const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
     if let Some(node) = method {
         let words: Vec<(&str, &str)> = METHODS.iter().map(|method| (*method, *method)).collect();
         found.method = reader.word(&node, "method", &words).map(str::to_owned);
@@ -29,6 +28,9 @@ pub(super) fn route_match(node: Node, reader: &mut Reader<'_>) -> Option<RouteMa
     found.query = fields(query, false, reader);
     Some(found)
 }
+
+/// How the expression of a match of gRPC begins that names a method and no service.
+pub const ANY_SERVICE: &str = "/[^/]+/";
 
 /// A match of gRPC as the match of HTTP that it is: `/package.Service/Method`.
 pub(super) fn route_match_of_grpc(node: Node, reader: &mut Reader<'_>) -> Option<RouteMatch> {
@@ -41,8 +43,9 @@ pub(super) fn route_match_of_grpc(node: Node, reader: &mut Reader<'_>) -> Option
         let (kind, service, method) = (object.take("type"), object.take("service"), object.take("method"));
         reader.end(object);
         let kind = kind.map_or(Some(false), |node| reader.word(&node, "type of match", &[("Exact", false), ("RegularExpression", true)]));
-        let service = service.and_then(|node| reader.text(&node, "`service`"));
-        let method = method.and_then(|node| reader.text(&node, "`method`"));
+        let exact = kind == Some(false);
+        let service = service.and_then(|node| grpc_name(&node, "`service`", exact, reader));
+        let method = method.and_then(|node| grpc_name(&node, "`method`", exact, reader));
         found.path = match (kind?, service, method) {
             (_, None, None) => {
                 reader.wrong_with(&span, "`method` names neither a service nor a method", "leave it out to take every call");
@@ -50,7 +53,7 @@ pub(super) fn route_match_of_grpc(node: Node, reader: &mut Reader<'_>) -> Option
             }
             (false, Some(service), Some(method)) => PathMatch::Exact(format!("/{service}/{method}")),
             (false, Some(service), None) => PathMatch::Prefix(format!("/{service}/")),
-            (false, None, Some(method)) => PathMatch::Regex(pattern(&span, &format!("/[^/]+/{method}"), reader)?),
+            (false, None, Some(method)) => PathMatch::Regex(pattern(&span, &format!("{ANY_SERVICE}{method}"), reader)?),
             (true, service, method) => {
                 let part = |part: Option<String>| part.map_or_else(|| "[^/]+".to_owned(), |part| format!("(?:{part})"));
                 PathMatch::Regex(pattern(&span, &format!("/{}/{}", part(service), part(method)), reader)?)
@@ -59,6 +62,30 @@ pub(super) fn route_match_of_grpc(node: Node, reader: &mut Reader<'_>) -> Option
     }
     found.headers = fields(headers, true, reader);
     Some(found)
+}
+
+/// The name of a service or a method of gRPC; none where it is empty, which names all.
+fn grpc_name(node: &Node, what: &str, exact: bool, reader: &mut Reader<'_>) -> Option<String> {
+    let name = reader.text(node, what).filter(|name| !name.is_empty())?;
+    reader.bound(name.len() <= 1024, &node.span, format!("{what} has at most 1024 characters"));
+    let word = |word: &str| {
+        let mut bytes = word.bytes();
+        bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    let fits = match what {
+        "`service`" => name.strip_prefix('.').unwrap_or(&name).split('.').all(word),
+        _ => word(&name),
+    };
+    if exact && !fits {
+        reader.wrong_with(
+            &node.span,
+            format!("{what} is no name of gRPC"),
+            "write `package.Service` and `Method`, or `type: RegularExpression`",
+        );
+        return None;
+    }
+    Some(name)
 }
 
 pub(super) fn path_match(kind: Option<Node>, value: Option<Node>, reader: &mut Reader<'_>) -> Option<PathMatch> {
@@ -145,7 +172,8 @@ pub(super) fn fields(node: Option<Node>, headers: bool, reader: &mut Reader<'_>)
         let value = if regex { pattern(&node.span, &text, reader).map(ValueMatch::Regex) } else { Some(ValueMatch::Exact(text)) };
         let name = if headers { name.to_ascii_lowercase() } else { name };
         if found.iter().any(|known| known.name == name) {
-            reader.wrong(&span, format!("`{name}` is matched twice"));
+            // From the store the first counts, as the specification has it.
+            reader.bound(false, &span, format!("`{name}` is matched twice"));
         } else if let Some(value) = value {
             found.push(FieldMatch { name, value });
         }

@@ -7,10 +7,12 @@ mod matches;
 mod route;
 mod service;
 
+pub use matches::ANY_SERVICE;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::name::{Label, Namespace};
+use crate::name::{Label, Namespace, ObjectName};
 use crate::snapshot::HostPattern;
 
 use super::diagnostic::Diagnostic;
@@ -96,11 +98,11 @@ fn document(node: Node, reader: &mut Reader<'_>) -> Option<(Resource, Range<usiz
         Kind::Workload => Spec::Workload(service::workload(spec, &namespace, reader)?),
         Kind::AuthenticationPolicy => Spec::AuthenticationPolicy(service::authentication(spec, reader)?),
         Kind::EgressPolicy => Spec::EgressPolicy(egress::policy(spec, &namespace, reader)?),
-        Kind::HttpRoute => Spec::HttpRoute(route::route(spec, &namespace, matches::route_match, reader)?),
-        Kind::GrpcRoute => Spec::GrpcRoute(route::route(spec, &namespace, matches::route_match_of_grpc, reader)?),
-        Kind::TcpRoute => Spec::TcpRoute(route::transport_route(spec, &namespace, reader)?),
-        Kind::TlsRoute => Spec::TlsRoute(route::transport_route(spec, &namespace, reader)?),
-        Kind::UdpRoute => Spec::UdpRoute(route::transport_route(spec, &namespace, reader)?),
+        Kind::HttpRoute => Spec::HttpRoute(route::route(spec, kind, &namespace, reader)?),
+        Kind::GrpcRoute => Spec::GrpcRoute(route::route(spec, kind, &namespace, reader)?),
+        Kind::TcpRoute => Spec::TcpRoute(route::transport_route(spec, kind, &namespace, reader)?),
+        Kind::TlsRoute => Spec::TlsRoute(route::transport_route(spec, kind, &namespace, reader)?),
+        Kind::UdpRoute => Spec::UdpRoute(route::transport_route(spec, kind, &namespace, reader)?),
         Kind::GatewayClass => Spec::GatewayClass(gateway::class(spec, reader)?),
         Kind::Gateway => Spec::Gateway(Box::new(gateway::gateway(spec, &namespace, reader)?)),
         Kind::ListenerSet => Spec::ListenerSet(gateway::listener_set(spec, &namespace, reader)?),
@@ -111,6 +113,13 @@ fn document(node: Node, reader: &mut Reader<'_>) -> Option<(Resource, Range<usiz
         Kind::ConfigMap => Spec::ConfigMap(gateway::config_map(spec, reader)?),
     };
     let (metadata, name_span) = metadata?;
+    if matches!(kind, Kind::Service | Kind::Workload | Kind::Namespace)
+        && let Err(error) = Label::new(metadata.name.as_str())
+    {
+        // They become parts of host names.
+        reader.wrong(&name_span, error.to_string());
+        return None;
+    }
     Some((Resource { kind, metadata, spec, document: json }, name_span))
 }
 
@@ -153,7 +162,7 @@ fn metadata(node: Node, reader: &mut Reader<'_>) -> Option<(Metadata, Range<usiz
     }
     reader.end(object);
     let name_node = name_node?;
-    let name: Label = reader.parsed(&name_node, "`name`")?;
+    let name: ObjectName = reader.parsed(&name_node, "`name`")?;
     let namespace = match namespace {
         Some(namespace) => reader.parsed::<Namespace>(&namespace, "`namespace`")?,
         None => Namespace::default(),
@@ -178,8 +187,15 @@ fn reference(object: &mut Object, own: &Namespace, default: (&str, &str), reader
         if matches!(group.as_str(), "core" | "lorica.io") || (kind == "Service" && group == default.0) { String::new() } else { group };
     let namespace = namespace.and_then(|node| reader.parsed(&node, "`namespace`")).unwrap_or_else(|| own.clone());
     let node = name?;
-    let name = reader.parsed(&node, "`name`")?;
-    Some(ObjectRef { group, kind, namespace, name, span: node.span })
+    let name: ObjectName = reader.parsed(&node, "`name`")?;
+    let object = ObjectRef { group, kind, namespace, name, span: node.span };
+    if object.is_service()
+        && let Err(error) = Label::new(object.name.as_str())
+    {
+        reader.wrong(&object.span, error.to_string());
+        return None;
+    }
+    Some(object)
 }
 
 fn references(node: Option<Node>, own: &Namespace, default: (&str, &str), reader: &mut Reader<'_>) -> Vec<ObjectRef> {
