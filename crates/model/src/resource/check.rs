@@ -9,8 +9,7 @@ use crate::snapshot::{FieldMatch, PathMatch, Protocol, RouteMatch};
 use super::diagnostic::{Diagnostic, Severity};
 use super::kinds::{
     BackendRef, EGRESS_PROTOCOL, EgressPolicy, EgressTarget, Gateway, HttpFilter, HttpRoute, ListenerProtocol, ParentRef, RouteRule,
-    ServicePortSpec, Spec, TlsPolicyTarget,
-    TransportRoute,
+    ServicePortSpec, Spec, TlsPolicyTarget, TransportRoute,
 };
 use super::nearest::nearest;
 use super::read::Document;

@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use lorica_model::reason::Reason;
 
-use crate::trace;
 use crate::record::{Called, Party, Record, Reporter, Route, Security, UNKNOWN};
+use crate::trace;
 
 /// The most exchanges of one kind whose common end is remembered, some 500 bytes each; past it they are made anew.
 const MAX_ENDS: usize = 1024;

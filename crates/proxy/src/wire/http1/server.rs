@@ -188,11 +188,7 @@ pub struct Http1Responder {
 }
 
 impl Http1Responder {
-    pub(crate) async fn informational<'f>(
-        &mut self,
-        status: u16,
-        fields: impl Iterator<Item = Field<'f>>,
-    ) -> Result<(), WireError> {
+    pub(crate) async fn informational<'f>(&mut self, status: u16, fields: impl Iterator<Item = Field<'f>>) -> Result<(), WireError> {
         if status == 100 {
             self.expects = false;
         }
@@ -266,11 +262,7 @@ impl Http1Responder {
     }
 
     /// Ends HTTP with 101.
-    pub(crate) async fn upgrade<'f>(
-        self,
-        fields: impl Iterator<Item = Field<'f>>,
-        protocol: &[u8],
-    ) -> Result<Tunnel, WireError> {
+    pub(crate) async fn upgrade<'f>(self, fields: impl Iterator<Item = Field<'f>>, protocol: &[u8]) -> Result<Tunnel, WireError> {
         if self.version == Version::Http10 {
             return Err(WireError::Invalid("HTTP/1.0 has no Upgrade"));
         }

@@ -54,11 +54,7 @@ impl Http3Responder {
         self.queued.extend_from_slice(&block);
     }
 
-    pub(crate) async fn informational<'f>(
-        &mut self,
-        status: u16,
-        fields: impl Iterator<Item = Field<'f>>,
-    ) -> Result<(), WireError> {
+    pub(crate) async fn informational<'f>(&mut self, status: u16, fields: impl Iterator<Item = Field<'f>>) -> Result<(), WireError> {
         if self.state == Answering::Before {
             self.put_head(status, fields, None);
             self.flush().await?;
