@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::access_log::{AccessLog, Target, WorkerLog};
 use crate::exposition::{self, Family, Kind, Sample, Value};
-use crate::metrics::{MetricsRegistry, WorkerMetrics};
+use crate::metrics::{MetricsRegistry, OwnMetric, WorkerMetrics};
 use crate::otlp::SpanSink;
 use crate::record::Record;
 
@@ -53,8 +53,8 @@ impl Telemetry {
     }
 
     /// Adds to one of our own counters, from outside of the workers.
-    pub fn count(&self, name: &'static str, value: &'static str, by: u64) {
-        self.registry.count(name, value, by);
+    pub fn count(&self, metric: OwnMetric, value: &'static str, by: u64) {
+        self.registry.count(metric, value, by);
     }
 
     /// Waits until what workers handed over, as they do when they end, is written, for `limit` at most.

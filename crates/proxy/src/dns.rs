@@ -15,6 +15,7 @@ use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use lorica_model::name::{Namespace, ServiceName};
 use lorica_observe::Telemetry;
+use lorica_observe::metrics::OwnMetric;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
@@ -161,7 +162,7 @@ impl Dns {
             Outcome::Forward => "forwarded",
             Outcome::Ignore => "ignored",
         };
-        self.telemetry.count("lorica_dns_queries_total", word, 1);
+        self.telemetry.count(OwnMetric::DNS_QUERIES, word, 1);
         outcome
     }
 

@@ -9,7 +9,7 @@ use lorica_model::name::ServicePort;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{InboundPort, MtlsMode, Protocol};
 use lorica_observe::WorkerTelemetry;
-use lorica_observe::metrics::Counter;
+use lorica_observe::metrics::{Counter, OwnMetric};
 use lorica_xds::refused::{Refusal, Teller};
 use tokio::sync::watch;
 use tokio_rustls::rustls::ClientConfig;
@@ -101,10 +101,10 @@ impl Worker {
         let Parts { own, source, mut views, mut epochs, app, telemetry, told, refusals, under_way, ending, ended } = parts;
         let parties = Parties::new(&own);
         let view = RefCell::new(views.borrow_and_update().clone());
-        let counter = |name| telemetry.metrics.counter(name, "");
+        let counter = |metric| telemetry.metrics.counter(metric, "");
         let worker = Rc::new(Self {
-            pool_connects: counter("lorica_pool_connects_total"),
-            pool_reuses: counter("lorica_pool_reuses_total"),
+            pool_connects: counter(OwnMetric::POOL_CONNECTS),
+            pool_reuses: counter(OwnMetric::POOL_REUSES),
             own,
             source,
             view,

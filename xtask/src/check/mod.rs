@@ -105,7 +105,8 @@ fn files(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
             let entry = entry?;
             let path = directory.join(entry.file_name());
             let kind = entry.file_type()?;
-            if kind.is_file() {
+            // A second working tree has a file named `.git`.
+            if kind.is_file() && !path.ends_with(".git") {
                 files.push(path);
             } else if kind.is_dir() && !["target", ".git", "node_modules"].iter().any(|skipped| path.ends_with(skipped)) {
                 directories.push(path);

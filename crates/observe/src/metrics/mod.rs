@@ -19,7 +19,7 @@ mod own;
 mod tests;
 
 pub use cells::{BYTES_BOUNDS, DURATION_BOUNDS};
-pub use own::{Counter, Held};
+pub use own::{Counter, Held, OwnMetric};
 
 use cells::{Cells, Histogram, add};
 
@@ -118,8 +118,8 @@ impl MetricsRegistry {
     }
 
     /// Adds to one of our own counters, from anywhere. A worker's [`WorkerMetrics::count`] is cheaper.
-    pub fn count(&self, name: &'static str, value: &'static str, by: u64) {
-        self.own.cell(name, value).fetch_add(by, Ordering::Relaxed);
+    pub fn count(&self, metric: OwnMetric, value: &'static str, by: u64) {
+        self.own.cell(metric, value).fetch_add(by, Ordering::Relaxed);
     }
 
     /// The cells in which `worker` counts what has these labels: always the same ones, however often it asks.
@@ -248,7 +248,7 @@ pub struct WorkerMetrics {
     registry: Arc<MetricsRegistry>,
     worker: usize,
     known: RefCell<HashMap<Key, Rc<Entry>, foldhash::fast::RandomState>>,
-    own: RefCell<HashMap<(&'static str, &'static str), Arc<AtomicU64>, foldhash::fast::RandomState>>,
+    own: RefCell<HashMap<(OwnMetric, &'static str), Arc<AtomicU64>, foldhash::fast::RandomState>>,
 }
 
 struct Entry {
@@ -277,12 +277,12 @@ impl WorkerMetrics {
                 add(&cells.request_messages, http.request_messages);
                 add(&cells.response_messages, http.response_messages);
                 if http.attempts > 1 {
-                    self.count(own::ATTEMPTS_REPEATED, "", u64::from(http.attempts - 1));
+                    self.count(OwnMetric::ATTEMPTS_REPEATED, "", u64::from(http.attempts - 1));
                 }
             }
         }
         if let Some(reason) = record.reason {
-            self.count(own::EXCHANGES_FAILED, reason.meaning().word, 1);
+            self.count(OwnMetric::EXCHANGES_FAILED, reason.meaning().word, 1);
         }
     }
 
@@ -292,25 +292,25 @@ impl WorkerMetrics {
         add(&self.entry(record).cells.opened, 1);
     }
 
-    /// Adds to one of our own counters, which `own.rs` lists. `value` is that of its label, empty where it has none.
-    pub fn count(&self, name: &'static str, value: &'static str, by: u64) {
-        self.own_cell(name, value).fetch_add(by, Ordering::Relaxed);
+    /// Adds to one of our own counters. `value` is that of its label, empty where it has none.
+    pub fn count(&self, metric: OwnMetric, value: &'static str, by: u64) {
+        self.own_cell(metric, value).fetch_add(by, Ordering::Relaxed);
     }
 
     /// One of our own counters, for who adds to it often.
     #[must_use]
-    pub fn counter(&self, name: &'static str, value: &'static str) -> Counter {
-        Counter::of(self.own_cell(name, value))
+    pub fn counter(&self, metric: OwnMetric, value: &'static str) -> Counter {
+        Counter::of(self.own_cell(metric, value))
     }
 
     /// Counts one more in a gauge of our own for as long as the answer lives.
     #[must_use]
-    pub fn hold(&self, name: &'static str, value: &'static str) -> Held {
-        Held::one(self.own_cell(name, value))
+    pub fn hold(&self, metric: OwnMetric, value: &'static str) -> Held {
+        Held::one(self.own_cell(metric, value))
     }
 
-    fn own_cell(&self, name: &'static str, value: &'static str) -> Arc<AtomicU64> {
-        self.own.borrow_mut().entry((name, value)).or_insert_with(|| self.registry.own.cell(name, value)).clone()
+    fn own_cell(&self, metric: OwnMetric, value: &'static str) -> Arc<AtomicU64> {
+        self.own.borrow_mut().entry((metric, value)).or_insert_with(|| self.registry.own.cell(metric, value)).clone()
     }
 
     fn entry(&self, record: &Record<'_>) -> Rc<Entry> {

@@ -1,5 +1,5 @@
-//! Numbers that Istio has no family for. One closed list of names; the label of each takes values of a closed list too, so
-//! that these numbers need no bound of their own.
+//! Numbers that Istio has no family for. Each is named here, and nothing can be counted that is not; the label of each takes
+//! values of a closed list, so that these numbers need no bound of their own.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,50 +7,88 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::exposition::{Family, Kind, Sample, Value};
 
-pub(super) const ATTEMPTS_REPEATED: &str = "lorica_attempts_repeated_total";
-pub(super) const EXCHANGES_FAILED: &str = "lorica_exchanges_failed_total";
+/// A number of our own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnMetric {
+    name: &'static str,
+    /// Its label, none if empty.
+    label: &'static str,
+    is_gauge: bool,
+    help: &'static str,
+}
 
-/// Name, label (none if empty), what it is, help.
-const FAMILIES: [(&str, &str, Kind, &str); 9] = [
-    ("lorica_connections_refused_total", "", Kind::Counter, "Connections refused at the bound on connections"),
-    ("lorica_quic_retries_total", "", Kind::Counter, "Clients of QUIC that had to prove their address first, as many handshakes were open"),
-    ("lorica_connections_open", "side", Kind::Gauge, "Connections open now, by side of the proxy"),
-    ("lorica_protocol_detected_total", "protocol", Kind::Counter, "What undeclared connections turned out to speak"),
-    (EXCHANGES_FAILED, "reason", Kind::Counter, "Exchanges that the mesh itself ended, by reason"),
-    (ATTEMPTS_REPEATED, "", Kind::Counter, "Attempts beyond the first"),
-    ("lorica_pool_connects_total", "", Kind::Counter, "Upstream connections made"),
-    ("lorica_pool_reuses_total", "", Kind::Counter, "Attempts that took an upstream connection that was there"),
-    ("lorica_dns_queries_total", "result", Kind::Counter, "Names that the app asked for, by what became of the question"),
-];
+impl OwnMetric {
+    const fn counter(name: &'static str, label: &'static str, help: &'static str) -> Self {
+        Self { name, label, is_gauge: false, help }
+    }
 
-/// The numbers of a process, by name and value of their label.
+    const fn gauge(name: &'static str, label: &'static str, help: &'static str) -> Self {
+        Self { name, label, is_gauge: true, help }
+    }
+
+    /// Attempts beyond the first.
+    pub const ATTEMPTS_REPEATED: Self = Self::counter("lorica_attempts_repeated_total", "", "Attempts beyond the first");
+    /// Connections open now.
+    pub const CONNECTIONS_OPEN: Self = Self::gauge("lorica_connections_open", "side", "Connections open now, by side of the proxy");
+    /// Connections over the bound.
+    pub const CONNECTIONS_REFUSED: Self =
+        Self::counter("lorica_connections_refused_total", "", "Connections refused at the bound on connections");
+    /// Questions for names.
+    pub const DNS_QUERIES: Self =
+        Self::counter("lorica_dns_queries_total", "result", "Names that the app asked for, by what became of the question");
+    /// Exchanges that the mesh ended.
+    pub const EXCHANGES_FAILED: Self =
+        Self::counter("lorica_exchanges_failed_total", "reason", "Exchanges that the mesh itself ended, by reason");
+    /// Copies of requests.
+    pub const MIRRORED: Self = Self::counter("lorica_mirrored_requests_total", "result", "Copies of requests, by what became of them");
+    /// Upstream connections made.
+    pub const POOL_CONNECTS: Self = Self::counter("lorica_pool_connects_total", "", "Upstream connections made");
+    /// Upstream connections used again.
+    pub const POOL_REUSES: Self = Self::counter("lorica_pool_reuses_total", "", "Attempts that took an upstream connection that was there");
+    /// What undeclared connections speak.
+    pub const PROTOCOL_DETECTED: Self =
+        Self::counter("lorica_protocol_detected_total", "protocol", "What undeclared connections turned out to speak");
+    /// Clients of QUIC that were sent back once.
+    pub const QUIC_RETRIES: Self = Self::counter(
+        "lorica_quic_retries_total",
+        "",
+        "Clients of QUIC that had to prove their address first, as many handshakes were open",
+    );
+}
+
+/// The numbers of a process, by value of their label.
 #[derive(Debug, Default)]
-pub(super) struct Numbers(Mutex<BTreeMap<(&'static str, &'static str), Arc<AtomicU64>>>);
+pub(super) struct Numbers(Mutex<BTreeMap<(OwnMetric, &'static str), Arc<AtomicU64>>>);
 
 impl Numbers {
-    fn cells(&self) -> MutexGuard<'_, BTreeMap<(&'static str, &'static str), Arc<AtomicU64>>> {
+    fn cells(&self) -> MutexGuard<'_, BTreeMap<(OwnMetric, &'static str), Arc<AtomicU64>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The cell of a number. Workers share it; whoever counts each request in one keeps a [`Counter`].
-    pub(super) fn cell(&self, name: &'static str, value: &'static str) -> Arc<AtomicU64> {
-        debug_assert!(FAMILIES.iter().any(|(known, ..)| *known == name), "{name} is in no list and would never be shown");
-        self.cells().entry((name, value)).or_default().clone()
+    pub(super) fn cell(&self, metric: OwnMetric, value: &'static str) -> Arc<AtomicU64> {
+        self.cells().entry((metric, value)).or_default().clone()
     }
 
+    /// The families of all that was counted.
     pub(super) fn families(&self) -> Vec<Family> {
-        let cells = self.cells();
-        let family = |(name, label, kind, help): (&'static str, &'static str, Kind, &'static str)| {
-            let sample = |((_, word), cell): (&(&'static str, &'static str), &Arc<AtomicU64>)| {
-                let count = cell.load(Ordering::Relaxed);
-                #[allow(clippy::cast_precision_loss, reason = "fewer connections than a float can count")]
-                let value = if kind == Kind::Gauge { Value::Gauge(count as f64) } else { Value::Counter(count) };
-                Sample { labels: if label.is_empty() { Vec::new() } else { vec![(label, (*word).to_owned())] }, value }
-            };
-            let samples = cells.iter().filter(|((known, _), _)| *known == name).map(sample).collect();
-            Family { name, help, kind, samples }
-        };
-        FAMILIES.into_iter().map(family).collect()
+        let mut families: Vec<Family> = Vec::new();
+        for ((metric, word), cell) in &*self.cells() {
+            let OwnMetric { name, label, is_gauge, help } = *metric;
+            let count = cell.load(Ordering::Relaxed);
+            #[allow(clippy::cast_precision_loss, reason = "fewer connections than a float can count")]
+            let value = if is_gauge { Value::Gauge(count as f64) } else { Value::Counter(count) };
+            let labels = if label.is_empty() { Vec::new() } else { vec![(label, (*word).to_owned())] };
+            let sample = Sample { labels, value };
+            match families.last_mut().filter(|last| last.name == name) {
+                Some(family) => family.samples.push(sample),
+                None => {
+                    let kind = if is_gauge { Kind::Gauge } else { Kind::Counter };
+                    families.push(Family { name, help, kind, samples: vec![sample] });
+                }
+            }
+        }
+        families
     }
 }
 

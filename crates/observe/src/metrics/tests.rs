@@ -197,9 +197,9 @@ fn our_own_numbers_are_shown_once_they_are_counted() {
     let registry: Arc<MetricsRegistry> = Arc::default();
     let worker = registry.worker();
     assert!(scrape(&registry, "lorica_dns_queries_total").is_empty());
-    worker.count("lorica_dns_queries_total", "known", 2);
-    registry.count("lorica_dns_queries_total", "known", 1);
-    let held = [worker.hold("lorica_connections_open", "inbound"), worker.hold("lorica_connections_open", "inbound")];
+    worker.count(OwnMetric::DNS_QUERIES, "known", 2);
+    registry.count(OwnMetric::DNS_QUERIES, "known", 1);
+    let held = [worker.hold(OwnMetric::CONNECTIONS_OPEN, "inbound"), worker.hold(OwnMetric::CONNECTIONS_OPEN, "inbound")];
     assert_eq!(scrape(&registry, "lorica_dns_queries_total"), ["{result=\"known\"} 3"]);
     assert_eq!(scrape(&registry, "lorica_connections_open"), ["{side=\"inbound\"} 2"]);
     drop(held);

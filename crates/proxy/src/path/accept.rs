@@ -14,6 +14,7 @@ use lorica_capture::{ListenerLabel, original_destination};
 use lorica_model::name::ServicePort;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{InboundPort, MtlsMode};
+use lorica_observe::metrics::OwnMetric;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
@@ -43,14 +44,14 @@ pub async fn serve(worker: Rc<Worker>, label: ListenerLabel, listener: TcpListen
         match accepted {
             Ok((tcp, remote)) => {
                 if worker.connections.get() >= MAX_CONNECTIONS {
-                    worker.telemetry.metrics.count("lorica_connections_refused_total", "", 1);
+                    worker.telemetry.metrics.count(OwnMetric::CONNECTIONS_REFUSED, "", 1);
                     tracing::warn!("more than {MAX_CONNECTIONS} connections; one was refused");
                     continue;
                 }
                 let (worker, label) = (worker.clone(), label.clone());
                 spawn_local(async move {
                     worker.connections.set(worker.connections.get() + 1);
-                    let open = worker.telemetry.metrics.hold("lorica_connections_open", side(&label));
+                    let open = worker.telemetry.metrics.hold(OwnMetric::CONNECTIONS_OPEN, side(&label));
                     connection(&worker, &label, tcp, remote).await;
                     drop(open);
                     worker.connections.set(worker.connections.get() - 1);
@@ -208,7 +209,7 @@ fn detected<'a>(worker: &'a Rc<Worker>, caller: Caller, mut stream: Stream, reac
         };
         // Half a connection must hold up nobody who waits for a whole one.
         drop(connecting);
-        worker.telemetry.metrics.count("lorica_protocol_detected_total", spoken.word(), 1);
+        worker.telemetry.metrics.count(OwnMetric::PROTOCOL_DETECTED, spoken.word(), 1);
         let version = match spoken {
             Spoken::Http1 => Negotiated::Http1,
             Spoken::Http2 => Negotiated::Http2,
@@ -303,7 +304,7 @@ fn plaintext<'a>(worker: &'a Rc<Worker>, caller: Caller, tcp: TcpStream, port: &
                 });
                 // Silence for so long is a server's turn to speak.
                 let spoken = spoken.await.ok().flatten().unwrap_or(Spoken::Other);
-                worker.telemetry.metrics.count("lorica_protocol_detected_total", spoken.word(), 1);
+                worker.telemetry.metrics.count(OwnMetric::PROTOCOL_DETECTED, spoken.word(), 1);
                 match spoken {
                     Spoken::Http1 => http::serve(worker, caller.into(), stream, sent.freeze(), Negotiated::Http1).await,
                     Spoken::Http2 => http::serve(worker, caller.into(), stream, sent.freeze(), Negotiated::Http2).await,

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use lorica_model::name::{ServiceName, ServicePort};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Backend, GatewayUnit, HostPattern, Hosts, Listening, Terminated, TlsAction, TlsChain, TransportRoute, route};
+use lorica_observe::metrics::OwnMetric;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -44,14 +45,14 @@ pub async fn serve(worker: Rc<Worker>, port: u16, listener: TcpListener, mut clo
         match accepted {
             Ok((tcp, remote)) => {
                 if worker.connections.get() >= MAX_CONNECTIONS {
-                    worker.telemetry.metrics.count("lorica_connections_refused_total", "", 1);
+                    worker.telemetry.metrics.count(OwnMetric::CONNECTIONS_REFUSED, "", 1);
                     tracing::warn!("more than {MAX_CONNECTIONS} connections; one was refused");
                     continue;
                 }
                 let worker = worker.clone();
                 spawn_local(async move {
                     worker.connections.set(worker.connections.get() + 1);
-                    let open = worker.telemetry.metrics.hold("lorica_connections_open", "gateway");
+                    let open = worker.telemetry.metrics.hold(OwnMetric::CONNECTIONS_OPEN, "gateway");
                     connection(&worker, port, tcp, remote).await;
                     drop(open);
                     worker.connections.set(worker.connections.get() - 1);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lorica_model::head::{Edits, RequestHead};
 use lorica_model::snapshot::{Backend, Timeouts};
+use lorica_observe::metrics::OwnMetric;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -23,8 +24,6 @@ use crate::worker::Worker;
 const MAX_COPIES: usize = 1024;
 /// How long a copy may take, its answer included.
 const COPY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Counts copies by what became of them.
-const COUNT: &str = "lorica_mirrored_requests_total";
 
 /// Copies that wait for the body of their request.
 #[derive(Default)]
@@ -75,7 +74,7 @@ impl Mirrors {
         let frames = body.whole();
         for copy in copies {
             let Some(frames) = frames.clone().filter(|_| worker.copies.get() < MAX_COPIES) else {
-                worker.telemetry.metrics.count(COUNT, "skipped", 1);
+                worker.telemetry.metrics.count(OwnMetric::MIRRORED, "skipped", 1);
                 continue;
             };
             let worker = worker.clone();
@@ -84,7 +83,7 @@ impl Mirrors {
                 let sent = timeout(COPY_TIMEOUT, send(&worker, &copy, frames)).await;
                 worker.copies.set(worker.copies.get() - 1);
                 let result = if matches!(sent, Ok(Ok(()))) { "answered" } else { "failed" };
-                worker.telemetry.metrics.count(COUNT, result, 1);
+                worker.telemetry.metrics.count(OwnMetric::MIRRORED, result, 1);
             });
         }
     }

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use lorica_model::head::{RequestHead, Version};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{DEFAULT_IDLE_TIMEOUT, Listening, without_port};
+use lorica_observe::metrics::OwnMetric;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{Connection, Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
 use tokio::sync::watch;
@@ -130,12 +131,12 @@ impl Drop for Handshake {
 
 fn admit(worker: &Rc<Worker>, port: u16, incoming: Incoming, handshakes: &Rc<Cell<usize>>) {
     if worker.connections.get() >= MAX_CONNECTIONS || handshakes.get() >= MAX_HANDSHAKES {
-        worker.telemetry.metrics.count("lorica_connections_refused_total", "", 1);
+        worker.telemetry.metrics.count(OwnMetric::CONNECTIONS_REFUSED, "", 1);
         tracing::warn!("more than {MAX_CONNECTIONS} connections, or {MAX_HANDSHAKES} handshakes; one was refused");
         return incoming.refuse();
     }
     if handshakes.get() >= RETRY_FROM && incoming.may_retry() && !incoming.remote_address_validated() {
-        worker.telemetry.metrics.count("lorica_quic_retries_total", "", 1);
+        worker.telemetry.metrics.count(OwnMetric::QUIC_RETRIES, "", 1);
         // It may be gone, or never have been there.
         return drop(incoming.retry());
     }
@@ -143,7 +144,7 @@ fn admit(worker: &Rc<Worker>, port: u16, incoming: Incoming, handshakes: &Rc<Cel
     let worker = worker.clone();
     spawn_local(async move {
         worker.connections.set(worker.connections.get() + 1);
-        let open = worker.telemetry.metrics.hold("lorica_connections_open", "gateway");
+        let open = worker.telemetry.metrics.hold(OwnMetric::CONNECTIONS_OPEN, "gateway");
         connection(&worker, port, incoming, handshake).await;
         drop(open);
         worker.connections.set(worker.connections.get() - 1);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Backend, Listening, Transport, route};
+use lorica_observe::metrics::OwnMetric;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
@@ -56,7 +57,7 @@ pub async fn serve(worker: Rc<Worker>, port: u16, socket: UdpSocket, mut closed:
                 flows.retain(|_, flow| !flow.answers.is_finished());
             }
             if flows.len() >= MAX_FLOWS {
-                worker.telemetry.metrics.count("lorica_connections_refused_total", "", 1);
+                worker.telemetry.metrics.count(OwnMetric::CONNECTIONS_REFUSED, "", 1);
                 continue;
             }
             match open(&worker, port, &socket, sender).await {
