@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its only purpose is to speak to the terminal")]
 
 mod certificates;
+mod flame;
 mod instructions;
 mod load;
 mod machine;
@@ -30,7 +31,7 @@ use statistics::Spread;
 /// Measures Lorica and its peers side by side.
 #[derive(Debug, Parser)]
 #[command(
-    after_help = "Examples:\n  cargo xtask bench --quick\n  cargo xtask bench --scenarios http1-mtls --peers lorica,haproxy --rounds 5\n  cargo xtask bench instructions\n  cargo xtask bench routes"
+    after_help = "Examples:\n  cargo xtask bench --quick\n  cargo xtask bench --scenarios http1-mtls --peers lorica,haproxy --rounds 5\n  cargo xtask bench instructions\n  cargo xtask bench flame\n  cargo xtask bench routes"
 )]
 struct Arguments {
     /// The `lorica` to measure.
@@ -68,6 +69,8 @@ struct Arguments {
 enum Verb {
     /// Count instructions per request with callgrind, and keep the count in docs/performance/instructions.csv.
     Instructions,
+    /// Sample where the CPU time goes, and keep flame graphs and shares in docs.
+    Flame,
     /// Time the search for a request's rule among many, and print the table that docs/performance.md holds.
     Routes,
     /// The program of a cold start: one request.
@@ -133,6 +136,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let file = arguments.root.join("docs/performance/instructions.csv");
             instructions::run(&bench.programs, &bench.certificates, &bench, &file, &commit)
         }
+        Some(Verb::Flame) => flame::run(&bench, &arguments.root.join("docs"), &commit),
         _ => compare(arguments, &bench, commit),
     }
 }

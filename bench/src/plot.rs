@@ -46,7 +46,8 @@ pub(crate) fn bars(title: &str, groups: &[(String, Bars)]) -> String {
     out
 }
 
-fn escaped(text: &str) -> String {
+/// `text` as it may stand in XML.
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

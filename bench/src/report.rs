@@ -131,17 +131,18 @@ impl Results {
             self.failed.iter().for_each(|line| part.push_str(&format!("- {line}\n")));
         }
         part.push_str("\n![CPU time per request](performance/cpu.svg)\n");
-        fs::write(&page, replaced(&text, &part)?)?;
+        fs::write(&page, replaced(&text, MARKERS, &part)?)?;
         Ok(())
     }
 }
 
-/// `text` with `part` between the markers.
-fn replaced(text: &str, part: &str) -> anyhow::Result<String> {
-    let (before, rest) = text.split_once(MARKERS.0).context("docs/performance.md has lost the marker before its results")?;
-    let (_, after) = rest.split_once(MARKERS.1).context("docs/performance.md has lost the marker behind its results")?;
-    ensure!(!after.contains(MARKERS.0), "docs/performance.md has its markers twice");
-    Ok(format!("{before}{}\n{part}\n{}{after}", MARKERS.0, MARKERS.1))
+/// `text` with `part` between these markers.
+pub(crate) fn replaced(text: &str, markers: (&str, &str), part: &str) -> anyhow::Result<String> {
+    let lost = |marker: &str| format!("docs/performance.md has lost `{}`", marker.trim());
+    let (before, rest) = text.split_once(markers.0).with_context(|| lost(markers.0))?;
+    let (_, after) = rest.split_once(markers.1).with_context(|| lost(markers.1))?;
+    ensure!(!after.contains(markers.0), "docs/performance.md has its markers twice");
+    Ok(format!("{before}{}\n{part}\n{}{after}", markers.0, markers.1))
 }
 
 fn shown(value: f64) -> String {
@@ -160,10 +161,10 @@ mod tests {
     #[test]
     fn only_what_stands_between_the_markers_is_written_anew() {
         let text = format!("before\n{}old\n{}after\n", MARKERS.0, MARKERS.1);
-        let once = replaced(&text, "new").unwrap();
+        let once = replaced(&text, MARKERS, "new").unwrap();
         assert!(once.starts_with("before\n") && once.ends_with("after\n") && once.contains("new") && !once.contains("old"));
-        assert_eq!(replaced(&once, "new").unwrap(), once);
-        assert!(replaced("no markers", "new").is_err());
+        assert_eq!(replaced(&once, MARKERS, "new").unwrap(), once);
+        assert!(replaced("no markers", MARKERS, "new").is_err());
     }
 
     #[test]

@@ -103,8 +103,78 @@ impl Scenario {
         }
     }
 
+    /// What it is loaded with, where it has a load of its own: it says how many calls there were.
+    fn load(self, entry: SocketAddr, window: Duration) -> anyhow::Result<u64> {
+        match self {
+            Self::Http1Mtls10k => load::wrk(entry, "/10k", window),
+            Self::Http2Mtls => load::h2load(entry, "/small", window),
+            Self::TcpMtls => load::round_trips(entry, window),
+            Self::ConnectMtls => load::connections(entry, window),
+            Self::BulkMtls => load::bulk(entry, window),
+            _ => load::wrk(entry, "/", window),
+        }
+    }
+
     /// One round; none where the peer cannot do it.
     pub(crate) fn round(self, bench: &Bench, peer: Peer) -> anyhow::Result<Option<Vec<Figure>>> {
+        self.on_a_rig(bench, peer, |wanted| {
+            let start = |wanted: &Wanted<'_>| -> anyhow::Result<Rig> {
+                let rig = peer.start(&bench.programs, wanted)?;
+                sane(&rig, wanted)?;
+                Ok(rig)
+            };
+            let window = bench.window;
+            Ok(Some(match self {
+                Self::Http1Plain | Self::Http1Mtls | Self::Http1Mtls10k | Self::Http2Mtls | Self::TcpMtls | Self::ConnectMtls => {
+                    cost(&start(wanted)?, window, 1e6, |entry, window| self.load(entry, window))?
+                }
+                Self::BulkMtls => bulk(&start(wanted)?, window)?,
+                Self::Memory => memory(&start(wanted)?)?,
+                Self::ColdStart => cold_start(bench, peer, wanted)?,
+                Self::Latency => latency(&start(wanted)?, wanted.backend, window)?,
+                Self::Workers if peer == Peer::Captured => return Ok(None),
+                Self::Workers => {
+                    let wanted = Wanted { two: false, ..*wanted };
+                    let mut figures = Vec::new();
+                    for (workers, throughput, cpu) in
+                        [(1, "1 worker, requests/s", "1 worker, CPU µs"), (2, "2 workers, requests/s", "2 workers, CPU µs")]
+                    {
+                        let rig = start(&Wanted { workers, ..wanted })?;
+                        let measured = cost(&rig, window, 1e6, |entry, window| self.load(entry, window))?;
+                        figures.extend(measured.iter().map(|(name, value)| (if *name == RATE_NAME { throughput } else { cpu }, *value)));
+                    }
+                    figures
+                }
+            }))
+        })
+        .map(Option::flatten)
+    }
+
+    /// Does something to a rig of its that is loaded for `window`; `during` begins a second later.
+    pub(crate) fn under_load<T>(
+        self,
+        bench: &Bench,
+        peer: Peer,
+        window: Duration,
+        during: impl FnOnce(&Rig) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let done = self.on_a_rig(bench, peer, |wanted| {
+            let rig = peer.start(&bench.programs, wanted)?;
+            sane(&rig, wanted)?;
+            std::thread::scope(|scope| {
+                let entry = rig.entry;
+                let loading = scope.spawn(move || self.load(entry, window));
+                std::thread::sleep(Duration::from_secs(1));
+                let done = during(&rig);
+                ensure!(loading.join().ok().context("the load panicked")?? > 0, "nothing was answered");
+                done
+            })
+        });
+        done?.with_context(|| format!("{} cannot do {}", peer.title(), self.name()))
+    }
+
+    /// Starts the backend, and does something with what a rig before it is made of; none where the peer cannot do it.
+    fn on_a_rig<T>(self, bench: &Bench, peer: Peer, act: impl FnOnce(&Wanted<'_>) -> anyhow::Result<T>) -> anyhow::Result<Option<T>> {
         let place = bench.place.join(format!("{}-{}", self.name(), peer.name()));
         if place.exists() {
             fs::remove_dir_all(&place)?;
@@ -121,39 +191,7 @@ impl Scenario {
             place: &place,
             workers: 1,
         };
-        if !peer.can(&wanted) {
-            return Ok(None);
-        }
-        let start = |wanted: &Wanted<'_>| -> anyhow::Result<Rig> {
-            let rig = peer.start(&bench.programs, wanted)?;
-            sane(&rig, wanted)?;
-            Ok(rig)
-        };
-        let window = bench.window;
-        Ok(Some(match self {
-            Self::Http1Plain | Self::Http1Mtls => cost(&start(&wanted)?, window, 1e6, |entry, window| load::wrk(entry, "/", window))?,
-            Self::Http1Mtls10k => cost(&start(&wanted)?, window, 1e6, |entry, window| load::wrk(entry, "/10k", window))?,
-            Self::Http2Mtls => cost(&start(&wanted)?, window, 1e6, |entry, window| load::h2load(entry, "/small", window))?,
-            Self::TcpMtls => cost(&start(&wanted)?, window, 1e6, load::round_trips)?,
-            Self::ConnectMtls => cost(&start(&wanted)?, window, 1e6, load::connections)?,
-            Self::BulkMtls => bulk(&start(&wanted)?, window)?,
-            Self::Memory => memory(&start(&wanted)?)?,
-            Self::ColdStart => cold_start(bench, peer, &wanted)?,
-            Self::Latency => latency(&start(&wanted)?, address, window)?,
-            Self::Workers if peer == Peer::Captured => return Ok(None),
-            Self::Workers => {
-                let wanted = Wanted { two: false, ..wanted };
-                let mut figures = Vec::new();
-                for (workers, throughput, cpu) in
-                    [(1, "1 worker, requests/s", "1 worker, CPU µs"), (2, "2 workers, requests/s", "2 workers, CPU µs")]
-                {
-                    let rig = start(&Wanted { workers, ..wanted })?;
-                    let measured = cost(&rig, window, 1e6, |entry, window| load::wrk(entry, "/", window))?;
-                    figures.extend(measured.iter().map(|(name, value)| (if *name == RATE_NAME { throughput } else { cpu }, *value)));
-                }
-                figures
-            }
-        }))
+        if peer.can(&wanted) { act(&wanted).map(Some) } else { Ok(None) }
     }
 }
 

@@ -52,13 +52,14 @@ pub(crate) struct Peers {
 }
 
 /// What benches run beside Lorica, and what they make load with.
-const BENCH_PROGRAMS: [(&str, &str); 7] = [
+const BENCH_PROGRAMS: [(&str, &str); 8] = [
     ("nginx", "nginx"),
     ("haproxy", "haproxy"),
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
     ("nghttpd", "nghttp2-server"),
     ("valgrind", "valgrind"),
+    ("perf", "linux-perf"),
     ("taskset", "util-linux"),
 ];
 
