@@ -183,6 +183,11 @@ namespaced! {
     GatewayName
 }
 
+namespaced! {
+    /// The name of a Secret: `shop-certificate.shop`. For Envoy it is the name of a resource of its own.
+    SecretName
+}
+
 impl ServiceName {
     /// The fully qualified name: `recording.contact.mesh`.
     #[must_use]

@@ -75,8 +75,18 @@ pub struct RegisteredWorkload {
 pub struct RegisteredGateway {
     /// The gateway.
     pub name: GatewayName,
-    /// Where it listens.
-    pub addresses: Vec<IpAddr>,
+    /// Where its listener ports are bound.
+    pub binds: BTreeMap<u16, IpAddr>,
+    /// The address of those that `binds` does not name: an Envoy says so ahead, a Lorica proxy binds before it tells.
+    pub elsewhere: Option<IpAddr>,
+}
+
+impl RegisteredGateway {
+    /// Where a listener port is bound.
+    #[must_use]
+    pub fn address(&self, port: u16) -> Option<IpAddr> {
+        self.binds.get(&port).copied().or(self.elsewhere)
+    }
 }
 
 /// A port of a registered workload.

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{
     AdditionalAddress, ApiListener, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
@@ -24,6 +25,7 @@ use envoy_types::pb::google::protobuf::Any;
 use lorica_model::name::ServicePort;
 use lorica_model::snapshot::{OutboundUnit, Protocol, Version};
 
+use super::access_log::access_log;
 use super::{CORS, Context, address, ads, duration, no, yes};
 use crate::facts::{ListenerFacts, metadata};
 use crate::node::Dialect;
@@ -40,9 +42,10 @@ const INSPECTION: Duration = Duration::from_millis(200);
 
 pub(super) fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'_>) -> Option<Listener> {
     let name = unit.port.to_string();
-    let http = || vec![network_filter("envoy.filters.network.http_connection_manager", pack(&connection_manager(&unit.port, dialect)))];
+    let http =
+        || vec![network_filter("envoy.filters.network.http_connection_manager", pack(&connection_manager(&unit.port, dialect, context)))];
     if dialect == Dialect::Grpc {
-        let manager = connection_manager(&unit.port, dialect);
+        let manager = connection_manager(&unit.port, dialect, context);
         return Some(Listener { name, api_listener: Some(ApiListener { api_listener: Some(pack(&manager)) }), ..Listener::default() });
     }
     let mut listener = Listener {
@@ -71,8 +74,8 @@ pub(super) fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'
             vec![FilterChain { name: "http".to_owned(), filter_chain_match: matches, filters: http(), ..FilterChain::default() }];
     }
     if both || unit.protocol == Protocol::Tcp {
-        listener.default_filter_chain =
-            Some(FilterChain { name: "tcp".to_owned(), filters: vec![tcp_filter(&name)], ..FilterChain::default() });
+        let filters = vec![tcp_filter(&name, access_log(dialect, context))];
+        listener.default_filter_chain = Some(FilterChain { name: "tcp".to_owned(), filters, ..FilterChain::default() });
     }
     if both && dialect == Dialect::Envoy {
         listener.listener_filters = vec![listener_filter("envoy.filters.listener.http_inspector", pack(&HttpInspector {}))];
@@ -92,7 +95,7 @@ pub fn capture() -> Resource {
         address: Some(address(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ORIGINAL_DST_PORT))),
         use_original_dst: yes(),
         listener_filters: vec![listener_filter("envoy.filters.listener.original_dst", pack(&OriginalDst {}))],
-        default_filter_chain: Some(FilterChain { filters: vec![tcp_filter("outbound")], ..FilterChain::default() }),
+        default_filter_chain: Some(FilterChain { filters: vec![tcp_filter("outbound", Vec::new())], ..FilterChain::default() }),
         traffic_direction: TrafficDirection::Outbound.into(),
         ..Listener::default()
     };
@@ -100,9 +103,10 @@ pub fn capture() -> Resource {
     Resource::new(Kind::Listener, "outbound", version, &listener)
 }
 
-fn connection_manager(port: &ServicePort, dialect: Dialect) -> HttpConnectionManager {
+fn connection_manager(port: &ServicePort, dialect: Dialect, context: Context<'_>) -> HttpConnectionManager {
     let name = port.to_string();
-    manager(&name, RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name.clone() }), dialect)
+    let routes = RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name.clone() });
+    HttpConnectionManager { access_log: access_log(dialect, context), ..manager(&name, routes, dialect) }
 }
 
 /// A connection manager whose routes are these.
@@ -134,10 +138,11 @@ fn cors_filter() -> HttpFilter {
     HttpFilter { name: CORS.to_owned(), config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Cors {}))), ..HttpFilter::default() }
 }
 
-pub(super) fn tcp_filter(cluster: &str) -> Filter {
+pub(super) fn tcp_filter(cluster: &str, access_log: Vec<AccessLog>) -> Filter {
     let proxy = TcpProxy {
         stat_prefix: cluster.to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        access_log,
         ..TcpProxy::default()
     };
     network_filter("envoy.filters.network.tcp_proxy", pack(&proxy))

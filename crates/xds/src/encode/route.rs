@@ -59,6 +59,8 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     let (response_headers_to_add, response_headers_to_remove) = filter::header_edits(&rule.filters.response);
     let policy = rule.filters.cors.as_ref().map(|cors| (filter::CORS.to_owned(), pack(&filter::cors(cors))));
     Route {
+        // What its access log calls it.
+        name: if dialect == Dialect::Envoy { rule.origin.to_string() } else { String::new() },
         r#match: Some(matches(&rule.matches, specifier)),
         metadata: Some(metadata(&facts)),
         action: Some(action),
