@@ -150,6 +150,13 @@ impl Member {
                 "lds_config": { "ads": {}, "resource_api_version": "V3" },
                 "cds_config": { "ads": {}, "resource_api_version": "V3" },
             },
+            "layered_runtime": { "layers": [{ "name": "lorica", "static_layer": {
+                // A rule's expressions were bounded when it was applied.
+                "re2.max_program_size.error_level": 1_000_000,
+                "re2.max_program_size.warn_level": 1_000_000,
+                // Several fields of one name are one value, as RFC 9110, 5.3 has it.
+                "envoy.reloadable_features.match_headers_individually": false,
+            } }] },
             "static_resources": {
                 "clusters": [{
                     "name": "lorica-control",

@@ -308,7 +308,10 @@ impl Hosts {
         }
         let mut rest = host;
         while let Some((_, under)) = rest.split_once('.') {
-            if let Some(found) = self.find(&HostPattern::Under(under.to_owned())) {
+            // A host that begins with the dot has no label there.
+            if under.len() + 1 < host.len()
+                && let Some(found) = self.find(&HostPattern::Under(under.to_owned()))
+            {
                 return Some(found);
             }
             rest = under;
@@ -355,6 +358,8 @@ mod tests {
             ("a.example.com", "*.example.com"),
             ("example.com", "*"),
             ("[::1]:80", "*"),
+            (".example.com", "*"),
+            ("x..example.com", "*.example.com"),
         ] {
             assert_eq!(found(&hosts, authority), Some(&HostPattern::of(expected)), "{authority}");
         }

@@ -4,10 +4,12 @@
 //! written once, when the exchange is over or dropped.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lorica_model::head::{Edits, RequestHead};
 use lorica_model::reason::{Reason, Side};
+use lorica_model::snapshot::HttpRule;
 
 use super::accept::Boxed;
 use super::caller::{Caller, Entry};
@@ -28,18 +30,24 @@ use crate::config::MAX_ATTEMPTS;
 use crate::wire::{Body, Responder};
 use crate::worker::Worker;
 
+/// The rule that decided, and which of its backends was drawn, if there is any.
+pub type ByRule = (Arc<HttpRule>, Option<usize>);
+
 /// Passes one request on and its answer back.
 pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, body: Body, responder: Responder) -> Boxed<'a> {
     Box::pin(async move {
         let mut record = ExchangeRecord::begin(worker, caller, &head);
         let mut body = Replay::new(body);
         let mut responder = Some(responder);
-        let passed = pass(worker, caller, &head, &mut body, &mut responder, &mut record).await;
+        let mut decided = None;
+        let passed = pass(worker, caller, &head, &mut body, &mut responder, &mut record, &mut decided).await;
         record.received(body.received);
         if let Err(failure) = passed {
             record.fail(&failure);
             match responder {
-                Some(responder) if !failure.answered => respond::refuse(responder, &head, failure.reason, &mut record).await,
+                Some(responder) if !failure.answered => {
+                    respond::refuse(responder, &head, failure.reason, decided.as_ref(), &mut record).await;
+                }
                 // Half an answer must not look like a whole one.
                 Some(responder) => responder.reset(),
                 None => {}
@@ -55,6 +63,7 @@ async fn pass<'x>(
     body: &mut Replay,
     responder: &mut Option<Responder>,
     record: &mut ExchangeRecord<'x>,
+    decided: &mut Option<ByRule>,
 ) -> Result<(), Failure> {
     let from = match (&caller.entry, &caller.certificate) {
         (Entry::Outbound { .. }, _) => clean::From::App,
@@ -75,7 +84,13 @@ async fn pass<'x>(
             respond::answer(responder, head, answer, &rule, record).await;
             return Ok(());
         }
+        Decided::Nowhere(reason, rule, drawn) => {
+            record.rule(&rule);
+            *decided = Some((rule, drawn));
+            return Err(reason.into());
+        }
     };
+    *decided = way.rule.as_ref().map(|(rule, drawn)| (rule.clone(), Some(*drawn)));
     record.way(&way);
     if let Some((rule, backend)) = way.decided() {
         filter::request(head, rule, backend, &mut edits);

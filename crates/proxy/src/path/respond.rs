@@ -1,9 +1,10 @@
 //! respond: answers of the mesh's own. Status, word and text follow from the reason alone.
 
-use lorica_model::head::{HeadBuilder, RequestHead};
+use lorica_model::head::{Edits, Fields, HeadBuilder, RequestHead};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::HttpRule;
 
+use super::exchange::ByRule;
 use super::filter;
 use super::record::ExchangeRecord;
 use crate::wire::Responder;
@@ -17,6 +18,8 @@ pub struct OwnAnswer {
     pub fields: Vec<(&'static str, String)>,
     /// Its body; empty for gRPC.
     pub body: String,
+    /// Whether what the rule changes in answers is not for it.
+    pub as_it_is: bool,
 }
 
 /// The answer that `reason` makes. `detail` is for the caller's eyes: it names no addresses of others.
@@ -32,35 +35,41 @@ pub fn own_answer(reason: Reason, head: Option<&RequestHead>) -> OwnAnswer {
             ("grpc-message", format!("lorica: {}", meaning.text)),
             told,
         ];
-        return OwnAnswer { status: 200, fields, body: String::new() };
+        return OwnAnswer { status: 200, fields, body: String::new(), as_it_is: true };
     }
     let fields = vec![("content-type", "text/plain".to_owned()), told];
-    OwnAnswer { status: meaning.status, fields, body: format!("lorica: {}: {}\n", meaning.word, meaning.text) }
+    OwnAnswer { status: meaning.status, fields, body: format!("lorica: {}: {}\n", meaning.word, meaning.text), as_it_is: true }
 }
 
-/// Answers for the mesh, where an answer can still be given.
-pub async fn refuse(responder: Responder, head: &RequestHead, reason: Reason, record: &mut ExchangeRecord<'_>) {
+/// Answers for the mesh, where an answer can still be given, with the changes that the rule which decided makes to answers: a script may read
+/// why it was refused, and what every answer shall carry this one does as well.
+pub async fn refuse(responder: Responder, head: &RequestHead, reason: Reason, decided: Option<&ByRule>, record: &mut ExchangeRecord<'_>) {
     let answer = own_answer(reason, Some(head));
     if answer.status == 0 {
         return responder.reset();
     }
     record.answered(answer.status, head.is_grpc().then_some(reason.meaning().grpc), answer.body.len());
-    let fields = answer.fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-    send(responder, answer.status, fields, answer.body.clone()).await;
+    let own = fields(&answer);
+    let edits = decided.map(|(rule, drawn)| filter::response(head, rule, drawn.and_then(|drawn| rule.backends().get(drawn)), &own));
+    send(responder, answer.status, edits.unwrap_or_default().apply(&own), answer.body).await;
 }
 
 /// Gives the answer that a rule makes by itself, with the changes that the rule makes to answers.
 pub async fn answer(responder: Responder, head: &RequestHead, answer: OwnAnswer, rule: &HttpRule, record: &mut ExchangeRecord<'_>) {
     record.answered(answer.status, None, answer.body.len());
+    let own = fields(&answer);
+    let edits = if answer.as_it_is { Edits::default() } else { filter::response(head, rule, None, &own) };
+    send(responder, answer.status, edits.apply(&own), answer.body).await;
+}
+
+fn fields(answer: &OwnAnswer) -> Fields {
     let mut own = HeadBuilder::with_capacity(256);
     for (name, value) in &answer.fields {
         if let Err(error) = own.field(name.as_bytes(), value.as_bytes()) {
             tracing::debug!(%error, name, "a field of an answer of our own was left out");
         }
     }
-    let own = own.fields();
-    let edits = filter::response(head, rule, None, &own);
-    send(responder, answer.status, edits.apply(&own), answer.body).await;
+    own.fields()
 }
 
 async fn send<'f>(mut responder: Responder, status: u16, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>, body: String) {

@@ -33,7 +33,7 @@ pub const ACCESS_LOG: [(&str, &str); 24] = [
     ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
     ("user_agent", "%REQ(USER-AGENT)%"),
     ("request_id", "%REQ(X-REQUEST-ID)%"),
-    ("authority", "%REQ(:AUTHORITY)%"),
+    ("authority", "%REQ(X-ENVOY-ORIGINAL-HOST?:AUTHORITY)%"),
     ("upstream_host", "%UPSTREAM_HOST%"),
     ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
     ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),

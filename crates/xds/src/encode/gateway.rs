@@ -5,7 +5,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use envoy_types::pb::envoy::config::core::v3::{TransportSocket, address, socket_address, transport_socket::ConfigType};
+use envoy_types::pb::envoy::config::core::v3::{
+    Http1ProtocolOptions, TransportSocket, address, socket_address, transport_socket::ConfigType,
+};
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, UdpListenerConfig};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
@@ -117,11 +119,10 @@ struct Encoder<'e> {
 
 impl Encoder<'_> {
     fn http(&mut self, name: &str, hosts: &Hosts) -> Filter {
-        let virtual_hosts =
-            hosts.all().iter().map(|one| host(&one.host.to_string(), &one.host.to_string(), &one.rules, self.dialect)).collect();
+        let virtual_hosts = hosts.all().iter().map(|one| host(&one.host.to_string(), &one.host.to_string(), &one.rules, self.dialect));
         let routes = RouteConfiguration {
             name: name.to_owned(),
-            virtual_hosts,
+            virtual_hosts: virtual_hosts.collect(),
             ignore_port_in_host_matching: true,
             ..RouteConfiguration::default()
         };
@@ -136,6 +137,12 @@ impl Encoder<'_> {
             // Callers are from outside: what they say of their own address stands before what is known of it.
             manager.use_remote_address = yes();
             manager.preserve_external_request_id = true;
+            manager.http_protocol_options = Some(Http1ProtocolOptions {
+                accept_http_10: true,
+                enable_trailers: true,
+                allow_custom_methods: true,
+                ..Http1ProtocolOptions::default()
+            });
             manager.access_log = access_log(self.dialect, self.context);
         }
         network_filter("envoy.filters.network.http_connection_manager", pack(&manager))

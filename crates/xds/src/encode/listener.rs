@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
-use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation, header_mutation};
+use envoy_types::pb::envoy::config::core::v3::{TrafficDirection, TypedExtensionConfig};
 use envoy_types::pb::envoy::config::listener::v3::{
     AdditionalAddress, ApiListener, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
 };
@@ -21,6 +22,8 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier};
+use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation;
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::Any;
 use lorica_model::name::ServicePort;
 use lorica_model::snapshot::{OutboundUnit, Protocol, Version};
@@ -120,9 +123,21 @@ pub(super) fn manager(name: &str, routes: RouteSpecifier, dialect: Dialect) -> H
     if dialect == Dialect::Envoy {
         manager.http_filters.insert(0, cors_filter());
         manager.server_header_transformation = ServerHeaderTransformation::PassThrough.into();
+        manager.early_header_mutation_extensions = vec![ours_removed()];
         manager.upgrade_configs = vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..UpgradeConfig::default() }];
     }
     manager
+}
+
+/// Takes away what only proxies of the mesh may say to each other.
+fn ours_removed() -> TypedExtensionConfig {
+    let pattern = StringMatcher { match_pattern: Some(MatchPattern::Prefix("x-lorica-".to_owned())), ..StringMatcher::default() };
+    let removed = header_mutation::RemoveOnMatch { key_matcher: Some(pattern) };
+    let mutation = HeaderMutation { action: Some(header_mutation::Action::RemoveOnMatch(removed)) };
+    TypedExtensionConfig {
+        name: "envoy.http.early_header_mutation.header_mutation".to_owned(),
+        typed_config: Some(pack(&EarlyHeaderMutation { mutations: vec![mutation] })),
+    }
 }
 
 pub(super) fn router() -> HttpFilter {

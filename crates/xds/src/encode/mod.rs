@@ -8,6 +8,7 @@ mod bundle;
 mod certificate;
 mod cluster;
 mod endpoint;
+mod envoy;
 mod filter;
 mod gateway;
 mod inbound;

@@ -7,7 +7,7 @@ use super::{hostname, port};
 use crate::name::Namespace;
 use crate::resource::kinds::{HttpFilter, PathModifier};
 use crate::resource::reader::{Object, Reader};
-use crate::resource::tree::{Node, Value};
+use crate::resource::tree::Node;
 use crate::snapshot::{Cors, HeaderEdits, OriginMatch, Share};
 
 pub(super) fn filters(node: Option<Node>, own: &Namespace, reader: &mut Reader<'_>) -> Vec<(HttpFilter, Range<usize>)> {
@@ -102,38 +102,72 @@ pub(super) fn cors(mut object: Object, reader: &mut Reader<'_>) -> Cors {
     let (origins, methods, headers) = (object.take("allowOrigins"), object.take("allowMethods"), object.take("allowHeaders"));
     let (expose, credentials, age) = (object.take("exposeHeaders"), object.take("allowCredentials"), object.take("maxAge"));
     reader.end(object);
-    let mut texts = |node: Option<Node>| -> Vec<String> {
+    let mut list = |node: Option<Node>, fits: fn(&str) -> bool, what: &str| -> Vec<String> {
         let nodes = node.map(|node| reader.list(node, "a list")).unwrap_or_default();
-        nodes.iter().filter_map(|node| reader.text(node, "an entry")).collect()
+        let several = nodes.len() > 1;
+        let one = |node: Node| {
+            let text = reader.text(&node, "an entry")?;
+            reader.bound(!(several && text == "*"), &node.span, format!("`*` takes every {what}, so it stands alone"));
+            reader.bound(text == "*" || fits(&text), &node.span, format!("`{text}` is no {what}"));
+            Some(text)
+        };
+        nodes.into_iter().filter_map(one).collect()
     };
-    let (origins, methods, headers, expose) = (texts(origins), texts(methods), texts(headers), texts(expose));
+    let origins = list(origins, is_origin, "origin");
+    let (methods, headers, expose) =
+        (list(methods, is_token, "method"), list(headers, is_token, "header"), list(expose, is_token, "header"));
     let origin = |text: String| match text.split_once('*') {
         Some(("", "")) => OriginMatch::Any,
         Some((before, after)) => OriginMatch::Wildcard { before: before.to_owned(), after: after.to_owned() },
         None => OriginMatch::Exact(text),
     };
     let max_age = age.and_then(|node| reader.number(&node, "`maxAge`", 1..=i64::from(i32::MAX))).and_then(|age| u32::try_from(age).ok());
-    let credentials = credentials.is_some_and(|node| matches!(node.value, Value::Bool(true)));
+    let credentials = credentials.and_then(|node| reader.boolean(&node, "`allowCredentials`")).unwrap_or_default();
     Cors { origins: origins.into_iter().map(origin).collect(), methods, headers, expose, credentials, max_age: max_age.unwrap_or(5) }
+}
+
+/// `https://a.example`, `https://*.example:8443`: scheme, host with or without a wildcard in place of its first labels, port.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    let (host, port) = rest.rsplit_once(':').filter(|_| !rest.ends_with(']')).map_or((rest, None), |(host, port)| (host, Some(port)));
+    let host = host.strip_prefix("*.").unwrap_or(host);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
+    !scheme.is_empty()
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+        && !host.is_empty()
+        && host.chars().all(plain)
+        && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0))
+}
+
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c))
 }
 
 pub(super) fn header_edits(mut object: Object, reader: &mut Reader<'_>) -> HeaderEdits {
     let (set, add, remove) = (object.take("set"), object.take("add"), object.take("remove"));
     reader.end(object);
     let mut pairs = |node: Option<Node>| -> Vec<(String, String)> {
-        let nodes = node.map(|node| reader.list(node, "fields")).unwrap_or_default();
-        let one = |node| {
-            let mut object = reader.object(node, "a field")?;
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for node in node.map(|node| reader.list(node, "fields")).unwrap_or_default() {
+            let Some(mut object) = reader.object(node, "a field") else { continue };
             let (name, value) = (object.need("name", reader), object.need("value", reader));
             reader.end(object);
-            Some((field_name(&name?, reader)?, field_value(&value?, reader)?))
-        };
-        nodes.into_iter().filter_map(one).collect()
+            let (Some(name_node), Some(value)) = (name, value) else { continue };
+            let (Some(name), Some(value)) = (field_name(&name_node, reader), field_value(&value, reader)) else { continue };
+            let again = pairs.iter().any(|(known, _)| *known == name);
+            reader.bound(!again, &name_node.span, format!("`{name}` is there twice; several values are one list: `value: a, b`"));
+            pairs.push((name, value));
+        }
+        pairs
     };
     let (set, add) = (pairs(set), pairs(add));
-    let remove = remove.map(|node| reader.list(node, "`remove`")).unwrap_or_default();
-    let remove = remove.iter().filter_map(|node| field_name(node, reader)).collect();
-    HeaderEdits { remove, set, add }
+    let mut removed: Vec<String> = Vec::new();
+    for node in remove.map(|node| reader.list(node, "`remove`")).unwrap_or_default() {
+        let Some(name) = field_name(&node, reader) else { continue };
+        reader.bound(!removed.contains(&name), &node.span, format!("`{name}` is there twice"));
+        removed.push(name);
+    }
+    HeaderEdits { remove: removed, set, add }
 }
 
 pub(super) fn path_modifier(node: Node, reader: &mut Reader<'_>) -> Option<PathModifier> {
@@ -151,8 +185,7 @@ pub(super) fn path_modifier(node: Node, reader: &mut Reader<'_>) -> Option<PathM
 /// The name of a header field that a filter may change, in lower case.
 fn field_name(node: &Node, reader: &mut Reader<'_>) -> Option<String> {
     let name = reader.text(node, "a name")?.to_ascii_lowercase();
-    let fits = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-    if name.is_empty() || name.len() > 256 || !name.chars().all(fits) {
+    if name.len() > 256 || !is_token(&name) {
         reader.wrong(&node.span, format!("`{name}` is no name of a header"));
         return None;
     }

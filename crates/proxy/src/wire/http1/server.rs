@@ -28,6 +28,8 @@ pub struct Http1Server {
     head_timeout: Duration,
     current: Rc<Current>,
     close_next: bool,
+    /// Whether it has no TLS.
+    plain: bool,
 }
 
 /// The state of one exchange, shared by its body, its responder and the connection.
@@ -42,7 +44,9 @@ impl Http1Server {
     #[must_use]
     pub fn new(stream: Stream, read: &[u8], head_timeout: Duration) -> Self {
         let none = Current { body: Rc::new(Cell::new(State::End)), answered: Cell::new(true), keep: Cell::new(true) };
-        Self { connection: Rc::new(RefCell::new(Connection::new(stream, read))), head_timeout, current: Rc::new(none), close_next: false }
+        let plain = matches!(stream, Stream::Plain(_));
+        let connection = Rc::new(RefCell::new(Connection::new(stream, read)));
+        Self { connection, head_timeout, current: Rc::new(none), close_next: false, plain }
     }
 
     /// Whether nothing of a next request has come.
@@ -106,7 +110,7 @@ impl Http1Server {
             {
                 let mut connection = self.connection.borrow_mut();
                 if connection.has_new_line()
-                    && let Some(parsed) = parse::request(&mut connection.inbox)?
+                    && let Some(parsed) = parse::request(&mut connection.inbox, self.plain)?
                 {
                     return Ok(Some(parsed));
                 }
@@ -116,7 +120,8 @@ impl Http1Server {
                     return Ok(None);
                 }
                 // What is wrong already is told so, however the bytes came.
-                return parse::request(&mut self.connection.borrow_mut().inbox)?.map_or(Err(WireError::Closed), |parsed| Ok(Some(parsed)));
+                return parse::request(&mut self.connection.borrow_mut().inbox, self.plain)?
+                    .map_or(Err(WireError::Closed), |parsed| Ok(Some(parsed)));
             }
         }
     }
