@@ -11,6 +11,8 @@ const DELIBERATE: &[Deliberate] = &[
     ("query parameters are compared decoded", has_encoded_query),
     ("a browser whose script may not call is told nothing", is_denied_preflight),
     ("CORS holds for redirects, too", is_redirect_of_script),
+    ("a call of gRPC is redirected as any request", is_redirect_of_call),
+    ("a call of gRPC goes on as HTTP/2", is_call_to_an_undeclared_port),
 ];
 
 /// Neither passes on what is no request. What it was could not be read, so that logs say little of it.
@@ -47,6 +49,18 @@ fn is_redirect_of_script(one: &Compared) -> bool {
     silent.fields.retain(|(name, _)| !name.starts_with("access-control-"));
     let preflight = one.asked.method == "OPTIONS" && one.lorica.seen.is_none() && one.lorica.status == 200;
     asks && (300..400).contains(&one.envoy.status) && one.envoy.seen.is_none() && (preflight || silent == one.envoy)
+}
+
+/// Envoy makes a gRPC status of its redirect's.
+fn is_redirect_of_call(one: &Compared) -> bool {
+    let is_redirect = (300..400).contains(&one.lorica.status) && one.envoy.status == 200 && one.envoy.seen.is_none();
+    let place = |outcome: &Outcome| outcome.fields.iter().find(|(name, _)| name == "location").cloned();
+    one.asked.grpc && is_redirect && place(&one.lorica) == place(&one.envoy)
+}
+
+/// Envoy speaks one version with a cluster: what an HTTPRoute leads to, and no port says better, is HTTP/1.
+fn is_call_to_an_undeclared_port(one: &Compared) -> bool {
+    one.asked.grpc && one.lorica.logged.flags == "UPE" && one.envoy.seen.is_some() && one.lorica.logged.rule == one.envoy.logged.rule
 }
 
 /// What differs and may not, for people; empty: nothing.

@@ -135,7 +135,7 @@ impl Rig {
             mesh.finish().await?;
             return Ok(None);
         };
-        let arguments = ["proxy", "--gateway", "edge.shop", "--bind", "80=0", "--access-log", "lorica.log"];
+        let arguments = ["proxy", "--gateway", "edge.shop", "--bind", "80=0", "--workers", "1", "--access-log", "lorica.log"];
         let lorica = mesh.start_binary("a gateway", arguments, Vec::new(), None)?;
         let line = lorica.line("serving: port 80 on ").await?;
         let at: SocketAddr = line.rsplit(" on ").next().unwrap_or_default().parse()?;
@@ -153,10 +153,7 @@ impl Rig {
     /// Applies resources and waits until both proxies have them in force.
     pub(crate) async fn apply(&mut self, resources: &str) -> anyhow::Result<()> {
         let first = self.backends.servers[0].0.clone();
-        let marker = |path: &str| {
-            let rules = format!("[{{matches: [{{path: {{type: Exact, value: {path}}}}}], backendRefs: [{{name: {first}, port: 80}}]}}]");
-            route("marker", "marker.invalid", &rules)
-        };
+        let marker = |rule: &str| route("marker", "marker.invalid", &format!("[{{{rule}, backendRefs: [{{name: {first}, port: 80}}]}}]"));
         self.pair.apply(&self.mesh, resources, "marker.invalid", marker).await
     }
 
@@ -181,18 +178,22 @@ impl Pair {
         Self { lorica: side(lorica, lorica_log, 'l'), envoy: side(envoy, envoy_log, 'e'), number: 0 }
     }
 
-    /// Applies resources and, with them, a route made by `marker` for a path of its own; waits until both proxies answer that.
+    /// Applies resources and, with them, a route made by `marker` of matches and filters; waits until both proxies answer by it.
     pub(crate) async fn apply(&mut self, mesh: &Mesh, resources: &str, host: &str, marker: impl Fn(&str) -> String) -> anyhow::Result<()> {
         self.number += 1;
-        let path = format!("/marker/{}", self.number);
-        let text = format!("{resources}---\n{}", marker(&path));
+        let mark = self.number.to_string();
+        let path = format!("/marker/{mark}");
+        let filter = format!("{{type: ResponseHeaderModifier, responseHeaderModifier: {{set: [{{name: x-marker, value: '{mark}'}}]}}}}");
+        let rule = format!("matches: [{{path: {{type: Exact, value: {path}}}}}], filters: [{filter}]");
+        let text = format!("{resources}---\n{}", marker(&rule));
         mesh.lorica_with_input(["apply", "--allow-missing", "-f", "-"], Some(&text)).await?.success()?;
         let marked = asked("GET", &path, host);
         for side in [&mut self.lorica, &mut self.envoy] {
             let client = tokio::sync::Mutex::new(&mut side.client);
             eventually("the change is in force", PATIENCE, || async {
                 let answer = client.lock().await.send(&marked, "marker").await?;
-                ensure!(answer.status == 200, "{answer:?}");
+                // Before it is in force, a rule for any host may take it.
+                ensure!(answer.fields.contains(&("x-marker".to_owned(), mark.clone())), "{answer:?}");
                 Ok(())
             })
             .await
@@ -206,7 +207,7 @@ impl Pair {
         let id = |side: &Side| format!("{name}-{}", side.letter);
         let (lorica_id, envoy_id) = (id(&self.lorica), id(&self.envoy));
         let (lorica, envoy) = tokio::join!(self.lorica.client.send(asked, &lorica_id), self.envoy.client.send(asked, &envoy_id));
-        Ok([(lorica?, lorica_id), (envoy?, envoy_id)])
+        Ok([(lorica.context("Lorica")?, lorica_id), (envoy.context("Envoy")?, envoy_id)])
     }
 
     /// What becomes of requests at both proxies.

@@ -41,15 +41,8 @@ impl Callers {
     /// Applies routes of this namespace, and waits until both callers have them.
     async fn apply(&mut self, mesh: &Mesh, text: &str) -> anyhow::Result<()> {
         let namespace = self.namespace;
-        let marker = |path: &str| {
-            route(
-                namespace,
-                "marker",
-                &format!(
-                    "[{{matches: [{{path: {{type: Exact, value: {path}}}}}], backendRefs: [{{name: v1, port: 80, namespace: shop}}]}}]"
-                ),
-            )
-        };
+        let backend = "backendRefs: [{name: v1, port: 80, namespace: shop}]";
+        let marker = |rule: &str| route(namespace, "marker", &format!("[{{{rule}, {backend}}}]"));
         self.pair.apply(mesh, text, "web.shop", marker).await
     }
 

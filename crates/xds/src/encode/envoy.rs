@@ -7,7 +7,8 @@ use lorica_model::snapshot::{Action, Backend, Forward, HeaderEdits, HttpRule, We
 pub(super) fn rule(rule: &HttpRule) -> HttpRule {
     let mut rule = rule.clone();
     if let Action::Forward(forward) = &mut rule.action {
-        if forward.backends.iter().all(|backend| backend.weight == 0) {
+        forward.backends.retain(|backend| backend.weight > 0);
+        if forward.backends.is_empty() {
             // A direct response would say 500 as well, but its log would not say why.
             forward.backends = vec![WeightedBackend::plain(1, Backend::Missing { name: "none".to_owned() })];
         }

@@ -29,6 +29,7 @@ use lorica_model::name::ServicePort;
 use lorica_model::snapshot::{OutboundUnit, Protocol, Version};
 
 use super::access_log::access_log;
+use super::local_reply::local_reply;
 use super::{CORS, Context, address, ads, duration, no, yes};
 use crate::facts::{ListenerFacts, metadata};
 use crate::node::Dialect;
@@ -124,6 +125,7 @@ pub(super) fn manager(name: &str, routes: RouteSpecifier, dialect: Dialect) -> H
         manager.http_filters.insert(0, cors_filter());
         manager.server_header_transformation = ServerHeaderTransformation::PassThrough.into();
         manager.early_header_mutation_extensions = vec![ours_removed()];
+        manager.local_reply_config = Some(local_reply());
         manager.upgrade_configs = vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..UpgradeConfig::default() }];
     }
     manager

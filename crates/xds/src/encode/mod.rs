@@ -13,6 +13,7 @@ mod filter;
 mod gateway;
 mod inbound;
 mod listener;
+mod local_reply;
 mod names;
 mod route;
 mod tls;
