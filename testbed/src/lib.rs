@@ -26,6 +26,7 @@
 mod binary;
 mod connection;
 mod echo;
+mod envoy;
 mod eventually;
 mod http_client;
 mod machine;
@@ -41,6 +42,7 @@ mod tree;
 pub use binary::{app, lorica};
 pub use connection::{Connection, send_raw};
 pub use echo::{Echo, EchoServer, TcpEcho, program};
+pub use envoy::Envoy;
 pub use eventually::eventually;
 pub use http_client::{HttpConnection, Reply, http_get, http_send, http2_send, https_send};
 pub use machine::{Peer, Who, aioquic_path, can_namespaces, left_out, node_path, own_address, peer, python_path};

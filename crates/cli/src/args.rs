@@ -1,5 +1,6 @@
 //! The command line as typed: what clap reads, and the small grammars of its values.
 
+mod envoy;
 mod proxy;
 
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use lorica_model::name::{Label, Namespace, ServiceName, ServicePort};
 use lorica_model::snapshot::Protocol;
 
+pub use envoy::{EnvoyArgs, EnvoyCommand};
 pub use proxy::{BindArg, InboundArg, ProxyArgs, WorkersArg};
 
 /// A service mesh in one binary.
@@ -362,48 +364,6 @@ pub struct StatusArgs {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
-}
-
-/// `lorica envoy`.
-#[derive(Debug, Subcommand)]
-pub enum EnvoyCommand {
-    /// Make a key, get an SVID, and print the bootstrap with which a stock Envoy joins the mesh.
-    Bootstrap(EnvoyArgs),
-}
-
-/// `lorica envoy bootstrap`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  lorica envoy bootstrap --service web.shop --port 80:8080/http --upstream recording.contact:80=127.0.0.1:9001 > envoy.yaml
-  envoy -c envoy.yaml")]
-pub struct EnvoyArgs {
-    /// The service that Envoy stands beside.
-    #[arg(long, value_name = "NAME[.NAMESPACE]")]
-    pub service: Option<ServiceName>,
-    /// The namespace of a client.
-    #[arg(short, long, value_name = "NAME", conflicts_with = "service")]
-    pub namespace: Option<Namespace>,
-    /// The account whose identity it has.
-    #[arg(long, value_name = "NAME")]
-    pub account: Option<Label>,
-    /// A port that the app listens on.
-    #[arg(long = "port", value_name = "[SERVICE_PORT:]APP_PORT[/http|h2|grpc|tcp]")]
-    pub ports: Vec<PortArg>,
-    /// The address at which Envoy takes calls, one a --port in their order. Default: 127.0.0.1 with any free port.
-    #[arg(long = "inbound", value_name = "ADDRESS:PORT")]
-    pub inbound: Vec<SocketAddr>,
-    /// A local address that stands for a service port.
-    #[arg(long = "upstream", value_name = "NAME:PORT=LOCAL")]
-    pub upstreams: Vec<UpstreamArg>,
-    /// Where SVID and bundle are kept. Default: below the state directory.
-    #[arg(long, value_name = "DIR")]
-    pub directory: Option<PathBuf>,
-    /// Envoy's admin address.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub admin: Option<SocketAddr>,
-    /// Stay, and renew the SVID for as long as it runs.
-    #[arg(long)]
-    pub watch: bool,
 }
 
 /// `lorica completions`.

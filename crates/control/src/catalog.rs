@@ -1,12 +1,12 @@
 //! What one viewer may have of one publication: units compiled and encoded when somebody asks, and remembered.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lorica_model::compile::{self, Registry, World};
 use lorica_model::name::{Namespace, ServicePort, WorkloadName};
-use lorica_model::resource::Resources;
-use lorica_model::snapshot::{Transport, TrustBundle};
+use lorica_model::resource::{Kind as ResourceKind, Resources};
+use lorica_model::snapshot::{Hosts, Transport, TrustBundle};
 use lorica_model::spiffe::TrustDomain;
 use lorica_xds::encode::{self, Context};
 use lorica_xds::session::Catalog;
@@ -61,9 +61,55 @@ pub struct Viewed {
     pub node: Arc<NodeMetadata>,
     /// Its workload; none for one that did not register.
     pub workload: Option<WorkloadName>,
+    /// Made when it is first asked for.
+    gateway: OnceLock<Entrance>,
+}
+
+/// What a viewer has of the gateway that it runs.
+#[derive(Default)]
+struct Entrance {
+    /// Listeners; for Envoy routes and certificates beside them.
+    resources: Vec<Arc<Resource>>,
+    /// The service ports that it leads to.
+    leads_to: BTreeSet<ServicePort>,
+    /// Those of them to which routes for gRPC lead.
+    grpc: BTreeSet<ServicePort>,
+}
+
+impl Entrance {
+    fn of(viewed: &Viewed) -> Self {
+        let mut made = Self::default();
+        let Some(name) = &viewed.node.gateway else { return made };
+        let world = viewed.published.world();
+        for unit in compile::gateway(&world, name) {
+            made.leads_to.extend(unit.leads_to().cloned());
+            let rules = unit.hosts().flat_map(Hosts::all).flat_map(|host| host.rules.iter());
+            let grpc = rules.filter(|rule| rule.origin.kind == ResourceKind::GrpcRoute.as_str());
+            made.grpc.extend(grpc.flat_map(|rule| rule.leads_to().cloned()));
+            made.resources.extend(encode::gateway(&unit, viewed.dialect, Context::of(&viewed.node)).into_iter().map(Arc::new));
+        }
+        if viewed.dialect == Dialect::Envoy {
+            made.resources.extend(compile::backend_certificate(&world, name).iter().map(encode::certificate).map(Arc::new));
+        }
+        made
+    }
+
+    fn get(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
+        self.resources.iter().find(|resource| resource.kind == kind && resource.name == name).cloned()
+    }
 }
 
 impl Viewed {
+    /// A publication as this viewer may see it.
+    #[must_use]
+    pub fn new(published: Arc<Published>, dialect: Dialect, node: Arc<NodeMetadata>, workload: Option<WorkloadName>) -> Self {
+        Self { published, dialect, node, workload, gateway: OnceLock::new() }
+    }
+
+    fn gateway(&self) -> &Entrance {
+        self.gateway.get_or_init(|| Entrance::of(self))
+    }
+
     fn outbound(&self, name: &str) -> Vec<Resource> {
         let world = self.published.world();
         let Ok(port) = name.parse::<ServicePort>() else { return Vec::new() };
@@ -75,14 +121,8 @@ impl Viewed {
         let plaintext = endpoints.is_some_and(|set| {
             !set.endpoints.is_empty() && set.endpoints.iter().all(|endpoint| endpoint.transport == Transport::Plaintext)
         });
-        encode::outbound(&unit, self.dialect, Context { node: &self.node, plaintext })
-    }
-
-    /// The resources of the gateway that the viewer runs.
-    fn gateway(&self) -> Vec<Resource> {
-        let Some(name) = &self.node.gateway else { return Vec::new() };
-        let units = compile::gateway(&self.published.world(), name);
-        units.iter().flat_map(|unit| encode::gateway(unit, self.dialect, Context::of(&self.node))).collect()
+        let grpc = self.node.gateway.is_some() && self.gateway().grpc.contains(&port);
+        encode::outbound(&unit, self.dialect, Context { node: &self.node, plaintext, grpc })
     }
 
     /// Whether it is an Envoy that takes captured connections.
@@ -93,7 +133,7 @@ impl Viewed {
     fn make(&self, kind: Kind, name: &str) -> Option<Resource> {
         let world = self.published.world();
         match kind {
-            Kind::Secret => (name == "bundle").then(|| encode::bundle(&self.published.bundle)),
+            Kind::Secret => (name == BUNDLE).then(|| encode::bundle(&self.published.bundle)),
             Kind::Names => compile::names(&world).get(&name.parse::<Namespace>().ok()?).map(encode::names),
             Kind::Endpoints => compile::endpoints(&world, &name.parse().ok()?).map(|set| encode::endpoints(&set, self.dialect)),
             Kind::Listener if self.workload.as_ref().is_some_and(|workload| encode::inbound_name(workload) == name) => {
@@ -101,9 +141,6 @@ impl Viewed {
             }
             Kind::Listener if self.workload.as_ref().is_some_and(|workload| encode::egress_name(workload) == name) => {
                 Some(encode::egress(&compile::egress(&world, self.workload.as_ref()?, &self.node.account)))
-            }
-            Kind::Listener | Kind::Route if name.starts_with(encode::GATEWAY_PREFIX) => {
-                self.gateway().into_iter().find(|resource| resource.kind == kind && resource.name == name)
             }
             Kind::Listener if name == encode::CAPTURE && self.captures() => {
                 Some(encode::capture(&compile::egress(&world, self.workload.as_ref()?, &self.node.account)))
@@ -118,12 +155,21 @@ impl Viewed {
     }
 }
 
+/// The secret that everybody may have: the roots to trust.
+const BUNDLE: &str = "bundle";
 impl Catalog for Viewed {
     fn get(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
+        let of_gateway = match kind {
+            Kind::Listener | Kind::Route => name.starts_with(encode::GATEWAY_PREFIX),
+            // A user's private key goes to who runs a gateway that shows its certificate, and to nobody else.
+            Kind::Secret => name != BUNDLE,
+            Kind::Cluster | Kind::Endpoints | Kind::Names => false,
+        };
+        if of_gateway {
+            return self.gateway().get(kind, name);
+        }
         // What depends on who asks is made for each.
-        let own = ["inbound/", encode::EGRESS_PREFIX].iter().any(|prefix| name.starts_with(prefix))
-            || name.starts_with(encode::GATEWAY_PREFIX)
-            || self.node.gateway.is_some();
+        let own = ["inbound/", encode::EGRESS_PREFIX].iter().any(|prefix| name.starts_with(prefix)) || self.node.gateway.is_some();
         let shared = self.dialect == Dialect::Lorica && !own;
         if !shared {
             return self.make(kind, name).map(Arc::new);
@@ -152,9 +198,12 @@ impl Catalog for Viewed {
         let world = self.published.world();
         let names: Vec<String> = match (kind, self.dialect) {
             (Kind::Names, _) => compile::names(&world).into_keys().map(|namespace| namespace.to_string()).collect(),
-            (Kind::Secret, _) => vec!["bundle".to_owned()],
+            (Kind::Secret, _) => vec![BUNDLE.to_owned()],
             (Kind::Listener, _) if self.node.gateway.is_some() => {
-                return self.gateway().into_iter().filter(|resource| resource.kind == Kind::Listener).map(Arc::new).collect();
+                return self.gateway().resources.iter().filter(|resource| resource.kind == Kind::Listener).cloned().collect();
+            }
+            (Kind::Cluster, Dialect::Envoy) if self.node.gateway.is_some() => {
+                self.gateway().leads_to.iter().map(ToString::to_string).collect()
             }
             // Only Envoy asks for all; one with explicit upstreams gets those and what their routes lead to.
             (Kind::Listener, Dialect::Envoy) if !self.node.upstreams.is_empty() => {

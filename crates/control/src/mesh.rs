@@ -337,7 +337,7 @@ impl Mesh {
         let mut state = self.state();
         let id = state.next_session;
         state.next_session += 1;
-        let viewed = Viewed { published: state.published.clone(), dialect, node: node.clone(), workload: workload.clone() };
+        let viewed = Viewed::new(state.published.clone(), dialect, node.clone(), workload.clone());
         let (publications, receiver) = watch::channel(Publication { revision: state.published.revision, catalog: Arc::new(viewed) });
         if let Some(workload) = &workload {
             state.lost.remove(workload);
@@ -507,11 +507,8 @@ impl State {
         ));
         let mut concerned = BTreeMap::new();
         for (id, session) in &self.sessions {
-            let viewed = |published: &Arc<Published>| Viewed {
-                published: published.clone(),
-                dialect: session.dialect,
-                node: session.node.clone(),
-                workload: session.workload.clone(),
+            let viewed = |published: &Arc<Published>| {
+                Viewed::new(published.clone(), session.dialect, session.node.clone(), session.workload.clone())
             };
             let (before, after) = (viewed(&self.published), viewed(&next));
             if session.subscribed.iter().any(|(kind, name)| versions(&before, *kind, name) != versions(&after, *kind, name)) {

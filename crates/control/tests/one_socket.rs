@@ -224,6 +224,17 @@ async fn a_change_set_is_stored_shown_and_deleted() {
 }
 
 /// A call that the client of this crate would not make: raw, as another program may.
+#[tokio::test]
+async fn what_kinds_without_a_spec_say_is_compared() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = Control::start(directory.path()).await;
+    let map = |value: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: roots, namespace: shop}}\ndata: {{a: {value}}}\n");
+    for (value, action) in [("b", ChangeAction::Created), ("b", ChangeAction::Unchanged), ("c", ChangeAction::Changed)] {
+        assert_eq!(control.apply(&map(value)).await.unwrap().changes[0].action, action, "{value}");
+    }
+    control.stop().await;
+}
+
 async fn call(socket: &Path, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(UnixStream::connect(socket).await.unwrap())).await.unwrap();

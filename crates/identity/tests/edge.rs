@@ -32,7 +32,7 @@ impl Root {
         let mut params = CertificateParams::new(hosts.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         params.subject_alt_names.extend(uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())));
         let made = params.signed_by(&key, &self.issuer).unwrap();
-        Certificate { chain: made.pem(), key: PrivateKey(key.serialize_pem()), in_files: false }
+        Certificate { secret: "a.shop".parse().unwrap(), chain: made.pem(), key: PrivateKey(key.serialize_pem()), in_files: false }
     }
 }
 
@@ -171,7 +171,7 @@ fn files_are_read_and_keys_must_be_private() {
     std::fs::write(path("chain.pem"), &made.chain).unwrap();
     std::fs::write(path("key.pem"), &made.key.0).unwrap();
     let mode = |bits| std::fs::set_permissions(path("key.pem"), std::fs::Permissions::from_mode(bits)).unwrap();
-    let filed = Certificate { chain: path("chain.pem"), key: PrivateKey(path("key.pem")), in_files: true };
+    let filed = Certificate { chain: path("chain.pem"), key: PrivateKey(path("key.pem")), in_files: true, ..made };
     mode(0o644);
     assert!(edge::check(&filed).unwrap_err().to_string().contains("chmod 600"));
     mode(0o600);

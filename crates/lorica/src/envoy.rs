@@ -18,6 +18,7 @@ use lorica_model::name::{ServicePort, WorkloadName};
 use lorica_model::snapshot::Protocol;
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use lorica_proxy::identity::control_channel;
+use lorica_xds::encode::ACCESS_LOG;
 use lorica_xds::{NodeMetadata, NodePort};
 use serde_json::{Value, json};
 
@@ -68,9 +69,15 @@ struct Member {
 
 impl Member {
     fn new(arguments: &EnvoyArgs, places: &Places, socket: PathBuf) -> anyhow::Result<Self> {
-        let (namespace, account) =
-            crate::run::belonging(arguments.service.as_ref(), arguments.namespace.as_ref(), arguments.account.as_ref())?;
-        let stem = arguments.service.as_ref().map_or("envoy", |service| service.name.as_str());
+        let (namespace, account) = match &arguments.gateway {
+            Some(gateway) => (gateway.namespace.clone(), gateway.account()),
+            None => crate::run::belonging(arguments.service.as_ref(), arguments.namespace.as_ref(), arguments.account.as_ref())?,
+        };
+        let stem = match (&arguments.service, &arguments.gateway) {
+            (Some(service), _) => service.name.as_str(),
+            (None, Some(gateway)) => gateway.name.as_str(),
+            (None, None) => "envoy",
+        };
         let workload = WorkloadName::new(namespace.clone(), crate::run::unique(stem)?);
         let directory = arguments.directory.clone().unwrap_or_else(|| places.state.join("envoy").join(workload.to_string()));
         let directory = std::path::absolute(directory)?;
@@ -81,12 +88,19 @@ impl Member {
         metadata.secrets_directory = Some(directory.clone());
         metadata.upstreams = arguments.upstreams.iter().map(|upstream| (upstream.port.clone(), upstream.local)).collect();
         for (index, port) in arguments.ports.iter().enumerate() {
-            let address = match arguments.inbound.get(index) {
-                Some(address) => *address,
-                None => std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?,
-            };
+            let address = arguments.inbound.get(index).copied().unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+            let address = settled(address).with_context(|| format!("--inbound {address}"))?;
             metadata.ports.push(NodePort { service_port: port.service_port, app_port: port.app_port, protocol: port.protocol, address });
         }
+        if let Some(gateway) = &arguments.gateway {
+            metadata.gateway = Some(gateway.clone());
+            metadata.gateway_listen = Some(arguments.listen);
+            for bind in &arguments.binds {
+                let address = SocketAddr::new(bind.address.unwrap_or(arguments.listen), bind.bound);
+                metadata.gateway_binds.insert(bind.port, settled(address).with_context(|| format!("--bind {}={address}", bind.port))?);
+            }
+        }
+        metadata.access_log = Some(arguments.access_log.clone()).filter(|target| target != "off");
         Ok(Self { workload, metadata, directory, socket })
     }
 
@@ -136,6 +150,13 @@ impl Member {
                 "lds_config": { "ads": {}, "resource_api_version": "V3" },
                 "cds_config": { "ads": {}, "resource_api_version": "V3" },
             },
+            "layered_runtime": { "layers": [{ "name": "lorica", "static_layer": {
+                // A rule's expressions were bounded when it was applied.
+                "re2.max_program_size.error_level": 1_000_000,
+                "re2.max_program_size.warn_level": 1_000_000,
+                // Several fields of one name are one value, as RFC 9110, 5.3 has it.
+                "envoy.reloadable_features.match_headers_individually": false,
+            } }] },
             "static_resources": {
                 "clusters": [{
                     "name": "lorica-control",
@@ -167,14 +188,16 @@ impl Member {
     fn inbound(&self, service_port: &ServicePort, port: &NodePort) -> Value {
         let name = format!("inbound-{}", port.app_port);
         let source = |secret: &str| json!({ "name": secret, "sds_config": { "path_config_source": { "path": self.directory.join(format!("{secret}.yaml")), "watched_directory": { "path": self.directory } }, "resource_api_version": "V3" } });
+        let access_log = access_log(self.metadata.access_log.as_deref());
         let filter = match port.protocol {
             Protocol::Tcp | Protocol::Detect => {
-                json!({ "name": "envoy.filters.network.tcp_proxy", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": name, "cluster": name } })
+                json!({ "name": "envoy.filters.network.tcp_proxy", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": name, "cluster": name, "access_log": access_log } })
             }
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
                 json!({ "name": "envoy.filters.network.http_connection_manager", "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
                 "stat_prefix": name,
+                "access_log": access_log,
                 "forward_client_cert_details": "SANITIZE_SET",
                 "set_current_client_cert_details": { "uri": true },
                 "route_config": { "virtual_hosts": [{ "name": name, "domains": ["*"], "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": name, "timeout": "0s" } }] }] },
@@ -203,6 +226,30 @@ impl Member {
             }],
         })
     }
+}
+
+/// An address with a port; where none is named, one that is free now.
+fn settled(address: SocketAddr) -> std::io::Result<SocketAddr> {
+    if address.port() == 0 { std::net::TcpListener::bind(address)?.local_addr() } else { Ok(address) }
+}
+
+/// Where Envoy logs what its inbound handles: as the control plane has it log the rest.
+fn access_log(target: Option<&str>) -> Value {
+    const LOGGERS: &str = "type.googleapis.com/envoy.extensions.access_loggers";
+    let keys: serde_json::Map<String, Value> = ACCESS_LOG.iter().map(|(key, command)| ((*key).to_owned(), (*command).into())).collect();
+    let format = json!({ "omit_empty_values": true, "json_format": keys });
+    let log = target.map(|target| match target {
+        "stdout" => {
+            json!({ "name": "envoy.access_loggers.stdout", "typed_config": { "@type": format!("{LOGGERS}.stream.v3.StdoutAccessLog"), "log_format": format } })
+        }
+        "stderr" => {
+            json!({ "name": "envoy.access_loggers.stderr", "typed_config": { "@type": format!("{LOGGERS}.stream.v3.StderrAccessLog"), "log_format": format } })
+        }
+        path => {
+            json!({ "name": "envoy.access_loggers.file", "typed_config": { "@type": format!("{LOGGERS}.file.v3.FileAccessLog"), "path": path, "log_format": format } })
+        }
+    });
+    log.into_iter().collect()
 }
 
 /// The app beside Envoy.

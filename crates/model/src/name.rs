@@ -261,6 +261,11 @@ impl GatewayName {
     }
 }
 
+namespaced! {
+    /// The name of a Secret: `shop-certificate.shop`. For Envoy it is the name of a resource of its own.
+    SecretName, ObjectName
+}
+
 impl ServiceName {
     /// The fully qualified name: `recording.contact.mesh`.
     #[must_use]

@@ -49,12 +49,6 @@ impl Kind {
         matches!(self, Self::Listener | Self::Cluster)
     }
 
-    /// Whether listeners or routes refer to it, so that it is added before them and removed after them.
-    #[must_use]
-    pub const fn is_referred_to(self) -> bool {
-        matches!(self, Self::Secret | Self::Cluster | Self::Endpoints)
-    }
-
     /// Whether it refers to clusters, directly or through a route.
     #[must_use]
     pub const fn refers(self) -> bool {

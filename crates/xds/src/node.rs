@@ -4,7 +4,7 @@
 //! Whether the client may be who it says is decided elsewhere.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use envoy_types::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
@@ -112,6 +112,12 @@ pub struct NodeMetadata {
     /// Where the gateway's listener ports are bound.
     #[serde(default)]
     pub gateway_binds: BTreeMap<u16, SocketAddr>,
+    /// For Envoy: the address on which those of the gateway's listener ports are bound that `gateway_binds` does not name.
+    #[serde(default)]
+    pub gateway_listen: Option<IpAddr>,
+    /// For Envoy: where its access log goes: `stdout`, `stderr` or a file.
+    #[serde(default)]
+    pub access_log: Option<String>,
     /// For Envoy: the local addresses to listen on, by the service port that each leads to.
     #[serde(default)]
     pub upstreams: BTreeMap<ServicePort, SocketAddr>,
@@ -160,6 +166,8 @@ impl NodeMetadata {
             locality: Locality::default(),
             gateway: None,
             gateway_binds: BTreeMap::new(),
+            gateway_listen: None,
+            access_log: None,
             upstreams: BTreeMap::new(),
             secrets_directory: None,
         }

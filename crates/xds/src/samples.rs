@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use lorica_model::name::{GatewayName, Label, Namespace, ServiceName, ServicePort, WorkloadName};
+use lorica_model::name::{GatewayName, Label, Namespace, SecretName, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
     Action, Backend, BackendTls, Certificate, ClientValidation, Cluster, Cors, EgressCaller, EgressHost, EgressRule, EgressUnit, Endpoint,
     EndpointSet, FieldMatch, Filters, Forward, GatewayUnit, HeaderEdits, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, Listening,
@@ -286,7 +286,13 @@ fn any_rule() -> impl Strategy<Value = HttpRule> {
 }
 
 fn any_certificate() -> impl Strategy<Value = Certificate> {
-    (".{0,12}", ".{0,12}", any::<bool>()).prop_map(|(chain, key, in_files)| Certificate { chain, key: PrivateKey(key), in_files })
+    let secret = (any_namespace(), any_label()).prop_map(|(namespace, name)| SecretName::new(namespace, name.into()));
+    (secret, ".{0,12}", ".{0,12}", any::<bool>()).prop_map(|(secret, chain, key, in_files)| Certificate {
+        secret,
+        chain,
+        key: PrivateKey(key),
+        in_files,
+    })
 }
 
 fn any_backend_tls() -> impl Strategy<Value = BackendTls> {

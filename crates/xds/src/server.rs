@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::MAX_MESSAGE_BYTES;
 use crate::session::{Catalog, Event, Form, ProtocolError, Request, Response, Session};
+use crate::{Dialect, MAX_MESSAGE_BYTES};
 
 /// The largest request that is taken, in bytes. The largest names what a reconnecting client has: 20,000 names with their versions.
 const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
@@ -210,7 +210,7 @@ impl<S: Source> Opening<S> {
             first.node().ok_or_else(|| Status::invalid_argument("the first request of a stream must say by its node who asks"))?;
         let (mut observer, mut publications) = self.source.open(&node, self.form, self.peer).await?;
         let Publication { revision, catalog } = publications.borrow_and_update().clone();
-        let mut session = Session::new(self.form, catalog, revision);
+        let mut session = Session::new(self.form, catalog, revision).warming(Dialect::of(&node) == Dialect::Envoy);
         let mut next = Some(first);
         loop {
             if let Some(request) = next.take() {

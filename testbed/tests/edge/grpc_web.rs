@@ -10,7 +10,6 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use testbed::{Mesh, PATIENCE, Peer, Port, Reply, Running, eventually, http_send, http2_send, https_send, left_out, node_path, peer};
 
-use crate::envoy::Envoy;
 use crate::{Trusted, deserted, gateway, route, run, service};
 
 /// The contact centre's service for agents, which tonic serves.
@@ -209,14 +208,14 @@ async fn a_stock_envoy_translates_alike() -> anyhow::Result<()> {
     let (agents, port) = agents(&mesh).await?;
     let certificate = Trusted::new(&["a.example"])?;
     mesh.apply(&resources(port.address(), &certificate)).await?;
-    let Some(envoy) = Envoy::start(&mesh, "gRPC-Web", &[80, 443]).await? else { return mesh.finish().await };
+    let Some(envoy) = crate::envoy(&mesh).await? else { return mesh.finish().await };
     let up = eventually("the service answers through Envoy", PATIENCE, || async {
-        is_answer(&http_send(envoy.at[&80], call(METHOD).header("host", "a.example").body(Full::from(ASSIGN))?).await?)
+        is_answer(&http_send(envoy.bound(80)?, call(METHOD).header("host", "a.example").body(Full::from(ASSIGN))?).await?)
     });
     up.await.with_context(|| mesh.last_words())?;
-    page(envoy.at[&80]).await?;
-    text(envoy.at[&80]).await?;
-    envoy.end(&mesh).await?;
+    page(envoy.bound(80)?).await?;
+    text(envoy.bound(80)?).await?;
+    crate::end(envoy, &mesh).await?;
     agents.stop().await?;
     mesh.finish().await
 }

@@ -14,7 +14,6 @@ use testbed::{Echo, EchoServer, Mesh, PATIENCE, Peer, Running, aioquic_path, eve
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::envoy::Envoy;
 use crate::{Trusted, gateway, route, run, run_with, service};
 
 /// Listeners that serve HTTP/3 for `a.example`, and do not for any other name.
@@ -279,16 +278,16 @@ async fn a_stock_envoy_serves_http3_alike() -> anyhow::Result<()> {
     let (raw, _) = raw().await?;
     let trusted = Trusted::new(&["a.example"])?;
     mesh.apply(&resources(one.address(), raw, &trusted)).await?;
-    let Some(envoy) = Envoy::start(&mesh, "HTTP/3", &[443]).await? else { return mesh.finish().await };
+    let Some(envoy) = crate::envoy(&mesh).await? else { return mesh.finish().await };
     let up = eventually("the service answers through Envoy", PATIENCE, || async {
         let asks = Request::get("/").header("host", "a.example").body(Full::new(Bytes::new()))?;
-        let reply = https_send(envoy.at[&443], &trusted.der, "a.example", asks).await?;
+        let reply = https_send(envoy.bound(443)?, &trusted.der, "a.example", asks).await?;
         ensure!(reply.status == 200, "{}", reply.status);
         Ok(reply)
     });
     let reply = up.await.with_context(|| mesh.last_words())?;
     assert_eq!(reply.header("alt-svc"), Some("h3=\":443\"; ma=86400"));
-    exchanges(&mesh, envoy.at[&443], &trusted, By::Envoy).await?;
-    envoy.end(&mesh).await?;
+    exchanges(&mesh, envoy.bound(443)?, &trusted, By::Envoy).await?;
+    crate::end(envoy, &mesh).await?;
     mesh.finish().await
 }

@@ -1,7 +1,6 @@
 //! What browsers speak at a gateway: gRPC-Web, WebSocket, HTTP/3. In flow what real clients of others send; out flow what services and
 //! clients see, through Lorica's proxy and, where there is one, through a stock Envoy under the same control plane.
 
-mod envoy;
 mod grpc_web;
 mod http3;
 mod http3_abuse;
@@ -10,8 +9,20 @@ mod websocket;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use testbed::{Mesh, Proxy};
+use testbed::{Envoy, Mesh, Proxy};
 use tokio_rustls::rustls::pki_types::CertificateDer;
+
+/// A stock Envoy that runs `edge.shop`. None: there is no Envoy here.
+async fn envoy(mesh: &Mesh) -> anyhow::Result<Option<Envoy>> {
+    Envoy::start(mesh, &["--gateway", "edge.shop", "--bind", "80=0", "--bind", "443=0"]).await
+}
+
+/// Ends it; it has refused nothing that it was sent.
+async fn end(envoy: Envoy, mesh: &Mesh) -> anyhow::Result<()> {
+    envoy.refused_nothing(mesh, &["listener_manager.lds.", "cluster_manager.cds.", ".rds."]).await?;
+    envoy.running.stop().await?;
+    Ok(())
+}
 
 /// A service of one plaintext endpoint at port 80.
 fn service(name: &str, protocol: &str, address: SocketAddr) -> String {

@@ -21,7 +21,6 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async, client_async};
 
-use crate::envoy::Envoy;
 use crate::{Trusted, gateway, route, run, service};
 
 /// A stream of bytes.
@@ -275,16 +274,16 @@ async fn a_stock_envoy_passes_sockets_alike() -> anyhow::Result<()> {
     let (one, two) = (server("one", None).await?, server("two", None).await?);
     let trusted = Trusted::new(&["a.example"])?;
     mesh.apply(&resources(one, two, &trusted)).await?;
-    let Some(envoy) = Envoy::start(&mesh, "WebSockets", &[80, 443]).await? else { return mesh.finish().await };
+    let Some(envoy) = crate::envoy(&mesh).await? else { return mesh.finish().await };
     let up = eventually("the service answers through Envoy", PATIENCE, || async {
-        open(By::Http1, envoy.at[&80], &trusted, "/halves").await?.map(drop).map_err(|status| anyhow::anyhow!("{status}"))
+        open(By::Http1, envoy.bound(80)?, &trusted, "/halves").await?.map(drop).map_err(|status| anyhow::anyhow!("{status}"))
     });
     up.await.with_context(|| mesh.last_words())?;
     // Without a key of the caller's Envoy sends the backend none, and one that asks for it as it should refuses.
     for by in [By::Http1, By::Http1InTls, By::Http2WithKey] {
-        converse(by, envoy.at[if by == By::Http1 { &80 } else { &443 }], &trusted).await?;
+        converse(by, envoy.bound(if by == By::Http1 { 80 } else { 443 })?, &trusted).await?;
     }
-    envoy.end(&mesh).await?;
+    crate::end(envoy, &mesh).await?;
     mesh.finish().await
 }
 

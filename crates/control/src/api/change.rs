@@ -1,5 +1,6 @@
 //! Changes: text in, a revision and a receipt out, or every mistake in it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -123,10 +124,13 @@ fn settle(world: &Resources, documents: Vec<Document>) -> (Vec<Resource>, Vec<Ch
     (put, changes)
 }
 
-/// What a user says with a resource: its spec, annotations and labels.
-fn said(resource: &Resource) -> [Option<&serde_json::Value>; 3] {
+/// What a user says with a resource: annotations, labels, and all that stands beside its metadata, which for Kubernetes' own kinds is no `spec`.
+fn said(resource: &Resource) -> (BTreeMap<&str, &serde_json::Value>, [Option<&serde_json::Value>; 2]) {
     let document = &resource.document;
-    [document.get("spec"), document.pointer("/metadata/annotations"), document.pointer("/metadata/labels")]
+    let beside = document.as_object().into_iter().flatten();
+    let beside = beside.map(|(name, value)| (name.as_str(), value));
+    let beside = beside.filter(|(name, _)| !matches!(*name, "apiVersion" | "kind" | "metadata" | "status"));
+    (beside.collect(), [document.pointer("/metadata/annotations"), document.pointer("/metadata/labels")])
 }
 
 /// Writes what the control plane adds into the document.

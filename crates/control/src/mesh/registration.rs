@@ -4,7 +4,6 @@
 //! or reads a stream.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
 use std::time::{Instant, SystemTime};
 
 use lorica_model::compile::{RegisteredGateway, RegisteredPort, RegisteredWorkload, VirtualAddresses};
@@ -15,12 +14,6 @@ use lorica_xds::NodeMetadata;
 
 use super::{GRACE, Lost, Mesh, NotTaken, Proxy, Registered, State, address, workload_key};
 use crate::store::{Expected, StoreError, Table, Write};
-
-/// Where a gateway's proxy listens, each address once.
-fn addresses_of(node: &NodeMetadata) -> Vec<IpAddr> {
-    let addresses: BTreeSet<IpAddr> = node.gateway_binds.values().map(SocketAddr::ip).collect();
-    addresses.into_iter().collect()
-}
 
 impl Mesh {
     /// Takes a workload in, or what is new about it. Waits for the disk.
@@ -48,8 +41,8 @@ impl Mesh {
             ports: node.ports.iter().map(|port| registered(port, node)).collect(),
             gateway: node.gateway.clone().map(|name| RegisteredGateway {
                 name,
-                addresses: addresses_of(node),
                 binds: node.gateway_binds.clone(),
+                elsewhere: node.gateway_listen,
             }),
             draining: node.draining,
             withdrawn: before.is_some_and(|before| before.withdrawn) && node.draining,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::name::{GatewayName, Label, Namespace, ServiceName, ServicePort, WorkloadName};
+use crate::name::{GatewayName, Label, Namespace, SecretName, ServiceName, ServicePort, WorkloadName};
 use crate::resource::{BackendRef, GATEWAY_GROUP, Kind, Metadata, ObjectRef, Secret, Service, ServicePortSpec, Spec};
 use crate::snapshot::{Certificate, PrivateKey};
 
@@ -114,11 +114,11 @@ impl<'w> World<'w> {
             return Err(Problem::new(invalid, format!("{} {} is no Secret", object.kind, object.name)));
         }
         self.permitted(from, object)?;
-        let name = format!("{}.{}", object.name, object.namespace);
+        let name = SecretName::new(object.namespace.clone(), object.name.clone());
         let Some(Spec::Secret(secret)) = self.resources.of(Kind::Secret, &object.namespace, &object.name).map(|found| &found.spec) else {
             return Err(Problem::new(invalid, format!("there is no Secret {name}")));
         };
-        certificate(secret).ok_or_else(|| Problem::new(invalid, format!("Secret {name} holds no certificate with its key")))
+        certificate(&name, secret).ok_or_else(|| Problem::new(invalid, format!("Secret {name} holds no certificate with its key")))
     }
 
     /// The roots of references to ConfigMaps (or Secrets), as PEM: those that are there, and what is wrong with the first that is not.
@@ -155,14 +155,15 @@ impl<'w> World<'w> {
     }
 }
 
-fn certificate(secret: &Secret) -> Option<Certificate> {
+fn certificate(name: &SecretName, secret: &Secret) -> Option<Certificate> {
+    let made = |chain, key, in_files| Certificate { secret: name.clone(), chain, key: PrivateKey(key), in_files };
     let text = |key: &str| secret.data.get(key).and_then(|bytes| String::from_utf8(bytes.clone()).ok());
     if secret.kind == TLS_FILES {
-        return Some(Certificate { chain: text("certificate")?, key: PrivateKey(text("key")?), in_files: true });
+        return Some(made(text("certificate")?, text("key")?, true));
     }
     let chain = text("tls.crt").filter(|pem| is_pem(pem, "CERTIFICATE"))?;
     let key = text("tls.key").filter(|pem| is_pem(pem, "PRIVATE KEY"))?;
-    Some(Certificate { chain, key: PrivateKey(key), in_files: false })
+    Some(made(chain, key, false))
 }
 
 /// Whether a text holds a block of PEM whose label ends so. What is in it is read where keys are used.

@@ -75,11 +75,20 @@ pub struct RegisteredWorkload {
 pub struct RegisteredGateway {
     /// The gateway.
     pub name: GatewayName,
-    /// Where it listens.
-    pub addresses: Vec<IpAddr>,
     /// Where the proxies of the mesh reach each of its listener ports.
     #[serde(default)]
     pub binds: BTreeMap<u16, SocketAddr>,
+    /// The address of those that `binds` does not name: an Envoy says so ahead, a Lorica proxy binds before it tells.
+    #[serde(default)]
+    pub elsewhere: Option<IpAddr>,
+}
+
+impl RegisteredGateway {
+    /// Where a listener port is bound.
+    #[must_use]
+    pub fn address(&self, port: u16) -> Option<IpAddr> {
+        self.binds.get(&port).map(SocketAddr::ip).or(self.elsewhere)
+    }
 }
 
 /// A port of a registered workload.

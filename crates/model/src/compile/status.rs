@@ -255,7 +255,7 @@ const FEATURES: [&str; 60] = [
 fn gateway(world: &World<'_>, metadata: &Metadata, gateway: &Gateway) -> Option<Value> {
     let name = GatewayName::new(metadata.namespace.clone(), metadata.name.clone());
     let frame = Frame::of(world, &name)?;
-    let addresses: Vec<IpAddr> = addresses(world, &name);
+    let addresses: Vec<IpAddr> = addresses(world, &name, &frame);
     let own: Vec<&Bound<'_>> = frame.listeners.iter().filter(|bound| bound.owner.0 == Kind::Gateway).collect();
     let unsupported = gateway
         .addresses
@@ -309,9 +309,10 @@ fn gateway(world: &World<'_>, metadata: &Metadata, gateway: &Gateway) -> Option<
 }
 
 /// Where the proxies of a gateway listen.
-fn addresses(world: &World<'_>, name: &GatewayName) -> Vec<IpAddr> {
+fn addresses(world: &World<'_>, name: &GatewayName, frame: &Frame<'_>) -> Vec<IpAddr> {
     let of = world.registry.workloads.values().filter_map(|workload| workload.gateway.as_ref()).filter(|gateway| gateway.name == *name);
-    let mut addresses: Vec<IpAddr> = of.flat_map(|gateway| gateway.addresses.iter().copied()).collect();
+    let taken = || frame.listeners.iter().filter(|bound| bound.refused.is_none()).map(|bound| bound.listener.port);
+    let mut addresses: Vec<IpAddr> = of.flat_map(|gateway| taken().filter_map(|port| gateway.address(port))).collect();
     addresses.sort_unstable();
     addresses.dedup();
     addresses

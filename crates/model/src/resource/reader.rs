@@ -97,6 +97,17 @@ impl Reader<'_> {
         }
     }
 
+    /// The yes or no that `node` is.
+    pub(super) fn boolean(&mut self, node: &Node, what: &str) -> Option<bool> {
+        match node.value {
+            Value::Bool(value) => Some(value),
+            _ => {
+                self.wrong(&node.span, format!("{what} is true or false, not {}", node.what()));
+                None
+            }
+        }
+    }
+
     /// The value that `node`'s text reads as.
     pub(super) fn parsed<T: std::str::FromStr>(&mut self, node: &Node, what: &str) -> Option<T>
     where

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Backend, EgressRule, Origin, RuleTable, WeightedBackend};
-use crate::name::{GatewayName, ServicePort};
+use crate::name::{GatewayName, SecretName, ServicePort};
 
 /// One listener port of a gateway: all of its listeners of that port, merged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,29 +20,51 @@ pub struct GatewayUnit {
 }
 
 impl GatewayUnit {
+    /// The rules by host of all that it looks into as HTTP.
+    pub fn hosts(&self) -> impl Iterator<Item = &Hosts> {
+        let (own, chains) = match &self.listening {
+            Listening::Http(hosts) => (Some(hosts), &[][..]),
+            Listening::Tls(chains) => (None, chains.as_slice()),
+            Listening::Tcp(_) | Listening::Udp(_) | Listening::Egress(_) => (None, &[][..]),
+        };
+        let terminated = chains.iter().filter_map(|chain| match &chain.action {
+            TlsAction::Terminate { then: Terminated::Http(hosts), .. } => Some(hosts),
+            _ => None,
+        });
+        own.into_iter().chain(terminated)
+    }
+
     /// Every service port that something which comes in may go to.
     pub fn leads_to(&self) -> impl Iterator<Item = &ServicePort> {
-        let (mut hosts, mut routes): (Vec<&Hosts>, Vec<&TransportRoute>) = (Vec::new(), Vec::new());
+        let mut routes: Vec<&TransportRoute> = Vec::new();
         match &self.listening {
-            Listening::Http(http) => hosts.push(http),
+            Listening::Http(_) | Listening::Egress(_) => {}
             Listening::Tcp(route) | Listening::Udp(route) => routes.extend(route),
-            Listening::Egress(_) => {}
             Listening::Tls(chains) => {
                 for chain in chains {
                     match &chain.action {
                         TlsAction::Passthrough(route) => routes.push(route),
-                        TlsAction::Terminate { then: Terminated::Http(http), .. } => hosts.push(http),
                         TlsAction::Terminate { then: Terminated::Tcp(route), .. } => routes.extend(route),
+                        TlsAction::Terminate { then: Terminated::Http(_), .. } => {}
                     }
                 }
             }
         }
-        let rules = hosts.into_iter().flat_map(Hosts::all).flat_map(|host| host.rules.iter());
+        let rules = self.hosts().flat_map(Hosts::all).flat_map(|host| host.rules.iter());
         let bytes = routes.into_iter().flat_map(|route| &route.backends).filter_map(|weighted| match &weighted.backend {
             Backend::Port(port) => Some(port),
             Backend::Missing { .. } => None,
         });
         rules.flat_map(|rule| rule.leads_to()).chain(bytes)
+    }
+
+    /// Every certificate that is shown there.
+    pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
+        let chains = if let Listening::Tls(chains) = &self.listening { chains.as_slice() } else { &[] };
+        chains.iter().flat_map(|chain| match &chain.action {
+            TlsAction::Terminate { tls, .. } => tls.certificates.as_slice(),
+            TlsAction::Passthrough(_) => &[],
+        })
     }
 }
 
@@ -119,6 +141,8 @@ pub struct ServerTls {
 /// A certificate chain and its private key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
+    /// The Secret that holds it.
+    pub secret: SecretName,
     /// The chain, leaf first, as PEM; or the path of a file on the proxy's host that holds it.
     pub chain: String,
     /// The key.
@@ -288,7 +312,10 @@ impl Hosts {
         }
         let mut rest = host;
         while let Some((_, under)) = rest.split_once('.') {
-            if let Some(found) = self.find(&HostPattern::Under(under.to_owned())) {
+            // A host that begins with the dot has no label there.
+            if under.len() + 1 < host.len()
+                && let Some(found) = self.find(&HostPattern::Under(under.to_owned()))
+            {
                 return Some(found);
             }
             rest = under;
@@ -335,6 +362,8 @@ mod tests {
             ("a.example.com", "*.example.com"),
             ("example.com", "*"),
             ("[::1]:80", "*"),
+            (".example.com", "*"),
+            ("x..example.com", "*.example.com"),
         ] {
             assert_eq!(found(&hosts, authority), Some(&HostPattern::of(expected)), "{authority}");
         }

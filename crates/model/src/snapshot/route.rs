@@ -60,6 +60,15 @@ pub fn rule<'r>(rules: &'r RuleTable, head: &RequestHead, random: f64, recorder:
 /// # Errors
 /// [`Reason::NoBackend`] where there is none of any weight, or the drawn one does not exist.
 pub fn backend(backends: &[WeightedBackend], random: f64, recorder: &mut impl Recorder) -> Result<usize, Reason> {
+    let drawn = drawn(backends, random, recorder).ok_or(Reason::NoBackend)?;
+    match &backends[drawn].backend {
+        Backend::Port(_) => Ok(drawn),
+        Backend::Missing { .. } => Err(Reason::NoBackend),
+    }
+}
+
+/// The same, wherever it leads; none where there is none of any weight.
+pub fn drawn(backends: &[WeightedBackend], random: f64, recorder: &mut impl Recorder) -> Option<usize> {
     let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "random is in 0..1")]
     let mut ticket = (random * total as f64) as u64;
@@ -68,14 +77,11 @@ pub fn backend(backends: &[WeightedBackend], random: f64, recorder: &mut impl Re
         let weight = u64::from(candidate.weight);
         if ticket < weight {
             recorder.drawn(&candidate.backend);
-            return match &candidate.backend {
-                Backend::Port(_) => Ok(index),
-                Backend::Missing { .. } => Err(Reason::NoBackend),
-            };
+            return Some(index);
         }
         ticket -= weight;
     }
-    Err(Reason::NoBackend)
+    None
 }
 
 /// The first part of `matches` that does not hold for `head`.

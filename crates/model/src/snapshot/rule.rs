@@ -227,6 +227,8 @@ impl OriginMatch {
                 origin.len() > before.len() + after.len()
                     && origin[..before.len()].eq_ignore_ascii_case(before)
                     && origin[origin.len() - after.len()..].eq_ignore_ascii_case(after)
+                    // It stands for a part of the host.
+                    && !origin[before.len()..origin.len() - after.len()].iter().any(|byte| matches!(byte, b'/' | b':'))
             }
         }
     }

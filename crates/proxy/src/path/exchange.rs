@@ -32,6 +32,9 @@ use crate::config::MAX_ATTEMPTS;
 use crate::wire::{Body, Responder};
 use crate::worker::Worker;
 
+/// The rule that decided, and which of its backends was drawn, if there is any.
+pub type ByRule = (Arc<HttpRule>, Option<usize>);
+
 /// Passes one request on and its answer back.
 pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, body: Body, responder: Responder) -> Boxed<'a> {
     Box::pin(async move {
@@ -42,14 +45,14 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
         let alternative = quic::alternative(worker, caller, &head);
         #[cfg(not(feature = "http3"))]
         let alternative: Option<String> = None;
-        let mut rule = None;
-        let passed = pass(worker, caller, &head, &mut body, &mut responder, alternative.as_deref(), &mut rule, &mut record).await;
+        let mut decided = None;
+        let passed = pass(worker, caller, &head, &mut body, &mut responder, alternative.as_deref(), &mut decided, &mut record).await;
         record.received(body.received);
         if let Err(failure) = passed {
             record.fail(&failure);
             match responder {
                 Some(responder) if !failure.answered => {
-                    respond::refuse(responder, &head, failure.reason, rule.as_deref(), alternative.as_deref(), &mut record).await
+                    respond::refuse(responder, &head, failure.reason, decided.as_ref(), alternative.as_deref(), &mut record).await;
                 }
                 // Half an answer must not look like a whole one.
                 Some(responder) => responder.reset(),
@@ -67,7 +70,7 @@ async fn pass<'x>(
     body: &mut Replay,
     responder: &mut Option<Responder>,
     alternative: Option<&str>,
-    decided: &mut Option<Arc<HttpRule>>,
+    decided: &mut Option<ByRule>,
     record: &mut ExchangeRecord<'x>,
 ) -> Result<(), Failure> {
     let from = match (&caller.entry, &caller.certificate) {
@@ -88,9 +91,14 @@ async fn pass<'x>(
             respond::answer(responder, head, answer, &rule, alternative, record).await;
             return Ok(());
         }
+        Decided::Nowhere(reason, rule, drawn) => {
+            record.rule(&rule);
+            *decided = Some((rule, drawn));
+            return Err(reason.into());
+        }
     };
+    *decided = way.rule.as_ref().map(|(rule, drawn)| (rule.clone(), Some(*drawn)));
     record.way(&way);
-    *decided = way.rule.as_ref().map(|(rule, _)| rule.clone());
     if let Some(call) = way.grpc_web {
         call.ask(head, &mut edits);
         if let Some(decoder) = call.decoder() {
@@ -107,8 +115,8 @@ async fn pass<'x>(
     passed
 }
 
-#[expect(clippy::too_many_arguments, reason = "what an exchange holds, borrowed apart")]
 /// Tries one endpoint after another, as far as that is safe and the rule allows.
+#[expect(clippy::too_many_arguments, reason = "what an exchange holds, borrowed apart")]
 async fn attempts<'x>(
     worker: &Rc<Worker>,
     way: &Way,

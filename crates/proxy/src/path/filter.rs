@@ -32,6 +32,8 @@ pub fn response(head: &RequestHead, rule: &HttpRule, backend: Option<&WeightedBa
         for (name, value) in allowance(cors, head) {
             edits.set(fields, name, value);
         }
+        // Whoever keeps the answer must not show it to another origin, whether this one was allowed or not.
+        edits.add("vary", "Origin");
     }
     edits
 }
@@ -54,12 +56,14 @@ fn replaced<'h>(head: &'h RequestHead, edit: &'h PathEdit) -> Cow<'h, str> {
     let path = match edit {
         PathEdit::Full(path) => Cow::Borrowed(path.as_str()),
         PathEdit::Prefix { matched, replacement } => {
-            let rest = head.path().strip_prefix(matched.as_str()).unwrap_or_default().trim_start_matches('/');
+            // Empty, or from the slash on at which the matched elements end.
+            let rest = head.path().strip_prefix(matched.as_str()).unwrap_or_default();
             let first = replacement.trim_end_matches('/');
             match (rest, first) {
                 ("", "") => Cow::Borrowed("/"),
                 ("", first) => Cow::Borrowed(first),
-                (rest, first) => Cow::Owned(format!("{first}/{rest}")),
+                (rest, "") => Cow::Borrowed(rest),
+                (rest, first) => Cow::Owned(format!("{first}{rest}")),
             }
         }
     };
@@ -80,13 +84,13 @@ pub fn redirect(head: &RequestHead, redirect: &Redirect, scheme: &str) -> OwnAns
         None => Cow::Borrowed(head.path_and_query()),
     };
     let location = format!("{scheme}://{host}{port}{path}");
-    OwnAnswer { status: redirect.status, fields: vec![("location", location)], body: String::new() }
+    OwnAnswer { status: redirect.status, fields: vec![("location", location)], body: String::new(), as_it_is: false }
 }
 
 /// An answer of nothing but a status.
 #[must_use]
 pub fn status(status: u16) -> OwnAnswer {
-    OwnAnswer { status, fields: Vec::new(), body: String::new() }
+    OwnAnswer { status, fields: Vec::new(), body: String::new(), as_it_is: false }
 }
 
 /// The answer to a question of a browser whether a script may call (a preflight), where that is what the request is. The backend is not asked.
@@ -111,7 +115,7 @@ pub fn preflight(head: &RequestHead, cors: &Cors) -> Option<OwnAnswer> {
         );
         fields.push(("access-control-max-age", cors.max_age.to_string()));
     }
-    Some(OwnAnswer { status: 204, fields, body: String::new() })
+    Some(OwnAnswer { status: 200, fields, body: String::new(), as_it_is: true })
 }
 
 /// What an answer tells a browser about the script that called; nothing where its origin is not meant.
@@ -120,7 +124,7 @@ pub fn allowance(cors: &Cors, head: &RequestHead) -> Vec<(&'static str, String)>
     let Some(origin) = head.fields.get_str("origin").filter(|origin| cors.origins.iter().any(|known| known.takes(origin))) else {
         return Vec::new();
     };
-    let mut fields = vec![("access-control-allow-origin", origin.to_owned()), ("vary", "Origin".to_owned())];
+    let mut fields = vec![("access-control-allow-origin", origin.to_owned())];
     if cors.credentials {
         fields.push(("access-control-allow-credentials", "true".to_owned()));
     }
@@ -151,7 +155,10 @@ mod tests {
         for (target, edit, expected) in [
             ("/a/b?q=1", edit("/a", "/x"), "/x/b?q=1"),
             ("/a", edit("/a", "/x"), "/x"),
-            ("/a/", edit("/a", "/x"), "/x"),
+            ("/a/", edit("/a", "/x"), "/x/"),
+            ("/a//b", edit("/a", "/x/"), "/x//b"),
+            ("/a/", edit("/a", ""), "/"),
+            ("/", edit("", "/x"), "/x/"),
             ("/a/b", edit("/a", "/"), "/b"),
             ("/a/b", edit("/a", ""), "/b"),
             ("/a", edit("/a", ""), "/"),
@@ -189,7 +196,7 @@ mod tests {
             preflight(&head("OPTIONS", "/", &fields), &cors).unwrap()
         };
         let told = asks("https://a.example");
-        assert_eq!(told.status, 204);
+        assert_eq!(told.status, 200);
         for expected in [
             ("access-control-allow-origin", "https://a.example"),
             ("access-control-allow-methods", "GET, PUT"),

@@ -1,9 +1,10 @@
 //! respond: answers of the mesh's own. Status, word and text follow from the reason alone.
 
-use lorica_model::head::{Field, HeadBuilder, RequestHead};
+use lorica_model::head::{Edits, Fields, HeadBuilder, RequestHead};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::HttpRule;
 
+use super::exchange::ByRule;
 use super::filter;
 use super::grpc_web;
 use super::record::ExchangeRecord;
@@ -21,6 +22,8 @@ pub struct OwnAnswer {
     pub fields: Vec<(&'static str, String)>,
     /// Its body; empty for gRPC.
     pub body: String,
+    /// Whether what the rule changes in answers is not for it.
+    pub as_it_is: bool,
 }
 
 /// The answer that `reason` makes. `detail` is for the caller's eyes: it names no addresses of others.
@@ -36,10 +39,10 @@ pub fn own_answer(reason: Reason, head: Option<&RequestHead>) -> OwnAnswer {
             ("grpc-message", format!("lorica: {}", meaning.text)),
             told,
         ];
-        return OwnAnswer { status: 200, fields, body: String::new() };
+        return OwnAnswer { status: 200, fields, body: String::new(), as_it_is: true };
     }
     let fields = vec![("content-type", "text/plain".to_owned()), told];
-    OwnAnswer { status: meaning.status, fields, body: format!("lorica: {}: {}\n", meaning.word, meaning.text) }
+    OwnAnswer { status: meaning.status, fields, body: format!("lorica: {}: {}\n", meaning.word, meaning.text), as_it_is: true }
 }
 
 /// What an answer to a caller is declared as who speaks gRPC, or gRPC-Web.
@@ -47,28 +50,25 @@ fn grpc(head: &RequestHead) -> Option<&'static str> {
     if head.is_grpc() { Some("application/grpc") } else { grpc_web::Call::of(head).map(grpc_web::Call::content_type) }
 }
 
-/// Answers for the mesh, where an answer can still be given. `rule`: which decided, if one had.
+/// Answers for the mesh, where an answer can still be given, with the changes that the rule which decided makes to answers: a script may read
+/// why it was refused, and what every answer shall carry this one does as well.
 /// `alternative`: what callers are told of HTTP/3.
 pub async fn refuse(
     responder: Responder,
     head: &RequestHead,
     reason: Reason,
-    rule: Option<&HttpRule>,
+    decided: Option<&ByRule>,
     alternative: Option<&str>,
     record: &mut ExchangeRecord<'_>,
 ) {
-    let mut answer = own_answer(reason, Some(head));
+    let answer = own_answer(reason, Some(head));
     if answer.status == 0 {
         return responder.reset();
     }
-    if let Some(cors) = rule.and_then(|rule| rule.filters.cors.as_ref()) {
-        // A script may see what its own call came to.
-        answer.fields.extend(filter::allowance(cors, head));
-    }
-    answer.fields.extend(alternative.map(|alternative| (ALTERNATIVE, alternative.to_owned())));
     record.answered(answer.status, grpc(head).map(|_| reason.meaning().grpc), answer.body.len());
-    let fields = answer.fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-    send(responder, answer.status, fields, answer.body.clone()).await;
+    let own = fields(&answer);
+    let edits = decided.map(|(rule, drawn)| filter::response(head, rule, drawn.and_then(|drawn| rule.backends().get(drawn)), &own));
+    send(responder, answer, &own, edits.unwrap_or_default(), alternative).await;
 }
 
 /// Refuses a CONNECT, whose record is a connection's.
@@ -77,8 +77,8 @@ pub async fn refuse_connect(responder: Responder, reason: Reason) {
     if answer.status == 0 {
         return responder.reset();
     }
-    let fields = answer.fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-    send(responder, answer.status, fields, answer.body.clone()).await;
+    let fields = fields(&answer);
+    send(responder, answer, &fields, Edits::default(), None).await;
 }
 
 /// Gives the answer that a rule makes by itself, with the changes that the rule makes to answers.
@@ -91,24 +91,29 @@ pub async fn answer(
     record: &mut ExchangeRecord<'_>,
 ) {
     record.answered(answer.status, None, answer.body.len());
+    let own = fields(&answer);
+    let edits = if answer.as_it_is { Edits::default() } else { filter::response(head, rule, None, &own) };
+    send(responder, answer, &own, edits, alternative).await;
+}
+
+fn fields(answer: &OwnAnswer) -> Fields {
     let mut own = HeadBuilder::with_capacity(256);
     for (name, value) in &answer.fields {
         if let Err(error) = own.field(name.as_bytes(), value.as_bytes()) {
             tracing::debug!(%error, name, "a field of an answer of our own was left out");
         }
     }
-    let own = own.fields();
-    let mut edits = filter::response(head, rule, None, &own);
-    if let Some(alternative) = alternative {
-        edits.set(&own, ALTERNATIVE, alternative);
-    }
-    send(responder, answer.status, edits.apply(&own), answer.body).await;
+    own.fields()
 }
 
-async fn send<'f>(mut responder: Responder, status: u16, fields: impl Iterator<Item = impl Into<Field<'f>>>, body: String) {
+async fn send(mut responder: Responder, answer: OwnAnswer, fields: &Fields, mut edits: Edits, alternative: Option<&str>) {
+    if let Some(alternative) = alternative {
+        edits.set(fields, ALTERNATIVE, alternative);
+    }
+    let OwnAnswer { status, body, .. } = answer;
     let end = body.is_empty();
     let sent = async {
-        responder.raw_head(status, fields, Some(body.len() as u64), end)?;
+        responder.raw_head(status, edits.apply(fields), Some(body.len() as u64), end)?;
         if !end {
             responder.data(body.into()).await?;
         }

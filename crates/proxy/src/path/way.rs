@@ -19,6 +19,8 @@ pub enum Decided {
     Way(Way),
     /// The rule answers by itself.
     Answer(OwnAnswer, Arc<HttpRule>),
+    /// The rule takes it and leads nowhere, by the backend that was drawn if there is any.
+    Nowhere(Reason, Arc<HttpRule>, Option<usize>),
 }
 
 /// Where an exchange goes, and what holds on the way.
@@ -82,7 +84,7 @@ pub struct Asked<'a> {
 /// What `rules` do with a request. `random` is uniform in 0..1.
 ///
 /// # Errors
-/// Where no rule takes it, or the rule leads nowhere.
+/// Where no rule takes it.
 pub fn by_rules(asked: Asked<'_>, table: &RuleTable, head: &RequestHead, random: f64) -> Result<Decided, Reason> {
     let rule = rules::rule(table, head, random, &mut ())?;
     if let Some(answer) = rule.filters.cors.as_ref().and_then(|cors| filter::preflight(head, cors)) {
@@ -94,11 +96,16 @@ pub fn by_rules(asked: Asked<'_>, table: &RuleTable, head: &RequestHead, random:
         Action::Respond(status) => return Ok(Decided::Answer(filter::status(*status), rule.clone())),
     };
     // Shares and weights need numbers of their own, or a share would always draw the same backends.
-    let drawn = rules::backend(&forward.backends, if rule.matches.share.is_some() { fastrand::f64() } else { random }, &mut ())?;
-    let Backend::Port(port) = &forward.backends[drawn].backend else { return Err(Reason::NoBackend) };
+    let random = if rule.matches.share.is_some() { fastrand::f64() } else { random };
+    let nowhere = |reason, drawn| Ok(Decided::Nowhere(reason, rule.clone(), drawn));
+    let Some(drawn) = rules::drawn(&forward.backends, random, &mut ()) else { return nowhere(Reason::NoBackend, None) };
+    let Backend::Port(port) = &forward.backends[drawn].backend else { return nowhere(Reason::NoBackend, Some(drawn)) };
     let reached = match asked.called {
         Some(called) if called.unit.port == *port => called,
-        _ => asked.view.reach(port).ok_or(Reason::NoConfiguration)?,
+        _ => match asked.view.reach(port) {
+            Some(reached) => reached,
+            None => return nowhere(Reason::NoConfiguration, Some(drawn)),
+        },
     };
     let grpc_web = if rule.filters.grpc_web { grpc_web::Call::of(head) } else { None };
     let declared = reached.unit.cluster.protocol;

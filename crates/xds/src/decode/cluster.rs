@@ -12,6 +12,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, SdsSecretConfig, SubjectAltNameMatcher, UpstreamTlsContext,
     common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
     subject_alt_name_matcher::SanType,
+    tls_parameters::TlsProtocol,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::Any;
@@ -95,14 +96,14 @@ fn outside(at: &At<'_>, context: UpstreamTlsContext) -> Result<BackendTls, Fault
     };
     let names: Vec<String> = validation.match_typed_subject_alt_names.into_iter().map(text).collect::<Result<_, _>>()?;
     let roots = validation.trusted_ca.map(|roots| gateway::text(&at.field("trusted_ca"), Some(roots))).transpose()?.map(|(text, _)| text);
-    let certificate = common.tls_certificates.into_iter().next().map(|one| gateway::certificate(&at.index("tls_certificates", 0), one));
+    let certificates = gateway::certificates(at, common.tls_certificates, common.tls_certificate_sds_secret_configs)?;
     let tls = BackendTls {
         names: if *names == [context.sni.as_str()] { Vec::new() } else { names },
         server_name: context.sni.clone(),
         roots,
-        certificate: certificate.transpose()?,
+        certificate: certificates.into_iter().next(),
     };
-    if encode::outside(&tls) == context { Ok(tls) } else { Err(at.fault("is not understood by this proxy".to_owned())) }
+    if encode::outside(&tls, Dialect::Lorica) == context { Ok(tls) } else { Err(at.fault("is not understood by this proxy".to_owned())) }
 }
 
 fn typed_config(at: &At<'_>, socket: Option<TransportSocket>) -> Result<Any, Fault> {
@@ -128,7 +129,7 @@ fn transport(at: &At<'_>, socket: Option<TransportSocket>, port: &ServicePort, p
         tls_certificate_certificate_provider_instance, custom_handshaker, key_log,
     });
     let named = |name: &str| SdsSecretConfig { name: name.to_owned(), sds_config: None };
-    at.equal("tls_params", &tls_params, &Some(tls_parameters()))?;
+    at.equal("tls_params", &tls_params, &Some(tls_parameters(TlsProtocol::TlSv13)))?;
     at.equal("tls_certificate_sds_secret_configs", &tls_certificate_sds_secret_configs, &vec![named(SVID)])?;
     at.equal("alpn_protocols", &alpn_protocols, &alpn(protocol, Dialect::Lorica))?;
     let Some(ValidationContextType::CombinedValidationContext(combined)) = validation_context_type else {

@@ -9,11 +9,11 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, TlsCertificate,
+    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, TlsCertificate,
     certificate_validation_context::TrustChainVerification, common_tls_context::ValidationContextType,
 };
 use envoy_types::pb::google::protobuf::{Any, BoolValue};
-use lorica_model::name::GatewayName;
+use lorica_model::name::{GatewayName, SecretName};
 use lorica_model::snapshot::{
     Certificate, ClientValidation, GatewayUnit, HostPattern, Hosts, Listening, PrivateKey, ServerTls, Terminated, TlsAction, TlsChain,
     VirtualHost,
@@ -173,11 +173,13 @@ fn server_tls(at: &At<'_>, socket: TransportSocket) -> Result<(ServerTls, Vec<St
         prefer_client_ciphers, session_ticket_keys_type,
     });
     let at = at.field("common_tls_context");
-    apart!(at, present(&at, common_tls_context)? => CommonTlsContext { tls_certificates, alpn_protocols, validation_context_type } unset {
-        tls_params, tls_certificate_sds_secret_configs, tls_certificate_provider_instance, custom_tls_certificate_selector,
-        tls_certificate_certificate_provider, tls_certificate_certificate_provider_instance, custom_handshaker, key_log,
+    apart!(at, present(&at, common_tls_context)? => CommonTlsContext {
+        tls_certificates, tls_certificate_sds_secret_configs, alpn_protocols, validation_context_type,
+    } unset {
+        tls_params, tls_certificate_provider_instance, custom_tls_certificate_selector, tls_certificate_certificate_provider,
+        tls_certificate_certificate_provider_instance, custom_handshaker, key_log,
     });
-    let certificates = tls_certificates.into_iter().enumerate().map(|(index, one)| certificate(&at.index("tls_certificates", index), one));
+    let certificates = certificates(&at, tls_certificates, tls_certificate_sds_secret_configs)?;
     let client = match validation_context_type {
         None => {
             at.equal("require_client_certificate", &require_client_certificate, &None)?;
@@ -188,7 +190,7 @@ fn server_tls(at: &At<'_>, socket: TransportSocket) -> Result<(ServerTls, Vec<St
         }
         Some(_) => return Err(at.field("validation_context_type").fault("is not understood by this proxy".to_owned())),
     };
-    Ok((ServerTls { certificates: certificates.collect::<Result<_, _>>()?, client }, alpn_protocols))
+    Ok((ServerTls { certificates, client }, alpn_protocols))
 }
 
 fn client(at: &At<'_>, context: CertificateValidationContext, required: Option<BoolValue>) -> Result<ClientValidation, Fault> {
@@ -205,14 +207,26 @@ fn client(at: &At<'_>, context: CertificateValidationContext, required: Option<B
     Ok(ClientValidation { roots, optional })
 }
 
-pub(super) fn certificate(at: &At<'_>, one: TlsCertificate) -> Result<Certificate, Fault> {
+/// Certificates, and beside them the names of their Secrets.
+pub(super) fn certificates(at: &At<'_>, certificates: Vec<TlsCertificate>, names: Vec<SdsSecretConfig>) -> Result<Vec<Certificate>, Fault> {
+    at.equal("tls_certificate_sds_secret_configs", &names.len(), &certificates.len())?;
+    let one = |(index, (one, named)): (usize, (TlsCertificate, SdsSecretConfig))| {
+        let at_name = at.index("tls_certificate_sds_secret_configs", index);
+        apart!(at_name, named => SdsSecretConfig { name } unset { sds_config });
+        let secret = name.parse().map_err(|error: lorica_model::name::NameError| at_name.field("name").fault(error.to_string()))?;
+        certificate(&at.index("tls_certificates", index), secret, one)
+    };
+    certificates.into_iter().zip(names).enumerate().map(one).collect()
+}
+
+fn certificate(at: &At<'_>, secret: SecretName, one: TlsCertificate) -> Result<Certificate, Fault> {
     apart!(at, one => TlsCertificate { certificate_chain, private_key } unset {
         pkcs12, watched_directory, private_key_provider, password, ocsp_staple, signed_certificate_timestamp, tls_params,
     });
     let (chain, in_files) = text(&at.field("certificate_chain"), certificate_chain)?;
     let (key, key_in_file) = text(&at.field("private_key"), private_key)?;
     at.equal("private_key", &key_in_file, &in_files)?;
-    Ok(Certificate { chain, key: PrivateKey(key), in_files })
+    Ok(Certificate { secret, chain, key: PrivateKey(key), in_files })
 }
 
 /// A text, or a file's path, and which of the two.

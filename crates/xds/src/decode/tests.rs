@@ -13,7 +13,10 @@ use envoy_types::pb::envoy::config::route::v3::{
 use envoy_types::pb::envoy::data::dns::v3::DnsTable;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret};
-use lorica_model::snapshot::{EndpointSet, InboundUnit, NameTable, OutboundUnit, Protocol, TrustBundle};
+use lorica_model::snapshot::{
+    Certificate, EndpointSet, GatewayUnit, HostPattern, Hosts, HttpRule, InboundUnit, Listening, NameTable, OutboundUnit, PrivateKey,
+    Protocol, ServerTls, Terminated, TlsAction, TlsChain, TrustBundle, VirtualHost,
+};
 use proptest::prelude::*;
 use prost::{Message, Name};
 
@@ -275,7 +278,7 @@ fn grpc_gets_no_secret_service_and_no_transport_matches() {
     let path = route.virtual_hosts[0].routes[0].r#match.clone().unwrap().path_specifier;
     assert!(matches!(path, Some(PathSpecifier::SafeRegex(regex)) if regex.regex == r"/a\.b(/.*)?"));
 
-    let plaintext = encode::outbound(&unit, Dialect::Grpc, Context { node: &node, plaintext: true });
+    let plaintext = encode::outbound(&unit, Dialect::Grpc, Context { plaintext: true, ..Context::of(&node) });
     let cluster = EnvoyCluster::decode(of_kind(&plaintext, Kind::Cluster).body.value.as_slice()).unwrap();
     assert!(cluster.transport_socket.is_none());
     let weights = encode::endpoints(&samples::endpoints("recording.contact.mesh:80", &[1, 2]), Dialect::Grpc);
@@ -298,4 +301,43 @@ fn a_share_that_leads_nowhere_is_answered_with_500() {
     samples::change(&mut unit, |rule| samples::forward(rule).backends.clear());
     let Action::DirectResponse(response) = action(&unit) else { panic!() };
     assert_eq!(response.status, 500);
+}
+
+/// A gateway's port that ends TLS with one certificate and passes requests on by one rule.
+fn edge(certificate: Certificate, rules: Vec<HttpRule>) -> GatewayUnit {
+    let hosts = Hosts::new(vec![VirtualHost { host: HostPattern::Any, rules: rules.into() }]);
+    let tls = ServerTls { certificates: vec![certificate], client: None };
+    let action = TlsAction::Terminate { tls, then: Terminated::Http(hosts) };
+    let listening = Listening::Tls(vec![TlsChain { server_name: HostPattern::Any, action, http3: false }]);
+    GatewayUnit { gateway: "edge.shop".parse().unwrap(), port: 443, listening }
+}
+
+#[test]
+fn what_changes_beside_a_listener_leaves_it_to_envoy_as_it_was() {
+    let certificate = |key: &str| Certificate {
+        secret: "own.shop".parse().unwrap(),
+        chain: "a chain".into(),
+        key: PrivateKey(key.into()),
+        in_files: false,
+    };
+    let rules = |host: &str| {
+        let mut unit = samples::unit("recording.contact.mesh:80", &[]);
+        samples::change(&mut unit, |rule| samples::forward(rule).host = Some(host.into()));
+        unit.rules.iter().map(|rule| (**rule).clone()).collect()
+    };
+    let mut node = samples::metadata();
+    node.gateway_listen = Some("127.0.0.1".parse().unwrap());
+    let versions = |unit: &GatewayUnit| {
+        let resources = encode::gateway(unit, Dialect::Envoy, Context::of(&node));
+        assert!(!String::from_utf8_lossy(&of_kind(&resources, Kind::Listener).body.value).contains("a key"));
+        [Kind::Listener, Kind::Route, Kind::Secret].map(|kind| of_kind(&resources, kind).version.clone())
+    };
+    let first = versions(&edge(certificate("a key"), rules("a.example")));
+    let (rerouted, renewed) =
+        (versions(&edge(certificate("a key"), rules("b.example"))), versions(&edge(certificate("a key, renewed"), rules("a.example"))));
+    let changed = |other: &[String; 3]| [0, 1, 2].map(|at| first[at] != other[at]);
+    assert_eq!((changed(&rerouted), changed(&renewed)), ([false, true, false], [false, false, true]));
+    let resources = encode::gateway(&edge(certificate("a key"), Vec::new()), Dialect::Envoy, Context::of(&node));
+    let listener = Listener::decode(of_kind(&resources, Kind::Listener).body.value.as_slice()).unwrap();
+    assert_eq!(listener.address, Some(encode::address("127.0.0.1:443".parse().unwrap())));
 }

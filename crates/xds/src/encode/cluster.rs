@@ -46,10 +46,10 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect, context: Context<'_>)
         ..EnvoyCluster::default()
     };
     match dialect {
-        Dialect::Lorica => out.transport_socket_matches = vec![plaintext(cluster)],
+        Dialect::Lorica => out.transport_socket_matches = vec![plaintext(cluster, dialect)],
         Dialect::Envoy => {
-            out.transport_socket_matches = vec![plaintext(cluster)];
-            if let Some(options) = http_options(cluster.protocol, context.node.gateway.is_some()) {
+            out.transport_socket_matches = vec![plaintext(cluster, dialect)];
+            if let Some(options) = http_options(cluster.protocol, context) {
                 out.typed_extension_protocol_options = [(HTTP_OPTIONS.to_owned(), pack(&options))].into();
             }
         }
@@ -70,12 +70,12 @@ pub(crate) fn transport_match(transport: &str) -> Struct {
 }
 
 /// The exception: plaintext, or TLS that knows nothing of the mesh.
-fn plaintext(cluster: &Cluster) -> TransportSocketMatch {
+fn plaintext(cluster: &Cluster, dialect: Dialect) -> TransportSocketMatch {
     if let Some(outside) = &cluster.tls {
         return TransportSocketMatch {
             name: PLAINTEXT.to_owned(),
             r#match: Some(transport_match(PLAINTEXT)),
-            transport_socket: Some(tls::socket(ConfigType::TypedConfig(pack(&tls::outside(outside))))),
+            transport_socket: Some(tls::socket(ConfigType::TypedConfig(pack(&tls::outside(outside, dialect))))),
         };
     }
     TransportSocketMatch {
@@ -88,18 +88,23 @@ fn plaintext(cluster: &Cluster) -> TransportSocketMatch {
     }
 }
 
-fn http_options(protocol: Protocol, at_gateway: bool) -> Option<HttpProtocolOptions> {
-    let explicit = |config| UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config: Some(config) });
+/// What Envoy speaks with endpoints: HTTP/2 where the port is declared so, else what the caller does. What comes in at a gateway says nothing
+/// of what stands behind it, except that gRPC is HTTP/2.
+fn http_options(protocol: Protocol, context: Context<'_>) -> Option<HttpProtocolOptions> {
+    let explicit = |protocol| UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config: Some(protocol) });
+    let http2 = || explicit(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()));
     let options = match protocol {
         Protocol::Tcp => return None,
-        // What a browser speaks says nothing of what a backend does.
-        Protocol::Http if at_gateway => explicit(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())),
-        Protocol::Detect | Protocol::Http => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
-            http_protocol_options: Some(Http1ProtocolOptions::default()),
-            http2_protocol_options: Some(Http2ProtocolOptions::default()),
-            ..UseDownstreamHttpConfig::default()
-        }),
-        Protocol::Http2 | Protocol::Grpc => explicit(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
+        Protocol::Detect | Protocol::Http if context.node.gateway.is_none() => {
+            UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+                http_protocol_options: Some(Http1ProtocolOptions::default()),
+                http2_protocol_options: Some(Http2ProtocolOptions::default()),
+                ..UseDownstreamHttpConfig::default()
+            })
+        }
+        Protocol::Detect | Protocol::Http if context.grpc => http2(),
+        Protocol::Detect | Protocol::Http => explicit(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())),
+        Protocol::Http2 | Protocol::Grpc => http2(),
     };
     Some(HttpProtocolOptions { upstream_protocol_options: Some(options), ..HttpProtocolOptions::default() })
 }

@@ -61,7 +61,7 @@ pub(crate) fn path_rewrite(edit: &PathEdit) -> (String, Option<RegexMatchAndSubs
         PathEdit::Prefix { matched, replacement } => match (matched.as_str(), replacement.trim_end_matches('/')) {
             // Envoy replaces the prefix `/` itself, its slash included.
             ("", first) => (format!("{first}/"), None),
-            (matched, "") => by(&format!("^{}/*", escaped(matched)), "/"),
+            (matched, "") => by(&format!("^{}/?", escaped(matched)), "/"),
             (_, first) => (first.to_owned(), None),
         },
     }
@@ -129,7 +129,7 @@ fn cors(cors: &Cors) -> CorsPolicy {
         OriginMatch::Any => StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(regex(".*"))), ..StringMatcher::default() },
         OriginMatch::Exact(text) => StringMatcher { ignore_case: true, ..exact(text) },
         OriginMatch::Wildcard { before, after } => {
-            let pattern = regex(&format!("(?i){}.+{}", escaped(before), escaped(after)));
+            let pattern = regex(&format!("(?i){}[^/:]+{}", escaped(before), escaped(after)));
             StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(pattern)), ..StringMatcher::default() }
         }
     };
@@ -139,6 +139,8 @@ fn cors(cors: &Cors) -> CorsPolicy {
         allow_headers: cors.headers.join(", "),
         expose_headers: cors.expose.join(", "),
         max_age: cors.max_age.to_string(),
+        // Who is not allowed is told so, as nobody else would know what the backend says.
+        forward_not_matching_preflights: Some(BoolValue { value: false }),
         allow_credentials: if cors.credentials { yes() } else { Some(BoolValue { value: false }) },
         ..CorsPolicy::default()
     }

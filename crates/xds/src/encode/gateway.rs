@@ -1,13 +1,13 @@
 //! The listener port of a gateway: one listener, with a filter chain for each server name where it takes TLS.
 //!
-//! Lorica's proxy gets the routes within the listener, so that a unit is one resource and is replaced as a whole. Envoy asks for them by RDS:
-//! in its hands a changed listener would end connections.
+//! Lorica's proxy gets routes and certificates within the listener, so that a unit is one resource and is replaced as a whole. Envoy asks for
+//! them by RDS and SDS: in its hands a changed listener would end connections.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation as Mutation, header_mutation as mutation};
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, DataSource, HeaderValue, HeaderValueOption, Http3ProtocolOptions, TransportSocket, address, data_source::Specifier,
+    Address, Http1ProtocolOptions, Http3ProtocolOptions, HeaderValue, HeaderValueOption, TransportSocket, address,
     header_value_option::HeaderAppendAction, socket_address, transport_socket::ConfigType,
 };
 use envoy_types::pb::envoy::config::listener::v3::{
@@ -28,15 +28,17 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
 use envoy_types::pb::envoy::extensions::filters::udp::udp_proxy::v3::{UdpProxyConfig, udp_proxy_config::RouteSpecifier as UdpRoute};
 use envoy_types::pb::envoy::extensions::transport_sockets::quic::v3::QuicDownstreamTransport;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, TlsCertificate,
-    certificate_validation_context::TrustChainVerification, common_tls_context::ValidationContextType,
+    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, certificate_validation_context::TrustChainVerification,
+    common_tls_context::ValidationContextType,
 };
 use envoy_types::pb::google::protobuf::BoolValue;
 use lorica_model::name::GatewayName;
 use lorica_model::snapshot::{
-    Certificate, GatewayUnit, HostPattern, Hosts, Listening, ServerTls, Terminated, TlsAction, TlsChain, TransportRoute, Version,
+    GatewayUnit, HostPattern, Hosts, Listening, ServerTls, Terminated, TlsAction, TlsChain, TransportRoute, Version,
 };
 
+use super::access_log::{access_log, access_log_of_refused};
+use super::certificate::{by_name, certificate, inline, shown};
 use super::egress::gateway_chain;
 use super::listener::{grpc_web_filter, listener_filter, manager, network_filter};
 use super::route::{cluster_name, host};
@@ -58,16 +60,15 @@ pub fn gateway_name(gateway: &GatewayName, port: u16, udp: bool) -> String {
 /// The resources of a gateway's listener port.
 #[must_use]
 pub fn gateway(unit: &GatewayUnit, dialect: Dialect, context: Context<'_>) -> Vec<Resource> {
-    let version = Version::of(unit);
     let name = gateway_name(&unit.gateway, unit.port, matches!(unit.listening, Listening::Udp(_)));
-    let mut encoder = Encoder { name: &name, dialect, routes: Vec::new() };
-    let mut listener = Listener { name: name.clone(), ..Listener::default() };
+    let mut encoder = Encoder { name: &name, dialect, context, routes: Vec::new() };
+    let mut listener = Listener { name: name.clone(), access_log: access_log_of_refused(dialect, context), ..Listener::default() };
     match &unit.listening {
         Listening::Http(hosts) => {
             let filters = vec![encoder.http(&name, hosts, Over::Tcp)];
             listener.filter_chains = vec![FilterChain { filters, ..FilterChain::default() }];
         }
-        Listening::Tcp(route) => listener.filter_chains = vec![transport(&name, route.as_ref())],
+        Listening::Tcp(route) => listener.filter_chains = vec![encoder.bytes(&name, route.as_ref())],
         Listening::Tls(chains) => {
             listener.filter_chains = chains.iter().map(|chain| encoder.chain(chain, unit.port)).collect();
             if dialect == Dialect::Envoy {
@@ -84,20 +85,25 @@ pub fn gateway(unit: &GatewayUnit, dialect: Dialect, context: Context<'_>) -> Ve
             listener.udp_listener_config = Some(UdpListenerConfig::default());
         }
     }
-    let bound = context.node.gateway_binds.get(&unit.port).filter(|_| dialect == Dialect::Envoy);
-    let mut place = socket(bound.copied().unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, unit.port))));
+    let bound = context.gateway_bind(unit.port).filter(|_| dialect == Dialect::Envoy);
+    let mut place = socket(bound.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, unit.port))));
     if let (Listening::Udp(_), Some(address::Address::SocketAddress(socket))) = (&unit.listening, &mut place.address) {
         socket.protocol = socket_address::Protocol::Udp.into();
     }
     listener.address = Some(place);
+    if dialect != Dialect::Envoy {
+        return vec![Resource::new(Kind::Listener, &name, Version::of(unit), &listener)];
+    }
     let quic = match &unit.listening {
-        Listening::Tls(chains) if dialect == Dialect::Envoy => encoder.quic(chains, listener.address.clone()),
+        Listening::Tls(chains) => encoder.quic(chains, listener.address.clone()),
         _ => None,
     };
     let routes = encoder.routes;
+    let version = Version::of(&(apart(unit), bound));
     let mut resources = vec![Resource::new(Kind::Listener, &name, version, &listener)];
     resources.extend(quic.map(|quic| Resource::new(Kind::Listener, &quic.name, version, &quic)));
-    resources.extend(routes.iter().map(|routes| Resource::new(Kind::Route, &routes.name, version, routes)));
+    resources.extend(routes.iter().map(|(version, routes)| Resource::new(Kind::Route, &routes.name, *version, routes)));
+    resources.extend(unit.certificates().map(certificate));
     resources
 }
 
@@ -112,26 +118,50 @@ enum Over {
     Quic,
 }
 
+/// A unit without what Envoy asks for apart: rules, and what is in certificates.
+fn apart(unit: &GatewayUnit) -> GatewayUnit {
+    let terminated = |then: &Terminated| match then {
+        Terminated::Http(_) => Terminated::Http(Hosts::default()),
+        Terminated::Tcp(route) => Terminated::Tcp(route.clone()),
+    };
+    let action = |action: &TlsAction| match action {
+        TlsAction::Passthrough(route) => TlsAction::Passthrough(route.clone()),
+        TlsAction::Terminate { tls: ServerTls { certificates, client }, then } => {
+            let tls = ServerTls { certificates: certificates.iter().map(by_name).collect(), client: client.clone() };
+            TlsAction::Terminate { tls, then: terminated(then) }
+        }
+    };
+    let chain = |chain: &TlsChain| TlsChain { action: action(&chain.action), ..chain.clone() };
+    let listening = match &unit.listening {
+        Listening::Http(_) => Listening::Http(Hosts::default()),
+        Listening::Tls(chains) => Listening::Tls(chains.iter().map(chain).collect()),
+        Listening::Tcp(route) => Listening::Tcp(route.clone()),
+        Listening::Udp(route) => Listening::Udp(route.clone()),
+        Listening::Egress(rules) => Listening::Egress(rules.clone()),
+    };
+    GatewayUnit { gateway: unit.gateway.clone(), port: unit.port, listening }
+}
+
 struct Encoder<'e> {
     name: &'e str,
     dialect: Dialect,
+    context: Context<'e>,
     /// What Envoy asks for by RDS.
-    routes: Vec<RouteConfiguration>,
+    routes: Vec<(Version, RouteConfiguration)>,
 }
 
 impl Encoder<'_> {
     fn http(&mut self, name: &str, hosts: &Hosts, over: Over) -> Filter {
-        let virtual_hosts =
-            hosts.all().iter().map(|one| host(&one.host.to_string(), &one.host.to_string(), &one.rules, self.dialect)).collect();
+        let virtual_hosts = hosts.all().iter().map(|one| host(&one.host.to_string(), &one.host.to_string(), &one.rules, self.dialect));
         let routes = RouteConfiguration {
             name: name.to_owned(),
-            virtual_hosts,
+            virtual_hosts: virtual_hosts.collect(),
             ignore_port_in_host_matching: true,
             ..RouteConfiguration::default()
         };
         let specifier = if self.dialect == Dialect::Envoy {
             if over != Over::Quic {
-                self.routes.push(routes);
+                self.routes.push((Version::of(hosts), routes));
             }
             RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name.to_owned() })
         } else {
@@ -141,6 +171,14 @@ impl Encoder<'_> {
         if self.dialect == Dialect::Envoy {
             // Callers are from outside: what they say of their own address stands before what is known of it.
             manager.use_remote_address = yes();
+            manager.preserve_external_request_id = true;
+            manager.http_protocol_options = Some(Http1ProtocolOptions {
+                accept_http_10: true,
+                enable_trailers: true,
+                allow_custom_methods: true,
+                ..Http1ProtocolOptions::default()
+            });
+            manager.access_log = access_log(self.dialect, self.context);
             let router = manager.http_filters.len().saturating_sub(1);
             manager.http_filters.insert(router, grpc_web_filter());
         }
@@ -167,7 +205,7 @@ impl Encoder<'_> {
             let TlsAction::Terminate { tls, then: Terminated::Http(hosts) } = &chain.action else { continue };
             let name = format!("{}/{}", self.name, chain.server_name);
             let transport = QuicDownstreamTransport {
-                downstream_tls_context: Some(server_tls(tls, &["h3"])),
+                downstream_tls_context: Some(server_tls(tls, &["h3"], self.dialect)),
                 // Whoever records early data can send it again.
                 enable_early_data: Some(BoolValue { value: false }),
                 ..QuicDownstreamTransport::default()
@@ -189,13 +227,24 @@ impl Encoder<'_> {
         Some(listener).filter(|listener| !listener.filter_chains.is_empty())
     }
 
+    /// A chain that passes bytes on.
+    fn bytes(&self, name: &str, route: Option<&TransportRoute>) -> FilterChain {
+        let mut proxy = tcp_proxy(name, route);
+        proxy.access_log = access_log(self.dialect, self.context);
+        FilterChain {
+            filters: vec![network_filter("envoy.filters.network.tcp_proxy", pack(&proxy))],
+            metadata: Some(metadata(&TransportFacts { route: route.cloned() })),
+            ..FilterChain::default()
+        }
+    }
+
     fn chain(&mut self, chain: &TlsChain, port: u16) -> FilterChain {
         let name = format!("{}/{}", self.name, chain.server_name);
         let mut out = match &chain.action {
-            TlsAction::Passthrough(route) => transport(&name, Some(route)),
+            TlsAction::Passthrough(route) => self.bytes(&name, Some(route)),
             TlsAction::Terminate { tls, then } => {
                 let (mut out, alpn) = match then {
-                    Terminated::Tcp(route) => (transport(&name, route.as_ref()), &[][..]),
+                    Terminated::Tcp(route) => (self.bytes(&name, route.as_ref()), &[][..]),
                     Terminated::Http(hosts) => {
                         let over = if chain.http3 { Over::TcpBesideQuic(port) } else { Over::Tcp };
                         (FilterChain { filters: vec![self.http(&name, hosts, over)], ..FilterChain::default() }, &["h2", "http/1.1"][..])
@@ -203,7 +252,7 @@ impl Encoder<'_> {
                 };
                 out.transport_socket = Some(TransportSocket {
                     name: "envoy.transport_sockets.tls".to_owned(),
-                    config_type: Some(ConfigType::TypedConfig(pack(&server_tls(tls, alpn)))),
+                    config_type: Some(ConfigType::TypedConfig(pack(&server_tls(tls, alpn, self.dialect)))),
                 });
                 out
             }
@@ -241,7 +290,7 @@ fn alternative_filter(port: u16) -> HttpFilter {
 }
 
 /// How TLS ends.
-pub(crate) fn server_tls(tls: &ServerTls, alpn: &[&str]) -> DownstreamTlsContext {
+fn server_tls(tls: &ServerTls, alpn: &[&str], dialect: Dialect) -> DownstreamTlsContext {
     let verification = |optional| if optional { TrustChainVerification::AcceptUntrusted } else { TrustChainVerification::VerifyTrustChain };
     let validation = tls.client.as_ref().map(|client| CertificateValidationContext {
         trusted_ca: Some(inline(&client.roots)),
@@ -250,35 +299,12 @@ pub(crate) fn server_tls(tls: &ServerTls, alpn: &[&str]) -> DownstreamTlsContext
     });
     DownstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
-            tls_certificates: tls.certificates.iter().map(certificate).collect(),
             alpn_protocols: alpn.iter().map(|name| (*name).to_owned()).collect(),
             validation_context_type: validation.map(ValidationContextType::ValidationContext),
-            ..CommonTlsContext::default()
+            ..shown(tls.certificates.iter(), dialect)
         }),
         require_client_certificate: tls.client.as_ref().map(|client| BoolValue { value: !client.optional }),
         ..DownstreamTlsContext::default()
-    }
-}
-
-/// A certificate with its key: as text, or where both are on the proxy's host.
-pub(crate) fn certificate(certificate: &Certificate) -> TlsCertificate {
-    let source = |text: &str| {
-        let file = || DataSource { specifier: Some(Specifier::Filename(text.to_owned())), ..DataSource::default() };
-        Some(if certificate.in_files { file() } else { inline(text) })
-    };
-    TlsCertificate { certificate_chain: source(&certificate.chain), private_key: source(&certificate.key.0), ..TlsCertificate::default() }
-}
-
-pub(crate) fn inline(text: &str) -> DataSource {
-    DataSource { specifier: Some(Specifier::InlineString(text.to_owned())), ..DataSource::default() }
-}
-
-/// A chain that passes bytes on.
-fn transport(name: &str, route: Option<&TransportRoute>) -> FilterChain {
-    FilterChain {
-        filters: vec![network_filter("envoy.filters.network.tcp_proxy", pack(&tcp_proxy(name, route)))],
-        metadata: Some(metadata(&TransportFacts { route: route.cloned() })),
-        ..FilterChain::default()
     }
 }
 

@@ -6,7 +6,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::{Http2ProtocolOptions, TrafficDirection};
+use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
+use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation, header_mutation};
+use envoy_types::pb::envoy::config::core::v3::{Http2ProtocolOptions, TrafficDirection, TypedExtensionConfig};
 use envoy_types::pb::envoy::config::listener::v3::{
     AdditionalAddress, ApiListener, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
 };
@@ -20,10 +22,14 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier};
+use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation;
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::Any;
 use lorica_model::name::ServicePort;
 use lorica_model::snapshot::{OutboundUnit, Protocol};
 
+use super::access_log::access_log;
+use super::local_reply::local_reply;
 use super::{CORS, Context, GRPC_WEB, address, ads, duration, no};
 use crate::facts::{ListenerFacts, metadata};
 use crate::node::Dialect;
@@ -39,9 +45,10 @@ pub(super) const INSPECTION: Duration = Duration::from_millis(200);
 
 pub(super) fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'_>) -> Option<Listener> {
     let name = unit.port.to_string();
-    let http = || vec![network_filter("envoy.filters.network.http_connection_manager", pack(&connection_manager(&unit.port, dialect)))];
+    let http =
+        || vec![network_filter("envoy.filters.network.http_connection_manager", pack(&connection_manager(&unit.port, dialect, context)))];
     if dialect == Dialect::Grpc {
-        let manager = connection_manager(&unit.port, dialect);
+        let manager = connection_manager(&unit.port, dialect, context);
         return Some(Listener { name, api_listener: Some(ApiListener { api_listener: Some(pack(&manager)) }), ..Listener::default() });
     }
     let mut listener = Listener {
@@ -70,8 +77,8 @@ pub(super) fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'
             vec![FilterChain { name: "http".to_owned(), filter_chain_match: matches, filters: http(), ..FilterChain::default() }];
     }
     if both || unit.protocol == Protocol::Tcp {
-        listener.default_filter_chain =
-            Some(FilterChain { name: "tcp".to_owned(), filters: vec![tcp_filter(&name)], ..FilterChain::default() });
+        let filters = vec![tcp_filter(&name, access_log(dialect, context))];
+        listener.default_filter_chain = Some(FilterChain { name: "tcp".to_owned(), filters, ..FilterChain::default() });
     }
     if both && dialect == Dialect::Envoy {
         listener.listener_filters = vec![listener_filter("envoy.filters.listener.http_inspector", pack(&HttpInspector {}))];
@@ -82,9 +89,10 @@ pub(super) fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'
     Some(listener)
 }
 
-fn connection_manager(port: &ServicePort, dialect: Dialect) -> HttpConnectionManager {
+fn connection_manager(port: &ServicePort, dialect: Dialect, context: Context<'_>) -> HttpConnectionManager {
     let name = port.to_string();
-    manager(&name, RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name.clone() }), dialect)
+    let routes = RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name.clone() });
+    HttpConnectionManager { access_log: access_log(dialect, context), ..manager(&name, routes, dialect) }
 }
 
 /// A connection manager whose routes are these.
@@ -98,11 +106,24 @@ pub(super) fn manager(name: &str, routes: RouteSpecifier, dialect: Dialect) -> H
     if dialect == Dialect::Envoy {
         manager.http_filters.insert(0, cors_filter());
         manager.server_header_transformation = ServerHeaderTransformation::PassThrough.into();
+        manager.early_header_mutation_extensions = vec![ours_removed()];
+        manager.local_reply_config = Some(local_reply());
         manager.upgrade_configs = vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..UpgradeConfig::default() }];
         // WebSockets of HTTP/2 (RFC 8441); no other CONNECT has a route.
         manager.http2_protocol_options = Some(Http2ProtocolOptions { allow_connect: true, ..Http2ProtocolOptions::default() });
     }
     manager
+}
+
+/// Takes away what only proxies of the mesh may say to each other.
+fn ours_removed() -> TypedExtensionConfig {
+    let pattern = StringMatcher { match_pattern: Some(MatchPattern::Prefix("x-lorica-".to_owned())), ..StringMatcher::default() };
+    let removed = header_mutation::RemoveOnMatch { key_matcher: Some(pattern) };
+    let mutation = HeaderMutation { action: Some(header_mutation::Action::RemoveOnMatch(removed)) };
+    TypedExtensionConfig {
+        name: "envoy.http.early_header_mutation.header_mutation".to_owned(),
+        typed_config: Some(pack(&EarlyHeaderMutation { mutations: vec![mutation] })),
+    }
 }
 
 pub(super) fn router() -> HttpFilter {
@@ -124,10 +145,11 @@ pub(super) fn grpc_web_filter() -> HttpFilter {
     HttpFilter { name: GRPC_WEB.to_owned(), config_type, disabled: true, ..HttpFilter::default() }
 }
 
-pub(super) fn tcp_filter(cluster: &str) -> Filter {
+pub(super) fn tcp_filter(cluster: &str, access_log: Vec<AccessLog>) -> Filter {
     let proxy = TcpProxy {
         stat_prefix: cluster.to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        access_log,
         ..TcpProxy::default()
     };
     network_filter("envoy.filters.network.tcp_proxy", pack(&proxy))

@@ -3,14 +3,18 @@
 //! The version of a resource is its unit's, so replicas agree and what did not change is not sent. For Lorica's proxy an
 //! encoding is complete: [`crate::decode`] gives the unit back. For Envoy and gRPC it says what they can honour.
 
+mod access_log;
 mod bundle;
+mod certificate;
 mod cluster;
 mod egress;
 mod endpoint;
+mod envoy;
 mod filter;
 mod gateway;
 mod inbound;
 mod listener;
+mod local_reply;
 mod names;
 mod route;
 mod tls;
@@ -26,8 +30,10 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::google::protobuf;
 use lorica_model::snapshot::{OutboundUnit, Version};
 
+pub use access_log::ACCESS_LOG;
 pub use bundle::bundle;
 pub use egress::{CAPTURE, EGRESS_PREFIX, REFUSED_LOG, capture, egress, egress_clusters, egress_name};
+pub use certificate::certificate;
 pub use endpoint::endpoints;
 pub use gateway::{GATEWAY_PREFIX, gateway, gateway_name};
 pub use inbound::{inbound, inbound_name};
@@ -53,18 +59,27 @@ pub struct Context<'a> {
     /// Whether the endpoints of the unit's service port are all plaintext. gRPC has one transport for a cluster, not one
     /// for each endpoint; for the other dialects the endpoints say it.
     pub plaintext: bool,
+    /// Whether routes for gRPC lead there from the gateway that the client runs. Lorica's proxy sees by each request what to speak;
+    /// Envoy speaks one version with a cluster.
+    pub grpc: bool,
 }
 
 impl<'a> Context<'a> {
     /// The context of a client whose clusters are reached by mutual TLS where nothing else is said.
     #[must_use]
     pub fn of(node: &'a NodeMetadata) -> Self {
-        Self { node, plaintext: false }
+        Self { node, plaintext: false, grpc: false }
     }
 
     /// Envoy's secrets; the directory that it was started in where it names none.
     fn secrets_directory(&self) -> &Path {
         self.node.secrets_directory.as_deref().unwrap_or_else(|| Path::new("."))
+    }
+
+    /// Where Envoy binds a gateway's listener port, as far as it says.
+    fn gateway_bind(&self, port: u16) -> Option<SocketAddr> {
+        let elsewhere = || self.node.gateway_listen.map(|address| SocketAddr::new(address, port));
+        self.node.gateway_binds.get(&port).copied().or_else(elsewhere)
     }
 }
 
@@ -72,9 +87,17 @@ impl<'a> Context<'a> {
 /// listener for others.
 #[must_use]
 pub fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'_>) -> Vec<Resource> {
-    let version = Version::of(unit);
+    let mut version = Version::of(unit);
     let name = unit.port.to_string();
-    let mut resources = Vec::with_capacity(3);
+    let mut resources = Vec::with_capacity(4);
+    if dialect == Dialect::Envoy
+        && let Some(shown) = unit.cluster.tls.as_ref().and_then(|tls| tls.certificate.as_ref())
+    {
+        resources.push(certificate(shown));
+        let mut named = unit.clone();
+        named.cluster.tls.iter_mut().for_each(|tls| tls.certificate = Some(certificate::by_name(shown)));
+        version = Version::of(&named);
+    }
     resources.push(Resource::new(Kind::Cluster, &name, version, &cluster::cluster(&unit.cluster, dialect, context)));
     if let Some(listener) = listener::outbound(unit, dialect, context) {
         resources.push(Resource::new(Kind::Listener, &name, version, &listener));

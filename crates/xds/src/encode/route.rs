@@ -2,8 +2,8 @@
 //!
 //! A share that leads to what does not exist is answered with 500, as the Gateway API has it. Envoy has no direct response
 //! for a share, so the share names a cluster that is never sent (`missing/NAME`) and `cluster_not_found_response_code` says
-//! 500; a cluster without endpoints would give 503. A rule of no weight is a direct response, since Envoy refuses a
-//! weighted cluster of no weight.
+//! 500; a cluster without endpoints would give 503. A rule of no weight names such a cluster, too, as Envoy refuses a
+//! weighted cluster of no weight; for the others it is a direct response with the rule's own words beside it.
 
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteConfiguration, RouteMatch as EnvoyMatch,
@@ -21,7 +21,7 @@ use lorica_model::snapshot::{
     WeightedBackend,
 };
 
-use super::{duration, filter, number};
+use super::{duration, envoy, filter, number};
 use crate::facts::{RouteFacts, metadata};
 use crate::node::Dialect;
 
@@ -37,10 +37,19 @@ pub(super) fn configuration(unit: &OutboundUnit, dialect: Dialect) -> RouteConfi
 pub(super) fn host(name: &str, domain: &str, rules: &RuleTable, dialect: Dialect) -> VirtualHost {
     VirtualHost {
         name: name.to_owned(),
-        domains: vec![domain.to_owned()],
-        routes: rules.iter().map(|rule| route(rule, dialect)).collect(),
+        domains: domains(domain, dialect),
+        routes: rules
+            .iter()
+            .map(|rule| if dialect == Dialect::Envoy { route(&envoy::rule(rule), dialect) } else { route(rule, dialect) })
+            .collect(),
         ..VirtualHost::default()
     }
+}
+
+/// A host may end with the dot of the root, which Envoy takes for another.
+fn domains(domain: &str, dialect: Dialect) -> Vec<String> {
+    let rooted = (dialect == Dialect::Envoy && domain != "*").then(|| format!("{domain}."));
+    std::iter::once(domain.to_owned()).chain(rooted).collect()
 }
 
 fn route(rule: &HttpRule, dialect: Dialect) -> Route {
@@ -57,6 +66,8 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     let (request_headers_to_add, request_headers_to_remove) = filter::header_edits(&rule.filters.request);
     let (response_headers_to_add, response_headers_to_remove) = filter::header_edits(&rule.filters.response);
     Route {
+        // What its access log calls it.
+        name: if dialect == Dialect::Envoy { rule.origin.to_string() } else { String::new() },
         r#match: Some(matches(&rule.matches, specifier)),
         metadata: Some(metadata(&facts)),
         action: Some(action),

@@ -17,7 +17,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 use lorica_model::snapshot::{BackendTls, Cluster, Protocol};
 use lorica_model::spiffe::SpiffeId;
 
-use super::gateway::{certificate, inline};
+use super::certificate::{inline, shown};
 use super::route::exact;
 use super::{Context, yes};
 use crate::node::Dialect;
@@ -56,7 +56,7 @@ pub(super) fn upstream(cluster: &Cluster, dialect: Dialect, context: Context<'_>
 }
 
 /// TLS towards endpoints that are no part of the mesh.
-pub(crate) fn outside(tls: &BackendTls) -> UpstreamTlsContext {
+pub(crate) fn outside(tls: &BackendTls, dialect: Dialect) -> UpstreamTlsContext {
     let names: &[String] = if tls.names.is_empty() { std::slice::from_ref(&tls.server_name) } else { &tls.names };
     let name = |name: &String| SubjectAltNameMatcher {
         san_type: if name.contains("://") { SanType::Uri } else { SanType::Dns }.into(),
@@ -71,9 +71,10 @@ pub(crate) fn outside(tls: &BackendTls) -> UpstreamTlsContext {
     };
     UpstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
-            tls_certificates: tls.certificate.iter().map(certificate).collect(),
+            // Left alone, Envoy calls with TLS 1.2 at most.
+            tls_params: (dialect == Dialect::Envoy).then(|| tls_parameters(TlsProtocol::TlSv12)),
             validation_context_type: Some(ValidationContextType::ValidationContext(validation)),
-            ..CommonTlsContext::default()
+            ..shown(tls.certificate.iter(), dialect)
         }),
         sni: tls.server_name.clone(),
         ..UpstreamTlsContext::default()
@@ -112,9 +113,10 @@ pub(crate) fn alpn(protocol: Protocol, dialect: Dialect) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-pub(crate) fn tls_parameters() -> TlsParameters {
+/// From this version to the newest.
+pub(crate) fn tls_parameters(oldest: TlsProtocol) -> TlsParameters {
     TlsParameters {
-        tls_minimum_protocol_version: TlsProtocol::TlSv13.into(),
+        tls_minimum_protocol_version: oldest.into(),
         tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
         ..TlsParameters::default()
     }
@@ -132,7 +134,7 @@ fn common(dialect: Dialect, context: Context<'_>) -> CommonTlsContext {
         common.tls_certificate_provider_instance = Some(provider());
         combined.default_validation_context.get_or_insert_default().ca_certificate_provider_instance = Some(provider());
     } else {
-        common.tls_params = Some(tls_parameters());
+        common.tls_params = Some(tls_parameters(TlsProtocol::TlSv13));
         common.tls_certificate_sds_secret_configs = vec![secret(SVID, dialect, context)];
         combined.validation_context_sds_secret_config = Some(secret(BUNDLE, dialect, context));
     }

@@ -5,6 +5,7 @@
 //!
 //! - What is referred to (secrets, clusters, endpoints) is sent before what refers to it (listeners, routes), and its
 //!   removal waits until everything that referred to it is acknowledged.
+//! - A cluster that changed is followed by its endpoints, where the client warms clusters up ([`Session::warming`]).
 //! - Changes coalesce: while a response of a kind awaits its acknowledgement, further changes of the kind wait, and the
 //!   newest is sent. Only what the client has newly asked for is answered at once (incremental form).
 //! - A refused response is narrowed: its resources are sent again one by one, so that only those are refused that are at
@@ -125,6 +126,7 @@ pub enum ProtocolError {
 /// One client's session.
 pub struct Session {
     form: Form,
+    warms: bool,
     catalog: Arc<dyn Catalog>,
     revision: u64,
     reached: u64,
@@ -147,7 +149,14 @@ impl Session {
     /// A session that begins with what is published at `revision`. It has reached that revision, as it has nothing older.
     #[must_use]
     pub fn new(form: Form, catalog: Arc<dyn Catalog>, revision: u64) -> Self {
-        Self { form, catalog, revision, reached: revision, nonces: 0, kinds: Default::default(), events: Vec::new() }
+        Self { form, warms: false, catalog, revision, reached: revision, nonces: 0, kinds: Default::default(), events: Vec::new() }
+    }
+
+    /// The same with a client that uses a changed cluster only once its endpoints have come again, but does not ask for them: Envoy,
+    /// which else waits 15 s for them.
+    #[must_use]
+    pub fn warming(self, warms: bool) -> Self {
+        Self { warms, ..self }
     }
 
     /// Takes a publication. Ask [`Self::next_response`] afterwards.
@@ -228,8 +237,14 @@ impl Session {
         }
         self.subscribe(kind, names);
         if first {
+            let warming = self.warms && kind == Kind::Endpoints;
+            let sent: BTreeSet<String> = self.kinds[Kind::Cluster.index()].sent().filter(|_| warming).cloned().collect();
             let subscription = &mut self.kinds[kind.index()];
             for (name, version) in request.initial_resource_versions {
+                if sent.contains(&name) {
+                    // Its cluster waits for them.
+                    continue;
+                }
                 if let Some(entry) = subscription.entries.get_mut(&name) {
                     entry.held = Held::Version(version);
                 } else if subscription.wildcard {
@@ -386,7 +401,22 @@ impl Session {
 
     /// Whether removals of `kind` must wait for what may still refer to them.
     fn removal_must_wait(&self, kind: Kind) -> bool {
-        kind.is_referred_to() && [Kind::Listener, Kind::Route].into_iter().any(|kind| !self.kinds[kind.index()].is_settled())
+        let referring: &[Kind] = match kind {
+            Kind::Secret => &[Kind::Cluster, Kind::Listener, Kind::Route],
+            Kind::Cluster | Kind::Endpoints => &[Kind::Listener, Kind::Route],
+            Kind::Listener | Kind::Route | Kind::Names => &[],
+        };
+        referring.iter().any(|kind| !self.kinds[kind.index()].is_settled())
+    }
+
+    /// The endpoints of clusters are due again, as far as they were sent.
+    fn endpoints_again(&mut self, clusters: &[String]) {
+        for name in clusters {
+            if let Some(entry) = self.kinds[Kind::Endpoints.index()].entries.get_mut(name).filter(|entry| entry.wanted.is_some()) {
+                entry.held = Held::Unknown;
+                entry.asked = true;
+            }
+        }
     }
 
     fn next_delta(&mut self, kind: Kind) -> Option<DeltaDiscoveryResponse> {
@@ -418,8 +448,12 @@ impl Session {
         subscription.greet = false;
         let mut response = DeltaDiscoveryResponse { type_url: kind.type_url().to_owned(), ..DeltaDiscoveryResponse::default() };
         let mut items = Vec::with_capacity(names.len());
+        let mut changed = Vec::new();
         for name in names {
             let Some(entry) = subscription.entries.get_mut(&name) else { continue };
+            if self.warms && kind == Kind::Cluster && (entry.last.is_some() || matches!(entry.held, Held::Version(_))) {
+                changed.push(name.clone());
+            }
             match &entry.wanted {
                 Some(resource) => response.resources.push(WireResource {
                     name: name.clone(),
@@ -431,6 +465,7 @@ impl Session {
             }
             items.push(entry.sent(&name));
         }
+        self.endpoints_again(&changed);
         response.system_version_info = self.revision.to_string();
         response.nonce = self.note(kind, items);
         Some(response)

@@ -133,6 +133,11 @@ impl Subscription {
         self.entries.values().any(|entry| entry.wanted.is_some() && entry.needs())
     }
 
+    /// The names of what was sent on this stream, and is there.
+    pub(super) fn sent(&self) -> impl Iterator<Item = &String> {
+        self.entries.iter().filter(|(_, entry)| entry.last.is_some()).map(|(name, _)| name)
+    }
+
     /// Whether nothing waits to be sent or acknowledged.
     pub(super) fn is_settled(&self) -> bool {
         self.outstanding.is_empty() && self.narrow.is_empty() && !self.entries.values().any(Entry::needs)

@@ -282,6 +282,36 @@ fn what_is_newly_asked_for_does_not_wait() {
 }
 
 #[test]
+fn a_changed_cluster_is_followed_by_its_endpoints_where_clusters_are_warmed_up() {
+    let begun = |warms| {
+        let mut script = Script::new(Form::Delta, "C/a=1 C/b=1 E/a=1 E/b=1");
+        script.session = Session::new(Form::Delta, Arc::new(script.world.clone()), 1).warming(warms);
+        assert_eq!((script.want("C", ""), script.want("E", "a b")), ("C:a=1,b=1".to_owned(), "E:a=1,b=1".to_owned()));
+        assert_eq!(script.ack("C") + &script.ack("E"), "");
+        script
+    };
+    assert_eq!(begun(false).publish("C/a=2"), "C:a=2");
+    let mut script = begun(true);
+    assert_eq!(script.publish("C/a=2"), "C:a=2 E:a=1");
+    assert_eq!(script.ack("C") + &script.ack("E"), "");
+    assert_eq!(script.publish("E/b=2"), "E:b=2");
+    // One that comes back has the endpoints, but may have an older cluster.
+    let mut script = Script::new(Form::Delta, "C/a=2 C/b=1 E/a=1 E/b=1");
+    script.session = Session::new(Form::Delta, Arc::new(script.world.clone()), 1).warming(true);
+    assert_eq!(script.delta("C", "*", "", "a=1 b=1"), "C:a=2");
+    assert_eq!(script.delta("E", "a b", "", "a=1 b=1"), "E:a=1");
+}
+
+#[test]
+fn a_secret_leaves_after_what_showed_it() {
+    let mut script = Script::new(Form::Delta, "C/a=1 S/old=1");
+    assert_eq!((script.want("C", ""), script.want("S", "old")), ("C:a=1".to_owned(), "S:old=1".to_owned()));
+    assert_eq!(script.ack("C") + &script.ack("S"), "");
+    assert_eq!(script.publish("C/a=2 -S/old"), "C:a=2");
+    assert_eq!(script.ack("C"), "S:-old");
+}
+
+#[test]
 fn what_is_referred_to_goes_first_and_leaves_last() {
     let mut script = Script::new(Form::Delta, "C/a=1 E/a=1 L/a=1 R/a=1");
     for kind in ["C", "E", "L", "R"] {

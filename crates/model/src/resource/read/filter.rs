@@ -9,7 +9,7 @@ use crate::name::Namespace;
 use crate::resource::Kind;
 use crate::resource::kinds::{HttpFilter, PathModifier};
 use crate::resource::reader::{Object, Reader};
-use crate::resource::tree::{Node, Value};
+use crate::resource::tree::Node;
 use crate::snapshot::{Cors, HeaderEdits, OriginMatch, Share};
 
 pub(super) fn filters(node: Option<Node>, of: Kind, own: &Namespace, reader: &mut Reader<'_>) -> Vec<(HttpFilter, Range<usize>)> {
@@ -148,13 +148,7 @@ pub(super) fn cors(mut object: Object, reader: &mut Reader<'_>) -> Cors {
         None => OriginMatch::Exact(text),
     };
     let max_age = age.and_then(|node| reader.number(&node, "`maxAge`", 1..=i64::from(i32::MAX))).and_then(|age| u32::try_from(age).ok());
-    let credentials = credentials.is_some_and(|node| match node.value {
-        Value::Bool(allowed) => allowed,
-        _ => {
-            reader.wrong(&node.span, format!("`allowCredentials` is true or false, not {}", node.what()));
-            false
-        }
-    });
+    let credentials = credentials.and_then(|node| reader.boolean(&node, "`allowCredentials`")).unwrap_or_default();
     Cors { origins: origins.into_iter().map(origin).collect(), methods, headers, expose, credentials, max_age: max_age.unwrap_or(5) }
 }
 

@@ -134,12 +134,10 @@ pub(super) fn pattern(span: &Range<usize>, text: &str, reader: &mut Reader<'_>) 
     match Pattern::new(text) {
         Ok(pattern) => Some(pattern),
         Err(error) => {
-            let why = error.to_string();
-            let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
             reader.wrong_with(
                 span,
-                format!("this is no regular expression: {why}"),
-                "back-references and look-around are not known, as they take unbounded time",
+                format!("this is no regular expression: {error}"),
+                "expressions are RE2's: without back-references and look-around, which take unbounded time",
             );
             None
         }

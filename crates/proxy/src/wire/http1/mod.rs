@@ -20,7 +20,7 @@ pub use server::Http1Server;
 /// The host that the request whose first bytes these are is for; none where it names none or is no request. `None`: more are needed to tell.
 #[must_use]
 pub fn host(bytes: &[u8]) -> Option<Option<String>> {
-    match parse::request(&mut BytesMut::from(bytes)) {
+    match parse::request(&mut BytesMut::from(bytes), true) {
         Ok(Some((head, _))) => Some(Some(head.authority().to_owned()).filter(|host| !host.is_empty())),
         Ok(None) => None,
         Err(_) => Some(None),

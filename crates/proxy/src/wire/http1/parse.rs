@@ -30,8 +30,8 @@ pub(super) fn skip_empty_lines(inbox: &mut BytesMut) {
     }
 }
 
-/// A request's head, if all of it is there; it is taken out of `inbox`.
-pub(super) fn request(inbox: &mut BytesMut) -> Result<Option<(RequestHead, Framing)>, WireError> {
+/// A request's head, if all of it is there; it is taken out of `inbox`. `plain`: it came without TLS.
+pub(super) fn request(inbox: &mut BytesMut, plain: bool) -> Result<Option<(RequestHead, Framing)>, WireError> {
     skip_empty_lines(inbox);
     // Not filled first: 4 KiB for most heads' ten fields.
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
@@ -55,7 +55,7 @@ pub(super) fn request(inbox: &mut BytesMut) -> Result<Option<(RequestHead, Frami
         }
         parts.field(within(field.name.as_bytes()), within(field.value));
     }
-    let (path, authority) = match Target::of(request.method.unwrap_or_default(), target)? {
+    let (path, authority) = match Target::of(request.method.unwrap_or_default(), target, plain)? {
         Target::Origin => (within(target.as_bytes()), host.clone()),
         Target::Absolute { authority, path } => (within(path.as_bytes()), Some(within(authority.as_bytes()))),
     };
@@ -131,9 +131,12 @@ enum Target<'t> {
 }
 
 impl<'t> Target<'t> {
-    fn of(method: &str, target: &'t str) -> Result<Self, WireError> {
+    fn of(method: &str, target: &'t str, plain: bool) -> Result<Self, WireError> {
         if method == "CONNECT" {
             return Err(WireError::Unsupported("CONNECT is not passed on"));
+        }
+        if !target.is_ascii() {
+            return Err(WireError::Invalid("the target has a byte that must be percent-encoded"));
         }
         if target.contains('#') {
             return Err(WireError::Invalid("the target has a fragment"));
@@ -141,10 +144,15 @@ impl<'t> Target<'t> {
         if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
             return Ok(Self::Origin);
         }
-        let rest = ["http://", "https://"].iter().find_map(|scheme| {
-            target.get(..scheme.len()).filter(|start| start.eq_ignore_ascii_case(scheme)).map(|_| &target[scheme.len()..])
-        });
-        let rest = rest.ok_or(WireError::Invalid("the target is neither a path nor an http URL"))?;
+        let after =
+            |scheme: &str| target.get(..scheme.len()).filter(|start| start.eq_ignore_ascii_case(scheme)).map(|_| &target[scheme.len()..]);
+        let rest = match (after("http://"), after("https://")) {
+            (Some(rest), _) => rest,
+            // RFC 9110, 7.4: what asks for TLS is not served without.
+            (None, Some(_)) if plain => return Err(WireError::Invalid("the target is an https URL, and the connection has no TLS")),
+            (None, Some(rest)) => rest,
+            (None, None) => return Err(WireError::Invalid("the target is neither a path nor an http URL")),
+        };
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         if authority.is_empty() || path.starts_with('?') {

@@ -28,14 +28,17 @@ pub struct Http1Server {
     head_timeout: Duration,
     exchange: Rc<Exchange>,
     close_next: bool,
+    /// Whether it has no TLS.
+    plain: bool,
 }
 
 impl Http1Server {
     /// A server on `stream`, of which `read` was read already. A head may take `head_timeout` from its first byte.
     #[must_use]
     pub fn new(stream: Stream, read: &[u8], head_timeout: Duration) -> Self {
+        let plain = matches!(stream, Stream::Plain(_));
         let connection = Rc::new(RefCell::new(Connection::new(stream, read)));
-        Self { connection, head_timeout, exchange: Exchange::new(State::End, true, true), close_next: false }
+        Self { connection, head_timeout, exchange: Exchange::new(State::End, true, true), close_next: false, plain }
     }
 
     /// Whether nothing of a next request has come.
@@ -107,7 +110,8 @@ impl Http1Server {
                     return Ok(None);
                 }
                 // What is wrong already is told so, however the bytes came.
-                return parse::request(&mut self.connection.borrow_mut().inbox)?.map_or(Err(WireError::Closed), |parsed| Ok(Some(parsed)));
+                return parse::request(&mut self.connection.borrow_mut().inbox, self.plain)?
+                    .map_or(Err(WireError::Closed), |parsed| Ok(Some(parsed)));
             }
             if let Some(parsed) = self.parsed()? {
                 return Ok(Some(parsed));
@@ -118,7 +122,7 @@ impl Http1Server {
     /// The next head, if all of it has come.
     fn parsed(&self) -> Result<Option<(RequestHead, Framing)>, WireError> {
         let mut connection = self.connection.borrow_mut();
-        if connection.has_new_line() { parse::request(&mut connection.inbox) } else { Ok(None) }
+        if connection.has_new_line() { parse::request(&mut connection.inbox, self.plain) } else { Ok(None) }
     }
 
     /// Throws away what nobody read of the last body, so that the connection can go on; `false` where closing is cheaper.
