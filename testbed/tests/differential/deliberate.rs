@@ -13,6 +13,7 @@ const DELIBERATE: &[Deliberate] = &[
     ("CORS holds for redirects, too", is_redirect_of_script),
     ("a call of gRPC is redirected as any request", is_redirect_of_call),
     ("a call of gRPC goes on as HTTP/2", is_call_to_an_undeclared_port),
+    ("beside an app nothing is said of how the request came", is_told_to_have_come_by_http),
 ];
 
 /// Neither passes on what is no request. What it was could not be read, so that logs say little of it.
@@ -61,6 +62,15 @@ fn is_redirect_of_call(one: &Compared) -> bool {
 /// Envoy speaks one version with a cluster: what an HTTPRoute leads to, and no port says better, is HTTP/1.
 fn is_call_to_an_undeclared_port(one: &Compared) -> bool {
     one.asked.grpc && one.lorica.logged.flags == "UPE" && one.envoy.seen.is_some() && one.lorica.logged.rule == one.envoy.logged.rule
+}
+
+/// Envoy says so where nobody has, beside an app as at a gateway.
+fn is_told_to_have_come_by_http(one: &Compared) -> bool {
+    let mut silent = one.envoy.clone();
+    for seen in silent.seen.iter_mut().chain(&mut silent.copies) {
+        seen.fields.retain(|(name, value)| (name.as_str(), value.as_str()) != ("x-forwarded-proto", "http"));
+    }
+    silent == one.lorica
 }
 
 /// What differs and may not, for people; empty: nothing.

@@ -205,7 +205,7 @@ const QUERIES: &[(&str, &[&str])] = &[("q", &["1", "2", "ab"]), ("r", &["1", "x-
 const QUERY_PATTERNS: &[(&str, &[&str])] = &[("[0-9]+", &["7", "12"]), (".*", &["", "x"]), ("a|b", &["a", "b"])];
 const SERVICES: &[&str] = &["p.A", "p.B", "q.A"];
 const CALLS: &[&str] = &["Get", "List"];
-const EDITED: &[(&str, &str)] = &[("x-a", "9"), ("X-Set", "s"), ("x-multi", "three"), ("x-e", ""), ("user-agent", "u%20%"), ("vary", "x")];
+const EDITED: &[(&str, &str)] = &[("x-a", "9"), ("X-Set", "s"), ("x-multi", "three"), ("x-e", "e"), ("user-agent", "u%20%"), ("vary", "x")];
 const REMOVED: &[&str] = &["x-a", "X-B", "x-multi", "vary", "accept"];
 const ORIGINS: &[&str] = &["https://a.test", "https://*.test", "*", "http://b.test:8080"];
 const ASKED_ORIGINS: &[&str] = &["https://a.test", "https://b.test", "https://A.test", "http://b.test:8080", "http://b.test", "null"];
@@ -247,7 +247,15 @@ fn filter(grpc: bool) -> BoxedStrategy<Filter> {
         path_edit(),
         select(&[301u16, 302, 303, 307, 308][..]),
     );
-    let words = |from: &'static [&'static str]| prop::sample::subsequence(from.to_vec(), 0..=from.len());
+    // What takes all stands alone.
+    let words = |from: &'static [&'static str]| {
+        prop::sample::subsequence(from.to_vec(), 0..=from.len()).prop_map(|mut words| {
+            if words.len() > 1 {
+                words.retain(|word| *word != "*");
+            }
+            words
+        })
+    };
     let cors = (words(ORIGINS), words(&["GET", "PUT", "*"]), words(&["X-A", "x-c", "*"]), words(&["x-multi", "vary"]), any::<bool>());
     prop_oneof![
         6 => common,
@@ -384,7 +392,7 @@ impl Case {
                 section: None,
                 hosts: vec!["unused.invalid"],
                 rules: vec![Rule {
-                    matches: vec![Match { path: Some((Form::Exact, UNUSED[slot])), method: None, fields: Vec::new(), query: Vec::new() }],
+                    matches: vec![Match { path: Some((Form::Exact, if grpc { UNUSED_CALLS[slot] } else { UNUSED[slot] })), method: None, fields: Vec::new(), query: Vec::new() }],
                     filters: Vec::new(),
                     backends: Vec::new(),
                 }],
@@ -409,6 +417,7 @@ impl Case {
 }
 
 const UNUSED: [&str; SLOTS] = ["/0", "/1", "/2", "/3"];
+const UNUSED_CALLS: [&str; SLOTS] = ["unused.A", "unused.B", "unused.C", "unused.D"];
 
 impl std::fmt::Debug for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

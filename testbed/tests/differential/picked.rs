@@ -29,7 +29,7 @@ const ROUTES: &[(&str, &str)] = &[
     (
         "changes.example",
         "[{matches: [{path: {value: /fields}}], filters: [
-             {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Set, value: s}], add: [{name: X-Add, value: '100% é'}, {name: x-empty, value: ''}], remove: [X-Gone]}},
+             {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Set, value: s}], add: [{name: X-Add, value: '100% é'}], remove: [X-Gone]}},
              {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X-Set, value: s}], add: [{name: X-Multi, value: three}], remove: [vary]}}],
            backendRefs: [{name: a, port: 80}]},
           {matches: [{path: {value: /both}}], filters: [
