@@ -7,6 +7,7 @@
 //! | [`request`] | a certificate request, of which nothing but the public key is believed |
 //! | [`bundle`] | the roots that a trust domain is verified against |
 //! | [`edge`] | TLS at a gateway's edge, with certificates and roots that a user gave |
+//! | [`secrets`] | what is wrong with certificates that users write into Secrets |
 //! | [`facts`] | what the CA says about a workload inside its SVID |
 //! | [`svid`] | a workload's key and certificate chain |
 //! | [`rotation`] | when to renew, how long to wait after a failure |
@@ -32,6 +33,7 @@ pub mod handshake;
 pub mod peer;
 pub mod request;
 pub mod rotation;
+pub mod secrets;
 pub mod svid;
 pub mod tls;
 

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use lorica_identity::edge::{self, EdgeError};
+use lorica_identity::secrets;
+use lorica_model::resource::Severity;
 use lorica_model::snapshot::{BackendTls, Certificate, ClientValidation, PrivateKey, ServerTls};
 use rcgen::{CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -178,4 +180,30 @@ fn files_are_read_and_keys_must_be_private() {
     assert_eq!(edge::check(&filed), Ok(()));
     let gone = Certificate { chain: path("gone.pem"), ..filed };
     assert!(edge::check(&gone).unwrap_err().to_string().contains("gone.pem"));
+}
+
+#[test]
+fn a_secret_whose_key_does_not_fit_is_refused_at_its_name() {
+    let root = root();
+    let (one, other) = (root.issue(&["a.example"]), root.issue(&["b.example"]));
+    let secret = |kind: &str, chain: &str, key: &str| {
+        let indented = |text: &str| text.replace('\n', "\n    ");
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: shown, namespace: shop}}\ntype: {kind}\nstringData:\n  tls.crt: |\n    {}\n  tls.key: |\n    {}\n",
+            indented(chain),
+            indented(key)
+        )
+    };
+    let told = |text: &str| {
+        let documents = lorica_model::resource::read("secret.yaml", text).unwrap();
+        let found = secrets::mistakes(&documents, |_| text.to_owned());
+        found.into_iter().map(|found| (found.severity, text[found.span.clone()].to_owned(), found.render(text, false))).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&secret("kubernetes.io/tls", &one.chain, &one.key.0)), []);
+    let swapped = told(&secret("kubernetes.io/tls", &one.chain, &other.key.0));
+    assert_eq!((swapped[0].0, swapped[0].1.as_str()), (Severity::Error, "shown"));
+    assert!(swapped[0].2.contains("the private key does not fit the certificate") && !swapped[0].2.contains("PRIVATE KEY"), "{swapped:?}");
+    let empty = told(&secret("kubernetes.io/tls", "no certificate", "no key"));
+    assert_eq!((empty.len(), empty[0].0), (1, Severity::Warning));
+    assert_eq!(told(&secret("Opaque", "whatever", "else")), []);
 }

@@ -42,6 +42,9 @@ pub(crate) fn proxy(arguments: ProxyArgs, global: &Global, printer: &mut Printer
         colours: printer.colours(),
     };
     let first = compiled(&lorica_cli::files::files(&arguments.config)?, &asked)?;
+    if let Some(warnings) = &first.warnings {
+        printer.note(warnings);
+    }
     for warning in unproven(&arguments, &first.snapshot) {
         printer.warning(&warning);
     }
@@ -65,7 +68,10 @@ pub(crate) fn proxy(arguments: ProxyArgs, global: &Global, printer: &mut Printer
     };
     let config = arguments.config;
     let again = move || match read_again(&config, &asked) {
-        Ok(next) => Ok((next.snapshot, format!("the configuration was read again: {} resources in force", next.resources))),
+        Ok(next) => {
+            let warnings = next.warnings.map(|text| text + "\n").unwrap_or_default();
+            Ok((next.snapshot, format!("{warnings}the configuration was read again: {} resources in force", next.resources)))
+        }
         Err(error) => Err(format!("{error:#}")),
     };
     standalone::run(proxy, again, move |notice| tell(notice, data_to_stdout))?;

@@ -392,7 +392,12 @@ impl Case {
                 section: None,
                 hosts: vec!["unused.invalid"],
                 rules: vec![Rule {
-                    matches: vec![Match { path: Some((Form::Exact, if grpc { UNUSED_CALLS[slot] } else { UNUSED[slot] })), method: None, fields: Vec::new(), query: Vec::new() }],
+                    matches: vec![Match {
+                        path: Some((Form::Exact, if grpc { UNUSED_CALLS[slot] } else { UNUSED[slot] })),
+                        method: None,
+                        fields: Vec::new(),
+                        query: Vec::new(),
+                    }],
                     filters: Vec::new(),
                     backends: Vec::new(),
                 }],

@@ -23,7 +23,8 @@ pub(super) async fn apply(
     let world = control.mesh.seen().published.resources.clone();
     let documents = read(&request.files)?;
     let text = |file: &str| request.files.iter().find(|known| known.name == file).map(|known| known.text.clone()).unwrap_or_default();
-    let found = resource::check(&documents, &world, Options { allow_missing: request.allow_missing }, text);
+    let mut found = resource::check(&documents, &world, Options { allow_missing: request.allow_missing }, text);
+    found.extend(lorica_identity::secrets::mistakes(&documents, text));
     let (errors, warnings): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.severity == Severity::Error);
     if !errors.is_empty() {
         return Err(refused(errors, &request.files));

@@ -6,7 +6,7 @@ use lorica_api::NamedText;
 use lorica_cli::args::PortArg;
 use lorica_model::compile::{self, RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses, World};
 use lorica_model::name::{GatewayName, Label, ServiceName, ServicePort};
-use lorica_model::resource::{self, Diagnostic, Kind, Options, Resources, Service, nearest};
+use lorica_model::resource::{self, Diagnostic, Kind, Options, Resources, Service, Severity, nearest};
 use lorica_model::snapshot::{Locality, MtlsMode, Snapshot, Transport};
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use lorica_proxy::config::Own;
@@ -46,11 +46,13 @@ pub(crate) struct Configuration {
     pub(crate) snapshot: Snapshot,
     /// How many resources there are.
     pub(crate) resources: usize,
+    /// What does not keep it from running, as it is shown to people.
+    pub(crate) warnings: Option<String>,
 }
 
 /// The snapshot of `texts`.
 pub(crate) fn compiled(texts: &[NamedText], asked: &Asked) -> Result<Configuration, Refused> {
-    let resources = resources(texts, asked.colours)?;
+    let (resources, warnings) = resources(texts, asked.colours)?;
     let from = texts.iter().map(|text| text.name.as_str()).collect::<Vec<_>>().join(", ");
     let found = Found { resources: &resources, from: &from };
     for port in &asked.upstreams {
@@ -84,15 +86,13 @@ pub(crate) fn compiled(texts: &[NamedText], asked: &Asked) -> Result<Configurati
             service.namespace
         )));
     }
-    Ok(Configuration { snapshot, resources: resources.len() })
+    Ok(Configuration { snapshot, resources: resources.len(), warnings })
 }
 
-/// The resources of all texts, held against each other.
-fn resources(texts: &[NamedText], colours: bool) -> Result<Resources, Refused> {
+/// The resources of all texts, held against each other, and what people should know of them.
+fn resources(texts: &[NamedText], colours: bool) -> Result<(Resources, Option<String>), Refused> {
     let text = |file: &str| texts.iter().find(|text| text.name == file).map(|text| text.text.as_str()).unwrap_or_default();
-    let shown = |found: &[Diagnostic]| {
-        Refused::Files(found.iter().map(|found| found.render(text(&found.file), colours)).collect::<Vec<_>>().join("\n\n"))
-    };
+    let shown = |found: &[Diagnostic]| found.iter().map(|found| found.render(text(&found.file), colours)).collect::<Vec<_>>().join("\n\n");
     let (mut documents, mut wrong) = (Vec::new(), Vec::new());
     for text in texts {
         match resource::read(&text.name, &text.text) {
@@ -101,15 +101,17 @@ fn resources(texts: &[NamedText], colours: bool) -> Result<Resources, Refused> {
         }
     }
     if !wrong.is_empty() {
-        return Err(shown(&wrong));
+        return Err(Refused::Files(shown(&wrong)));
     }
-    let found = resource::check(&documents, &Resources::default(), Options::default(), |file| text(file).to_owned());
-    if !found.is_empty() {
-        return Err(shown(&found));
+    let mut found = resource::check(&documents, &Resources::default(), Options::default(), |file| text(file).to_owned());
+    found.extend(lorica_identity::secrets::mistakes(&documents, |file| text(file).to_owned()));
+    let (errors, warnings): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.severity == Severity::Error);
+    if !errors.is_empty() {
+        return Err(Refused::Files(shown(&errors)));
     }
     let mut resources = Resources::default();
     documents.into_iter().for_each(|document| drop(resources.insert(document.resource)));
-    Ok(resources)
+    Ok((resources, Some(shown(&warnings)).filter(|text| !text.is_empty())))
 }
 
 /// What the files have, asked in the words of the command line.

@@ -16,7 +16,7 @@ pub use egress::{egress, egress_ports};
 pub use gateway::{backend_certificate, gateway};
 pub use listeners::{CLASS, CONTROLLER};
 pub use outbound::outbound;
-pub use reference::TLS_FILES;
+pub use reference::{TLS_FILES, certificate};
 pub use registry::{RegisteredGateway, RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses};
 pub use status::{Condition, status};
 pub use whole::snapshot;

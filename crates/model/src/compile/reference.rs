@@ -155,7 +155,9 @@ impl<'w> World<'w> {
     }
 }
 
-fn certificate(name: &SecretName, secret: &Secret) -> Option<Certificate> {
+/// The certificate that a Secret holds with its key; none where it has not both, as PEM or as files.
+#[must_use]
+pub fn certificate(name: &SecretName, secret: &Secret) -> Option<Certificate> {
     let made = |chain, key, in_files| Certificate { secret: name.clone(), chain, key: PrivateKey(key), in_files };
     let text = |key: &str| secret.data.get(key).and_then(|bytes| String::from_utf8(bytes.clone()).ok());
     if secret.kind == TLS_FILES {

@@ -289,13 +289,13 @@ fn a_match_of_another_file_is_named_by_its_place() {
     let mut change = read("one.yaml", &one).unwrap();
     change.extend(read("other.yaml", &other).unwrap());
     let found = check(&change, &Resources::default(), Options { allow_missing: true }, text);
-    let errors: Vec<_> = found.iter().filter(|found| found.severity == Severity::Error).collect();
-    assert_eq!(errors.len(), 1);
+    let [.., told] = found.as_slice() else { panic!() };
     assert_eq!(
-        (errors[0].file.as_str(), errors[0].message.as_str()),
+        (told.file.as_str(), told.message.as_str(), told.severity),
         (
             "other.yaml",
-            "rule 0 of HTTPRoute one.contact (one.yaml:7:36) takes the same requests of the same service; only their age would decide between them"
+            "rule 0 of HTTPRoute one.contact (one.yaml:7:36) takes the same requests of service recording.contact; only their age decides between them",
+            Severity::Warning
         )
     );
     // Stored before, it has no place in a file any more.
@@ -368,6 +368,100 @@ fn a_match_that_another_has_is_refused_with_both_places() {
     assert_eq!(pointed(&(mine.clone() + &other_port)), []);
     let callers = mine.replace("namespace: contact", "namespace: shop").replace("name: recording", "name: recording, namespace: contact");
     assert_eq!(pointed(&(mine + &callers)), []);
+}
+
+#[test]
+fn an_expression_behind_a_prefix_is_told_to_get_nothing() {
+    let regex = |pattern: &str| format!("  - matches: [{{path: {{type: RegularExpression, value: '{pattern}'}}}}]\n");
+    let told = |rules: &str| pointed(&route("r", RECORDING, rules));
+    for (prefix, pattern) in [("/", ".*"), ("/a", "/a/[0-9]+"), ("/a/", "/a/b"), ("/", "(?i)/A"), ("/", "/a|/b")] {
+        let found = told(&(regex(pattern) + &format!("  - matches: [{{path: {{value: {prefix}}}}}]\n")));
+        assert_eq!(found.len(), 1, "{prefix} {pattern}");
+        assert_eq!(found[0].0, "rule 0 never gets a request: rule 1 takes all that it would, as expressions come after prefixes");
+    }
+    for (prefix, pattern) in [("/a", "/a[0-9]+"), ("/a", "/a/?b"), ("/a", "/a/*"), ("/a", "/a/b|/c"), ("/ab", "/a.*")] {
+        assert_eq!(told(&(regex(pattern) + &format!("  - matches: [{{path: {{value: {prefix}}}}}]\n"))), [], "{prefix} {pattern}");
+    }
+    let narrow = "  - matches: [{path: {value: /}, method: GET}]\n";
+    assert_eq!(told(&(regex("/a.*") + narrow)), []);
+    assert_eq!(told(&(regex("/a.*").replace("}}]", "}, method: GET}]") + narrow)).len(), 1);
+    insta::assert_snapshot!(refused(&route("r", RECORDING, &(regex("/a/.*") + "  - backendRefs: [{name: recording, port: 80}]\n"))));
+
+    // Between routes, whichever comes later is told.
+    let all = route("all", RECORDING, "  - backendRefs: [{name: recording, port: 80}]");
+    let some = route("some", RECORDING, &regex("/a/.*"));
+    assert_eq!(
+        pointed(&(all.clone() + &some))[0].0,
+        "rule 0 of HTTPRoute all.contact takes all requests of service recording.contact that this would, as expressions come after prefixes"
+    );
+    assert_eq!(
+        pointed(&(some + &all))[0].0,
+        "rule 0 of HTTPRoute some.contact gets no request of service recording.contact any more: this takes them first, as expressions come after prefixes"
+    );
+}
+
+#[test]
+fn routes_of_one_listener_that_meet_are_told() {
+    let gateway = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge, namespace: contact}\nspec: {gatewayClassName: lorica, listeners: [{name: http, port: 80, protocol: HTTP}, {name: tcp, port: 81, protocol: TCP}, {name: more, port: 82, protocol: TCP}]}\n---\n";
+    let at = |name: &str, host: &str| {
+        let rules = "  - backendRefs: [{name: recording, port: 80}]";
+        route(name, "{name: edge}", rules).replace("spec:\n", &format!("spec:\n  hostnames: [{host}]\n"))
+    };
+    let told = |text: &str| {
+        pointed(&(gateway.to_owned() + &service("recording", "{port: 80}") + text)).into_iter().map(|(told, _)| told).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told(&(at("a", "a.example") + &at("b", "a.example"))),
+        ["rule 0 of HTTPRoute a.contact takes the same requests of Gateway edge.contact; only their age decides between them"]
+    );
+    assert!(told(&(at("a", "a.example") + &at("b", "\"*.example\""))).is_empty(), "the more specific host decides");
+    let bytes = |name: &str, section: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {{name: {name}, namespace: contact}}\nspec: {{parentRefs: [{{name: edge, sectionName: {section}}}], rules: [{{backendRefs: [{{name: recording, port: 80}}]}}]}}\n---\n"
+        )
+    };
+    assert_eq!(
+        told(&(bytes("a", "tcp") + &bytes("b", "tcp"))),
+        ["TCPRoute a.contact takes the same connections of Gateway `edge`; only the older of both gets any"]
+    );
+    assert!(told(&(bytes("a", "tcp") + &bytes("b", "more"))).is_empty());
+}
+
+#[test]
+fn routes_that_lead_in_a_circle_are_told_to_lead_on_once() {
+    let to = |name: &str, from: &str, to: &str| {
+        route(name, &format!("{{kind: Service, name: {from}}}"), &format!("  - backendRefs: [{{name: {to}, port: 80}}]"))
+    };
+    let services = ["a", "b", "c"].map(|name| service(name, "{port: 80}")).concat();
+    let told = |text: String| pointed(&(services.clone() + &text));
+    assert_eq!(
+        told(to("ab", "a", "b") + &to("bc", "b", "c") + &to("ca", "c", "a")),
+        [("b", "a"), ("c", "b"), ("a", "c")].map(|(first, from)| {
+            let told = format!("routes of `{first}.contact` lead back to `{from}.contact`; what this rule sends there goes to the endpoints of `{first}.contact`");
+            (told, first.to_owned())
+        })
+    );
+    assert_eq!(told(to("ab", "a", "b") + &to("bc", "b", "c") + &to("cc", "c", "c")), []);
+}
+
+#[test]
+fn certificates_that_are_missing_or_not_lent_are_told() {
+    let gateway = |secret: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: edge, namespace: contact}}\nspec: {{gatewayClassName: lorica, listeners: [{{name: https, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{secret}]}}}}]}}\n---\n"
+        )
+    };
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: own, namespace: contact}\ntype: lorica.io/tls-files\nstringData: {certificate: /a, key: /b}\n---\n";
+    assert_eq!(pointed(&(secret.to_owned() + &gateway("{name: own}"))), []);
+    assert_eq!(pointed(&gateway("{name: own}")), [("there is no Secret `own.contact`".to_owned(), "own".to_owned())]);
+    let lent = secret.replace("namespace: contact", "namespace: other");
+    let foreign = gateway("{name: own, namespace: other}");
+    assert_eq!(
+        pointed(&(lent.clone() + &foreign)),
+        [("nothing in `other` lets a Gateway of `contact` refer to it, so it is not used".to_owned(), "own".to_owned())]
+    );
+    let grant = "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: other}\nspec: {from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: contact}], to: [{group: '', kind: Secret}]}\n---\n";
+    assert_eq!(pointed(&(lent + grant + &foreign)), []);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation as Mutation, header_mutation as mutation};
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, Http1ProtocolOptions, Http3ProtocolOptions, HeaderValue, HeaderValueOption, TransportSocket, address,
+    Address, HeaderValue, HeaderValueOption, Http1ProtocolOptions, Http3ProtocolOptions, TransportSocket, address,
     header_value_option::HeaderAppendAction, socket_address, transport_socket::ConfigType,
 };
 use envoy_types::pb::envoy::config::listener::v3::{

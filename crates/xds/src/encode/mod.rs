@@ -32,8 +32,8 @@ use lorica_model::snapshot::{OutboundUnit, Version};
 
 pub use access_log::ACCESS_LOG;
 pub use bundle::bundle;
-pub use egress::{CAPTURE, EGRESS_PREFIX, REFUSED_LOG, capture, egress, egress_clusters, egress_name};
 pub use certificate::certificate;
+pub use egress::{CAPTURE, EGRESS_PREFIX, REFUSED_LOG, capture, egress, egress_clusters, egress_name};
 pub use endpoint::endpoints;
 pub use gateway::{GATEWAY_PREFIX, gateway, gateway_name};
 pub use inbound::{inbound, inbound_name};

@@ -39,6 +39,18 @@ pub struct Gateway {
     pub port_client_validation: Vec<(u16, Validation)>,
 }
 
+impl Gateway {
+    /// Every reference to what holds a certificate.
+    pub fn references(&self) -> impl Iterator<Item = &ObjectRef> {
+        let validations = self.client_validation.iter().chain(self.port_client_validation.iter().map(|(_, validation)| validation));
+        self.listeners
+            .iter()
+            .flat_map(Listener::certificates)
+            .chain(&self.backend_certificate)
+            .chain(validations.flat_map(|validation| &validation.roots))
+    }
+}
+
 /// An address that a gateway asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayAddress {
@@ -85,6 +97,13 @@ pub struct Listener {
     pub allowed: AllowedRoutes,
     /// Its place.
     pub span: Range<usize>,
+}
+
+impl Listener {
+    /// The references to its certificates.
+    pub fn certificates(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.tls.iter().flat_map(|tls| &tls.certificates)
+    }
 }
 
 /// The protocol of listeners at which workloads of the mesh call what is outside it.
