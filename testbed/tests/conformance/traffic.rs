@@ -128,10 +128,10 @@ pub(crate) fn answered(case: &Value, reply: &Reply, in_mesh: bool) -> anyhow::Re
         return Ok(());
     }
     let expected = &case["ExpectedRequest"];
-    if reply.header("content-type") != Some("application/json") {
+    if reply.body.is_empty() {
         // The gateway's own answer, where the case expects that no backend sees the request.
         let unseen = case["Namespace"] == "" && expected["Request"]["Path"] == "";
-        ensure!(unseen, "no backend answered: {:?} {}", reply.headers, reply.text());
+        ensure!(unseen, "no backend answered: {:?}", reply.headers);
         return Ok(());
     }
     let told: Value = reply.json()?;
