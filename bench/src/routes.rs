@@ -6,21 +6,27 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use lorica_model::head::{HeadBuilder, RequestHead, Version};
-use lorica_model::snapshot::{Action, FieldMatch, Filters, Forward, HttpRule, Origin, PathMatch, RouteMatch, RuleTable, ValueMatch, route};
+use lorica_model::snapshot::{
+    Action, FieldMatch, Filters, Forward, HttpRule, Origin, PathMatch, Pattern, RouteMatch, RuleTable, ValueMatch, route,
+};
 
 /// How many requests a figure is made of.
 const REQUESTS: usize = 200_000;
 
 /// Prints a table: rules, nanoseconds a request.
 pub(crate) fn measure() -> anyhow::Result<()> {
-    println!("| rules of one host | ns a request, a prefix among them | ns a request, only the last takes it |");
-    println!("|---|---|---|");
-    for count in [10, 100, 1_000, 10_000] {
+    println!(
+        "| rules of one host | ns a request, a prefix among them | ns a request, only the last takes it | ns a request, an expression among them |"
+    );
+    println!("|---|---|---|---|");
+    for count in [10, 100, 1_000, 4_000] {
         let table = RuleTable::new(rules(count));
         let paths: Vec<RequestHead> =
             (0..64).map(|index| head(&format!("/service-{}/items/7", index * 37 % count))).collect::<Result<_, _>>()?;
         let missed: Vec<RequestHead> = (0..64).map(|index| head(&format!("/elsewhere-{index}/items/7"))).collect::<Result<_, _>>()?;
-        println!("| {count} | {:.0} | {:.0} |", time(&table, &paths)?, time(&table, &missed)?);
+        let (by_path, by_none) = (time(&table, &paths)?, time(&table, &missed)?);
+        let by_expression = time(&RuleTable::new(expressions(count)?), &paths)?;
+        println!("| {count} | {by_path:.0} | {by_none:.0} | {by_expression:.0} |");
     }
     Ok(())
 }
@@ -38,9 +44,18 @@ fn time(table: &RuleTable, heads: &[RequestHead]) -> anyhow::Result<f64> {
     Ok((0..5).map(|_| once()).fold(f64::INFINITY, f64::min))
 }
 
-/// Rules in the order in which they are tried: exact paths, prefixes, and one for all.
-fn rules(count: usize) -> Vec<HttpRule> {
-    let rule = |index: usize, matches: RouteMatch| HttpRule {
+/// Rules of expressions alone.
+fn expressions(count: usize) -> anyhow::Result<Vec<HttpRule>> {
+    let matches = |index| -> anyhow::Result<RouteMatch> {
+        let pattern = Pattern::new(&format!("/service-{index}/(items|orders)/[0-9]+"))?;
+        Ok(RouteMatch { path: PathMatch::Regex(pattern), ..RouteMatch::any() })
+    };
+    (0..count).map(|index| Ok(rule(index, matches(index)?))).collect()
+}
+
+/// A rule that leads nowhere.
+fn rule(index: usize, matches: RouteMatch) -> HttpRule {
+    HttpRule {
         origin: std::sync::Arc::new(Origin {
             kind: "HTTPRoute".to_owned(),
             namespace: "shop".to_owned(),
@@ -52,7 +67,11 @@ fn rules(count: usize) -> Vec<HttpRule> {
         matches,
         filters: Filters::default(),
         action: Action::Forward(Forward::default()),
-    };
+    }
+}
+
+/// Rules in the order in which they are tried: exact paths, prefixes, and one for all.
+fn rules(count: usize) -> Vec<HttpRule> {
     let mut matches: Vec<RouteMatch> = (0..count)
         .map(|index| {
             let path = if index % 4 == 0 {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use lorica_model::compile::{self, Registry, World};
 use lorica_model::name::{Namespace, ServicePort, WorkloadName};
 use lorica_model::resource::{Kind as ResourceKind, Resources};
-use lorica_model::snapshot::{Hosts, Transport, TrustBundle};
+use lorica_model::snapshot::{Hosts, Listening, Transport, TrustBundle};
 use lorica_model::spiffe::TrustDomain;
 use lorica_xds::encode::{self, Context};
 use lorica_xds::session::Catalog;
@@ -74,6 +74,8 @@ struct Entrance {
     leads_to: BTreeSet<ServicePort>,
     /// Those of them to which routes for gRPC lead.
     grpc: BTreeSet<ServicePort>,
+    /// Whether it lets calls out of the mesh.
+    egress: bool,
 }
 
 impl Entrance {
@@ -83,6 +85,7 @@ impl Entrance {
         let world = viewed.published.world();
         for unit in compile::gateway(&world, name) {
             made.leads_to.extend(unit.leads_to().cloned());
+            made.egress |= matches!(unit.listening, Listening::Egress(_));
             let rules = unit.hosts().flat_map(Hosts::all).flat_map(|host| host.rules.iter());
             let grpc = rules.filter(|rule| rule.origin.kind == ResourceKind::GrpcRoute.as_str());
             made.grpc.extend(grpc.flat_map(|rule| rule.leads_to().cloned()));
@@ -203,7 +206,8 @@ impl Catalog for Viewed {
                 return self.gateway().resources.iter().filter(|resource| resource.kind == Kind::Listener).cloned().collect();
             }
             (Kind::Cluster, Dialect::Envoy) if self.node.gateway.is_some() => {
-                self.gateway().leads_to.iter().map(ToString::to_string).collect()
+                let egress = self.gateway().egress.then(encode::egress_clusters).into_iter().flatten();
+                self.gateway().leads_to.iter().map(ToString::to_string).chain(egress.map(|resource| resource.name)).collect()
             }
             // Only Envoy asks for all; one with explicit upstreams gets those and what their routes lead to.
             (Kind::Listener, Dialect::Envoy) if !self.node.upstreams.is_empty() => {

@@ -28,7 +28,7 @@ pub use inbound::{InboundPort, InboundUnit, MtlsMode};
 pub use names::{NameRecord, NameTable};
 pub use origin::Origin;
 pub use outbound::{Cluster, DEFAULT_CONNECT_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_POOL_IDLE_TIMEOUT, OutboundUnit, Protocol};
-pub use pattern::{Pattern, PatternError};
+pub use pattern::{Pattern, PatternError, PatternSet};
 pub use rule::{
     Action, Backend, Cors, FieldMatch, Filters, Forward, HeaderEdits, HttpRule, Mirror, OriginMatch, PathEdit, PathMatch, Redirect, Retry,
     RouteMatch, Share, Timeouts, ValueMatch, WeightedBackend,

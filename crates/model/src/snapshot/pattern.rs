@@ -58,6 +58,24 @@ impl Pattern {
     }
 }
 
+/// Several expressions that are asked at once, in time that hardly grows with their number. What was learnt of texts is kept, in at most 8 MiB.
+#[derive(Debug, Clone)]
+pub struct PatternSet(regex::RegexSet);
+
+impl PatternSet {
+    /// The expressions as one; none where that would take more than 64 MiB.
+    #[must_use]
+    pub fn new<'p>(patterns: impl Iterator<Item = &'p Pattern>) -> Option<Self> {
+        let mut builder = regex::RegexSetBuilder::new(patterns.map(|pattern| pattern.regex.as_str()));
+        builder.size_limit(64 * 1024 * 1024).dfa_size_limit(8 * 1024 * 1024).build().ok().map(Self)
+    }
+
+    /// Which of them match the whole of `text`, in their order.
+    pub fn matching(&self, text: &str) -> impl Iterator<Item = usize> + use<> {
+        self.0.matches(text).into_iter()
+    }
+}
+
 /// The expression in `regex`'s words.
 fn translated(text: &str) -> Result<String, PatternError> {
     let ast = ast::parse::Parser::new().parse(text).map_err(|error| PatternError { why: last_line(&error.to_string()) })?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{HttpRule, PathMatch};
+use super::{HttpRule, PathMatch, PatternSet};
 
 /// Rules in the order in which they are tried, with an index.
 #[derive(Debug, Default)]
@@ -28,8 +28,15 @@ struct Run {
     exact: Indices,
     /// By prefix without its last slash.
     prefix: Indices,
+    /// The length of the longest of these: no longer start of a path is looked up, however many slashes it has.
+    longest: usize,
     regex: Vec<u32>,
+    /// The expressions as one, where there are many.
+    together: Option<PatternSet>,
 }
+
+/// From how many on expressions are asked as one: about where that begins to pay (`cargo xtask bench routes`).
+const MANY: usize = 16;
 
 impl RuleTable {
     /// The table of rules that are tried in this order.
@@ -50,36 +57,49 @@ impl RuleTable {
             let Some(run) = runs.last_mut() else { continue };
             match &rule.matches.path {
                 PathMatch::Exact(path) => run.exact.entry(path.as_str().into()).or_default().push(index),
-                PathMatch::Prefix(prefix) => run.prefix.entry(trimmed(prefix).into()).or_default().push(index),
+                PathMatch::Prefix(prefix) => {
+                    run.longest = run.longest.max(trimmed(prefix).len());
+                    run.prefix.entry(trimmed(prefix).into()).or_default().push(index);
+                }
                 PathMatch::Regex(_) => run.regex.push(index),
             }
+        }
+        for run in runs.iter_mut().filter(|run| run.regex.len() >= MANY) {
+            let path = |index: &u32| rules.get(*index as usize).map(|rule| &rule.matches.path);
+            let pattern = |index| if let Some(PathMatch::Regex(pattern)) = path(index) { Some(pattern) } else { None };
+            run.together = PatternSet::new(run.regex.iter().filter_map(pattern));
         }
         Self { rules, runs }
     }
 
     /// The rules whose path may take `path`, in the order in which they are tried. Exact paths and prefixes do take it; expressions are still
     /// to be asked.
-    pub fn candidates(&self, path: &str) -> impl Iterator<Item = &Arc<HttpRule>> {
+    pub fn candidates<'r, 'p>(&'r self, path: &'p str) -> impl Iterator<Item = &'r Arc<HttpRule>> + use<'r, 'p> {
         self.runs.iter().flat_map(move |run| run.of(path)).filter_map(|index| self.rules.get(*index as usize))
     }
 }
 
 impl Run {
-    fn of<'r>(&'r self, path: &str) -> impl Iterator<Item = &'r u32> + use<'r> {
+    fn of<'r, 'p>(&'r self, path: &'p str) -> impl Iterator<Item = &'r u32> + use<'r, 'p> {
         let exact = self.exact.get(path).map(Vec::as_slice).unwrap_or_default();
-        let mut prefixes: Vec<&'r [u32]> = Vec::new();
-        if !self.prefix.is_empty() {
-            let mut rest = Some(path);
-            while let Some(prefix) = rest {
-                prefixes.extend(self.prefix.get(prefix).map(Vec::as_slice));
-                rest = prefix.rfind('/').map(|at| &prefix[..at]);
-            }
-            if path == "*" {
-                // `OPTIONS *`: only the prefix of everything takes it.
-                prefixes.extend(self.prefix.get("").map(Vec::as_slice));
-            }
+        // `OPTIONS *`: only the prefix of everything takes it.
+        let first = if path == "*" { Some("") } else { self.longest_start(path) };
+        let starts = std::iter::successors(first, |start| start.rfind('/').map(|at| &start[..at]));
+        let prefixes = starts.filter_map(|start| self.prefix.get(start)).flatten();
+        let all = if self.together.is_none() { self.regex.as_slice() } else { &[] };
+        let some = self.together.iter().flat_map(move |together| together.matching(path)).filter_map(|at| self.regex.get(at));
+        exact.iter().chain(prefixes).chain(all).chain(some)
+    }
+
+    /// The longest start of a path, in whole elements, that a prefix may be.
+    fn longest_start<'p>(&self, path: &'p str) -> Option<&'p str> {
+        if self.prefix.is_empty() {
+            return None;
         }
-        exact.iter().chain(prefixes.into_iter().flatten()).chain(&self.regex)
+        match path.as_bytes().get(..=self.longest) {
+            Some(start) => start.iter().rposition(|byte| *byte == b'/').map(|at| &path[..at]),
+            None => Some(path),
+        }
     }
 }
 

@@ -13,8 +13,10 @@ use envoy_types::pb::envoy::config::cluster::v3::{
     cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType, LbPolicy},
 };
 use envoy_types::pb::envoy::config::core::v3::{
-    ApiVersion, CidrRange, GrpcService, HeaderValue, HeaderValueOption, Http2ProtocolOptions, TrafficDirection, TransportSocket,
+    ApiVersion, CidrRange, DataSource, GrpcService, HeaderValue, HeaderValueOption, Http2ProtocolOptions, SubstitutionFormatString,
+    TrafficDirection, TransportSocket, data_source,
     grpc_service::{EnvoyGrpc, TargetSpecifier},
+    substitution_format_string,
 };
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
 use envoy_types::pb::envoy::config::rbac::v3::{
@@ -34,6 +36,7 @@ use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::{
     ClusterConfig, cluster_config::ClusterImplementationSpecifier,
 };
 use envoy_types::pb::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
+use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::{FilterStateValue, filter_state_value};
 use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::{
     FilterConfig as HttpForward, filter_config::ImplementationSpecifier,
 };
@@ -46,9 +49,8 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     http_connection_manager::{RouteSpecifier, UpgradeConfig},
     http_filter,
 };
-use envoy_types::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3::{
-    FilterConfig as SniForward, filter_config::PortSpecifier,
-};
+use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as SetFilterState;
+use envoy_types::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3::FilterConfig as SniForward;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
     TcpProxy,
     tcp_proxy::{ClusterSpecifier, TunnelingConfig},
@@ -173,12 +175,13 @@ fn chains(unit: &EgressUnit) -> (Vec<FilterChain>, Option<FilterChain>) {
     }
     let ports: BTreeSet<u16> = unit.rules.iter().flat_map(|rule| rule.ports.iter().copied()).collect();
     let mut chains = Vec::new();
-    for port in ports {
-        let (of_port, rest) = Group { unit, port: Some(port) }.chains();
+    for port in &ports {
+        let group = Group { unit, ports: &ports, port: Some(*port) };
+        let (of_port, rest) = group.chains();
         chains.extend(of_port);
-        chains.push(FilterChain { filter_chain_match: Some(Group { unit, port: Some(port) }.wanted()), ..rest });
+        chains.push(FilterChain { filter_chain_match: Some(group.wanted()), ..rest });
     }
-    let (others, rest) = Group { unit, port: None }.chains();
+    let (others, rest) = Group { unit, ports: &ports, port: None }.chains();
     chains.extend(others);
     (chains, Some(rest))
 }
@@ -186,6 +189,8 @@ fn chains(unit: &EgressUnit) -> (Vec<FilterChain>, Option<FilterChain>) {
 /// The rules for one port, or for all that no rule names.
 struct Group<'u> {
     unit: &'u EgressUnit,
+    /// All that rules name.
+    ports: &'u BTreeSet<u16>,
     port: Option<u16>,
 }
 
@@ -251,7 +256,7 @@ impl<'u> Group<'u> {
                 application_protocols: HTTP_PROTOCOLS.map(str::to_owned).to_vec(),
                 ..self.wanted()
             };
-            chains.push(self.chain("http", wanted, vec![self.http(&names, rest)]));
+            chains.push(self.chain("http", wanted, vec![called_port(), self.http(&names, rest)]));
         }
         let name = self.name("rest");
         (chains, FilterChain { filters: rest.tcp(&name), name, ..FilterChain::default() })
@@ -268,12 +273,9 @@ impl<'u> Group<'u> {
         match &rule.via {
             Some(gateway) => vec![tunnel(&name, gateway, &format!("%REQUESTED_SERVER_NAME%:{port}"))],
             None => {
-                let forward = SniForward {
-                    dns_cache_config: Some(dns_cache()),
-                    port_specifier: self.port.map(|port| PortSpecifier::PortValue(port.into())),
-                    ..SniForward::default()
-                };
-                let mut filters = vec![network_filter("envoy.filters.network.sni_dynamic_forward_proxy", pack(&forward))];
+                let forward = SniForward { dns_cache_config: Some(dns_cache()), ..SniForward::default() };
+                let forward = network_filter("envoy.filters.network.sni_dynamic_forward_proxy", pack(&forward));
+                let mut filters = vec![called_port(), forward];
                 filters.extend(tcp(&name, NAMED));
                 filters
             }
@@ -290,34 +292,27 @@ impl<'u> Group<'u> {
                 ..RouteAction::default()
             })
         };
-        let host = |domain: String, action: Action| {
-            let refused = matches!(action, Action::DirectResponse(_));
-            VirtualHost {
-                name: domain.clone(),
-                domains: vec![domain],
-                routes: vec![Route {
-                    r#match: Some(RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..RouteMatch::default() }),
-                    action: Some(action),
-                    response_headers_to_add: if refused { vec![reason()] } else { Vec::new() },
-                    ..Route::default()
-                }],
-                ..VirtualHost::default()
-            }
+        let host = |domain: String, routes: Vec<Route>| VirtualHost {
+            name: domain.clone(),
+            domains: vec![domain],
+            routes,
+            ..VirtualHost::default()
         };
         let direct = |via: &Option<Backend>, cluster: &str| if via.is_none() { to(cluster) } else { refusal() };
-        let mut virtual_hosts: Vec<VirtualHost> =
-            names.iter().map(|(pattern, rule)| host(pattern.to_string(), direct(&rule.via, NAMED))).collect();
-        virtual_hosts.push(host(
-            "*".to_owned(),
-            match rest {
-                Way::By(rule) => direct(&rule.via, ORIGINAL),
-                Way::Freely => to(ORIGINAL),
-                Way::Nowhere => refusal(),
-            },
-        ));
+        let named = |(pattern, rule): &(&HostPattern, &EgressRule)| host(pattern.to_string(), self.at_its_port(direct(&rule.via, NAMED)));
+        let mut virtual_hosts: Vec<VirtualHost> = names.iter().map(named).collect();
+        let unnamed = match rest {
+            Way::By(rule) => direct(&rule.via, ORIGINAL),
+            Way::Freely => to(ORIGINAL),
+            Way::Nowhere => refusal(),
+        };
+        virtual_hosts.push(host("*".to_owned(), vec![request(None, unnamed)]));
         let name = self.name("egress/http");
-        let forward =
-            HttpForward { implementation_specifier: Some(ImplementationSpecifier::DnsCacheConfig(dns_cache())), ..HttpForward::default() };
+        let forward = HttpForward {
+            allow_dynamic_host_from_filter_state: true,
+            implementation_specifier: Some(ImplementationSpecifier::DnsCacheConfig(dns_cache())),
+            ..HttpForward::default()
+        };
         let manager = HttpConnectionManager {
             stat_prefix: name.clone(),
             route_specifier: Some(RouteSpecifier::RouteConfig(RouteConfiguration {
@@ -327,11 +322,56 @@ impl<'u> Group<'u> {
                 ..RouteConfiguration::default()
             })),
             http_filters: vec![http_filter("envoy.filters.http.dynamic_forward_proxy", pack(&forward)), router()],
+            upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..UpgradeConfig::default() }],
             access_log: vec![http_log()],
             ..HttpConnectionManager::default()
         };
         network_filter("envoy.filters.network.http_connection_manager", pack(&manager))
     }
+
+    /// Requests to a listed name. Envoy goes to the port that the Host says, so it must be one for which the same rules hold as for the
+    /// port that was called; where none is said, it goes to that one.
+    fn at_its_port(&self, action: Action) -> Vec<Route> {
+        let said = |ports: &str| Some(safe_regex(":authority", &format!("[^:]*{ports}")));
+        match self.port {
+            Some(port) => vec![request(said(&format!("(?::{port})?")), action), request(None, refusal())],
+            None if self.ports.is_empty() => vec![request(None, action)],
+            None => vec![request(said(&format!(":(?:{})", either(self.ports))), refusal()), request(None, action)],
+        }
+    }
+}
+
+/// What becomes of requests, or of those with such a header.
+fn request(wanted: Option<HeaderMatcher>, action: Action) -> Route {
+    let refused = matches!(action, Action::DirectResponse(_));
+    Route {
+        r#match: Some(RouteMatch {
+            path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+            headers: wanted.into_iter().collect(),
+            ..RouteMatch::default()
+        }),
+        action: Some(action),
+        response_headers_to_add: if refused { vec![reason()] } else { Vec::new() },
+        ..Route::default()
+    }
+}
+
+/// Has names that are looked up again be called at the port that the app called.
+fn called_port() -> Filter {
+    let format = substitution_format_string::Format::TextFormatSource(DataSource {
+        specifier: Some(data_source::Specifier::InlineString("%DOWNSTREAM_LOCAL_PORT%".to_owned())),
+        ..DataSource::default()
+    });
+    let port = FilterStateValue {
+        key: Some(filter_state_value::Key::ObjectKey("envoy.upstream.dynamic_port".to_owned())),
+        value: Some(filter_state_value::Value::FormatString(SubstitutionFormatString {
+            format: Some(format),
+            ..SubstitutionFormatString::default()
+        })),
+        ..FilterStateValue::default()
+    };
+    let set = SetFilterState { on_new_connection: vec![port], ..SetFilterState::default() };
+    network_filter("envoy.filters.network.set_filter_state", pack(&set))
 }
 
 /// Which way a connection goes whose name makes no difference.
@@ -495,17 +535,26 @@ fn authority(rule: &EgressRule) -> Option<HeaderMatcher> {
     };
     let port = match rule.ports.as_slice() {
         [] => "[0-9]+".to_owned(),
-        ports => ports.iter().map(u16::to_string).collect::<Vec<_>>().join("|"),
+        ports => either(ports),
     };
-    let pattern = regex(&format!("{host}:(?:{port})"));
-    Some(HeaderMatcher {
-        name: ":authority".to_owned(),
+    Some(safe_regex(":authority", &format!("{host}:(?:{port})")))
+}
+
+/// One of these ports, as an expression.
+fn either<'p>(ports: impl IntoIterator<Item = &'p u16>) -> String {
+    ports.into_iter().map(u16::to_string).collect::<Vec<_>>().join("|")
+}
+
+/// A header that an expression describes as a whole.
+fn safe_regex(name: &str, text: &str) -> HeaderMatcher {
+    HeaderMatcher {
+        name: name.to_owned(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
-            match_pattern: Some(MatchPattern::SafeRegex(pattern)),
+            match_pattern: Some(MatchPattern::SafeRegex(regex(text))),
             ..StringMatcher::default()
         })),
         ..HeaderMatcher::default()
-    })
+    }
 }
 
 /// The identities of a caller. Their trust domain was checked by the handshake.

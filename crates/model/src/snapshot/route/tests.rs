@@ -153,7 +153,8 @@ proptest! {
 
     #[test]
     fn an_index_finds_what_trying_all_in_order_finds(
-        paths in proptest::collection::vec(("(/[ab]{1,2}){0,3}/?", 0..3_u8), 1..12),
+        // Up to so many that expressions are asked as one.
+        paths in proptest::collection::vec(("(/[ab]{1,2}){0,3}/?", 0..4_u8), 1..64),
         target in "(/[ab]{1,2}){0,4}/?",
         sorted in proptest::bool::ANY,
     ) {
@@ -161,11 +162,11 @@ proptest! {
         let matches = |(text, form): &(String, u8)| path(match form {
             0 => PathMatch::Exact(whole(text)),
             1 => PathMatch::Prefix(whole(text)),
-            _ => PathMatch::Regex(Pattern::new(text).unwrap()),
+            _ => PathMatch::Regex(Pattern::new(&text.replace('b', ".")).unwrap()),
         });
         let mut paths = paths;
         if sorted {
-            paths.sort_by_key(|(text, form)| (*form, std::cmp::Reverse(text.trim_end_matches('/').len())));
+            paths.sort_by_key(|(text, form)| ((*form).min(2), std::cmp::Reverse(text.trim_end_matches('/').len())));
         }
         let rules: Vec<HttpRule> = paths.iter().map(|one| rule_of(matches(one), &[1])).collect();
         let table = RuleTable::new(rules.clone());
