@@ -71,7 +71,7 @@ enum Verb {
     Instructions,
     /// Sample where the CPU time goes, and keep flame graphs and shares in docs.
     Flame,
-    /// Time the search for a request's rule among many, and print the table that docs/performance.md holds.
+    /// Time the search for a request's rule among many, and write the table of docs/performance.md.
     Routes,
     /// The program of a cold start: one request.
     #[command(hide = true)]
@@ -116,7 +116,7 @@ fn ended(outcome: anyhow::Result<()>) -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if matches!(arguments.verb, Some(Verb::Routes)) {
-        return routes::measure();
+        return routes::run(&arguments.root.join("docs"));
     }
     machine::pin_to_load()?;
     let place = tempfile::tempdir()?;

@@ -1,7 +1,9 @@
 //! What it costs to find a request's rule among many of one host: rules as a large mesh has them, prefixes and exact paths of many services, some
 //! with a method or a header, one for all that is left.
 
+use std::fs;
 use std::hint::black_box;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -10,24 +12,33 @@ use lorica_model::snapshot::{
     Action, FieldMatch, Filters, Forward, HttpRule, Origin, PathMatch, Pattern, RouteMatch, RuleTable, ValueMatch, route,
 };
 
+use crate::report;
+
 /// How many requests a figure is made of.
 const REQUESTS: usize = 200_000;
 
-/// Prints a table: rules, nanoseconds a request.
-pub(crate) fn measure() -> anyhow::Result<()> {
-    println!(
-        "| rules of one host | ns a request, a prefix among them | ns a request, only the last takes it | ns a request, an expression among them |"
+/// The markers between which docs/performance.md is written anew.
+const MARKERS: (&str, &str) = ("<!-- routes: written by `cargo xtask bench routes` -->\n", "<!-- end of routes -->\n");
+
+/// Writes a table: rules, nanoseconds a request.
+pub(crate) fn run(docs: &Path) -> anyhow::Result<()> {
+    let mut table = String::from(
+        "| rules of one host | ns a request, a prefix among them | ns a request, only the last takes it | ns a request, an expression among as many |\n|---|---|---|---|\n",
     );
-    println!("|---|---|---|---|");
     for count in [10, 100, 1_000, 4_000] {
-        let table = RuleTable::new(rules(count));
+        let rules = RuleTable::new(rules(count));
         let paths: Vec<RequestHead> =
             (0..64).map(|index| head(&format!("/service-{}/items/7", index * 37 % count))).collect::<Result<_, _>>()?;
         let missed: Vec<RequestHead> = (0..64).map(|index| head(&format!("/elsewhere-{index}/items/7"))).collect::<Result<_, _>>()?;
-        let (by_path, by_none) = (time(&table, &paths)?, time(&table, &missed)?);
+        let (by_path, by_none) = (time(&rules, &paths)?, time(&rules, &missed)?);
         let by_expression = time(&RuleTable::new(expressions(count)?), &paths)?;
-        println!("| {count} | {by_path:.0} | {by_none:.0} | {by_expression:.0} |");
+        table.push_str(&format!("| {count} | {by_path:.0} | {by_none:.0} | {by_expression:.0} |\n"));
     }
+    print!("{table}");
+    let page = docs.join("performance.md");
+    let text = fs::read_to_string(&page).with_context(|| page.display().to_string())?;
+    fs::write(&page, report::replaced(&text, MARKERS, &table)?)?;
+    println!("written: docs/performance.md");
     Ok(())
 }
 
