@@ -19,9 +19,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// The longest body that `/bytes/N` makes.
 const LONGEST: usize = 64 << 20;
@@ -145,18 +146,34 @@ impl Drop for TcpEcho {
 /// Serves HTTP until the task is dropped.
 pub(crate) async fn serve_http(listener: TcpListener, name: String, answered: Arc<AtomicU64>) {
     let name: Arc<str> = name.into();
+    each_connection(listener, move |stream, caller| exchange(stream, caller, Arc::clone(&name), Arc::clone(&answered))).await;
+}
+
+/// Serves HTTP inside TLS until the task is dropped.
+async fn serve_https(listener: TcpListener, name: String, tls: TlsAcceptor) {
+    let name: Arc<str> = name.into();
     each_connection(listener, move |stream, caller| {
-        let (name, answered) = (Arc::clone(&name), Arc::clone(&answered));
+        let (name, tls) = (Arc::clone(&name), tls.clone());
         async move {
-            let service = service_fn(move |request| {
-                answered.fetch_add(1, Ordering::Relaxed);
-                answer(Arc::clone(&name), caller, request)
-            });
-            // How a client ends its connection is its own affair.
-            drop(auto::Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(TokioIo::new(stream), service).await);
+            // Whoever fails the handshake sees so itself.
+            if let Ok(stream) = tls.accept(stream).await {
+                exchange(stream, caller, name, Arc::default()).await;
+            }
         }
     })
     .await;
+}
+
+async fn exchange<S>(stream: S, caller: SocketAddr, name: Arc<str>, answered: Arc<AtomicU64>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        answered.fetch_add(1, Ordering::Relaxed);
+        answer(Arc::clone(&name), caller, request)
+    });
+    // How a client ends its connection is its own affair.
+    drop(auto::Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(TokioIo::new(stream), service).await);
 }
 
 /// Sends back bytes until the task is dropped.
@@ -243,7 +260,9 @@ async fn answer(name: Arc<str>, caller: SocketAddr, request: Request<Incoming>) 
 
 /// The servers, for a program of their own: they run until it ends.
 pub mod program {
-    use super::{Arc, AtomicU64, Infallible, TcpListener, io, serve_http, serve_tcp};
+    use tokio_rustls::rustls::ServerConfig;
+
+    use super::{Arc, AtomicU64, Infallible, TcpListener, io, serve_http, serve_https, serve_tcp};
 
     /// Serves HTTP for good.
     ///
@@ -253,6 +272,20 @@ pub mod program {
         let listener = TcpListener::bind(address).await?;
         listening(listener.local_addr()?);
         serve_http(listener, name, Arc::<AtomicU64>::default()).await;
+        Err(io::Error::other("the server ended"))
+    }
+
+    /// Serves HTTP inside TLS for good, with a certificate that nobody trusts.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub async fn https(address: &str, name: String, listening: impl FnOnce(std::net::SocketAddr)) -> io::Result<Infallible> {
+        let made = rcgen::generate_simple_self_signed([name.clone()]).map_err(io::Error::other)?;
+        let key = made.signing_key.serialize_der().try_into().map_err(io::Error::other)?;
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key);
+        let listener = TcpListener::bind(address).await?;
+        listening(listener.local_addr()?);
+        serve_https(listener, name, Arc::new(config.map_err(io::Error::other)?).into()).await;
         Err(io::Error::other("the server ended"))
     }
 

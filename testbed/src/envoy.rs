@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use crate::process::Running;
-use crate::{Mesh, PATIENCE, Peer, Port, eventually, http_get, left_out, peer};
+use crate::{Mesh, Network, PATIENCE, Peer, Port, eventually, http_get, left_out, peer};
 
 /// A stock Envoy in a mesh.
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub struct Envoy {
     pub admin: SocketAddr,
     /// What it was started with.
     pub bootstrap: Value,
+    network: Option<Network>,
     _port: Port,
 }
 
@@ -27,6 +28,18 @@ impl Envoy {
     /// # Errors
     /// It does not start, or never has all; the error shows what all processes said.
     pub async fn start(mesh: &Mesh, options: &[&str]) -> anyhow::Result<Option<Self>> {
+        Self::start_in(mesh, None, options).await
+    }
+
+    /// The same in a network of its own.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_within(mesh: &Mesh, network: &Network, options: &[&str]) -> anyhow::Result<Option<Self>> {
+        Self::start_in(mesh, Some(network), options).await
+    }
+
+    async fn start_in(mesh: &Mesh, network: Option<&Network>, options: &[&str]) -> anyhow::Result<Option<Self>> {
         let binary = match peer(Peer::Envoy) {
             Ok(binary) => binary,
             Err(why) => {
@@ -44,15 +57,24 @@ impl Envoy {
         let file = file.to_str().context("the path of the bootstrap is not UTF-8")?;
         // Two Envoys of one machine would otherwise share memory. Its log is looked at while it runs.
         let own = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning", "--file-flush-interval-msec", "20"];
-        let running = mesh.start_outside(binary, ["-c", file].into_iter().chain(own))?;
-        let envoy = Self { running, admin, bootstrap, _port: port };
-        let ready = eventually("Envoy is ready", PATIENCE, || async {
-            let reply = http_get(admin, "admin", "/ready").await?;
-            ensure!(reply.status == 200, "{}", reply.text());
-            Ok(())
-        });
-        ready.await.with_context(|| mesh.last_words())?;
+        let arguments = ["-c", file].into_iter().chain(own);
+        let running = match network {
+            Some(network) => network.start_inside(mesh, mesh.program(binary)?, arguments)?,
+            None => mesh.start_outside(binary, arguments)?,
+        };
+        let envoy = Self { running, admin, bootstrap, network: network.cloned(), _port: port };
+        eventually("Envoy is ready", PATIENCE, || envoy.ask("/ready")).await.with_context(|| mesh.last_words())?;
         Ok(Some(envoy))
+    }
+
+    /// What it says of itself.
+    async fn ask(&self, path: &str) -> anyhow::Result<String> {
+        if let Some(network) = &self.network {
+            return network.get(self.admin, path).await;
+        }
+        let reply = http_get(self.admin, "admin", path).await?;
+        ensure!(reply.status == 200, "{}", reply.text());
+        Ok(reply.text())
     }
 
     /// Its name in the mesh.
@@ -78,7 +100,7 @@ impl Envoy {
     /// # Errors
     /// It does not answer.
     pub async fn counters(&self) -> anyhow::Result<Vec<(String, u64)>> {
-        let text = http_get(self.admin, "admin", "/stats?type=Counters").await?.text();
+        let text = self.ask("/stats?type=Counters").await?;
         let one = |line: &str| line.rsplit_once(": ").and_then(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
         Ok(text.lines().filter_map(one).collect())
     }

@@ -1,12 +1,14 @@
 //! An app for tests that need one without Python, Node or curl, and the probe for namespaces. In flow arguments; out flow answers to whoever
 //! calls, and lines that say where it listens. It knows nothing of the mesh, but for the probe, which is the product's own.
 //!
-//! `testbed-app http --listen ADDRESS [--name NAME]` · `testbed-app tcp --listen ADDRESS [--greeting TEXT]` · `testbed-app get HOST[:PORT] [PATH]`
+//! `testbed-app http|https --listen ADDRESS [--name NAME]` · `testbed-app tcp --listen ADDRESS [--greeting TEXT]` · `testbed-app get HOST[:PORT] [PATH]` ·
+//! `testbed-app line ADDRESS --from ADDRESS`: the first line of a server that speaks first
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an app speaks by printing")]
 
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use tokio::io::AsyncBufReadExt as _;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -45,6 +47,7 @@ async fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
     let listening = |address| println!("listening on {address}");
     match words {
         ["http", ..] => match testbed::program::http(listen()?, flag("--name").unwrap_or("app").to_owned(), listening).await? {},
+        ["https", ..] => match testbed::program::https(listen()?, flag("--name").unwrap_or("app").to_owned(), listening).await? {},
         ["tcp", ..] => {
             match testbed::program::tcp(listen()?, flag("--greeting").unwrap_or_default().replace("\\n", "\n"), listening).await? {}
         }
@@ -56,6 +59,14 @@ async fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
             println!("{}\n{}", reply.status.as_u16(), reply.text());
             Ok(if reply.status.is_success() { ExitCode::SUCCESS } else { ExitCode::from(22) })
         }
-        _ => bail!("it is `http`, `tcp` or `get`: see the head of its source"),
+        ["line", address, ..] => {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.bind(std::net::SocketAddr::new(flag("--from").context("--from ADDRESS is missing")?.parse()?, 0))?;
+            let mut line = String::new();
+            tokio::io::BufReader::new(socket.connect(address.parse()?).await?).read_line(&mut line).await?;
+            println!("{}", line.trim_end());
+            Ok(if line.is_empty() { ExitCode::from(22) } else { ExitCode::SUCCESS })
+        }
+        _ => bail!("it is `http`, `https`, `tcp`, `get` or `line`: see the head of its source"),
     }
 }

@@ -1,39 +1,11 @@
-//! What leaves the mesh: nothing that no policy lists, by address and by name, directly and through an egress gateway.
+//! Lorica's proxy, beside an app and as an egress gateway.
 
 use std::net::IpAddr;
 
 use anyhow::ensure;
-use serde_json::Value;
-use testbed::{EchoServer, Mesh, Output, PATIENCE, Resolver, Running, TcpEcho, Who, can_namespaces, eventually, left_out, own_address};
+use testbed::{EchoServer, Mesh, PATIENCE, Resolver, Running, TcpEcho, eventually, left_out};
 
-/// An address outside of every namespace, and leave to capture apps; says so where one is missing.
-fn outside() -> Option<IpAddr> {
-    if let Err(why) = can_namespaces(Who::Nobody) {
-        left_out(&format!("what leaves the mesh: {why}"));
-        return None;
-    }
-    let address = own_address();
-    if address.is_none() {
-        left_out("what leaves the mesh: this machine has no address besides its loopback");
-    }
-    address
-}
-
-/// An EgressPolicy of the namespace `shop`; `spec`: what it says.
-fn policy(name: &str, spec: &str) -> String {
-    format!("apiVersion: lorica.io/v1alpha1\nkind: EgressPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n---\n")
-}
-
-/// What curl says of a URL, called by a client in `shop` with this account.
-async fn get(mesh: &Mesh, account: &str, url: &str) -> anyhow::Result<Output> {
-    let client = mesh.client().option("--namespace").option("shop").option("--account").option(account);
-    client.output(["curl", "-sS", "-i", "--max-time", "10", url]).await
-}
-
-/// The calls that are refused, and the policies that would allow them.
-async fn refused(mesh: &Mesh) -> anyhow::Result<Value> {
-    mesh.lorica(["policy", "refused", "-o", "json"]).await?.success()?.json()
-}
+use crate::{GATEWAY, get, outside, policy, refused};
 
 #[tokio::test]
 async fn nothing_leaves_that_no_policy_lists() -> anyhow::Result<()> {
@@ -134,15 +106,6 @@ echo \"7 $(curl -sS --max-time 2 telnet://smtp.mail.example:{mail_port} </dev/nu
     assert_eq!(web.requests(), 4, "{}", context());
     mesh.finish().await
 }
-
-const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: out, namespace: edge}
-spec:
-  gatewayClassName: lorica
-  listeners: [{name: egress, port: 15008, protocol: lorica.io/egress, allowedRoutes: {namespaces: {from: All}}}]
----
-";
 
 /// A proxy that runs the Gateway `out.edge`; its access log goes to stdout.
 async fn gateway(mesh: &Mesh) -> anyhow::Result<Running> {
