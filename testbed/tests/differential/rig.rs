@@ -299,9 +299,11 @@ fn compared(fields: &[(String, String)], left_out: &[(&str, &str)]) -> Vec<(Stri
 impl Side {
     /// What the log says of each request of a case, by its id.
     async fn logged(&mut self, number: u32) -> anyhow::Result<BTreeMap<String, Logged>> {
-        // Lorica's proxy hands lines over once it has 30 KiB of them, or after a second: one long line saves the second.
+        // Lorica's proxy hands lines over once it has 126 KiB of them, or after a second: some long lines save the second.
         let (id, long) = (format!("flush-{number}-{}", self.letter), format!("/{}", "x".repeat(31 * 1024)));
-        self.client.send(&asked("GET", &long, "flush.invalid"), &id).await?;
+        for _ in 0..5 {
+            self.client.send(&asked("GET", &long, "flush.invalid"), &id).await?;
+        }
         let log = std::cell::RefCell::new(&mut self.log);
         let found = std::cell::RefCell::new(BTreeMap::new());
         eventually("the log is written", PATIENCE, || async {

@@ -94,7 +94,7 @@ fn new_request_id() -> String {
     for (from, to) in [(0..8, 0..8), (8..12, 9..13), (12..16, 14..18), (16..20, 19..23), (20..32, 24..36)] {
         text[to].copy_from_slice(&digits[from]);
     }
-    String::from_utf8_lossy(&text).into_owned()
+    std::str::from_utf8(&text).map(str::to_owned).unwrap_or_default()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -46,7 +46,7 @@ use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::Ori
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter,
-    http_connection_manager::{RouteSpecifier, UpgradeConfig},
+    http_connection_manager::{RouteSpecifier, ServerHeaderTransformation, UpgradeConfig},
     http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as SetFilterState;
@@ -324,6 +324,9 @@ impl<'u> Group<'u> {
             http_filters: vec![http_filter("envoy.filters.http.dynamic_forward_proxy", pack(&forward)), router()],
             upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..UpgradeConfig::default() }],
             access_log: vec![http_log()],
+            // Hosts outside are told nothing of the mesh, and apps hear who answered.
+            generate_request_id: no(),
+            server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
             ..HttpConnectionManager::default()
         };
         network_filter("envoy.filters.network.http_connection_manager", pack(&manager))
