@@ -270,13 +270,12 @@ fn wanted(
     exact: &'static [(&'static str, &'static [&'static str])],
     patterns: &'static [(&'static str, &'static [&'static str])],
 ) -> impl Strategy<Value = Wanted> {
-    let one = select(exact).prop_flat_map(move |(name, values)| {
+    select(exact).prop_flat_map(move |(name, values)| {
         prop_oneof![
             3 => select(values).prop_map(move |value| Wanted { name, value, regex: false }),
             1 => select(patterns).prop_map(move |(value, _)| Wanted { name, value, regex: true }),
         ]
-    });
-    one
+    })
 }
 
 fn all_wanted(
@@ -554,8 +553,8 @@ impl Filter {
         let mut said = Map::new();
         let mut say = |name: &str, value: Option<Value>| drop(value.and_then(|value| said.insert(name.to_owned(), value)));
         match self {
-            Self::Request(edits) => return json!({ "type": "RequestHeaderModifier", "requestHeaderModifier": edits_json(edits) }),
-            Self::Response(edits) => return json!({ "type": "ResponseHeaderModifier", "responseHeaderModifier": edits_json(edits) }),
+            Self::Request(edits) => json!({ "type": "RequestHeaderModifier", "requestHeaderModifier": edits_json(edits) }),
+            Self::Response(edits) => json!({ "type": "ResponseHeaderModifier", "responseHeaderModifier": edits_json(edits) }),
             Self::Rewrite { host, path } => {
                 say("hostname", host.map(Value::from));
                 say("path", path.map(path_json));

@@ -15,8 +15,6 @@ mod rig;
 mod shares;
 mod sidecars;
 
-use std::cell::RefCell;
-
 use anyhow::{Context as _, bail};
 use lorica_model::resource::{Options, Resources, Severity, check, read};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
@@ -42,6 +40,7 @@ async fn sidecars_by_routes_of_producer_and_consumer() -> anyhow::Result<()> {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a run that is ended from outside says no other way what it did")]
 fn generated_routes_and_requests() -> anyhow::Result<()> {
     let asked = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().with_context(|| format!("{name}={text}"))).transpose();
     let seed = asked("LORICA_DIFFERENTIAL_SEED")?.map_or_else(fresh, Ok)?;
@@ -51,10 +50,10 @@ fn generated_routes_and_requests() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let Some(rig) = runtime.block_on(Rig::start(&["a", "b", "c", "m", "n", "ga", "gb", "gm"]))? else { return Ok(()) };
     let world = world(&Rig::base(&rig.backends))?;
-    let rig = RefCell::new(rig);
+    let rig = tokio::sync::Mutex::new(rig);
     let differences = |case: &generate::Case| {
         runtime.block_on(async {
-            let mut rig = rig.borrow_mut();
+            let mut rig = rig.lock().await;
             rig.apply(&case.resources()).await?;
             anyhow::Ok(deliberate::differences(&rig.compare(&case.requests()).await?))
         })

@@ -33,7 +33,7 @@ impl Callers {
             return Ok(None);
         };
         let client = mesh.client().upstream(&format!("web.shop:80={lorica}")).option("--namespace").option(namespace);
-        let client = client.option("--access-log").option(&lorica_log.display().to_string()).start(["sleep", "600"])?;
+        let client = client.option("--access-log").option(lorica_log.display().to_string()).start(["sleep", "600"])?;
         let pair = Pair::new((lorica, lorica_log), (envoy, envoy_log));
         Ok(Some(Self { pair, envoy: started, lorica: client, namespace, _ports: ports }))
     }
