@@ -160,6 +160,7 @@ impl Viewed {
 
 /// The secret that everybody may have: the roots to trust.
 const BUNDLE: &str = "bundle";
+
 impl Catalog for Viewed {
     fn get(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
         let of_gateway = match kind {

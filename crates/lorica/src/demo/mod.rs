@@ -115,7 +115,7 @@ async fn perform(
     begun: Instant,
     printer: &mut Printer,
 ) -> anyhow::Result<()> {
-    let mut free = free_port;
+    let mut free = free_ports();
     let mut reach = if captured { Reach::Captured } else { Reach::Explicit(&mut free) };
     printer.note("starting the control plane …");
     let control = company.control.insert(stage.control()?);
@@ -228,7 +228,15 @@ fn summary(report: &Option<Report>, printer: &mut Printer) -> anyhow::Result<Exi
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> std::io::Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+/// Ports that were free a moment ago, each once. None of those from which the kernel takes the near end of connections (from 32768 on), as one
+/// of these may be in use again before its service listens. Demos begin far from one another.
+fn free_ports() -> impl FnMut() -> std::io::Result<u16> {
+    const PORTS: std::ops::Range<u16> = 10_000..20_000;
+    let count = u32::from(PORTS.end - PORTS.start);
+    let first = std::process::id().wrapping_mul(37) % count;
+    let mut left = (0..count).filter_map(move |step| u16::try_from((first + step) % count).ok()).map(|offset| PORTS.start + offset);
+    move || {
+        let free = left.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
+        free.ok_or_else(|| std::io::Error::other("no port of 127.0.0.1 from 10000 to 19999 is free"))
+    }
 }

@@ -161,7 +161,9 @@ pub(super) fn spoken_http<'a>(worker: &'a Rc<Worker>, caller: Caller, mut stream
             Ok(Some(Spoken::Http1)) => http::serve(worker, caller.into(), stream, buffer.freeze(), Negotiated::Http1).await,
             Ok(Some(Spoken::Http2)) => http::serve(worker, caller.into(), stream, buffer.freeze(), Negotiated::Http2).await,
             // Outside, whoever means HTTP and gets it wrong is told so; the codec knows how.
-            Ok(Some(Spoken::Other)) if matches!(caller.entry, Entry::Gateway { .. }) && buffer[0].is_ascii_graphic() => {
+            Ok(Some(Spoken::Other))
+                if matches!(caller.entry, Entry::Gateway { .. }) && buffer.first().is_some_and(u8::is_ascii_graphic) =>
+            {
                 http::serve(worker, caller.into(), stream, buffer.freeze(), Negotiated::Http1).await;
             }
             Ok(Some(Spoken::Tls | Spoken::Other)) => refuse(worker, &caller, &stream, Reason::NotHttp, "the first bytes are no HTTP"),
