@@ -24,7 +24,6 @@ use envoy_types::pb::envoy::config::rbac::v3::{
 };
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
-    header_matcher::HeaderMatchSpecifier,
     route::Action,
     route_action::{ClusterSpecifier as RouteCluster, UpgradeConfig as RouteUpgrade, upgrade_config::ConnectConfig},
     route_match::{ConnectMatcher, PathSpecifier},
@@ -61,7 +60,7 @@ use lorica_model::name::WorkloadName;
 use lorica_model::snapshot::{Backend, EgressCaller, EgressHost, EgressRule, EgressUnit, HostPattern, Unlisted, Version};
 
 use super::listener::{HTTP_PROTOCOLS, INSPECTION, ORIGINAL_DST_PORT, listener_filter, network_filter, router};
-use super::route::{cluster_name, escaped, regex};
+use super::route::{cluster_name, escaped, regex, safe_regex};
 use super::{Context, MISSING_PREFIX, address as socket, duration, no, tls, yes};
 use crate::facts::metadata;
 use crate::node::Dialect;
@@ -546,18 +545,6 @@ fn authority(rule: &EgressRule) -> Option<HeaderMatcher> {
 /// One of these ports, as an expression.
 fn either<'p>(ports: impl IntoIterator<Item = &'p u16>) -> String {
     ports.into_iter().map(u16::to_string).collect::<Vec<_>>().join("|")
-}
-
-/// A header that an expression describes as a whole.
-fn safe_regex(name: &str, text: &str) -> HeaderMatcher {
-    HeaderMatcher {
-        name: name.to_owned(),
-        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
-            match_pattern: Some(MatchPattern::SafeRegex(regex(text))),
-            ..StringMatcher::default()
-        })),
-        ..HeaderMatcher::default()
-    }
 }
 
 /// The identities of a caller. Their trust domain was checked by the handshake.

@@ -4,12 +4,11 @@
 use envoy_types::pb::envoy::config::accesslog::v3::{
     AccessLogFilter, AndFilter, HeaderFilter, ResponseFlagFilter, access_log_filter::FilterSpecifier,
 };
-use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{LocalReplyConfig, ResponseMapper};
-use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
 use lorica_model::reason::Reason;
 
 use super::number;
+use super::route::safe_regex;
 
 pub(super) fn local_reply() -> LocalReplyConfig {
     let mappers = vec![ResponseMapper {
@@ -33,14 +32,6 @@ fn flagged(reason: Reason) -> AccessLogFilter {
 }
 
 fn grpc() -> AccessLogFilter {
-    let pattern = RegexMatcher { regex: "application/grpc([+; ].*)?".to_owned(), ..RegexMatcher::default() };
-    let header = HeaderMatcher {
-        name: "content-type".to_owned(),
-        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
-            match_pattern: Some(MatchPattern::SafeRegex(pattern)),
-            ..StringMatcher::default()
-        })),
-        ..HeaderMatcher::default()
-    };
+    let header = safe_regex("content-type", "application/grpc([+; ].*)?");
     filter(FilterSpecifier::HeaderFilter(HeaderFilter { header: Some(header) }))
 }

@@ -225,6 +225,11 @@ pub(super) fn exact(text: &str) -> StringMatcher {
     StringMatcher { match_pattern: Some(MatchPattern::Exact(text.to_owned())), ..StringMatcher::default() }
 }
 
+/// A header that an expression describes as a whole.
+pub(super) fn safe_regex(name: &str, text: &str) -> HeaderMatcher {
+    header(name, StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(regex(text))), ..StringMatcher::default() })
+}
+
 pub(super) fn regex(text: &str) -> RegexMatcher {
     RegexMatcher { regex: text.to_owned(), ..RegexMatcher::default() }
 }
