@@ -129,6 +129,11 @@ impl Scenario {
                     cost(&start(wanted)?, window, 1e6, |entry, window| self.load(entry, window))?
                 }
                 Self::BulkMtls => bulk(&start(wanted)?, window)?,
+                Self::Memory if peer == Peer::Captured => {
+                    let mut figures = memory(&start(wanted)?)?;
+                    figures.push(("bytes per known service", known_services(bench, &start(wanted)?, wanted)?));
+                    figures
+                }
                 Self::Memory => memory(&start(wanted)?)?,
                 Self::ColdStart => cold_start(bench, peer, wanted)?,
                 Self::Latency => latency(&start(wanted)?, wanted.backend, window)?,
@@ -280,15 +285,26 @@ fn bulk(rig: &Rig, window: Duration) -> anyhow::Result<Vec<Figure>> {
 }
 
 fn memory(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
-    let most = |rig: &Rig| -> anyhow::Result<f64> {
-        rig.proxies.iter().map(Process::resident).try_fold(0.0, |most, one| Ok(f64::max(most, one?)))
-    };
     // What only a start needs may go first.
     std::thread::sleep(Duration::from_secs(2));
-    let idle = most(rig)?;
+    let idle = resident(rig)?;
     let _kept = rig.call(|| load::keep_open(rig.entry, KEPT))?;
     std::thread::sleep(Duration::from_secs(1));
-    Ok(vec![("idle MiB", idle), ("1,000 connections MiB", most(rig)?)])
+    Ok(vec![("idle MiB", idle), ("1,000 connections MiB", resident(rig)?)])
+}
+
+/// Resident memory of the largest process, in MiB.
+fn resident(rig: &Rig) -> anyhow::Result<f64> {
+    rig.proxies.iter().map(Process::resident).try_fold(0.0, |most, one| Ok(f64::max(most, one?)))
+}
+
+/// By how much a sidecar grows with each service that the mesh has and its app does not call: names and virtual addresses.
+fn known_services(bench: &Bench, rig: &Rig, wanted: &Wanted<'_>) -> anyhow::Result<f64> {
+    const SERVICES: u32 = 1000;
+    std::thread::sleep(Duration::from_secs(2));
+    let before = resident(rig)?;
+    peers::add_services(&bench.programs, wanted.place, SERVICES)?;
+    Ok((resident(rig)? - before) * 1024.0 * 1024.0 / f64::from(SERVICES))
 }
 
 /// From the start of the caller's proxy (the callee's runs) or of the only one, and of both.

@@ -98,6 +98,24 @@ pub(crate) fn first_answer(programs: &Programs, place: &Path, own: &Path, entry:
     Ok(taken)
 }
 
+/// Adds services to a mesh that runs; ends when every proxy knows them.
+pub(crate) fn add_services(programs: &Programs, place: &Path, count: u32) -> anyhow::Result<()> {
+    let mesh = Mesh { lorica: &programs.lorica, place };
+    let service = |number: u32| {
+        format!(
+            "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: known-{number}, namespace: bench}}\nspec: {{ports: [{{port: 80, appProtocol: http}}]}}\n---\n"
+        )
+    };
+    fs::write(place.join("services.yaml"), (0..count).map(service).collect::<String>())?;
+    let reply = mesh.ask(&["apply", "-o", "json", "-f", "services.yaml"])?;
+    let receipt = &reply["receipt"];
+    ensure!(
+        receipt["concerned"].as_u64() > Some(0) && receipt["concerned"] == receipt["acknowledged"],
+        "not every proxy has them: {receipt}"
+    );
+    Ok(())
+}
+
 /// A mesh with state and sockets of its own.
 struct Mesh<'m> {
     lorica: &'m Path,

@@ -12,7 +12,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-pub(crate) use captured::first_answer;
+pub(crate) use captured::{add_services, first_answer};
 
 use crate::certificates::Certificates;
 use crate::machine::{self, PROXY_CORE, Process};

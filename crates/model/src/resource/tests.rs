@@ -328,6 +328,17 @@ fn paths_names_and_patterns_are_those_that_can_come_in() {
 }
 
 #[test]
+fn a_file_of_too_many_documents_is_told_to_be_split() {
+    let services = |count: usize| (0..count).map(|number| service(&format!("s{number}"), "{port: 80}")).collect::<String>();
+    assert_eq!(taken(&services(1000)).len(), 1000);
+    let found = read("mesh.yaml", &services(1030)).unwrap_err();
+    assert_eq!(
+        found.iter().map(|found| found.message.as_str()).collect::<Vec<_>>(),
+        ["a file has at most 1024 documents: write the rest into another"]
+    );
+}
+
+#[test]
 fn durations_are_those_of_the_gateway_api() {
     let timeouts = |request: &str| route("r", RECORDING, &format!("  - timeouts: {{request: {request}}}"));
     for (written, millis) in [("10s", 10_000), ("1h30m", 5_400_000), ("500ms", 500), ("1h1m1s1ms", 3_661_001), ("00010s", 10_000)] {

@@ -163,6 +163,9 @@ fn broken(text: &str, error: &serde_saphyr::Error) -> (Range<usize>, String) {
     }
     let message = error.without_snippet().to_string();
     let message = message.lines().next().unwrap_or_default().split(" at line ").next().unwrap_or_default().to_owned();
+    if message.starts_with("budget breached: Documents") {
+        return (span, "a file has at most 1024 documents: write the rest into another".to_owned());
+    }
     (span, format!("this is no YAML: {message}"))
 }
 
