@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
-use testbed::{Echo, EchoServer, Mesh, PATIENCE, Proxy, Reply, TcpEcho, eventually, http_get, http_send, https_send, send_raw};
+use testbed::{
+    Echo, EchoServer, Mesh, PATIENCE, Reply, TcpEcho, eventually, gateway, http_get, http_send, https_send, route, run_gateway, send_raw,
+};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 /// Services of one plaintext endpoint each, with port 80 for HTTP and 90 for bytes.
@@ -20,32 +22,6 @@ fn services(endpoints: &[(&str, SocketAddr)]) -> String {
         )
     };
     endpoints.iter().map(one).collect()
-}
-
-/// A Gateway `edge.shop` with these listeners.
-fn gateway(listeners: &str) -> String {
-    format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: edge, namespace: shop}}\nspec:\n  gatewayClassName: lorica\n  listeners:\n{listeners}---\n"
-    )
-}
-
-/// A route of `edge.shop`; `spec`: what follows its parent.
-fn route(kind: &str, name: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  parentRefs: [{{name: edge}}]\n{spec}---\n"
-    )
-}
-
-/// Runs the gateway of `text`; its listener ports in order.
-async fn run(mesh: &Mesh, text: &str, ports: &[u16]) -> anyhow::Result<(Proxy, Vec<SocketAddr>)> {
-    mesh.write("gateway.yaml", text)?;
-    let mut arguments: Vec<String> = ["--gateway", "edge.shop", "--config", "gateway.yaml"].map(str::to_owned).into();
-    for port in ports {
-        arguments.extend(["--bind".to_owned(), format!("{port}=0")]);
-    }
-    let proxy = Proxy::start(mesh, arguments).await?;
-    let addresses = proxy.addresses.clone();
-    Ok((proxy, addresses))
 }
 
 async fn reached(address: SocketAddr, host: &str, path: &str) -> anyhow::Result<Echo> {
@@ -71,7 +47,7 @@ async fn the_most_specific_host_and_path_decide() -> anyhow::Result<()> {
             "  hostnames: [a.example]\n  rules:\n  - matches: [{path: {type: Exact, value: /only}}]\n    backendRefs: [{name: two, port: 80}]\n",
         )
         .replace("[{name: edge}]", "[{name: edge, sectionName: any}]");
-    let (proxy, at) = run(&mesh, &text, &[80]).await?;
+    let (proxy, at) = run_gateway(&mesh, &text, &[80], &[]).await?;
     for (host, path, server) in [
         ("b.example", "/", "one"),
         ("b.example:8080", "/two/x", "two"),
@@ -114,7 +90,7 @@ async fn rules_change_requests_and_answers() -> anyhow::Result<()> {
     let text = services(&[("one", one.address()), ("copies", copies.address())])
         + &gateway("  - {name: http, port: 8080, protocol: HTTP}\n")
         + &route("HTTPRoute", "rules", rules);
-    let (proxy, at) = run(&mesh, &text, &[8080]).await?;
+    let (proxy, at) = run_gateway(&mesh, &text, &[8080], &[]).await?;
 
     let moved = http_get(at[0], "a.example", "/old/q?x=1").await?;
     assert_eq!((moved.status.as_u16(), moved.header("location")), (301, Some("https://a.example/new/q?x=1")));
@@ -157,7 +133,7 @@ async fn a_rule_may_ask_for_another_attempt() -> anyhow::Result<()> {
     let text = services(&[("one", one.address())])
         + &gateway("  - {name: http, port: 80, protocol: HTTP}\n")
         + &route("HTTPRoute", "rules", rules);
-    let (proxy, at) = run(&mesh, &text, &[80]).await?;
+    let (proxy, at) = run_gateway(&mesh, &text, &[80], &[]).await?;
     assert_eq!(http_get(at[0], "a", "/status/503").await?.status, 503);
     assert_eq!(one.requests(), 3, "the first, and two more");
     assert_eq!(http_get(at[0], "a", "/status/502").await?.status, 502);
@@ -174,7 +150,7 @@ async fn bytes_go_where_the_oldest_route_says() -> anyhow::Result<()> {
         + &gateway("  - {name: bytes, port: 25, protocol: TCP}\n  - {name: unrouted, port: 26, protocol: TCP}\n")
         + &route("TCPRoute", "mail", "  rules: [{backendRefs: [{name: one, port: 90}]}]\n")
             .replace("{name: edge}", "{name: edge, sectionName: bytes}");
-    let (proxy, at) = run(&mesh, &text, &[25, 26]).await?;
+    let (proxy, at) = run_gateway(&mesh, &text, &[25, 26], &[]).await?;
     let greeted = send_raw(at[0], b"hello").await;
     assert!(greeted.as_ref().is_ok_and(|bytes| bytes.starts_with(b"220 ready")), "{greeted:?}");
     assert!(send_raw(at[1], b"hello").await.is_ok_and(|bytes| bytes.is_empty()) || send_raw(at[1], b"hello").await.is_err());
@@ -217,7 +193,7 @@ async fn the_server_name_chooses_certificate_and_listener() -> anyhow::Result<()
             + &gateway(listeners)
             + &route("HTTPRoute", "all", "  rules: [{backendRefs: [{name: one, port: 80}]}]\n")
     };
-    let (proxy, at) = run(&mesh, &whole(&a), &[443]).await?;
+    let (proxy, at) = run_gateway(&mesh, &whole(&a), &[443], &[]).await?;
     let reply = ask(at[0], &a.2, "a.example", "a.example").await?;
     assert_eq!(reply.json::<Echo>()?.header("x-forwarded-proto"), Some("https"));
     assert_eq!(ask(at[0], &b.2, "x.b.example", "x.b.example:8443").await?.status, 200);

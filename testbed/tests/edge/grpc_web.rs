@@ -8,9 +8,12 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
 use serde_json::{Value, json};
-use testbed::{Mesh, PATIENCE, Peer, Port, Reply, Running, eventually, http_send, http2_send, https_send, left_out, node_path, peer};
+use testbed::{
+    Mesh, PATIENCE, Peer, Port, Reply, Running, eventually, gateway, http_send, http2_send, https_send, left_out, node_path, peer, route,
+    run_gateway,
+};
 
-use crate::{Trusted, deserted, gateway, route, run, service};
+use crate::{Trusted, deserted, service};
 
 /// The contact centre's service for agents, which tonic serves.
 async fn agents(mesh: &Mesh) -> anyhow::Result<(Running, Port)> {
@@ -64,7 +67,7 @@ async fn the_client_of_browsers_calls_a_service() -> anyhow::Result<()> {
     let mesh = Mesh::options().without_control()?;
     let (agents, port) = agents(&mesh).await?;
     let certificate = Trusted::new(&["a.example", "gone.example"])?;
-    let (proxy, at) = run(&mesh, &resources(port.address(), &certificate), &[80, 443]).await?;
+    let (proxy, at) = run_gateway(&mesh, &resources(port.address(), &certificate), &[80, 443], &[]).await?;
     for (scheme, at) in [("http", at[0]), ("https", at[1])] {
         let url = |host: &str| format!("{scheme}://{host}:{}", at.port());
         let ca = (scheme == "https").then_some(&certificate);
@@ -184,7 +187,7 @@ async fn a_page_of_another_origin_may_call() -> anyhow::Result<()> {
     let mesh = Mesh::options().without_control()?;
     let (agents, port) = agents(&mesh).await?;
     let certificate = Trusted::new(&["a.example"])?;
-    let (proxy, at) = run(&mesh, &resources(port.address(), &certificate), &[80, 443]).await?;
+    let (proxy, at) = run_gateway(&mesh, &resources(port.address(), &certificate), &[80, 443], &[]).await?;
     page(at[0]).await?;
     text(at[0]).await?;
     // By every version of HTTP.

@@ -10,11 +10,13 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
-use testbed::{Echo, EchoServer, Mesh, PATIENCE, Peer, Running, aioquic_path, eventually, https_send, left_out, peer};
+use testbed::{
+    Echo, EchoServer, Mesh, PATIENCE, Peer, Running, aioquic_path, eventually, gateway, https_send, left_out, peer, route, run_gateway,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::{Trusted, gateway, route, run, run_with, service};
+use crate::{Trusted, service};
 
 /// Listeners that serve HTTP/3 for `a.example`, and do not for any other name.
 pub(crate) const LISTENERS: &str = "  - {name: https, port: 443, protocol: HTTPS, hostname: a.example, tls: {certificateRefs: [{name: a}], options: {lorica.io/http3: \"true\"}}}
@@ -142,7 +144,7 @@ async fn exchanges_of_every_kind_pass() -> anyhow::Result<()> {
     let one = EchoServer::start("one").await?;
     let (raw, left) = raw().await?;
     let trusted = Trusted::new(&["a.example", "b.example"])?;
-    let (proxy, at) = run_with(&mesh, &resources(one.address(), raw, &trusted), &[443], &["--access-log", "stdout"]).await?;
+    let (proxy, at) = run_gateway(&mesh, &resources(one.address(), raw, &trusted), &[443], &["--access-log", "stdout"]).await?;
     // Callers by TCP are told of it, on the port that they use.
     for path in ["/", "/moved"] {
         let asks = Request::get(path).header("host", format!("a.example:{}", at[0].port())).body(Full::default())?;
@@ -184,7 +186,7 @@ async fn heads_that_are_none_are_refused() -> anyhow::Result<()> {
     let mesh = Mesh::options().without_control()?;
     let one = EchoServer::start("one").await?;
     let trusted = Trusted::new(&["a.example"])?;
-    let (proxy, at) = run(&mesh, &resources(one.address(), one.address(), &trusted), &[443]).await?;
+    let (proxy, at) = run_gateway(&mesh, &resources(one.address(), one.address(), &trusted), &[443], &[]).await?;
     let whole = [(":method", "GET"), (":scheme", "https"), (":authority", "a.example"), (":path", "/")];
     let with = |more: &[(&str, &str)]| json!({"raw": whole.iter().chain(more).collect::<Vec<_>>()});
     let many: Vec<(&str, &str)> = vec![("x-field", "y"); 130];
@@ -229,7 +231,7 @@ async fn a_renewed_certificate_ends_no_connection() -> anyhow::Result<()> {
     let mesh = Mesh::options().without_control()?;
     let one = EchoServer::start("one").await?;
     let trusted = Trusted::new(&["a.example"])?;
-    let (proxy, at) = run(&mesh, &resources(one.address(), one.address(), &trusted), &[443]).await?;
+    let (proxy, at) = run_gateway(&mesh, &resources(one.address(), one.address(), &trusted), &[443], &[]).await?;
     let again = mesh.home().join("renewed");
     let commands = [json!({"until": again, "path": "/bytes/1000"}), json!({"get": "/"})];
     let Some(running) = client(&mesh, at[0], &trusted, &commands)? else { return mesh.finish().await };
@@ -256,7 +258,7 @@ async fn a_gateway_that_ends_finishes_what_is_under_way() -> anyhow::Result<()> 
     let mesh = Mesh::options().without_control()?;
     let one = EchoServer::start("one").await?;
     let trusted = Trusted::new(&["a.example"])?;
-    let (proxy, at) = run(&mesh, &resources(one.address(), one.address(), &trusted), &[443]).await?;
+    let (proxy, at) = run_gateway(&mesh, &resources(one.address(), one.address(), &trusted), &[443], &[]).await?;
     let commands = [json!({"get": "/"}), json!({"get": "/delay/1500"}), json!({"goaway": true})];
     let Some(running) = client(&mesh, at[0], &trusted, &commands)? else { return mesh.finish().await };
     eventually("the slow request is under way", PATIENCE, || async {

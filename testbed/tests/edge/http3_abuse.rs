@@ -6,12 +6,12 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail, ensure};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, ReadError, VarInt};
-use testbed::{EchoServer, Mesh, PATIENCE, eventually};
+use testbed::{EchoServer, Mesh, PATIENCE, eventually, gateway, route, run_gateway};
 use tokio::time::timeout;
 use tokio_rustls::rustls::{self, RootCertStore};
 
 use crate::http3::LISTENERS;
-use crate::{Trusted, gateway, route, run, run_with, service};
+use crate::{Trusted, service};
 
 /// A client that says by itself what goes over its streams.
 fn endpoint(trusted: &Trusted, alpn: &[u8]) -> anyhow::Result<Endpoint> {
@@ -68,7 +68,7 @@ async fn who_breaks_the_protocol_is_told_how() -> anyhow::Result<()> {
         + &trusted.secret("a")
         + &gateway(LISTENERS)
         + &route("HTTPRoute", "all", "  rules: [{backendRefs: [{name: one, port: 80}]}]\n");
-    let (proxy, at) = run(&mesh, &text, &[443]).await?;
+    let (proxy, at) = run_gateway(&mesh, &text, &[443], &[]).await?;
     let endpoint = endpoint(&trusted, b"h3")?;
     let good = connect(&endpoint, at[0], "a.example").await?;
     ensure!(is_ok(&ask(&good).await?), "{}", mesh.last_words());
@@ -153,7 +153,7 @@ async fn noise_and_half_handshakes_keep_nobody_away() -> anyhow::Result<()> {
         + &trusted.secret("a")
         + &gateway(LISTENERS)
         + &route("HTTPRoute", "all", "  rules: [{backendRefs: [{name: one, port: 80}]}]\n");
-    let (proxy, at) = run(&mesh, &text, &[443]).await?;
+    let (proxy, at) = run_gateway(&mesh, &text, &[443], &[]).await?;
     let noise = UdpSocket::bind("127.0.0.1:0")?;
     let mut seed = 7_u32;
     for length in (0..1400).step_by(7) {
@@ -217,7 +217,7 @@ async fn who_does_not_read_or_gives_up_at_once_costs_little() -> anyhow::Result<
             "all",
             "  rules: [{filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /bytes/40000000}}}], backendRefs: [{name: one, port: 80}]}]\n",
         );
-    let (proxy, at) = run(&mesh, &text, &[443]).await?;
+    let (proxy, at) = run_gateway(&mesh, &text, &[443], &[]).await?;
     let endpoint = endpoint(&trusted, b"h3")?;
     let resident = || -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.running.pid()))?;
@@ -278,7 +278,7 @@ async fn a_client_that_changes_its_address_keeps_its_connection() -> anyhow::Res
         + &gateway(LISTENERS)
         + &route("HTTPRoute", "all", "  rules: [{backendRefs: [{name: one, port: 80}]}]\n");
     // By addresses the kernel would spread packets over both.
-    let (proxy, at) = run_with(&mesh, &text, &[443], &["--workers", "2"]).await?;
+    let (proxy, at) = run_gateway(&mesh, &text, &[443], &["--workers", "2"]).await?;
     let endpoint = endpoint(&trusted, b"h3")?;
     let connection = connect(&endpoint, at[0], "a.example").await?;
     for _ in 0..8 {

@@ -9,7 +9,7 @@ mod websocket;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use testbed::{Envoy, Mesh, Proxy};
+use testbed::{Envoy, Mesh};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 /// A stock Envoy that runs `edge.shop`. None: there is no Envoy here.
@@ -39,38 +39,6 @@ fn deserted(name: &str, protocol: &str) -> String {
     format!(
         "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: 80, appProtocol: {protocol}}}]}}\n---\n"
     )
-}
-
-/// A Gateway `edge.shop` with these listeners.
-fn gateway(listeners: &str) -> String {
-    format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: edge, namespace: shop}}\nspec:\n  gatewayClassName: lorica\n  listeners:\n{listeners}---\n"
-    )
-}
-
-/// A route of `edge.shop`; `spec`: what follows its parent.
-fn route(kind: &str, name: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  parentRefs: [{{name: edge}}]\n{spec}---\n"
-    )
-}
-
-/// Runs the gateway of `text`; its listener ports in order.
-async fn run(mesh: &Mesh, text: &str, ports: &[u16]) -> anyhow::Result<(Proxy, Vec<SocketAddr>)> {
-    run_with(mesh, text, ports, &[]).await
-}
-
-/// The same, with more options.
-async fn run_with(mesh: &Mesh, text: &str, ports: &[u16], options: &[&str]) -> anyhow::Result<(Proxy, Vec<SocketAddr>)> {
-    mesh.write("gateway.yaml", text)?;
-    let arguments = ["--gateway", "edge.shop", "--config", "gateway.yaml"].iter().chain(options);
-    let mut arguments: Vec<String> = arguments.map(|argument| (*argument).to_owned()).collect();
-    for port in ports {
-        arguments.extend(["--bind".to_owned(), format!("{port}=0")]);
-    }
-    let proxy = Proxy::start(mesh, arguments).await?;
-    let addresses = proxy.addresses.clone();
-    Ok((proxy, addresses))
 }
 
 /// A certificate that its clients trust.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use h2::ext::Protocol;
 use http::{HeaderMap, Method, Request, StatusCode};
-use testbed::{Mesh, PATIENCE, eventually};
+use testbed::{Mesh, PATIENCE, eventually, gateway, route, run_gateway};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName, pem::PemObject};
@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async, client_async};
 
-use crate::{Trusted, gateway, route, run, service};
+use crate::{Trusted, service};
 
 /// A stream of bytes.
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -252,7 +252,7 @@ async fn a_socket_passes_by_every_version() -> anyhow::Result<()> {
     let mesh = Mesh::options().without_control()?;
     let (one, two) = (server("one", None).await?, server("two", None).await?);
     let trusted = Trusted::new(&["a.example"])?;
-    let (proxy, at) = run(&mesh, &resources(one, two, &trusted), &[80, 443]).await?;
+    let (proxy, at) = run_gateway(&mesh, &resources(one, two, &trusted), &[80, 443], &[]).await?;
     for by in [By::Http1, By::Http1InTls, By::Http2InTls, By::Http2WithKey] {
         let at = if by == By::Http1 { at[0] } else { at[1] };
         converse(by, at, &trusted).await?;
@@ -300,7 +300,7 @@ async fn a_socket_behind_tls_is_called_in_tls() -> anyhow::Result<()> {
         + &trusted.secret("a")
         + &gateway("  - {name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: a}]}}\n")
         + &route("HTTPRoute", "all", "  rules: [{backendRefs: [{name: one, port: 80}]}]\n");
-    let (proxy, at) = run(&mesh, &text, &[443]).await?;
+    let (proxy, at) = run_gateway(&mesh, &text, &[443], &[]).await?;
     for by in [By::Http1InTls, By::Http2InTls] {
         let (mut socket, _) = open(by, at[0], &trusted, "/x").await?.map_err(|status| anyhow::anyhow!("{status}"))?;
         assert_eq!(self::text(&mut socket).await?, "one /x - chat.v2, chat.v1");
@@ -345,7 +345,7 @@ async fn a_key_is_answered_for_a_server_that_sees_none() -> anyhow::Result<()> {
     let text = service("one", "http2", http2_server().await?)
         + &gateway("  - {name: http, port: 80, protocol: HTTP}\n")
         + &route("HTTPRoute", "all", "  rules: [{backendRefs: [{name: one, port: 80}]}]\n");
-    let (proxy, at) = run(&mesh, &text, &[80]).await?;
+    let (proxy, at) = run_gateway(&mesh, &text, &[80], &[]).await?;
     // The client holds the answer against its key.
     let (mut socket, _) = client_async("ws://a.example/", TcpStream::connect(at[0]).await?).await?;
     socket.send(Message::text("hello")).await?;
@@ -374,7 +374,7 @@ async fn a_server_that_knows_no_websocket_is_found_out() -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     });
-    let (proxy, at) = run(&mesh, &text, &[443]).await?;
+    let (proxy, at) = run_gateway(&mesh, &text, &[443], &[]).await?;
     // A caller of HTTP/2 sent no key, so nobody else would notice.
     let refused = open(By::Http2InTls, at[0], &trusted, "/").await?.err();
     assert_eq!(refused, Some(StatusCode::BAD_GATEWAY));

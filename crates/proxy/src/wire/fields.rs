@@ -89,6 +89,25 @@ pub(super) fn content_length(fields: &Fields) -> Result<Option<u64>, WireError> 
     Ok(length)
 }
 
+/// The length that an answer's head says in HTTP/2 and HTTP/3, and whether nothing follows it. `to_head`: it answers a HEAD.
+///
+/// # Errors
+/// The status is no final one.
+pub(super) fn answer_length(status: u16, to_head: bool, length: Option<u64>, end: bool) -> Result<(Option<u64>, bool), WireError> {
+    if !(200..1000).contains(&status) {
+        return Err(WireError::Invalid("the status is none"));
+    }
+    let bodiless = to_head || matches!(status, 204 | 304);
+    let length = match (status, bodiless, end) {
+        (204, ..) => None,
+        // What a GET would have had.
+        (_, true, _) => length,
+        (_, false, true) => Some(0),
+        (_, false, false) => length,
+    };
+    Ok((length, end || bodiless))
+}
+
 /// Whether `text` can be host and port; a user's name before them is none of HTTP's.
 pub(super) fn is_host(text: &[u8]) -> bool {
     text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(byte))

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::super::body::Body;
 use super::super::error::WireError;
+use super::super::fields::answer_length;
 use super::super::upstream::Tunnel;
 use super::Http2Tunnel;
 use super::body::{finish, incoming, send};
@@ -132,18 +133,7 @@ impl Http2Responder {
         if self.state != Answering::Before {
             return Err(WireError::Closed);
         }
-        if !(200..1000).contains(&status) {
-            return Err(WireError::Invalid("the status is none"));
-        }
-        let bodiless = self.to_head || matches!(status, 204 | 304);
-        let length = match (status, bodiless, end) {
-            (204, ..) => None,
-            // What a GET would have had.
-            (_, true, _) => length,
-            (_, false, true) => Some(0),
-            (_, false, false) => length,
-        };
-        let end = end || bodiless;
+        let (length, end) = answer_length(status, self.to_head, length, end)?;
         self.stream.with(|connection, slot| {
             connection.sendable(slot)?;
             connection.put_head(slot, end, |encoder, out| put_response(status, fields, length, encoder, out));

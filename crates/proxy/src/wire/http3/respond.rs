@@ -10,7 +10,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::super::error::WireError;
-use super::super::fields::trailers as passed;
+use super::super::fields::{answer_length, trailers as passed};
 use super::frame::{code, kind, put_header};
 use super::qpack;
 use super::shared::Counted;
@@ -72,19 +72,9 @@ impl Http3Responder {
         if self.state != Answering::Before {
             return Err(WireError::Closed);
         }
-        if !(200..1000).contains(&status) {
-            return Err(WireError::Invalid("the status is none"));
-        }
-        let bodiless = self.to_head || matches!(status, 204 | 304);
-        let length = match (status, bodiless, end) {
-            (204, ..) => None,
-            // What a GET would have had.
-            (_, true, _) => length,
-            (_, false, true) => Some(0),
-            (_, false, false) => length,
-        };
+        let (length, end) = answer_length(status, self.to_head, length, end)?;
         self.put_head(status, fields, length);
-        self.state = if end || bodiless { Answering::Done } else { Answering::Body };
+        self.state = if end { Answering::Done } else { Answering::Body };
         Ok(())
     }
 
