@@ -24,7 +24,7 @@ use crate::identity::Keeper;
 use crate::sidecar::{self, prepared};
 use crate::source::Source;
 use crate::standalone::{self, Notice, Signals};
-use crate::view::View;
+use crate::view::{self, View};
 use crate::{admin, telemetry, workers};
 
 /// Where a gateway's listener ports are bound.
@@ -336,15 +336,18 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
     let source = Source::ControlPlane(client.clone());
     spawn_local(admin::serve(metrics, telemetry.clone(), source.clone(), epoch.clone()));
     let (_, listening) = watch::channel(Vec::new());
-    let (mut views, mut running, mut listeners) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut views, mut running, mut listeners, mut adopting) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for number in 0..count {
         let (views_in, view) = watch::channel(standalone::first_view(&client.snapshot().borrow()));
         let (listeners_in, gateway) = mpsc::channel(MAX_WAITING);
+        let (adopted, runs) = watch::channel(0);
+        adopting.push(runs);
         let start = workers::Start {
             name: format!("worker-{number}"),
             own: own.clone(),
             source: source.clone(),
             views: view,
+            adopted,
             epochs: epoch.clone(),
             telemetry: telemetry.clone(),
             told: Arc::default(),
@@ -369,7 +372,7 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
     let mut asked = signals.ends;
     tokio::select! {
         () = asked.next() => {}
-        () = follow(Ports::new(binds, listeners), &client, &views, &tell) => {}
+        () = follow(Ports::new(binds, listeners), &client, &views, adopting, &tell) => {}
     }
     client.update_metadata(|metadata| metadata.draining = true);
     standalone::end(&running, proxy.drain_deadline, &mut asked, &tell).await;
@@ -382,14 +385,29 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
 }
 
 /// Gives every worker what is new, and keeps its listener ports as the gateway has them, for ever.
-async fn follow(mut ports: Ports, client: &Client, views: &[watch::Sender<Arc<View>>], tell: &impl Fn(Notice)) {
+async fn follow(
+    mut ports: Ports,
+    client: &Client,
+    views: &[watch::Sender<Arc<View>>],
+    mut adopting: Vec<watch::Receiver<u64>>,
+    tell: &impl Fn(Notice),
+) {
     let mut snapshots = client.snapshot();
     let mut left_out = Vec::new();
     loop {
+        let published = client.published();
         let snapshot = snapshots.borrow_and_update().clone();
         for views in views {
             let next = View::next(&views.borrow(), Arc::new(snapshot.unshared()), Instant::now());
             views.send_replace(Arc::new(next));
+        }
+        let mut all = true;
+        for (views, adopting) in views.iter().zip(&mut adopting) {
+            let number = views.borrow().number;
+            all &= view::runs(adopting, number).await;
+        }
+        if all {
+            client.confirm(published);
         }
         let before = ports.places();
         ports.follow(&snapshot).into_iter().for_each(tell);

@@ -72,7 +72,9 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     let (epochs, epoch) = watch::channel(None);
     spawn_local(Keeper { control_socket: config.control_socket.clone(), node, snapshots: client.snapshot(), epochs }.run());
     let (views_in, views) = watch::channel(Arc::new(View::default()));
-    spawn_local(view::follow(client.snapshot(), views_in));
+    let (adopted, running) = watch::channel(0);
+    let followed = view::follow(client.clone(), views_in, running);
+    spawn_local(followed);
 
     let inbound = prepared(&config, &client, epoch.clone(), false).await?;
     let known_names = known_names(&views.borrow());
@@ -93,6 +95,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
         own,
         source: Source::ControlPlane(client.clone()),
         views,
+        adopted,
         epochs: epoch,
         telemetry: telemetry.clone(),
         told,

@@ -141,6 +141,7 @@ async fn serve(
             own: own.clone(),
             source: source.clone(),
             views: view,
+            adopted: watch::channel(0).0,
             epochs: epochs.clone(),
             telemetry: telemetry.clone(),
             told: Arc::default(),

@@ -6,14 +6,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lorica_identity::{AcceptedIdentities, edge};
 use lorica_model::name::{Namespace, SUFFIX, ServiceName, ServicePort};
 use lorica_model::snapshot::{BackendTls, HostPattern, Listening, NameRecord, OutboundUnit, ServerTls, Snapshot, Terminated, TlsAction};
 #[cfg(feature = "http3")]
 use lorica_model::snapshot::{Certificate, TlsChain};
+use lorica_xds::client::Client;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 
@@ -253,14 +255,29 @@ fn addresses(snapshot: &Snapshot) -> HashMap<IpAddr, ServiceName> {
     both.collect()
 }
 
-/// Turns snapshots into views until the client ends.
-pub async fn follow(mut snapshots: watch::Receiver<Arc<Snapshot>>, views: watch::Sender<Arc<View>>) {
+/// Turns snapshots into views until the client ends, and tells it which the worker runs. `running`: the number of the worker's view; 0 before
+/// it has one.
+pub async fn follow(client: Client, views: watch::Sender<Arc<View>>, mut running: watch::Receiver<u64>) {
+    let mut snapshots = client.snapshot();
     loop {
+        let published = client.published();
         let snapshot = snapshots.borrow_and_update().clone();
         let next = View::next(&views.borrow(), snapshot, Instant::now());
         views.send_replace(Arc::new(next));
+        let is_started = *running.borrow() > 0;
+        if is_started && runs(&mut running, views.borrow().number).await {
+            client.confirm(published);
+        }
         if snapshots.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// How long a worker may take to run a new view; one that is stuck holds up nothing but the acknowledgement.
+const ADOPTION: Duration = Duration::from_secs(5);
+
+/// Waits until a worker runs the view of this number; `false`: it does not. One that has ended is not waited for.
+pub async fn runs(running: &mut watch::Receiver<u64>, number: u64) -> bool {
+    timeout(ADOPTION, running.wait_for(|newest| *newest >= number)).await.is_ok()
 }

@@ -76,6 +76,8 @@ pub struct Parts {
     pub source: Source,
     /// See [`Worker::views`].
     pub views: watch::Receiver<Arc<View>>,
+    /// Where it says which of them it runs.
+    pub adopted: watch::Sender<u64>,
     /// TLS epochs as they come.
     pub epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
     /// See [`Worker::app`].
@@ -98,7 +100,7 @@ impl Worker {
     /// A worker, with the tasks that keep its view and its epoch the newest. Called on its own thread's local set.
     #[must_use]
     pub fn start(parts: Parts) -> Rc<Self> {
-        let Parts { own, source, mut views, mut epochs, app, telemetry, told, refusals, under_way, ending, ended } = parts;
+        let Parts { own, source, mut views, adopted, mut epochs, app, telemetry, told, refusals, under_way, ending, ended } = parts;
         let parties = Parties::new(&own);
         let view = RefCell::new(views.borrow_and_update().clone());
         let counter = |metric| telemetry.metrics.counter(metric, "");
@@ -128,7 +130,11 @@ impl Worker {
         });
         let newest = worker.clone();
         tokio::task::spawn_local(async move {
-            while views.changed().await.is_ok() {
+            loop {
+                adopted.send_replace(newest.view_number());
+                if views.changed().await.is_err() {
+                    return;
+                }
                 *newest.view.borrow_mut() = views.borrow_and_update().clone();
             }
         });

@@ -38,6 +38,8 @@ pub struct Start {
     pub source: Source,
     /// What is in force, and what follows.
     pub views: watch::Receiver<Arc<View>>,
+    /// Where it says which of them it runs, by its number.
+    pub adopted: watch::Sender<u64>,
     /// TLS epochs as they come.
     pub epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
     /// The proxy's telemetry.
@@ -129,10 +131,23 @@ fn work(
 }
 
 fn accepting(start: Start, under_way: Arc<UnderWay>, ending: watch::Receiver<Ending>, ended: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let Start { name: _, own, source, views, epochs, telemetry, told, refusals, listening, sockets, listeners, mut gateway } = start;
+    let Start { name: _, own, source, views, adopted, epochs, telemetry, told, refusals, listening, sockets, listeners, mut gateway } =
+        start;
     let app = App::new(listening, sockets)?;
-    let worker =
-        Worker::start(Parts { own, source, views, epochs, app, telemetry: telemetry.worker(), told, refusals, under_way, ending, ended });
+    let worker = Worker::start(Parts {
+        own,
+        source,
+        views,
+        adopted,
+        epochs,
+        app,
+        telemetry: telemetry.worker(),
+        told,
+        refusals,
+        under_way,
+        ending,
+        ended,
+    });
     for (label, socket) in listeners {
         let listener = TcpListener::from_std(socket.into())?;
         spawn_local(accept::serve(worker.clone(), label, listener));

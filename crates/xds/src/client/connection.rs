@@ -1,10 +1,11 @@
 //! One stream to the control plane, from its opening to its end.
 //!
-//! A response is acknowledged once it is in force: after the snapshot that holds it is published. Rules that lead to service
+//! A response is acknowledged once it is in force: after the snapshot that holds it is published, and the proxy says that it runs it. Rules that lead to service
 //! ports which are not known yet are in force only when those have come, and their acknowledgement waits for that.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -69,6 +70,8 @@ struct Connection<'a> {
     /// Each response is answered once and each name subscribed to once, so this is bounded by what is wanted.
     requests: VecDeque<DeltaDiscoveryRequest>,
     deferred: VecDeque<Deferred>,
+    /// Acknowledgements that wait until the proxy runs the snapshot of this number.
+    unconfirmed: VecDeque<(u64, DeltaDiscoveryRequest)>,
 }
 
 /// Connects and keeps the snapshot until the connection ends.
@@ -89,6 +92,7 @@ pub(super) async fn serve(
         told: None,
         requests: VecDeque::new(),
         deferred: VecDeque::new(),
+        unconfirmed: VecDeque::new(),
     };
     let status = match connection.run(states, &mut connected).await {
         Ok(()) => Status::unavailable("the control plane closed the stream"),
@@ -135,6 +139,7 @@ impl Connection<'_> {
                     self.subscribe();
                     self.publish();
                 }
+                () = self.shared.confirmations.notified() => self.confirmed(),
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     if let Some(deferred) = self.deferred.pop_front() {
                         self.acknowledge(deferred.kind, deferred.nonce, None);
@@ -230,6 +235,7 @@ impl Connection<'_> {
     fn publish(&mut self) {
         let wanted = self.wanted();
         self.snapshots.send_replace(Arc::new(self.known.snapshot(&wanted)));
+        self.shared.published.fetch_add(1, Ordering::Release);
         for deferred in std::mem::take(&mut self.deferred) {
             if deferred.names.iter().any(|name| self.known.is_behind(name)) {
                 self.deferred.push_back(deferred);
@@ -240,7 +246,20 @@ impl Connection<'_> {
     }
 
     fn acknowledge(&mut self, kind: Kind, response_nonce: String, error_detail: Option<rpc::Status>) {
-        self.requests.push_back(DeltaDiscoveryRequest { response_nonce, error_detail, ..request(kind) });
+        let request = DeltaDiscoveryRequest { response_nonce, error_detail, ..request(kind) };
+        if request.error_detail.is_some() || self.shared.confirmed.load(Ordering::Acquire) == 0 {
+            self.requests.push_back(request);
+        } else {
+            self.unconfirmed.push_back((self.shared.published.load(Ordering::Acquire), request));
+        }
+    }
+
+    /// Acknowledges what the proxy runs by now.
+    fn confirmed(&mut self) {
+        let confirmed = self.shared.confirmed.load(Ordering::Acquire);
+        while let Some((_, request)) = self.unconfirmed.pop_front_if(|(number, _)| *number <= confirmed) {
+            self.requests.push_back(request);
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod tests;
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -86,6 +87,11 @@ pub struct Client {
 struct Shared {
     asked: Mutex<Asked>,
     changed: Notify,
+    /// How many snapshots were published.
+    published: AtomicU64,
+    /// Up to which the proxy runs them; 0: it does not say.
+    confirmed: AtomicU64,
+    confirmations: Notify,
 }
 
 #[derive(Debug)]
@@ -109,8 +115,13 @@ impl Client {
     pub fn start(config: ClientConfig, last_good: Option<Snapshot>) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let last_good = last_good.unwrap_or_default();
         let wanted = last_good.outbound.keys().take(MAX_WANTED).map(|port| (port.clone(), 0)).collect();
-        let shared =
-            Arc::new(Shared { asked: Mutex::new(Asked { wanted, tick: 0, metadata: config.metadata.clone() }), changed: Notify::new() });
+        let shared = Arc::new(Shared {
+            asked: Mutex::new(Asked { wanted, tick: 0, metadata: config.metadata.clone() }),
+            changed: Notify::new(),
+            published: AtomicU64::new(0),
+            confirmed: AtomicU64::new(0),
+            confirmations: Notify::new(),
+        });
         let known = Known::new(&config.node_id, config.metadata.gateway.clone(), &last_good);
         let (snapshots_in, snapshots) = watch::channel(Arc::new(last_good));
         let (states_in, states) = watch::channel(ConnectionState::Connecting { last_error: None });
@@ -123,6 +134,19 @@ impl Client {
     #[must_use]
     pub fn snapshot(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshots.clone()
+    }
+
+    /// The number of the newest snapshot. What is then read of [`Client::snapshot`] is that or a later one.
+    #[must_use]
+    pub fn published(&self) -> u64 {
+        self.shared.published.load(Ordering::Acquire)
+    }
+
+    /// Says that all workers run the snapshot of this number, so that it may be acknowledged. Until this is called for the first time, what is
+    /// published counts as in force.
+    pub fn confirm(&self, number: u64) {
+        self.shared.confirmed.fetch_max(number, Ordering::AcqRel);
+        self.shared.confirmations.notify_one();
     }
 
     /// How the client stands with the control plane.
