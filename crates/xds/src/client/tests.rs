@@ -263,6 +263,36 @@ async fn rules_are_acknowledged_once_what_they_lead_to_is_there() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_confirms_is_waited_for() {
+    let world = World::basic().service(&samples::unit(A, &[]), &[1]).service(&samples::unit(B, &[]), &[2]);
+    let mut bench = Bench::new(world.clone());
+    bench.serve();
+    let client = bench.client(None);
+    client.want(samples::port(A));
+    snapshot(&client, |snapshot| snapshot.outbound.contains_key(&samples::port(A))).await;
+    client.confirm(client.published());
+    let revision = bench.publish(world.service(&samples::unit(A, &[]), &[1, 2, 3]));
+    snapshot(&client, |snapshot| snapshot.endpoints.get(&samples::port(A)).is_some_and(|set| set.endpoints.len() == 3)).await;
+    // What the client says next comes after what it would have said before.
+    client.want(samples::port(B));
+    let before =
+        bench.until(|seen| matches!(seen, Seen::Event(Event::Subscribed { names, .. }) if names.iter().any(|name| name == B))).await;
+    let is_early = |seen: &&Seen| matches!(seen, Seen::Event(Event::Reached { revision: at }) if *at >= revision);
+    assert_eq!(before.iter().filter(is_early).count(), 0, "{before:?}");
+    let confirming = async {
+        let mut snapshots = client.snapshot();
+        loop {
+            client.confirm(client.published());
+            snapshots.changed().await.unwrap();
+        }
+    };
+    tokio::select! {
+        _ = bench.reached(revision) => {}
+        () = confirming => {}
+    }
+}
+
+#[tokio::test]
 async fn what_is_refused_leaves_what_was_there_and_is_named() {
     let world = World::basic().service(&samples::unit(A, &[]), &[1]).service(&samples::unit(B, &[]), &[2]);
     let mut bench = Bench::new(world.clone());
