@@ -456,6 +456,32 @@ fn routes_that_lead_in_a_circle_are_told_to_lead_on_once() {
 }
 
 #[test]
+fn rules_that_do_what_nobody_means_are_told() {
+    let told = |rule: &str| pointed(&route("r", RECORDING, &format!("  - {rule}")));
+    let to = |weight: u32| format!("{{name: recording, port: 80, weight: {weight}}}");
+    assert_eq!(
+        told(&format!("{{backendRefs: [{}, {}]}}", to(0), to(0).replace("recording", "transcript"))),
+        [("every backend has the weight 0: requests are answered with 500".to_owned(), "recording".to_owned())]
+    );
+    assert_eq!(told(&format!("{{backendRefs: [{}, {}]}}", to(0), to(1).replace("recording", "transcript"))), []);
+
+    let mirror = |name: &str| format!("{{type: RequestMirror, requestMirror: {{backendRef: {{name: {name}, port: 80}}}}}}");
+    let copied = |name: &str| told(&format!("{{filters: [{}], backendRefs: [{}]}}", mirror(name), to(1)));
+    assert_eq!(copied("recording"), [("`recording` gets the requests and their copies".to_owned(), mirror("recording"))]);
+    assert_eq!(copied("transcript"), []);
+
+    let regex = "{matches: [{path: {type: RegularExpression, value: '(a{1,1000}){1,1000}'}}]}";
+    assert_eq!(told(regex)[0].0, "this is no regular expression: it takes more than 64 KiB when compiled");
+
+    // At a gateway a Service of another namespace must let itself be used.
+    let gateway = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge, namespace: contact}\nspec: {gatewayClassName: lorica, listeners: [{name: http, port: 80, protocol: HTTP}]}\n---\n";
+    let foreign = service("web", "{port: 80}").replace("namespace: contact", "namespace: shop");
+    let text = gateway.to_owned() + &foreign + &route("r", "{name: edge}", "  - backendRefs: [{name: web, namespace: shop, port: 80}]");
+    let refused = "nothing in `shop` lets routes of `contact` refer to it: its share is answered with 500";
+    assert_eq!(pointed(&text), [(refused.to_owned(), "web".to_owned())]);
+}
+
+#[test]
 fn certificates_that_are_missing_or_not_lent_are_told() {
     let gateway = |secret: &str| {
         format!(
