@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lorica_identity::{AcceptedIdentities, edge};
 use lorica_model::name::{Namespace, SUFFIX, ServiceName, ServicePort};
@@ -15,7 +15,6 @@ use lorica_model::snapshot::{BackendTls, HostPattern, Listening, NameRecord, Out
 use lorica_model::snapshot::{Certificate, TlsChain};
 use lorica_xds::client::Client;
 use tokio::sync::watch;
-use tokio::time::timeout;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 
@@ -265,7 +264,9 @@ pub async fn follow(client: Client, views: watch::Sender<Arc<View>>, mut running
         let next = View::next(&views.borrow(), snapshot, Instant::now());
         views.send_replace(Arc::new(next));
         let is_started = *running.borrow() > 0;
-        if is_started && runs(&mut running, views.borrow().number).await {
+        if is_started {
+            let number = views.borrow().number;
+            adopted(&mut running, number).await;
             client.confirm(published);
         }
         if snapshots.changed().await.is_err() {
@@ -274,10 +275,10 @@ pub async fn follow(client: Client, views: watch::Sender<Arc<View>>, mut running
     }
 }
 
-/// How long a worker may take to run a new view; one that is stuck holds up nothing but the acknowledgement.
-const ADOPTION: Duration = Duration::from_secs(5);
-
-/// Waits until a worker runs the view of this number; `false`: it does not. One that has ended is not waited for.
-pub async fn runs(running: &mut watch::Receiver<u64>, number: u64) -> bool {
-    timeout(ADOPTION, running.wait_for(|newest| *newest >= number)).await.is_ok()
+/// Waits until a worker runs the view of this number, however long that takes: what was given up on would never be acknowledged, and the control
+/// plane holds back what comes after it.
+pub async fn adopted(running: &mut watch::Receiver<u64>, number: u64) {
+    if running.wait_for(|newest| *newest >= number).await.is_err() {
+        tracing::debug!("a worker ended before it ran the newest view");
+    }
 }
