@@ -2,10 +2,13 @@
 //! of the resource concerned. Other clients pass it over; Lorica's refuses a field that it does not know.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use lorica_model::name::{Label, ServiceName, ServicePort, WorkloadName};
-use lorica_model::snapshot::{Cors, EgressRule, Forward, MtlsMode, Origin, PathEdit, Protocol, TransportRoute};
+use lorica_model::snapshot::{
+    Affinity, Cors, EgressRule, Forward, HashOn, Hedge, MtlsMode, Origin, PathEdit, Protocol, Retry, Traffic, TransportRoute,
+};
 use lorica_model::spiffe::SpiffeId;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +43,41 @@ pub(crate) struct RouteFacts {
     /// What a rule of no weight says, which Envoy is told to answer with 500 by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unanswered: Option<Forward>,
+    /// How requests are tried again, and to which endpoint they belong: Envoy's fields say less.
+    #[serde(default, skip_serializing_if = "AttemptFacts::is_default")]
+    pub(crate) attempt: AttemptFacts,
+}
+
+/// What a rule says of attempts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct AttemptFacts {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) limit: Option<Duration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retry: Option<Retry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hedge: Option<Hedge>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) hash: Vec<HashOn>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) affinity: Option<Affinity>,
+}
+
+impl AttemptFacts {
+    pub(crate) fn of(forward: &Forward) -> Self {
+        Self {
+            limit: forward.timeouts.backend_request,
+            retry: Some(forward.retry.clone()).filter(|retry| *retry != Retry::default()),
+            hedge: forward.hedge,
+            hash: forward.hash.clone(),
+            affinity: forward.affinity.clone(),
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Of a chain that passes bytes on: whose route says where to.
@@ -65,6 +103,9 @@ pub(crate) struct ClusterFacts {
     /// The service port whose name is sent as SNI, where it is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) server: Option<ServicePort>,
+    /// What holds for calls to the endpoints, where it is not what holds without a policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) traffic: Option<Traffic>,
 }
 
 /// Of an endpoint.

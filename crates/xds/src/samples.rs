@@ -10,8 +10,8 @@ use lorica_model::name::{GatewayName, Label, Namespace, SecretName, ServiceName,
 use lorica_model::snapshot::{
     Action, Backend, BackendTls, Certificate, ClientValidation, Cluster, Cors, EgressCaller, EgressHost, EgressRule, EgressUnit, Endpoint,
     EndpointSet, FieldMatch, Filters, Forward, GatewayUnit, HeaderEdits, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, Listening,
-    Locality, Mirror, MtlsMode, NameRecord, NameTable, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, Pattern, PrivateKey,
-    Protocol, Redirect, Retry, RouteMatch, ServerTls, Share, Terminated, Timeouts, TlsAction, TlsChain, Transport, TransportRoute,
+    Locality, Mirror, MtlsMode, NameRecord, NameTable, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, Pattern, Pause, PrivateKey,
+    Protocol, Redirect, Retry, RouteMatch, ServerTls, Share, Terminated, Timeouts, TlsAction, TlsChain, Transport, Traffic, TransportRoute,
     TrustBundle, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
@@ -68,6 +68,7 @@ pub(crate) fn unit(text: &str, backends: &[&str]) -> OutboundUnit {
             connect_timeout: Duration::from_secs(5),
             server: own.clone(),
             tls: None,
+            traffic: Traffic::default(),
         },
         port: own,
     }
@@ -245,16 +246,17 @@ fn any_cors() -> impl Strategy<Value = Cors> {
 
 fn any_action() -> impl Strategy<Value = Action> {
     let timeouts = (option::of(any_duration()), option::of(any_duration()), option::of(any_duration()))
-        .prop_map(|(request, backend_request, idle)| Timeouts { request, backend_request, idle });
+        .prop_map(|(request, backend_request, idle)| Timeouts { request, backend_request, idle, stream: None });
     let mirror = (any_destination(), any_share()).prop_map(|(backend, share)| Mirror { backend, share });
-    let retry = (any::<u32>(), vec(400..600u16, 0..3), option::of(any_duration())).prop_map(|(attempts, codes, backoff)| Retry {
+    let retry = (any::<u32>(), vec(400..600u16, 0..3), any_duration()).prop_map(|(attempts, codes, pause)| Retry {
         attempts,
         codes,
-        backoff,
+        pause: Pause::AtLeast(pause),
+        ..Retry::default()
     });
     let forward =
-        (vec(any_backend(), 0..4), timeouts, option::of(any_path_edit()), option::of(any_host()), vec(mirror, 0..2), option::of(retry))
-            .prop_map(|(backends, timeouts, path, host, mirrors, retry)| Forward { backends, timeouts, path, host, mirrors, retry });
+        (vec(any_backend(), 0..4), timeouts, option::of(any_path_edit()), option::of(any_host()), vec(mirror, 0..2), retry)
+            .prop_map(|(backends, timeouts, path, host, mirrors, retry)| Forward { backends, timeouts, path, host, mirrors, retry, ..Forward::default() });
     let redirect = (
         option::of("https?"),
         option::of(any_host()),
@@ -382,6 +384,7 @@ pub(crate) fn any_unit() -> impl Strategy<Value = OutboundUnit> {
                 accepted,
                 connect_timeout,
                 tls,
+                traffic: Traffic::default(),
             },
             port,
             virtual_v4,

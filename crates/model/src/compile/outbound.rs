@@ -6,7 +6,7 @@ use crate::name::{GatewayName, Namespace, ServicePort};
 use crate::resource::Kind;
 use crate::snapshot::{
     Action, Backend, Cluster, DEFAULT_CONNECT_TIMEOUT, Filters, Forward, HttpRule, Origin, OutboundUnit, Protocol, RouteMatch,
-    WeightedBackend,
+    Traffic, WeightedBackend,
 };
 use crate::spiffe::SpiffeId;
 
@@ -58,6 +58,7 @@ fn through(world: &World<'_>, port: &ServicePort, gateway: &GatewayName) -> Outb
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             server: port.clone(),
             tls: None,
+            traffic: Traffic::default(),
         },
     }
 }
@@ -111,5 +112,6 @@ fn cluster(world: &World<'_>, port: &ServicePort, found: &Found<'_>) -> Cluster 
         connect_timeout: DEFAULT_CONNECT_TIMEOUT,
         server: ServicePort { service: service.clone(), port: port.port },
         tls: tls::towards(world, port, found),
+        traffic: Traffic::default(),
     }
 }

@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::name::{Namespace, SUFFIX};
-use crate::resource::{ANY_SERVICE, BackendRef, HttpFilter, HttpRoute, Kind, Metadata, PathModifier, RouteRule};
+use crate::resource::{ANY_SERVICE, BackendRef, HttpFilter, HttpRoute, Kind, Metadata, PathModifier, RouteRetry, RouteRule};
 use crate::snapshot::{
-    Action, Backend, Filters, Forward, HttpRule, Mirror, Origin, PathEdit, PathMatch, Protocol, Redirect, RouteMatch, Share, Timeouts,
+    Action, Backend, Filters, Forward, HttpRule, Mirror, Origin, PathEdit, PathMatch, Pause, Protocol, Redirect, Retry, RetryOn, RouteMatch, Share, Timeouts,
     WeightedBackend,
 };
 
@@ -120,7 +120,8 @@ impl Place<'_, '_> {
             path: said.path.clone(),
             host: said.host.clone(),
             mirrors: said.mirrors.clone(),
-            retry: rule.retry.clone(),
+            retry: rule.retry.as_ref().map(retry).unwrap_or_default(),
+            ..Forward::default()
         };
         if !backends.iter().any(|(_, said)| said.needs_a_rule()) {
             let backends = backends.into_iter().map(|(backend, _)| backend).collect();
@@ -239,6 +240,18 @@ pub(super) fn led(world: &World<'_>, from: (Kind, &Metadata), home: Option<&Name
         },
         Backend::Port,
     )
+}
+
+/// When a rule's requests are tried again: after the answers that it lists, too, and each time after its own pause.
+fn retry(rule: &RouteRetry) -> Retry {
+    let by_default = Retry::default();
+    Retry {
+        attempts: rule.attempts,
+        on: [RetryOn::ConnectFailure, RetryOn::Reset, RetryOn::Timeout].into(),
+        codes: rule.codes.clone(),
+        pause: rule.backoff.map_or(by_default.pause, Pause::AtLeast),
+        ..by_default
+    }
 }
 
 /// A prefix is replaced where one was matched; the reader lets nothing else in.

@@ -17,7 +17,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use kinds::{
     AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy, EgressTarget,
     Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, Listener, ListenerProtocol, ListenerSet,
-    ListenerTls, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget, ReferenceGrant, RouteRule, Secret, Service,
+    ListenerTls, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget, ReferenceGrant, RouteRetry, RouteRule, Secret, Service,
     ServicePortSpec, Spec, Subset, TlsMode, TlsPolicyTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort,
 };
 pub use nearest::nearest;

@@ -4,6 +4,7 @@
 //! the newest complete one of each key. Endpoints are no part of units: they are live sets per service port.
 //! Nothing here knows where a resource was stored, or what time it is.
 
+mod attempt;
 mod egress;
 mod endpoint;
 mod gateway;
@@ -14,10 +15,12 @@ mod outbound;
 mod pattern;
 mod rule;
 mod table;
+mod traffic;
 mod version;
 
 pub mod route;
 
+pub use attempt::{Affinity, HashOn, Hedge, Pause, Retry, RetryOn, Timeouts};
 pub use egress::{EgressCaller, EgressHost, EgressRule, EgressUnit, Unlisted, Verdict, is_special, listed};
 pub use endpoint::{Endpoint, EndpointSet, Locality, Transport};
 pub use gateway::{
@@ -30,10 +33,14 @@ pub use origin::Origin;
 pub use outbound::{Cluster, DEFAULT_CONNECT_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_POOL_IDLE_TIMEOUT, OutboundUnit, Protocol};
 pub use pattern::{Pattern, PatternError, PatternSet};
 pub use rule::{
-    Action, Backend, Cors, FieldMatch, Filters, Forward, HeaderEdits, HttpRule, Mirror, OriginMatch, PathEdit, PathMatch, Redirect, Retry,
-    RouteMatch, Share, Timeouts, ValueMatch, WeightedBackend,
+    Action, Backend, Cors, FieldMatch, Filters, Forward, HeaderEdits, HttpRule, Mirror, OriginMatch, PathEdit, PathMatch, Redirect,
+    RouteMatch, Share, ValueMatch, WeightedBackend,
 };
 pub use table::RuleTable;
+pub use traffic::{
+    Adaptive, Algorithm, Balancing, Connections, Ejection, FailurePercentage, HealthCheck, HealthQuestion, Limits, Nearness, RetryLimit,
+    SlowStart, SuccessRate, Traffic,
+};
 pub use version::Version;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackendTls, RuleTable};
+use super::{BackendTls, RuleTable, Traffic};
 use crate::name::ServicePort;
 use crate::spiffe::SpiffeId;
 
@@ -78,4 +78,6 @@ pub struct Cluster {
     pub server: ServicePort,
     /// TLS towards endpoints that are reached in plaintext otherwise: what a BackendTLSPolicy says.
     pub tls: Option<BackendTls>,
+    /// What holds for calls to them.
+    pub traffic: Traffic,
 }

@@ -1,11 +1,10 @@
 //! Rules for HTTP: what a request must be, what is done to it, and where it goes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_IDLE_TIMEOUT, Origin, Pattern};
+use super::{Affinity, HashOn, Hedge, Origin, Pattern, Retry, Timeouts};
 use crate::name::ServicePort;
 
 /// One rule: the first that matches decides.
@@ -73,8 +72,14 @@ pub struct Forward {
     pub host: Option<String>,
     /// Where copies go. What becomes of a copy is of no concern to the caller.
     pub mirrors: Vec<Mirror>,
-    /// When it is tried again; none: only where that is safe and nobody can have processed it.
-    pub retry: Option<Retry>,
+    /// When it is tried again.
+    pub retry: Retry,
+    /// When a second attempt goes out beside a slow one; none: never.
+    pub hedge: Option<Hedge>,
+    /// What is hashed, where the hash decides on the endpoint. Nothing, or nothing that the request has: any endpoint.
+    pub hash: Vec<HashOn>,
+    /// How a caller stays with one endpoint; none: it does not.
+    pub affinity: Option<Affinity>,
 }
 
 /// What is changed in heads, and how calls are translated.
@@ -168,17 +173,6 @@ impl Share {
     pub fn takes(self, random: f64) -> bool {
         random * 1_000_000.0 < f64::from(self.0)
     }
-}
-
-/// When a request is tried again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retry {
-    /// How often, the first try not counted.
-    pub attempts: u32,
-    /// The answers after which it is.
-    pub codes: Vec<u16>,
-    /// How long to wait before each.
-    pub backoff: Option<Duration>,
 }
 
 /// Who may read answers from scripts of other origins (the fetch standard's CORS protocol).
@@ -323,21 +317,4 @@ pub enum Backend {
         /// What was named.
         name: String,
     },
-}
-
-/// How long a rule's requests may take. `None`: no limit, as long as something moves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Timeouts {
-    /// From the end of the request's head to the end of the answer, all attempts together.
-    pub request: Option<Duration>,
-    /// The same for one attempt.
-    pub backend_request: Option<Duration>,
-    /// How long neither side may send a byte.
-    pub idle: Option<Duration>,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self { request: None, backend_request: None, idle: Some(DEFAULT_IDLE_TIMEOUT) }
-    }
 }

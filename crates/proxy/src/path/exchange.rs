@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lorica_model::head::{Edits, RequestHead};
 use lorica_model::reason::{Reason, Side};
@@ -127,7 +127,7 @@ async fn attempts<'x>(
     alternative: Option<&str>,
     record: &mut ExchangeRecord<'x>,
 ) -> Result<(), Failure> {
-    let retry = way.decided().and_then(|(rule, _)| rule.forward()).and_then(|forward| forward.retry.as_ref());
+    let retry = way.decided().and_then(|(rule, _)| rule.forward()).map(|forward| &forward.retry);
     let most = retry.map_or(MAX_ATTEMPTS, |retry| retry.attempts.saturating_add(1));
     let mut now = record.begun();
     let times = Times::begin(&way.timeouts, now.into());
@@ -182,8 +182,7 @@ async fn attempts<'x>(
                 // All were tried: the rule asks for another round.
                 tried.clear();
             }
-            let pause = retry.backoff.unwrap_or(DEFAULT_BACKOFF).mul_f64(1.0 + fastrand::f64() / 2.0);
-            if times.pause(pause).await.is_err() {
+            if times.pause(retry.pause.before(attempt, fastrand::f64())).await.is_err() {
                 return Err(Reason::RequestTimeout.into());
             }
         }
@@ -220,9 +219,6 @@ async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Res
         }
     }
 }
-
-/// How long to wait before a retry for which the rule says nothing: Envoy's base interval.
-const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
 
 /// Whether a rule that asks for retries may have one: after an answer that it lists; after a connection that failed, or an attempt that took too
 /// long, where repeating is safe.

@@ -91,7 +91,7 @@ mod tests {
     async fn the_first_time_that_is_over_counts() {
         let seconds = Duration::from_secs;
         let times = Times::begin(
-            &Timeouts { request: Some(seconds(10)), backend_request: Some(seconds(3)), idle: Some(seconds(5)) },
+            &Timeouts { request: Some(seconds(10)), backend_request: Some(seconds(3)), idle: Some(seconds(5)), stream: None },
             Instant::now(),
         );
         assert_eq!(times.over().await, Reason::IdleTimeout);

@@ -50,7 +50,7 @@ fn read(at: &At<'_>, cluster: EnvoyCluster) -> Result<Cluster, Fault> {
         connection_pool_per_downstream_connection, queuing_policies, lb_config,
     });
     let port = service_port(&at.field("name"), &name)?;
-    let ClusterFacts { protocol, server } = facts(at, metadata)?;
+    let ClusterFacts { protocol, server, traffic } = facts(at, metadata)?;
     let server = server.unwrap_or_else(|| port.clone());
     at.equal("lb_policy", &lb_policy, &LEAST_REQUEST)?;
     let eds = ClusterDiscoveryType::Type(DiscoveryType::Eds.into());
@@ -63,7 +63,7 @@ fn read(at: &At<'_>, cluster: EnvoyCluster) -> Result<Cluster, Fault> {
     let connect_timeout = duration(&at_timeout, present(&at_timeout, connect_timeout)?)?;
     let tls = plaintext_exception(at, transport_socket_matches)?;
     let accepted = transport(&at.field("transport_socket"), transport_socket, &server, protocol)?;
-    Ok(Cluster { port, protocol, accepted, connect_timeout, server, tls })
+    Ok(Cluster { port, protocol, accepted, connect_timeout, server, tls, traffic: traffic.unwrap_or_default() })
 }
 
 /// Endpoints that are marked so are called in plaintext, or by TLS that knows nothing of the mesh; there is no other exception.

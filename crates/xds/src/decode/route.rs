@@ -6,12 +6,11 @@ use envoy_types::pb::envoy::config::core::v3::{
     HeaderValue, HeaderValueOption, RuntimeFractionalPercent, header_value_option::HeaderAppendAction,
 };
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy, Route, RouteAction, RouteConfiguration,
+    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, Route, RouteAction, RouteConfiguration,
     RouteMatch as EnvoyMatch, VirtualHost, WeightedCluster,
     header_matcher::HeaderMatchSpecifier,
     query_parameter_matcher::QueryParameterMatchSpecifier,
     redirect_action::{RedirectResponseCode, SchemeRewriteSpecifier},
-    retry_policy::RetryBackOff,
     route::Action,
     route_action::{ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy},
     route_match::PathSpecifier,
@@ -22,13 +21,13 @@ use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::
 use envoy_types::pb::google::protobuf::Any;
 use lorica_model::snapshot::{
     Action as RuleAction, Backend, FieldMatch, Filters, Forward, HeaderEdits, HttpRule, Mirror, PathEdit, PathMatch, Pattern, Redirect,
-    Retry, RouteMatch, Share, Timeouts, ValueMatch, WeightedBackend,
+    RouteMatch, Share, Timeouts, ValueMatch, WeightedBackend,
 };
 
-use super::{At, Fault, Rejected, apart, duration, facts, limit, open, present, service_port};
+use super::{At, Fault, Rejected, apart, facts, limit, open, present, service_port};
 use crate::Kind;
 use crate::encode::{GRPC_WEB, MISSING_PREFIX, path_specifier, per_filter, redirect as encode_redirect, retry as encode_retry};
-use crate::facts::RouteFacts;
+use crate::facts::{AttemptFacts, RouteFacts};
 
 /// Reads the rules of a service port, in order.
 ///
@@ -82,7 +81,7 @@ fn route(at: &At<'_>, route: Route) -> Result<HttpRule, Fault> {
         name: _name, r#match: wanted, metadata, action, typed_per_filter_config, request_headers_to_add, request_headers_to_remove,
         response_headers_to_add, response_headers_to_remove,
     } unset { decorator, tracing, per_request_buffer_limit_bytes, stat_prefix, request_body_buffer_limit, route_specifiers });
-    let RouteFacts { origin, prefix, path, cors, unanswered } = facts(at, metadata)?;
+    let RouteFacts { origin, prefix, path, cors, unanswered, attempt } = facts(at, metadata)?;
     let matches = matches(&at.field("match"), wanted, prefix)?;
     let filters = Filters {
         request: edits(at, ("request_headers_to_add", request_headers_to_add), request_headers_to_remove)?,
@@ -92,7 +91,7 @@ fn route(at: &At<'_>, route: Route) -> Result<HttpRule, Fault> {
     };
     at.equal("typed_per_filter_config", &typed_per_filter_config, &per_filter(&filters))?;
     let action = match (present(&at.field("action"), action)?, unanswered) {
-        (Action::Route(action), None) => RuleAction::Forward(forward(&at.field("route"), action, path)?),
+        (Action::Route(action), None) => RuleAction::Forward(forward(&at.field("route"), action, path, attempt)?),
         (Action::DirectResponse(action), unanswered) => {
             let at = at.field("direct_response");
             apart!(at, action => DirectResponseAction { status } unset { body, body_format });
@@ -259,7 +258,7 @@ fn share(at: &At<'_>, fraction: RuntimeFractionalPercent) -> Result<Share, Fault
     Ok(Share(numerator))
 }
 
-fn forward(at: &At<'_>, action: RouteAction, path: Option<PathEdit>) -> Result<Forward, Fault> {
+fn forward(at: &At<'_>, action: RouteAction, path: Option<PathEdit>, attempt: AttemptFacts) -> Result<Forward, Fault> {
     apart!(at, action => RouteAction {
         cluster_not_found_response_code, timeout, idle_timeout, retry_policy, cluster_specifier, prefix_rewrite, regex_rewrite,
         request_mirror_policies, host_rewrite_specifier,
@@ -291,10 +290,16 @@ fn forward(at: &At<'_>, action: RouteAction, path: Option<PathEdit>) -> Result<F
     let mirrors =
         request_mirror_policies.into_iter().enumerate().map(|(index, one)| mirror(&at.index("request_mirror_policies", index), one));
     let mirrors = mirrors.collect::<Result<_, _>>()?;
-    let (backend_request, retry) = retry_policy.map(|policy| retries(&at.field("retry_policy"), policy)).transpose()?.unwrap_or_default();
-    let timeouts =
-        Timeouts { request: limit(&at.field("timeout"), timeout)?, backend_request, idle: limit(&at.field("idle_timeout"), idle_timeout)? };
-    Ok(Forward { backends, timeouts, path, host, mirrors, retry })
+    let AttemptFacts { limit: backend_request, retry, hedge, hash, affinity } = attempt;
+    let timeouts = Timeouts {
+        request: limit(&at.field("timeout"), timeout)?,
+        backend_request,
+        idle: limit(&at.field("idle_timeout"), idle_timeout)?,
+        stream: None,
+    };
+    let forward = Forward { backends, timeouts, path, host, mirrors, retry: retry.unwrap_or_default(), hedge, hash, affinity };
+    at.equal("retry_policy", &retry_policy, &encode_retry(&forward))?;
+    Ok(forward)
 }
 
 fn mirror(at: &At<'_>, policy: RequestMirrorPolicy) -> Result<Mirror, Fault> {
@@ -332,33 +337,4 @@ pub(super) fn backend(at: &At<'_>, name: &str) -> Result<Backend, Fault> {
         Some(name) => Ok(Backend::Missing { name: name.to_owned() }),
         None => Ok(Backend::Port(service_port(at, name)?)),
     }
-}
-
-/// The time limit of an attempt, and when there is another. A policy without a condition holds the limit alone.
-fn retries(at: &At<'_>, policy: RetryPolicy) -> Result<(Option<std::time::Duration>, Option<Retry>), Fault> {
-    apart!(at, policy.clone() => RetryPolicy { per_try_timeout, retry_on, num_retries, retriable_status_codes, retry_back_off } unset {
-        per_try_idle_timeout, retry_priority, retry_host_predicate, retry_options_predicates, host_selection_retry_max_attempts,
-        rate_limited_retry_back_off, retriable_headers, retriable_request_headers, refresh_cluster_on_retry,
-    });
-    let at_limit = at.field("per_try_timeout");
-    let limit = per_try_timeout.map(|limit| duration(&at_limit, limit)).transpose()?;
-    let pause = |back_off: RetryBackOff| {
-        let at_pause = at.field("retry_back_off");
-        let at = at_pause.field("base_interval");
-        duration(&at, present(&at, back_off.base_interval)?)
-    };
-    let retry = if retry_on.is_empty() {
-        None
-    } else {
-        let code = |code: u32| u16::try_from(code).map_err(|_| at.field("retriable_status_codes").fault(format!("{code} is no status")));
-        Some(Retry {
-            attempts: present(&at.field("num_retries"), num_retries)?.value,
-            codes: retriable_status_codes.into_iter().map(code).collect::<Result<_, _>>()?,
-            backoff: retry_back_off.map(pause).transpose()?,
-        })
-    };
-    // Conditions and pauses that no rule says are refused by what the rule would say.
-    let timeouts = Timeouts { backend_request: limit, ..Timeouts::default() };
-    let same = encode_retry(&Forward { timeouts, retry: retry.clone(), ..Forward::default() }) == Some(policy);
-    if same { Ok((limit, retry)) } else { Err(at.fault("is not understood by this proxy".to_owned())) }
 }

@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
     http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig},
 };
 use envoy_types::pb::google::protobuf::Struct;
-use lorica_model::snapshot::{Cluster, Protocol};
+use lorica_model::snapshot::{Cluster, Protocol, Traffic};
 
 use super::{Context, ads, duration, tls};
 use crate::facts::{ClusterFacts, metadata};
@@ -41,6 +41,7 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect, context: Context<'_>)
         metadata: Some(metadata(&ClusterFacts {
             protocol: cluster.protocol,
             server: Some(cluster.server.clone()).filter(|server| *server != cluster.port),
+            traffic: Some(cluster.traffic.clone()).filter(|traffic| *traffic != Traffic::default()),
         })),
         transport_socket: Some(tls::upstream(cluster, dialect, context)),
         ..EnvoyCluster::default()

@@ -16,7 +16,7 @@ use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 use envoy_types::pb::google::protobuf::{Any, BoolValue};
-use lorica_model::snapshot::{Cors, Filters, Forward, HeaderEdits, Mirror, OriginMatch, PathEdit, Redirect, Retry, Share};
+use lorica_model::snapshot::{Cors, Filters, Forward, HeaderEdits, Mirror, OriginMatch, PathEdit, Pause, Redirect, Retry, Share};
 
 use super::route::{cluster_name, escaped, exact, regex};
 use super::{duration, number, yes};
@@ -81,14 +81,16 @@ pub(super) fn mirrors(mirrors: &[Mirror]) -> Vec<RequestMirrorPolicy> {
 /// Without a retry condition nothing is tried again; the policy is then there for the time limit of an attempt alone.
 pub(crate) fn retry(forward: &Forward) -> Option<RetryPolicy> {
     let limit = forward.timeouts.backend_request.map(duration);
-    let Some(Retry { attempts, codes, backoff }) = &forward.retry else {
-        return limit.map(|limit| RetryPolicy { per_try_timeout: Some(limit), ..RetryPolicy::default() });
+    let Retry { attempts, codes, pause, .. } = &forward.retry;
+    let (base_interval, max_interval) = match *pause {
+        Pause::AtLeast(pause) => (pause, pause),
+        Pause::Growing { base, most } => (base, most),
     };
     Some(RetryPolicy {
         retry_on: if codes.is_empty() { RETRY_ON } else { RETRY_ON_CODES }.to_owned(),
         num_retries: number(*attempts),
         retriable_status_codes: codes.iter().map(|code| u32::from(*code)).collect(),
-        retry_back_off: backoff.map(|pause| RetryBackOff { base_interval: Some(duration(pause)), max_interval: Some(duration(pause)) }),
+        retry_back_off: Some(RetryBackOff { base_interval: Some(duration(base_interval)), max_interval: Some(duration(max_interval)) }),
         per_try_timeout: limit,
         ..RetryPolicy::default()
     })

@@ -22,7 +22,7 @@ use lorica_model::snapshot::{
 };
 
 use super::{duration, envoy, filter, number};
-use crate::facts::{RouteFacts, metadata};
+use crate::facts::{AttemptFacts, RouteFacts, metadata};
 use crate::node::Dialect;
 
 /// What the names of clusters begin with that stand for backends which do not exist.
@@ -62,7 +62,8 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
         RuleAction::Respond(_) => None,
     };
     let cors = rule.filters.cors.clone();
-    let facts = RouteFacts { origin: (*rule.origin).clone(), prefix, path, cors, unanswered };
+    let attempt = rule.forward().filter(|_| unanswered.is_none()).map(AttemptFacts::of).unwrap_or_default();
+    let facts = RouteFacts { origin: (*rule.origin).clone(), prefix, path, cors, unanswered, attempt };
     let (request_headers_to_add, request_headers_to_remove) = filter::header_edits(&rule.filters.request);
     let (response_headers_to_add, response_headers_to_remove) = filter::header_edits(&rule.filters.response);
     Route {

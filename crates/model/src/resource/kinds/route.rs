@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::name::{Namespace, ObjectName, ServiceName};
-use crate::snapshot::{Cors, HeaderEdits, HostPattern, Retry, RouteMatch, Share};
+use crate::snapshot::{Cors, HeaderEdits, HostPattern, RouteMatch, Share};
 
 /// `HTTPRoute` and `GRPCRoute`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +97,18 @@ pub struct RouteRule {
     /// How long one attempt may take.
     pub backend_request_timeout: Option<Duration>,
     /// When a request is tried again.
-    pub retry: Option<Retry>,
+    pub retry: Option<RouteRetry>,
+}
+
+/// When a rule's requests are tried again, in the Gateway API's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteRetry {
+    /// How often, the first try not counted.
+    pub attempts: u32,
+    /// The answers after which it is.
+    pub codes: Vec<u16>,
+    /// How long to wait before each, at least.
+    pub backoff: Option<Duration>,
 }
 
 impl RouteRule {

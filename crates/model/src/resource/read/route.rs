@@ -6,11 +6,11 @@ use super::filter::filters;
 use super::matches::{route_match, route_match_of_grpc};
 use super::{hostname, port, reference};
 use crate::name::{Label, Namespace};
-use crate::resource::kinds::{BackendRef, HttpFilter, HttpRoute, ParentRef, PathModifier, RouteRule, TransportRoute, TransportRouteRule};
+use crate::resource::kinds::{BackendRef, HttpFilter, HttpRoute, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule};
 use crate::resource::reader::{Object, Reader};
 use crate::resource::tree::Node;
 use crate::resource::{GATEWAY_GROUP, Kind};
-use crate::snapshot::{HostPattern, PathMatch, Retry, RouteMatch};
+use crate::snapshot::{HostPattern, PathMatch, RouteMatch};
 
 pub(super) fn route(node: Node, of: Kind, own: &Namespace, reader: &mut Reader<'_>) -> Option<HttpRoute> {
     let what = if of == Kind::GrpcRoute { "a GRPCRoute's `spec`" } else { "an HTTPRoute's `spec`" };
@@ -137,7 +137,7 @@ pub(super) fn rule(node: Node, of: Kind, own: &Namespace, names: &mut Vec<String
         let codes = codes.collect();
         let attempts = attempts.and_then(|node| reader.number(&node, "`attempts`", 0..=100)).and_then(|count| u32::try_from(count).ok());
         let backoff = backoff.and_then(|node| duration(&node, reader));
-        rule.retry = Some(Retry { attempts: attempts.unwrap_or(1), codes, backoff });
+        rule.retry = Some(RouteRetry { attempts: attempts.unwrap_or(1), codes, backoff });
     }
     together(&rule, reader);
     Some(rule)
