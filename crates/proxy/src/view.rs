@@ -124,7 +124,7 @@ impl View {
     /// The view of `snapshot`, keeping what `before` knew.
     #[must_use]
     pub fn next(before: &Self, snapshot: Arc<Snapshot>, now: Instant) -> Self {
-        let live = endpoints::update(&before.live, &snapshot.endpoints, now);
+        let live = endpoints::update(&before.live, &snapshot.endpoints, &snapshot.outbound, now);
         let reach = |(port, unit): (&ServicePort, &Arc<OutboundUnit>)| {
             let live = live.get(port).cloned().unwrap_or_default();
             (port.clone(), Reach::next(before.reaches.get(port), unit, live))

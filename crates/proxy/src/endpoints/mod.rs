@@ -3,14 +3,17 @@
 //! In: endpoint sets as the control plane sends them, and the outcome of every call. Out: one endpoint a call. What is
 //! known of an endpoint outlives every change of routes. Counters are atomics that workers share; nothing here waits.
 
+pub mod health;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lorica_model::name::ServicePort;
-use lorica_model::snapshot::{Endpoint, EndpointSet};
+use lorica_model::snapshot::{Endpoint, EndpointSet, OutboundUnit, Traffic};
 
+use self::health::Health;
 use crate::config::MAX_ACTIVE_PER_ENDPOINT;
 
 /// The latency that an endpoint never called is taken to have: Linkerd's default.
@@ -24,6 +27,8 @@ const FAILURE_LATENCY: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct LiveSet {
     endpoints: Vec<Arc<LiveEndpoint>>,
+    /// What holds for calls to them.
+    traffic: Traffic,
 }
 
 /// One endpoint and what is known of it.
@@ -33,6 +38,8 @@ pub struct LiveEndpoint {
     pub endpoint: Endpoint,
     /// Tells endpoints apart in pools, for the life of the process.
     pub id: u64,
+    /// Whether it is to be called.
+    pub health: Health,
     active: AtomicU32,
     load: PeakEwma,
 }
@@ -40,13 +47,20 @@ pub struct LiveEndpoint {
 /// The live sets of all service ports, replaced as a whole when an endpoint set changes.
 pub type LiveSets = HashMap<ServicePort, Arc<LiveSet>>;
 
-/// The sets for `endpoints`, with what `before` knew of those that stay.
+/// The sets for `endpoints`, with what `before` knew of those that stay, and what the `units` say of calls to them.
 #[must_use]
-pub fn update(before: &LiveSets, endpoints: &HashMap<ServicePort, Arc<EndpointSet>>, now: Instant) -> LiveSets {
+pub fn update(
+    before: &LiveSets,
+    endpoints: &HashMap<ServicePort, Arc<EndpointSet>>,
+    units: &HashMap<ServicePort, Arc<OutboundUnit>>,
+    now: Instant,
+) -> LiveSets {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let set = |(port, set): (&ServicePort, &Arc<EndpointSet>)| {
         let known = before.get(port);
-        if let Some(known) = known.filter(|known| known.endpoints.iter().map(|live| &live.endpoint).eq(&set.endpoints)) {
+        let traffic = units.get(port).map(|unit| unit.cluster.traffic.clone()).unwrap_or_default();
+        let same = |known: &&Arc<LiveSet>| known.endpoints.iter().map(|live| &live.endpoint).eq(&set.endpoints) && known.traffic == traffic;
+        if let Some(known) = known.filter(same) {
             return (port.clone(), known.clone());
         }
         let live = set.endpoints.iter().map(|endpoint| {
@@ -55,12 +69,13 @@ pub fn update(before: &LiveSets, endpoints: &HashMap<ServicePort, Arc<EndpointSe
                 Arc::new(LiveEndpoint {
                     endpoint: endpoint.clone(),
                     id: NEXT.fetch_add(1, Ordering::Relaxed),
+                    health: Health::default(),
                     active: AtomicU32::new(0),
                     load: PeakEwma::new(now),
                 })
             })
         });
-        (port.clone(), Arc::new(LiveSet { endpoints: live.collect() }))
+        (port.clone(), Arc::new(LiveSet { endpoints: live.collect(), traffic }))
     };
     endpoints.iter().map(set).collect()
 }
@@ -226,7 +241,7 @@ mod tests {
         let endpoints = weights.iter().enumerate().map(endpoint).collect();
         let sets = HashMap::from([(port.clone(), Arc::new(EndpointSet { port: port.clone(), endpoints }))]);
         let now = Instant::now();
-        (update(&LiveSets::new(), &sets, now), port, now)
+        (update(&LiveSets::new(), &sets, &HashMap::new(), now), port, now)
     }
 
     #[test]
@@ -267,7 +282,7 @@ mod tests {
         let (sets, port, now) = set(&[1, 1]);
         let endpoints = |sets: &LiveSets| sets[&port].endpoints.iter().map(|live| live.id).collect::<Vec<_>>();
         let kept = EndpointSet { port: port.clone(), endpoints: vec![sets[&port].endpoints[1].endpoint.clone()] };
-        let after = update(&sets, &HashMap::from([(port.clone(), Arc::new(kept))]), now);
+        let after = update(&sets, &HashMap::from([(port.clone(), Arc::new(kept))]), &HashMap::new(), now);
         assert_eq!(endpoints(&after), endpoints(&sets)[1..]);
     }
 
