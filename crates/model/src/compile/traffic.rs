@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::World;
 use super::rules::age;
-use crate::name::{Namespace, ServicePort};
-use crate::resource::{Kind, Metadata, RouteRule, Service, Set, Settings, TrafficTarget};
+use crate::name::{Namespace, ObjectName, ServicePort};
+use crate::resource::{BackendRef, Kind, Metadata, RouteRule, Service, Set, Settings, TrafficTarget};
 use crate::snapshot::{
     Adaptive, Affinity, Algorithm, Balancing, Connections, DEFAULT_CONNECT_TIMEOUT, Ejection, FailurePercentage, Forward, HashOn,
     HealthCheck, HealthQuestion, Hedge, Limits, Nearness, Pause, Retry, RetryLimit, RetryOn, SlowStart, SuccessRate, Timeouts, Traffic,
@@ -35,43 +35,94 @@ impl Attempts {
     }
 }
 
+/// Who says what holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SaidBy {
+    /// Nobody: it holds without a policy.
+    Default,
+    /// The rule of the route itself.
+    Rule,
+    /// A TrafficPolicy, by namespace and name.
+    Policy(Namespace, ObjectName),
+}
+
 /// Who is told where each value came from.
 trait Listener {
-    fn chosen(&mut self, setting: &'static str, value: &dyn Shown, by: Option<&Metadata>);
+    fn chosen(&mut self, setting: &'static str, value: &dyn Shown, by: impl FnOnce() -> SaidBy);
 }
 
 impl Listener for () {
-    fn chosen(&mut self, _: &'static str, _: &dyn Shown, _: Option<&Metadata>) {}
+    fn chosen(&mut self, _: &'static str, _: &dyn Shown, _: impl FnOnce() -> SaidBy) {}
 }
 
-/// One setting as it holds for a service port.
+/// One setting as it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effective {
     /// Its path in a policy's `spec`.
     pub setting: &'static str,
     /// Its value, as one would write it.
     pub value: String,
-    /// The policy that decides on it; none: nobody wrote it.
-    pub by: Option<(Namespace, String)>,
+    /// Who says so.
+    pub by: SaidBy,
 }
 
 impl Listener for Vec<Effective> {
-    fn chosen(&mut self, setting: &'static str, value: &dyn Shown, by: Option<&Metadata>) {
-        let by = by.map(|metadata| (metadata.namespace.clone(), metadata.name.to_string()));
-        self.push(Effective { setting, value: value.shown(), by });
+    fn chosen(&mut self, setting: &'static str, value: &dyn Shown, by: impl FnOnce() -> SaidBy) {
+        self.push(Effective { setting, value: value.shown(), by: by() });
     }
 }
 
-/// Every setting as it holds for calls to a service port, without those of routes; none where there is no such port.
+/// What holds otherwise for requests by one rule of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EffectiveRule {
+    /// The route's kind.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: ObjectName,
+    /// Which of its rules, from 0.
+    pub index: usize,
+    /// The rule's name, where it has one.
+    pub rule: Option<String>,
+    /// What holds otherwise than for other calls to the service port.
+    pub settings: Vec<Effective>,
+}
+
+/// Every setting as it holds for calls to a service port, and what rules of routes that lead to it say otherwise; none where there is no such
+/// port.
 #[must_use]
-pub fn effective(world: &World<'_>, port: &ServicePort) -> Option<Vec<Effective>> {
+pub fn effective(world: &World<'_>, port: &ServicePort) -> Option<(Vec<Effective>, Vec<EffectiveRule>)> {
     world.port(port)?;
     let policies = Policies::of(world, port, None);
     let mut told = Vec::new();
     policies.traffic(&mut told);
     policies.chosen(&mut told, Settings::NAMES.connect, |settings| &settings.connect, DEFAULT_CONNECT_TIMEOUT);
     policies.attempts_told(None, &mut told);
-    Some(told)
+    told.sort_by_key(|one| one.setting);
+    let mut rules = Vec::new();
+    for (kind, route, spec) in world.resources.routes() {
+        let called = spec.parents.iter().find_map(|parent| {
+            let service = parent.object.service()?;
+            Some(ServicePort { service, port: parent.port.unwrap_or(port.port) })
+        });
+        for (index, rule) in spec.rules.iter().enumerate() {
+            let leads = |backend: &BackendRef| backend.object.service().as_ref() == Some(&port.service) && backend.port == Some(port.port);
+            if !rule.backends.iter().any(leads) {
+                continue;
+            }
+            let by = ByRule { kind, route, rule: rule.name.as_deref(), called: called.as_ref() };
+            let mut settings = Vec::new();
+            Policies::of(world, port, Some(by)).attempts_told(Some(rule), &mut settings);
+            settings.retain(|one| !told.iter().any(|known| known.setting == one.setting && known.value == one.value));
+            settings.sort_by_key(|one| one.setting);
+            if !settings.is_empty() {
+                let (namespace, name) = (route.namespace.clone(), route.name.clone());
+                rules.push(EffectiveRule { kind, namespace, name, index, rule: rule.name.clone(), settings });
+            }
+        }
+    }
+    Some((told, rules))
 }
 
 /// The policies that hold somewhere, the most specific first.
@@ -140,7 +191,7 @@ impl<'w> Policies<'w> {
             Some((value, by)) => (value.clone(), Some(by)),
             None => (default, None),
         };
-        told.chosen(name, &value, by);
+        told.chosen(name, &value, || by.map_or(SaidBy::Default, |by| SaidBy::Policy(by.namespace.clone(), by.name.clone())));
         value
     }
 
@@ -236,31 +287,46 @@ impl<'w> Policies<'w> {
                 self.chosen(told, names.$field, |settings| &settings.$field, $default)
             };
         }
+        // What the rule itself writes.
+        macro_rules! rule_or_choose {
+            ($written:expr, $field:ident, $default:expr) => {
+                match $written {
+                    Some(value) => {
+                        told.chosen(names.$field, &value, || SaidBy::Rule);
+                        value
+                    }
+                    None => choose!($field, $default),
+                }
+            };
+        }
         let default = Timeouts::default();
-        let request = choose!(request, default.request);
-        let backend_request = choose!(per_try, default.backend_request);
+        let limit = |written: Option<Duration>| written.map(|limit| Some(limit).filter(|limit| !limit.is_zero()));
         let timeouts = Timeouts {
-            request: limit(rule.and_then(|rule| rule.request_timeout), request),
-            backend_request: limit(rule.and_then(|rule| rule.backend_request_timeout), backend_request),
+            request: rule_or_choose!(limit(rule.and_then(|rule| rule.request_timeout)), request, default.request),
+            backend_request: rule_or_choose!(limit(rule.and_then(|rule| rule.backend_request_timeout)), per_try, default.backend_request),
             idle: choose!(idle, default.idle),
             stream: choose!(stream, default.stream),
         };
         let default = Retry::default();
         let written = rule.and_then(|rule| rule.retry.as_ref());
-        let attempts = choose!(retry_attempts, default.attempts);
+        let attempts = rule_or_choose!(written.map(|written| written.attempts), retry_attempts, default.attempts);
         let on = choose!(retry_on, default.on);
-        let codes = choose!(retry_codes, default.codes);
-        let (base, most) = match default.pause {
-            Pause::Growing { base, most } => (base, most),
-            Pause::AtLeast(pause) => (pause, pause),
+        let codes = rule_or_choose!(written.map(|written| written.codes.clone()), retry_codes, default.codes);
+        let pause = match (written.and_then(|written| written.backoff), default.pause) {
+            (Some(pause), _) | (None, Pause::AtLeast(pause)) => {
+                told.chosen(names.backoff_base, &pause, || SaidBy::Rule);
+                Pause::AtLeast(pause)
+            }
+            (None, Pause::Growing { base, most }) => {
+                let base = choose!(backoff_base, base);
+                Pause::Growing { base, most: choose!(backoff_most, most.max(base)).max(base) }
+            }
         };
-        let base = choose!(backoff_base, base);
-        let most = choose!(backoff_most, most.max(base));
         let retry = Retry {
-            attempts: written.map_or(attempts, |written| written.attempts),
+            attempts,
             on,
-            codes: written.map_or(codes, |written| written.codes.clone()),
-            pause: written.and_then(|written| written.backoff).map_or(Pause::Growing { base, most: most.max(base) }, Pause::AtLeast),
+            codes,
+            pause,
             non_idempotent: choose!(non_idempotent, default.non_idempotent),
             avoid_tried: choose!(avoid_tried, default.avoid_tried),
             retry_after_most: choose!(retry_after, default.retry_after_most),
@@ -271,11 +337,6 @@ impl<'w> Policies<'w> {
         };
         Attempts { timeouts, retry, hedge, hash: choose!(hash, Vec::new()), affinity: choose!(affinity, None) }
     }
-}
-
-/// What a rule writes goes first; 0 is no limit.
-fn limit(written: Option<Duration>, otherwise: Option<Duration>) -> Option<Duration> {
-    written.map_or(otherwise, |limit| Some(limit).filter(|limit| !limit.is_zero()))
 }
 
 /// Whether a target is a service port.
