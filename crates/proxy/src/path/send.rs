@@ -18,6 +18,7 @@ use super::respond::ALTERNATIVE;
 use super::time::Times;
 use super::way::Way;
 use crate::config::REPLAY_BYTES;
+use crate::endpoints::Active;
 use crate::wire::{Answer, Body, Frame, Outgoing, Responder, Sender, Tunnel, WireError};
 use crate::worker::Worker;
 
@@ -98,7 +99,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
         };
         let now = Instant::now();
         if let Some(active) = &picked.active {
-            active.answered(now);
+            active.answered(response.status, retry_after(&response), now);
         }
         record.response(&response, now);
         if again_after.contains(&response.status) {
@@ -109,7 +110,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
         match rest {
             Err(tunnel) => Some((response, tunnel)),
             Ok(download) => {
-                let mut changes = changes(way, head, &response, alternative);
+                let mut changes = changes(way, head, &response, picked.active.as_ref(), alternative);
                 let goes_on = way.grpc_web.is_none_or(|call| call.answer(&response, download.is_end(), &mut changes));
                 let download = if goes_on { download } else { Body::Empty };
                 let mut passing = pin!(pass(&response, &changes, download, way.grpc_web, slot, times, record));
@@ -135,7 +136,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
     };
     match (upgraded, slot.take()) {
         (Some((response, tunnel)), Some(responder)) => {
-            let changes = changes(way, head, &response, alternative);
+            let changes = changes(way, head, &response, picked.active.as_ref(), alternative);
             let client = responder.upgrade(head, upgrade.unwrap_or_default(), &response, &changes, body.take_source()).await;
             let client = client.map_err(|error| Failure::client(&error).answered())?;
             tunnelled(worker, client, tunnel, record).await
@@ -144,10 +145,13 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
     }
 }
 
-/// What changes in the answer.
-fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, alternative: Option<&str>) -> Edits {
+/// What changes in the answer that came from `active`.
+fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, active: Option<&Active>, alternative: Option<&str>) -> Edits {
     let changes = way.decided().map(|(rule, backend)| filter::response(head, rule, Some(backend), &response.fields));
     let mut changes = changes.unwrap_or_default();
+    if let Some(active) = active {
+        way.cookies(&active.live).for_each(|cookie| changes.add("set-cookie", cookie));
+    }
     if let Some(alternative) = alternative {
         changes.set(&response.fields, ALTERNATIVE, alternative);
     }
@@ -163,6 +167,11 @@ async fn tunnelled(worker: &Rc<Worker>, mut client: Tunnel, mut upstream: Tunnel
         None | Some(Reason::ClientClosed | Reason::UpstreamClosed) => Ok(()),
         Some(reason) => Err(Failure::from(reason).answered()),
     }
+}
+
+/// After how long an answer asks to try again. A date says nothing certain, as the clocks of two hosts differ.
+pub fn retry_after(response: &ResponseHead) -> Option<Duration> {
+    response.fields.get_str("retry-after")?.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// How long a tunnel may be silent: WebSockets ping, if at all, each minute or so.
