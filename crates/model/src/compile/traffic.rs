@@ -125,6 +125,12 @@ pub fn effective(world: &World<'_>, port: &ServicePort) -> Option<(Vec<Effective
     Some((told, rules))
 }
 
+/// Which of a service port's endpoints take calls.
+#[must_use]
+pub fn balancing(world: &World<'_>, port: &ServicePort) -> Balancing {
+    Policies::of(world, port, None).endpoints().balancing
+}
+
 /// The policies that hold somewhere, the most specific first.
 pub(super) struct Policies<'w> {
     chain: Vec<(&'w Metadata, &'w Settings)>,
