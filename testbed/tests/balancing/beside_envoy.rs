@@ -128,6 +128,15 @@ async fn an_envoy_shares_calls_between_levels_as_the_arithmetic_says() -> anyhow
         while envoy.counter(&counter).await? < gone {
             connection.send(super::get("/", &[])?).await?;
         }
+        // Envoy's worker hears of it a moment after it is counted.
+        let heard = eventually("no call goes to who is ejected", PATIENCE, || async {
+            let mut connection = HttpConnection::open(port.address()).await?;
+            for _ in 0..50 {
+                asked(&mut connection, "/", &[]).await?;
+            }
+            Ok(())
+        });
+        heard.await?;
         let mut counts = [0.0; 3];
         for _ in 0..CALLS as usize {
             let (echo, _) = asked(&mut connection, "/", &[]).await?;
