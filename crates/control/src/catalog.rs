@@ -132,7 +132,7 @@ impl Viewed {
         let world = self.published.world();
         let set = compile::endpoints(&world, port)?;
         Some(match self.dialect {
-            Dialect::Envoy => encode::endpoints_near(&set, &self.node.locality, &compile::balancing(&world, port)),
+            Dialect::Envoy => encode::endpoints_near(&set, &self.node.locality, &compile::traffic(&world, port).balancing),
             Dialect::Lorica | Dialect::Grpc => encode::endpoints(&set, self.dialect),
         })
     }

@@ -10,7 +10,9 @@ use std::time::Instant;
 
 use lorica_identity::{AcceptedIdentities, edge};
 use lorica_model::name::{Namespace, SUFFIX, ServiceName, ServicePort};
-use lorica_model::snapshot::{BackendTls, HostPattern, Listening, Locality, NameRecord, OutboundUnit, ServerTls, Snapshot, Terminated, TlsAction};
+use lorica_model::snapshot::{
+    BackendTls, HostPattern, Listening, Locality, NameRecord, OutboundUnit, ServerTls, Snapshot, Terminated, TlsAction,
+};
 #[cfg(feature = "http3")]
 use lorica_model::snapshot::{Certificate, TlsChain};
 use lorica_xds::client::Client;
@@ -137,8 +139,8 @@ impl Reach {
             return self.clone();
         }
         let same = |before: &&Arc<Self>| {
-            let same_others = before.failover.len() == failover.len()
-                && before.failover.iter().zip(&failover).all(|(old, new)| Arc::ptr_eq(old, new));
+            let same_others =
+                before.failover.len() == failover.len() && before.failover.iter().zip(&failover).all(|(old, new)| Arc::ptr_eq(old, new));
             same_others && Arc::ptr_eq(&before.unit, &self.unit) && Arc::ptr_eq(&before.live, &self.live)
         };
         before.filter(same).cloned().unwrap_or_else(|| {

@@ -45,7 +45,11 @@ async fn a_cookie_keeps_a_caller_with_its_endpoint() -> anyhow::Result<()> {
     let policy = "balancing: {algorithm: RoundRobin, affinity: {cookie: stay, ttl: 1h, path: /shop}}";
     mesh.apply(&service("web", policy)).await?;
     let ports = [Port::free()?, Port::free()?, Port::free()?];
-    let mut serving = ["one", "two", "three"].iter().zip(&ports).map(|(name, port)| Ok((*name, self::serving(&mesh, name, "web.shop", "eu/a", port)?))).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut serving = ["one", "two", "three"]
+        .iter()
+        .zip(&ports)
+        .map(|(name, port)| Ok((*name, self::serving(&mesh, name, "web.shop", "eu/a", port)?)))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     mesh.announced("web.shop", 3).await?;
     let local = Port::free()?;
     let client = calling(&mesh, "web.shop", &local)?;
@@ -94,7 +98,8 @@ async fn near_endpoints_take_calls_while_there_are_any() -> anyhow::Result<()> {
     let (three, _four) = (serving(&mesh, "three", "web.shop", region, &ports[2])?, serving(&mesh, "four", "web.shop", far, &ports[3])?);
     mesh.announced("web.shop", 4).await?;
     let status = mesh.status().await?;
-    let places: BTreeSet<&str> = status["proxies"].as_array().into_iter().flatten().filter_map(|proxy| proxy["locality"].as_str()).collect();
+    let places: BTreeSet<&str> =
+        status["proxies"].as_array().into_iter().flatten().filter_map(|proxy| proxy["locality"].as_str()).collect();
     assert_eq!(places, BTreeSet::from(["eu/a", "eu/b", "us/a"]));
     let local = Port::free()?;
     let _client = calling(&mesh, "web.shop", &local)?;

@@ -43,7 +43,9 @@ fn shown(status: &Status, now: Timestamp) -> String {
     // Most meshes run in one place, and need no column for it.
     let placed = status.proxies.iter().any(|proxy| proxy.locality.is_some());
     let locality = placed.then(|| "LOCALITY".to_owned());
-    table.set_header(["PROXY", "SERVICE", "SOFTWARE", "STATE", "PORTS", "CERTIFICATE", "LAST ACK"].map(str::to_owned).into_iter().chain(locality));
+    table.set_header(
+        ["PROXY", "SERVICE", "SOFTWARE", "STATE", "PORTS", "CERTIFICATE", "LAST ACK"].map(str::to_owned).into_iter().chain(locality),
+    );
     for proxy in &status.proxies {
         let locality = placed.then(|| proxy.locality.clone().unwrap_or_else(|| "-".to_owned()));
         table.add_row(row(proxy, now).into_iter().chain(locality));

@@ -125,10 +125,10 @@ pub fn effective(world: &World<'_>, port: &ServicePort) -> Option<(Vec<Effective
     Some((told, rules))
 }
 
-/// Which of a service port's endpoints take calls.
+/// What holds for calls to the endpoints of a service port.
 #[must_use]
-pub fn balancing(world: &World<'_>, port: &ServicePort) -> Balancing {
-    Policies::of(world, port, None).endpoints().balancing
+pub fn traffic(world: &World<'_>, port: &ServicePort) -> Traffic {
+    Policies::of(world, port, None).endpoints()
 }
 
 /// The policies that hold somewhere, the most specific first.

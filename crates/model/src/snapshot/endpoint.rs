@@ -71,7 +71,13 @@ impl Locality {
             Nearness::Anywhere => 0,
             Nearness::Region => u32::from(!near),
             Nearness::Zone if near && !self.zone.is_empty() && self.zone == other.zone => 0,
-            Nearness::Zone => if near { 1 } else { 2 },
+            Nearness::Zone => {
+                if near {
+                    1
+                } else {
+                    2
+                }
+            }
         }
     }
 }

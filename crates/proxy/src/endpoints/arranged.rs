@@ -41,11 +41,8 @@ impl Arranged {
         let is_available = |index: &u32| available.get(*index as usize).copied().unwrap_or_default();
         let arrangement = |members: &Vec<u32>| {
             let healthy: Vec<u32> = members.iter().copied().filter(is_available).collect();
-            let level = Level {
-                healthy: healthy.len(),
-                total: members.len(),
-                overprovisioning_percent: balancing.overprovisioning_percent,
-            };
+            let level =
+                Level { healthy: healthy.len(), total: members.len(), overprovisioning_percent: balancing.overprovisioning_percent };
             let healthy = Group::new(healthy, endpoints, balancing.algorithm);
             Arrangement { level, healthy, members: members.clone(), all: OnceLock::new() }
         };

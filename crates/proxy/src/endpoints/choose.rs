@@ -38,12 +38,7 @@ pub enum NoPick {
 ///
 /// # Errors
 /// [`NoPick`] where there is none.
-pub fn pick(
-    sets: &[&LiveSet],
-    wanted: Wanted<'_>,
-    now: Instant,
-    mut random: impl FnMut() -> f64,
-) -> Result<(usize, Active), NoPick> {
+pub fn pick(sets: &[&LiveSet], wanted: Wanted<'_>, now: Instant, mut random: impl FnMut() -> f64) -> Result<(usize, Active), NoPick> {
     // An endpoint in probation has its turn here, before all others: whose `try_probe()` says yes takes the call.
     let standing = Standing::of(sets);
     if let Some((set, live)) = wanted.stay.and_then(|token| standing.named(token, wanted.tried)) {

@@ -105,8 +105,7 @@ fn assert_shares(counts: &[usize], shares: &[f64]) {
 }
 
 const HASHED: [Algorithm; 2] = [Algorithm::RingHash { minimum_size: 65_536 }, Algorithm::Maglev { table_size: 65_537 }];
-const ALL: [Algorithm; 6] =
-    [Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::RoundRobin, Algorithm::Random, HASHED[0], HASHED[1]];
+const ALL: [Algorithm; 6] = [Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::RoundRobin, Algorithm::Random, HASHED[0], HASHED[1]];
 
 #[test]
 fn every_balancer_gives_each_endpoint_its_weight() {
@@ -375,7 +374,8 @@ fn a_service_without_endpoints_of_its_own_is_taken_over_at_once() {
 fn a_new_endpoint_is_led_up_to_its_share() {
     let slow_start = Some(SlowStart { window: Duration::from_secs(60), minimum_percent: 10 });
     for algorithm in [Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::RoundRobin, Algorithm::Random] {
-        let mut bench = Bench::of(vec![endpoint(0, 1, ""), endpoint(1, 1, "")], Balancing { algorithm, slow_start, ..Balancing::default() }, "");
+        let mut bench =
+            Bench::of(vec![endpoint(0, 1, ""), endpoint(1, 1, "")], Balancing { algorithm, slow_start, ..Balancing::default() }, "");
         // They came with their set: nobody could lead anything up.
         assert_shares(&bench.counts(30_000), &[1.0, 1.0]);
         bench.endpoints.push(endpoint(2, 1, ""));

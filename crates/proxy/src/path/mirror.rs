@@ -14,7 +14,8 @@ use tokio::time::timeout;
 
 use super::pick::{self, Tried};
 use super::replay::Replay;
-use super::send::{retry_after, upgrade};
+use super::retry::retry_after;
+use super::send::upgrade;
 use super::way::{Belonging, To, Way};
 use crate::view::Reach;
 use crate::wire::{Answer, Outgoing};

@@ -217,7 +217,11 @@ impl Connection<'_> {
         }
         self.subscribe();
         self.publish();
-        let named = response.resources.iter().map(|one| &one.name).filter(|name| matches!(kind, Kind::Route | Kind::Cluster) || name.starts_with(GATEWAY_PREFIX));
+        let named = response
+            .resources
+            .iter()
+            .map(|one| &one.name)
+            .filter(|name| matches!(kind, Kind::Route | Kind::Cluster) || name.starts_with(GATEWAY_PREFIX));
         let names: Vec<String> = named.filter(|name| self.known.is_behind(kind, name)).cloned().collect();
         if rejected.is_empty() && !names.is_empty() {
             self.deferred.push_back(Deferred { kind, nonce: response.nonce, names, until: Instant::now() + DEFERRAL });
