@@ -125,6 +125,12 @@ pub fn effective(world: &World<'_>, port: &ServicePort) -> Option<(Vec<Effective
     Some((told, rules))
 }
 
+/// What holds for calls to the endpoints of a service port.
+#[must_use]
+pub fn traffic(world: &World<'_>, port: &ServicePort) -> Traffic {
+    Policies::of(world, port, None).endpoints()
+}
+
 /// The policies that hold somewhere, the most specific first.
 pub(super) struct Policies<'w> {
     chain: Vec<(&'w Metadata, &'w Settings)>,

@@ -18,11 +18,12 @@ mod table;
 mod traffic;
 mod version;
 
+pub mod hash;
 pub mod route;
 
 pub use attempt::{Affinity, HashOn, Hedge, Pause, Retry, RetryOn, Timeouts};
 pub use egress::{EgressCaller, EgressHost, EgressRule, EgressUnit, Unlisted, Verdict, is_special, listed};
-pub use endpoint::{Endpoint, EndpointSet, Locality, Transport};
+pub use endpoint::{Endpoint, EndpointSet, Locality, LocalityError, Transport};
 pub use gateway::{
     BackendTls, Certificate, ClientValidation, GatewayUnit, HostPattern, Hosts, Listening, PrivateKey, ServerTls, Terminated, TlsAction,
     TlsChain, TransportRoute, VirtualHost, without_port,
