@@ -16,15 +16,18 @@ pub use check::{Options, check};
 pub use diagnostic::{Diagnostic, Severity};
 pub use kinds::{
     AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy, EgressTarget,
-    Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, Listener, ListenerProtocol, ListenerSet,
+    FaultPolicy, FaultTarget, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, Listener, ListenerProtocol, ListenerSet,
     ListenerTls, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget, ReferenceGrant, RouteRetry, RouteRule, Secret, Service,
     ServicePortSpec, Spec, Subset, TlsMode, TlsPolicyTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort,
 };
 pub use nearest::nearest;
+pub use check::over;
 pub use read::{ANY_SERVICE, Document, read, stored};
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +96,8 @@ kinds! {
     AuthenticationPolicy = "AuthenticationPolicy", LORICA_API, "authenticationpolicies", "authn";
     /// What may leave the mesh.
     EgressPolicy = "EgressPolicy", LORICA_API, "egresspolicies", "egress";
+    /// What is made to fail, for a test.
+    FaultPolicy = "FaultPolicy", LORICA_API, "faultpolicies", "fault";
     /// Who may refer to resources of another namespace.
     ReferenceGrant = "ReferenceGrant", GATEWAY_API, "referencegrants", "refgrant";
     /// TLS towards backends that are no part of the mesh.
@@ -332,6 +337,23 @@ impl Resources {
     pub fn egress(&self) -> impl Iterator<Item = (&Metadata, &EgressPolicy)> {
         self.of_kind(Kind::EgressPolicy)
             .filter_map(|resource| if let Spec::EgressPolicy(policy) = &resource.spec { Some((&resource.metadata, policy)) } else { None })
+    }
+
+    /// All fault policies.
+    pub fn faults(&self) -> impl Iterator<Item = (&Metadata, &FaultPolicy)> {
+        self.of_kind(Kind::FaultPolicy)
+            .filter_map(|resource| if let Spec::FaultPolicy(policy) = &resource.spec { Some((&resource.metadata, policy)) } else { None })
+    }
+
+    /// What of them is in force at `now`: all but the faults that are over.
+    #[must_use]
+    pub fn in_force(self: &Arc<Self>, now: SystemTime) -> Arc<Self> {
+        let is_over = |resource: &Resource| matches!(&resource.spec, Spec::FaultPolicy(policy) if policy.ends <= now);
+        if !self.of_kind(Kind::FaultPolicy).any(is_over) {
+            return self.clone();
+        }
+        let left = self.0.iter().filter(|(_, resource)| !is_over(resource));
+        Arc::new(Self(left.map(|(key, resource)| (key.clone(), resource.clone())).collect()))
     }
 
     /// All authentication policies.

@@ -1,8 +1,11 @@
 //! What only all resources together can tell: a change is held against the world it would make.
 
+mod fault;
 mod gateway;
 mod overlap;
 mod route;
+
+pub use fault::over;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -97,6 +100,7 @@ impl Checked<'_> {
                 }
             }
             Spec::EgressPolicy(policy) => self.egress(metadata, policy),
+            Spec::FaultPolicy(policy) => self.fault(metadata, policy),
             Spec::Gateway(gateway) => {
                 self.http3(gateway);
                 self.certificates(metadata, gateway.references());

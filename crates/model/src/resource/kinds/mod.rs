@@ -1,10 +1,12 @@
 //! What each kind means, checked: the only form in which the rest of the program sees a resource.
 
 mod egress;
+mod fault;
 mod gateway;
 mod route;
 
 pub use egress::{EgressAllow, EgressPolicy, EgressTarget};
+pub use fault::{FaultPolicy, FaultTarget};
 pub use gateway::{
     AllowedRoutes, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo,
     Listener, ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ReferenceGrant, Secret, TlsMode, TlsPolicyTarget, Validation,
@@ -28,6 +30,8 @@ pub enum Spec {
     AuthenticationPolicy(AuthenticationPolicy),
     /// `EgressPolicy`.
     EgressPolicy(EgressPolicy),
+    /// `FaultPolicy`.
+    FaultPolicy(FaultPolicy),
     /// `HTTPRoute`.
     HttpRoute(HttpRoute),
     /// `GRPCRoute`: its matches are those of the HTTP that gRPC is.
