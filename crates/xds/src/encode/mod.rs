@@ -10,6 +10,7 @@ mod cluster;
 mod egress;
 mod endpoint;
 mod envoy;
+mod fault;
 mod filter;
 mod gateway;
 mod inbound;
@@ -41,6 +42,7 @@ pub use names::names;
 
 pub(crate) use cluster::{LEAST_REQUEST, MUTUAL_TLS, PLAINTEXT, transport_match};
 pub(crate) use egress::{egress_listener, gateway_chain};
+pub(crate) use fault::per_backend;
 pub(crate) use filter::{CORS, GRPC_WEB, path_rewrite, per_filter, redirect, retry};
 pub(crate) use gateway::tcp_proxy;
 pub(crate) use inbound::inbound_chains;
@@ -87,6 +89,7 @@ impl<'a> Context<'a> {
 /// listener for others.
 #[must_use]
 pub fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'_>) -> Vec<Resource> {
+    let unit = &*fault::unit(unit, dialect, context.node);
     let mut version = Version::of(unit);
     let name = unit.port.to_string();
     let mut resources = Vec::with_capacity(4);
