@@ -1,6 +1,6 @@
 //! One exchange, top to bottom: a request that came in, what was decided about it, and the answer that went back.
 //!
-//! clean → route → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
+//! clean → route → fault → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
 //! written once, when the exchange is over or dropped.
 
 use std::rc::Rc;
@@ -15,6 +15,7 @@ use super::accept::Boxed;
 use super::caller::{Caller, Entry};
 use super::clean;
 use super::failure::Failure;
+use super::fault;
 use super::filter;
 use super::gateway;
 use super::mirror;
@@ -83,7 +84,7 @@ async fn pass<'x>(
     if let Entry::Gateway { tls, .. } = &caller.entry {
         clean::forwarded(head, &mut edits, caller.remote.ip(), *tls);
     }
-    let way = match decide(worker, caller, head).await? {
+    let mut way = match decide(worker, caller, head).await? {
         Decided::Way(way) => way,
         Decided::Answer(answer, rule) => {
             record.rule(&rule);
@@ -105,6 +106,9 @@ async fn pass<'x>(
             body.decode(decoder);
         }
         record.is_grpc();
+    }
+    if fault::request(worker, head, &mut way, responder, decided.as_ref(), alternative, record).await? {
+        return Ok(());
     }
     if let Some((rule, backend)) = way.decided() {
         filter::request(head, rule, backend, &mut edits);
@@ -129,7 +133,7 @@ async fn attempts<'x>(
 ) -> Result<(), Failure> {
     let retry = way.decided().and_then(|(rule, _)| rule.forward()).map(|forward| &forward.retry);
     let most = retry.map_or(MAX_ATTEMPTS, |retry| retry.attempts.saturating_add(1));
-    let mut now = record.begun();
+    let mut now = record.ready();
     let times = Times::begin(&way.timeouts, now.into());
     let mut tried = Tried::new();
     let mut attempt = 0;

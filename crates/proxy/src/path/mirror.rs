@@ -54,7 +54,14 @@ pub fn begin(worker: &Rc<Worker>, way: &Way, head: &RequestHead, edits: &Edits, 
     };
     let drawn = forward.mirrors.iter().filter(|mirror| mirror.share.takes(fastrand::f64()));
     let copy = |reach: Arc<Reach>| Copy {
-        way: Way { to: To::Endpoints(reach), protocol: way.protocol, timeouts: Timeouts::default(), rule: None, grpc_web: None },
+        way: Way {
+            to: To::Endpoints(reach),
+            protocol: way.protocol,
+            timeouts: Timeouts::default(),
+            rule: None,
+            grpc_web: None,
+            bytes_per_second: None,
+        },
         head: head.clone(),
         edits: edits.clone(),
     };

@@ -12,13 +12,13 @@ use super::filter;
 use super::grpc_web;
 use super::pick::Picked;
 use super::record::ExchangeRecord;
-use super::relay::{Read, relay};
+use super::relay::{Read, relay_at};
 use super::replay::Replay;
 use super::respond::ALTERNATIVE;
 use super::time::Times;
 use super::way::Way;
 use crate::config::REPLAY_BYTES;
-use crate::wire::{Answer, Body, Frame, Outgoing, Responder, Sender, Tunnel, WireError};
+use crate::wire::{Answer, Body, Frame, Outgoing, PacedBody, Responder, Sender, Tunnel, WireError};
 use crate::worker::Worker;
 
 /// What an attempt needs of its exchange.
@@ -111,7 +111,11 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
             Ok(download) => {
                 let mut changes = changes(way, head, &response, alternative);
                 let goes_on = way.grpc_web.is_none_or(|call| call.answer(&response, download.is_end(), &mut changes));
-                let download = if goes_on { download } else { Body::Empty };
+                let download = match way.bytes_per_second {
+                    _ if !goes_on => Body::Empty,
+                    None => download,
+                    Some(pace) => Body::Paced(Box::new(PacedBody::new(download, pace))),
+                };
                 let mut passing = pin!(pass(&response, &changes, download, way.grpc_web, slot, times, record));
                 loop {
                     tokio::select! {
@@ -138,7 +142,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
             let changes = changes(way, head, &response, alternative);
             let client = responder.upgrade(head, upgrade.unwrap_or_default(), &response, &changes, body.take_source()).await;
             let client = client.map_err(|error| Failure::client(&error).answered())?;
-            tunnelled(worker, client, tunnel, record).await
+            tunnelled(worker, client, tunnel, way.bytes_per_second, record).await
         }
         _ => Ok(()),
     }
@@ -155,8 +159,14 @@ fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, alternative: 
 }
 
 /// Bytes both ways until the end, as WebSocket wants.
-async fn tunnelled(worker: &Rc<Worker>, mut client: Tunnel, mut upstream: Tunnel, record: &mut ExchangeRecord<'_>) -> Result<(), Failure> {
-    let relayed = worker.until_ended(relay(&mut client, &mut upstream, Read::default(), Some(TUNNEL_IDLE))).await;
+async fn tunnelled(
+    worker: &Rc<Worker>,
+    mut client: Tunnel,
+    upstream: Tunnel,
+    pace: Option<u64>,
+    record: &mut ExchangeRecord<'_>,
+) -> Result<(), Failure> {
+    let relayed = worker.until_ended(relay_at(pace, &mut client, upstream, Read::default(), Some(TUNNEL_IDLE))).await;
     record.tunnelled(&relayed);
     match relayed.reason {
         // Either side of a WebSocket may simply close.

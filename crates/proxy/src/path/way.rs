@@ -36,6 +36,8 @@ pub struct Way {
     pub rule: Option<(Arc<HttpRule>, usize)>,
     /// What the caller asked for in gRPC-Web, and the backend is asked for in gRPC.
     pub grpc_web: Option<grpc_web::Call>,
+    /// How many bytes of the answer's body come in a second, where a fault slows it down.
+    pub bytes_per_second: Option<u64>,
 }
 
 impl Way {
@@ -115,14 +117,14 @@ pub fn by_rules(asked: Asked<'_>, table: &RuleTable, head: &RequestHead, random:
         None => beyond_gateway(declared, head),
     };
     let (to, rule) = (To::Endpoints(reached.clone()), Some((rule.clone(), drawn)));
-    Ok(Decided::Way(Way { to, protocol, timeouts: forward.timeouts, rule, grpc_web }))
+    Ok(Decided::Way(Way { to, protocol, timeouts: forward.timeouts, rule, grpc_web, bytes_per_second: None }))
 }
 
 /// The way of a request for the app's port.
 #[must_use]
 pub fn inbound(port: u16, declared: Protocol, caller: Option<Ipv4Addr>, head: &RequestHead) -> Way {
     let protocol = spoken(declared, head.version);
-    Way { to: To::App { port, caller }, protocol, timeouts: Timeouts::default(), rule: None, grpc_web: None }
+    Way { to: To::App { port, caller }, protocol, timeouts: Timeouts::default(), rule: None, grpc_web: None, bytes_per_second: None }
 }
 
 /// What is spoken onwards: HTTP/2 where the port is declared so, else what the caller speaks.
