@@ -12,7 +12,7 @@ mod read;
 mod reader;
 mod tree;
 
-pub use check::{Options, check};
+pub use check::{Options, beyond_envoy, check, over};
 pub use diagnostic::{Diagnostic, Severity};
 pub use kinds::{
     AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy, EgressTarget,
@@ -21,7 +21,6 @@ pub use kinds::{
     ServicePortSpec, Spec, Subset, TlsMode, TlsPolicyTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort,
 };
 pub use nearest::nearest;
-pub use check::over;
 pub use read::{ANY_SERVICE, Document, read, stored};
 
 use std::collections::BTreeMap;

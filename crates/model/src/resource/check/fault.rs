@@ -4,12 +4,12 @@ use std::time::SystemTime;
 
 use super::Checked;
 use crate::name::ServiceName;
-use crate::resource::diagnostic::Diagnostic;
+use crate::resource::diagnostic::{Diagnostic, Severity};
 use crate::resource::kinds::{FaultPolicy, FaultTarget, Spec};
 use crate::resource::nearest::nearest;
 use crate::resource::read::Document;
 use crate::resource::{Kind, Metadata};
-use crate::snapshot::{AbortAnswer, Protocol};
+use crate::snapshot::{AbortAnswer, DelayTime, Protocol};
 
 /// Faults of a change that are over at `now`, before they began. What is stored, or read from files again, may be: it does nothing any more.
 #[must_use]
@@ -22,6 +22,29 @@ pub fn over(change: &[Document], now: SystemTime, source: impl Fn(&str) -> Strin
             let wrong = Diagnostic::error(&document.file, &source(&document.file), policy.ends_span.clone(), message);
             found.push(wrong.hint("write a time to come, or say `lorica fault add … --for 10m`"));
         }
+    }
+    found
+}
+
+/// What of the faults of a change Envoys and clients of gRPC do not carry out as Lorica's proxies do: worth knowing where there are some.
+#[must_use]
+pub fn beyond_envoy(change: &[Document], source: impl Fn(&str) -> String) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for document in change {
+        let Spec::FaultPolicy(policy) = &document.resource.spec else { continue };
+        let drawn = policy.delay.is_some_and(|delay| !matches!(delay.time, DelayTime::Fixed(_)));
+        let parts = [
+            (policy.reset.is_some(), "reset nothing"),
+            (policy.dns.is_some(), "answer every name"),
+            (drawn, "delay by the mean alone"),
+        ];
+        let parts: Vec<&str> = parts.into_iter().filter_map(|(is_there, part)| is_there.then_some(part)).collect();
+        if parts.is_empty() {
+            continue;
+        }
+        let message = format!("Envoys and clients of gRPC, of which some are here, {}", parts.join(", "));
+        let told = Diagnostic::error(&document.file, &source(&document.file), document.name_span.clone(), message);
+        found.push(Diagnostic { severity: Severity::Warning, ..told.hint("docs/faults.md says what each carries out") });
     }
     found
 }

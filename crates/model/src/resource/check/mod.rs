@@ -5,7 +5,7 @@ mod gateway;
 mod overlap;
 mod route;
 
-pub use fault::over;
+pub use fault::{beyond_envoy, over};
 
 use std::collections::BTreeSet;
 use std::ops::Range;

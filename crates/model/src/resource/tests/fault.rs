@@ -99,6 +99,8 @@ fn a_fault_that_is_over_is_refused_at_the_door_and_no_part_of_the_world() {
     let told = over(&documents, end, |_| text.clone());
     insta::assert_snapshot!(rendered(&told, &text));
     assert!(over(&documents, end - Duration::from_nanos(1), |_| text.clone()).is_empty());
+    let told = beyond_envoy(&documents, |_| text.clone());
+    assert!(matches!(told.as_slice(), [one] if one.severity == Severity::Warning && one.message.ends_with("reset nothing")), "{told:?}");
 
     let mut resources = Resources::default();
     taken(&(text + "---\n" + &service("recording", "{port: 80}"))).into_iter().for_each(|resource| drop(resources.insert(resource)));
