@@ -359,6 +359,39 @@ mod tests {
         assert_eq!(met(&faults, call, before(), &[0.5]), Injected::default());
     }
 
+    /// Numbers uniform in 0..1, the same each time (SplitMix64).
+    fn numbers(mut seed: u64) -> impl FnMut() -> f64 {
+        move || {
+            seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            #[allow(clippy::cast_precision_loss)]
+            let number = ((mixed ^ (mixed >> 31)) >> 11) as f64;
+            number / (1_u64 << 53) as f64
+        }
+    }
+
+    #[test]
+    fn shares_are_met_as_often_as_they_say_and_each_by_itself() {
+        const CALLS: u32 = 200_000;
+        let (namespace, account) = (Namespace::new("contact").unwrap(), Label::new("routing").unwrap());
+        let delay = Some(Delay { share: Share(300_000), time: DelayTime::Fixed(Duration::from_secs(1)) });
+        let faults = [Fault { delay, abort: abort(Share(200_000)), ..fault("a") }];
+        let head = head(&[]);
+        let mut random = numbers(7);
+        let mut met = [[0_u32; 2]; 2];
+        for _ in 0..CALLS {
+            let caller = FaultCaller { namespace: &namespace, account: &account };
+            let injected = inject(&faults, FaultCall::Request { head: &head, to: None }, caller, before(), &mut random);
+            met[usize::from(injected.delay.is_some())][usize::from(injected.end.is_some())] += 1;
+        }
+        // Chi-square of the four outcomes, of which three are free: above 16.27 is one in a thousand.
+        let expected = [[0.7 * 0.8, 0.7 * 0.2], [0.3 * 0.8, 0.3 * 0.2]].map(|row| row.map(|share| share * f64::from(CALLS)));
+        let of = |row: usize, column: usize| (f64::from(met[row][column]) - expected[row][column]).powi(2) / expected[row][column];
+        let chi_square = of(0, 0) + of(0, 1) + of(1, 0) + of(1, 1);
+        assert!(chi_square < 16.27, "{chi_square}: {met:?}");
+    }
+
     #[test]
     fn only_whom_it_names_meets_it() {
         let port = |text: &str| text.parse::<ServicePort>().unwrap();
