@@ -116,7 +116,8 @@ pub enum AbortAnswer {
 }
 
 impl AbortAnswer {
-    /// The status that callers of HTTP get; for one of gRPC, the one that Google's APIs map it to (google.rpc.Code), as Envoy does.
+    /// The status that callers of HTTP get; for one of gRPC, the one that Google's APIs map it to (google.rpc.Code). Envoy answers 200 then, which
+    /// no caller would take for a failure.
     #[must_use]
     pub const fn http(self) -> u16 {
         match self {
