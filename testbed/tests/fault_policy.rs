@@ -91,7 +91,9 @@ async fn an_abort_is_told_for_what_it_is() -> anyhow::Result<()> {
     let reply = trial.get("/a").await?;
     assert_eq!((reply.status.as_u16(), reply.header("x-lorica-reason")), (418, Some("fault_injected")), "{}", reply.text());
     let line = trial.proxy.running.line("\"path\":\"/a\"").await?;
-    for part in ["\"response_code\":418", "\"response_flags\":\"FI\"", "\"reason\":\"fault_injected\"", "\"fault\":\"FaultPolicy/trial.shop\""] {
+    for part in
+        ["\"response_code\":418", "\"response_flags\":\"FI\"", "\"reason\":\"fault_injected\"", "\"fault\":\"FaultPolicy/trial.shop\""]
+    {
         assert!(line.contains(part), "{part}: {line}");
     }
     // One of gRPC gets a status of its own kind: 418 is none that its clients know.
@@ -165,7 +167,8 @@ async fn a_caller_that_does_not_wait_is_not_waited_for() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn only_whom_it_names_meets_it() -> anyhow::Result<()> {
-    let trial = Trial::start("abort: {httpStatus: 503}, match: {headers: [{name: X-Test, value: '[1-3]', type: RegularExpression}]}").await?;
+    let trial =
+        Trial::start("abort: {httpStatus: 503}, match: {headers: [{name: X-Test, value: '[1-3]', type: RegularExpression}]}").await?;
     for (value, status) in [("1", 503), ("3", 503), ("4", 200), ("11", 200)] {
         let reply = http_send(trial.proxy.address(), with_header("x-test", value)?).await?;
         assert_eq!(reply.status, status, "{value}");
@@ -173,7 +176,8 @@ async fn only_whom_it_names_meets_it() -> anyhow::Result<()> {
     assert_eq!(trial.get("/").await?.status, 200);
     trial.finish().await?;
     // Without an identity it is the account `default` of its namespace.
-    for (callers, status) in [("{account: default}", 503), ("{account: cart}", 200), ("{namespace: bank}", 200), ("{namespace: shop}", 503)] {
+    for (callers, status) in [("{account: default}", 503), ("{account: cart}", 200), ("{namespace: bank}", 200), ("{namespace: shop}", 503)]
+    {
         let trial = Trial::start(&format!("abort: {{httpStatus: 503}}, match: {{callers: [{callers}]}}")).await?;
         assert_eq!(trial.get("/").await?.status, status, "{callers}");
         trial.finish().await?;
@@ -211,7 +215,8 @@ spec:
 ";
     let text = files(trial.app.address(), trial.app.address(), "abort: {httpStatus: 503}") + route;
     trial.mesh.write("mesh.yaml", text)?;
-    let again = Proxy::start(&trial.mesh, ["--config", "mesh.yaml", "--access-log", "stdout", "--upstream", "web.shop:80=127.0.0.1:0"]).await?;
+    let again =
+        Proxy::start(&trial.mesh, ["--config", "mesh.yaml", "--access-log", "stdout", "--upstream", "web.shop:80=127.0.0.1:0"]).await?;
     assert_eq!(http_get(again.address(), "web.shop", "/once").await?.status, 503);
     let line = again.running.line("\"path\":\"/once\"").await?;
     assert!(line.contains("HTTPRoute/again.shop") && line.contains("\"attempts\":0"), "{line}");
@@ -398,12 +403,15 @@ async fn an_envoy_makes_the_same_faults() -> anyhow::Result<()> {
     }
 
     // Every status of each kind means to both what it means to one.
-    for status in ["httpStatus: 400", "httpStatus: 404", "httpStatus: 418", "grpcStatus: 1", "grpcStatus: 5", "grpcStatus: 8", "grpcStatus: 13"] {
+    for status in
+        ["httpStatus: 400", "httpStatus: 404", "httpStatus: 418", "grpcStatus: 1", "grpcStatus: 5", "grpcStatus: 8", "grpcStatus: 13"]
+    {
         let applied = both.mesh.apply(&fault(&format!("{target}, abort: {{{status}}}"))).await?;
         ensure!(applied.stdout.contains("2 of 2"), "{}", applied.stdout);
         let [lorica, envoy] = both.local;
         let told = async |address| {
-            let (plain, call) = (http_get(address, "recording.contact", "/").await?, http2_send(address, grpc("recording.contact")?).await?);
+            let (plain, call) =
+                (http_get(address, "recording.contact", "/").await?, http2_send(address, grpc("recording.contact")?).await?);
             anyhow::Ok((plain.status.as_u16(), call.status.as_u16(), call.header("grpc-status").map(str::to_owned)))
         };
         let mut expected = told(lorica).await?;
@@ -421,14 +429,20 @@ async fn an_envoy_makes_the_same_faults() -> anyhow::Result<()> {
     }
 
     // By header, and by caller: Envoy is told of the faults alone that its own calls meet.
-    both.apply(&fault(&format!("{target}, abort: {{httpStatus: 500}}, match: {{headers: [{{name: x-test, value: '1'}}]}}")), &[200]).await?;
+    both.apply(&fault(&format!("{target}, abort: {{httpStatus: 500}}, match: {{headers: [{{name: x-test, value: '1'}}]}}")), &[200])
+        .await?;
     for address in both.local {
         let request = |value: &str| Request::get("/").header("host", "recording.contact").header("x-test", value).body(Full::default());
         assert_eq!(http_send(address, request("1")?).await?.status, 500, "{address}");
         assert_eq!(http_send(address, request("2")?).await?.status, 200, "{address}");
     }
-    both.apply(&fault(&format!("{target}, abort: {{httpStatus: 501}}, match: {{callers: [{{namespace: shop, account: default}}]}}")), &[501]).await?;
-    both.apply(&fault(&format!("{target}, abort: {{httpStatus: 502}}, match: {{callers: [{{namespace: shop, account: cart}}]}}")), &[200]).await?;
+    both.apply(
+        &fault(&format!("{target}, abort: {{httpStatus: 501}}, match: {{callers: [{{namespace: shop, account: default}}]}}")),
+        &[501],
+    )
+    .await?;
+    both.apply(&fault(&format!("{target}, abort: {{httpStatus: 502}}, match: {{callers: [{{namespace: shop, account: cart}}]}}")), &[200])
+        .await?;
 
     both.apply(&fault(&format!("{target}, delay: {{fixed: 5ms}}")), &[200]).await?;
     eventually("Envoy counts delays", PATIENCE, || async {

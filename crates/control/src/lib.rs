@@ -90,7 +90,12 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
         socket: config.socket,
     });
     let listener = serve::bind(&control.socket).await.with_context(|| format!("{} cannot be served", control.socket.display()))?;
-    let tasks = [tokio::spawn(issuer.keep_fresh(store.clone())), tokio::spawn(expire(mesh.clone())), tokio::spawn(end_faults(mesh.clone())), tokio::spawn(catch_up(mesh))];
+    let tasks = [
+        tokio::spawn(issuer.keep_fresh(store.clone())),
+        tokio::spawn(expire(mesh.clone())),
+        tokio::spawn(end_faults(mesh.clone())),
+        tokio::spawn(catch_up(mesh)),
+    ];
     ready(&trust_domain);
     serve::serve(listener, control.clone(), shutdown).await;
     tasks.iter().for_each(tokio::task::JoinHandle::abort);

@@ -213,7 +213,14 @@ impl Mesh {
             behind: false,
             ended: false,
         };
-        Ok(Arc::new(Self { store, writing: Mutex::new(()), state: Mutex::new(state), behind: Notify::new(), faults: Notify::new(), said: Notify::new() }))
+        Ok(Arc::new(Self {
+            store,
+            writing: Mutex::new(()),
+            state: Mutex::new(state),
+            behind: Notify::new(),
+            faults: Notify::new(),
+            said: Notify::new(),
+        }))
     }
 
     fn writing(&self) -> MutexGuard<'_, ()> {

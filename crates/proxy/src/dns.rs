@@ -383,9 +383,11 @@ mod tests {
             let outcome = answer(&message.to_vec().unwrap(), &view(), &Namespace::new("contact").unwrap(), false, false, fault);
             (outcome, asked)
         };
-        for (given, expected) in
-            [(NameAnswer::ServerFailure, Some(ResponseCode::ServFail)), (NameAnswer::NoSuchName, Some(ResponseCode::NXDomain)), (NameAnswer::Timeout, None)]
-        {
+        for (given, expected) in [
+            (NameAnswer::ServerFailure, Some(ResponseCode::ServFail)),
+            (NameAnswer::NoSuchName, Some(ResponseCode::NXDomain)),
+            (NameAnswer::Timeout, None),
+        ] {
             for kind in [RecordType::A, RecordType::AAAA] {
                 let (Outcome::Fault(reply), asked) = ask("recording.", kind, Some(given)) else { panic!("{given:?}") };
                 assert_eq!(reply.map(|reply| Message::from_vec(&reply).unwrap().metadata.response_code), expected);

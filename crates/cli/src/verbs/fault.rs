@@ -290,7 +290,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_refused_at_once() {
-        for words in ["recording", "recording --abort 600", "recording --reset --percent 101", "recording --reset --for 25h", "recording --abort 503 --abort-grpc 14"] {
+        for words in [
+            "recording",
+            "recording --abort 600",
+            "recording --reset --percent 101",
+            "recording --reset --for 25h",
+            "recording --abort 503 --abort-grpc 14",
+        ] {
             let words = ["lorica", "fault", "add"].into_iter().chain(words.split_whitespace());
             assert!(Cli::try_parse_from(words.clone()).is_err(), "{words:?}");
         }
@@ -304,7 +310,8 @@ mod tests {
         ];
         let at = |time: &str| shown(&items, time.parse().unwrap());
         let table = at("2026-11-30T11:55:30Z");
-        let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()).collect();
+        let lines: Vec<Vec<&str>> =
+            table.lines().map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()).collect();
         assert_eq!(lines[0], ["NAMESPACE", "NAME", "ABOUT", "WHAT", "FOR", "LEFT"]);
         assert_eq!(
             lines[1],
@@ -317,8 +324,10 @@ mod tests {
 
     #[test]
     fn a_policy_is_meant_by_its_name_or_its_service() {
-        let items = [made("recording.contact --reset"), made("agents.contact --reset --name a"), made("agents.contact --dns timeout --name b")];
-        let names = |name: &str| named(&items, &name.parse().unwrap()).map(|all| all.iter().map(|one| one.name.to_string()).collect::<Vec<_>>());
+        let items =
+            [made("recording.contact --reset"), made("agents.contact --reset --name a"), made("agents.contact --dns timeout --name b")];
+        let names =
+            |name: &str| named(&items, &name.parse().unwrap()).map(|all| all.iter().map(|one| one.name.to_string()).collect::<Vec<_>>());
         assert_eq!(names("recording.contact").unwrap(), ["recording"]);
         assert_eq!(names("a.contact").unwrap(), ["a"]);
         assert_eq!(names("agents.contact").unwrap(), ["a", "b"]);

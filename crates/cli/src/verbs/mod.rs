@@ -3,6 +3,7 @@
 mod apply;
 mod completions;
 mod delete;
+mod effective;
 mod fault;
 mod get;
 mod refused;

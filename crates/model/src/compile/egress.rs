@@ -7,10 +7,10 @@ use crate::name::{GatewayName, Label, Namespace, ServiceName, ServicePort, Workl
 use crate::resource::{EgressAllow, EgressPolicy, EgressTarget, Kind, ListenerProtocol, Metadata, ObjectRef};
 use crate::snapshot::{Backend, EgressCaller, EgressRule, EgressUnit, Origin, Unlisted};
 
-use super::{World, fault};
 use super::listeners::{Bound, Frame};
 use super::reference::Problem;
 use super::rules::age;
+use super::{World, fault};
 
 /// A policy with what tells it apart.
 type Policy<'w> = (&'w Metadata, &'w EgressPolicy);

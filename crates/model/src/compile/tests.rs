@@ -4,6 +4,7 @@
 
 mod edge;
 mod fault;
+mod traffic;
 
 use proptest::prelude::*;
 

@@ -414,7 +414,7 @@ mod tests {
         }
         // Of bytes nothing is known that a header could say, and nothing can be answered.
         let reset = Fault { reset: Some(Share::ALL), ..full.clone() };
-        assert_eq!(met(&[reset.clone()], FaultCall::Bytes, before(), &[0.0]).end, Some(InjectedEnd::Reset));
+        assert_eq!(met(std::slice::from_ref(&reset), FaultCall::Bytes, before(), &[0.0]).end, Some(InjectedEnd::Reset));
         assert_eq!(met(&[Fault { headers: vec![header], ..reset }], FaultCall::Bytes, before(), &[]), Injected::default());
         assert_eq!(met(&[full], FaultCall::Bytes, before(), &[]), Injected::default());
     }

@@ -3,13 +3,13 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use lorica_model::head::RequestHead;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Fault, FaultCall, FaultCaller, Injected, InjectedEnd, Origin, inject};
 use lorica_observe::metrics::OwnMetric;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
 use super::exchange::ByRule;
 use super::failure::Failure;
@@ -19,14 +19,16 @@ use super::way::{To, Way};
 use crate::wire::Responder;
 use crate::worker::Worker;
 
-/// Lets a request meet the faults of its rule. True: it was answered or reset, and is over.
+/// Lets a request meet the faults of its rule. True: it was answered or reset, and is over. `deadline`: when it must be over.
 ///
 /// # Errors
-/// Where the caller goes away while it waits.
+/// Where the caller goes away while it waits, or its time is over.
+#[expect(clippy::too_many_arguments, reason = "what an exchange holds, borrowed apart")]
 pub async fn request(
     worker: &Rc<Worker>,
     head: &RequestHead,
     way: &mut Way,
+    deadline: Option<Instant>,
     slot: &mut Option<Responder>,
     decided: Option<&ByRule>,
     alternative: Option<&str>,
@@ -44,9 +46,14 @@ pub async fn request(
     let gone = || Failure::from(Reason::ClientClosed).answered();
     if let Some(delay) = delay {
         let responder = slot.as_mut().ok_or_else(gone)?;
+        let over = deadline.filter(|deadline| *deadline < Instant::now() + delay);
+        let until = over.unwrap_or_else(|| Instant::now() + delay);
         tokio::select! {
-            () = sleep(delay) => {}
+            () = sleep_until(until.into()) => {}
             () = responder.gone() => return Err(Failure::new(Reason::ClientClosed, "it went away while a fault held it up")),
+        }
+        if over.is_some() {
+            return Err(Failure::new(Reason::RequestTimeout, "its time was over while a fault held it up"));
         }
         record.held_up();
     }

@@ -319,6 +319,12 @@ impl<'x> ExchangeRecord<'x> {
         self.open.record.route = Some(Route::Rule(rule.origin.clone()));
     }
 
+    /// When it began.
+    #[must_use]
+    pub fn begun(&self) -> Instant {
+        self.open.begun
+    }
+
     /// It meets a fault of this policy, which delays it or does not.
     pub fn fault(&mut self, by: &Arc<Origin>, delayed: bool) {
         self.open.fault(by, delayed);

@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::config::route::v3::{
     query_parameter_matcher::QueryParameterMatchSpecifier,
     redirect_action::{RedirectResponseCode, SchemeRewriteSpecifier},
     route::Action,
-    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy},
+    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration, RequestMirrorPolicy},
     route_match::PathSpecifier,
     weighted_cluster::{ClusterWeight, cluster_weight},
 };
@@ -20,13 +20,13 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, s
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 use envoy_types::pb::google::protobuf::Any;
 use lorica_model::snapshot::{
-    Action as RuleAction, Backend, Fault as MadeFault, FieldMatch, Filters, Forward, HeaderEdits, HttpRule, Mirror, PathEdit, PathMatch, Pattern, Redirect,
-    RouteMatch, Share, Timeouts, ValueMatch, WeightedBackend,
+    Action as RuleAction, Backend, Fault as MadeFault, FieldMatch, Filters, Forward, HeaderEdits, HttpRule, Mirror, PathEdit, PathMatch,
+    Pattern, Redirect, RouteMatch, Share, Timeouts, ValueMatch, WeightedBackend,
 };
 
-use super::{At, Fault, Rejected, apart, facts, limit, open, present, service_port};
+use super::{At, Fault, Rejected, apart, duration, facts, limit, open, present, service_port};
 use crate::Kind;
-use crate::encode::{GRPC_WEB, MISSING_PREFIX, path_specifier, per_backend, per_filter, redirect as encode_redirect, retry as encode_retry};
+use crate::encode::{AttemptFields, GRPC_WEB, MISSING_PREFIX, path_specifier, per_backend, per_filter, redirect as encode_redirect};
 use crate::facts::{AttemptFacts, RouteFacts};
 
 /// Reads the rules of a service port, in order.
@@ -267,11 +267,11 @@ fn forward(
 ) -> Result<Forward, Fault> {
     apart!(at, action => RouteAction {
         cluster_not_found_response_code, timeout, idle_timeout, retry_policy, cluster_specifier, prefix_rewrite, regex_rewrite,
-        request_mirror_policies, host_rewrite_specifier,
+        request_mirror_policies, host_rewrite_specifier, hash_policy, hedge_policy, max_stream_duration,
     } unset {
         metadata_match, path_rewrite_policy, path_rewrite, append_x_forwarded_host, flush_timeout, early_data_policy,
-        retry_policy_typed_config, priority, rate_limits, include_vh_rate_limits, hash_policy, cors, max_grpc_timeout, grpc_timeout_offset,
-        upgrade_configs, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy, max_stream_duration,
+        retry_policy_typed_config, priority, rate_limits, include_vh_rate_limits, cors, max_grpc_timeout, grpc_timeout_offset,
+        upgrade_configs, internal_redirect_policy, internal_redirect_action, max_internal_redirects,
     });
     let backends = match present(&at.field("cluster_specifier"), cluster_specifier)? {
         ClusterSpecifier::Cluster(name) => vec![WeightedBackend::plain(1, backend(&at.field("cluster"), &name)?)],
@@ -301,11 +301,20 @@ fn forward(
         request: limit(&at.field("timeout"), timeout)?,
         backend_request,
         idle: limit(&at.field("idle_timeout"), idle_timeout)?,
-        stream: None,
+        stream: stream_limit(at, max_stream_duration.clone())?,
     };
     let forward = Forward { backends, timeouts, path, host, mirrors, retry: retry.unwrap_or_default(), hedge, hash, affinity, faults };
-    at.equal("retry_policy", &retry_policy, &encode_retry(&forward))?;
+    let said = AttemptFields::of(&forward);
+    at.equal("retry_policy", &retry_policy, &said.retry_policy)?;
+    at.equal("hedge_policy", &hedge_policy, &said.hedge_policy)?;
+    at.equal("hash_policy", &hash_policy, &said.hash_policy)?;
+    at.equal("max_stream_duration", &max_stream_duration, &said.max_stream_duration)?;
     Ok(forward)
+}
+
+fn stream_limit(at: &At<'_>, limits: Option<MaxStreamDuration>) -> Result<Option<std::time::Duration>, Fault> {
+    let limit = limits.and_then(|limits| limits.max_stream_duration);
+    limit.map(|limit| duration(&at.field("max_stream_duration").field("max_stream_duration"), limit)).transpose()
 }
 
 fn mirror(at: &At<'_>, policy: RequestMirrorPolicy) -> Result<Mirror, Fault> {

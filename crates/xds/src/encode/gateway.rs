@@ -42,7 +42,7 @@ use super::certificate::{by_name, certificate, inline, shown};
 use super::egress::gateway_chain;
 use super::listener::{grpc_web_filter, listener_filter, manager, network_filter};
 use super::route::{cluster_name, host};
-use super::{Context, MISSING_PREFIX, fault, address as socket, ads, yes};
+use super::{Context, MISSING_PREFIX, address as socket, ads, fault, yes};
 use crate::facts::{EgressFacts, TransportFacts, metadata};
 use crate::node::Dialect;
 use crate::resource::pack;

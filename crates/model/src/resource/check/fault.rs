@@ -33,11 +33,8 @@ pub fn beyond_envoy(change: &[Document], source: impl Fn(&str) -> String) -> Vec
     for document in change {
         let Spec::FaultPolicy(policy) = &document.resource.spec else { continue };
         let drawn = policy.delay.is_some_and(|delay| !matches!(delay.time, DelayTime::Fixed(_)));
-        let parts = [
-            (policy.reset.is_some(), "reset nothing"),
-            (policy.dns.is_some(), "answer every name"),
-            (drawn, "delay by the mean alone"),
-        ];
+        let parts =
+            [(policy.reset.is_some(), "reset nothing"), (policy.dns.is_some(), "answer every name"), (drawn, "delay by the mean alone")];
         let parts: Vec<&str> = parts.into_iter().filter_map(|(is_there, part)| is_there.then_some(part)).collect();
         if parts.is_empty() {
             continue;
@@ -78,7 +75,8 @@ impl Checked<'_> {
             }
         }
         if policy.dns.is_some() && !policy.headers.is_empty() {
-            let wrong = self.wrong(&policy.dns_span, "a question for a name has no headers, so `match.headers` never holds for it".to_owned());
+            let wrong =
+                self.wrong(&policy.dns_span, "a question for a name has no headers, so `match.headers` never holds for it".to_owned());
             self.found.push(wrong.hint("put `dns` into a FaultPolicy of its own"));
         }
         let may_be_grpc = |protocol: &Protocol| matches!(protocol, Protocol::Grpc | Protocol::Http2 | Protocol::Detect);
@@ -100,7 +98,8 @@ impl Checked<'_> {
             self.found.push(wrong);
         } else if let Some(field) = policy.headers.first() {
             let span = self.document.name_span.clone();
-            let message = format!("`{service}` is declared as tcp: no connection has the header `{}`, so the fault would never be met", field.name);
+            let message =
+                format!("`{service}` is declared as tcp: no connection has the header `{}`, so the fault would never be met", field.name);
             let wrong = self.wrong(&span, message).hint("leave `match.headers` out, or declare the port as http");
             self.found.push(wrong);
         }

@@ -4,6 +4,7 @@ mod fault;
 mod gateway;
 mod overlap;
 mod route;
+mod traffic;
 
 pub use fault::{beyond_envoy, over};
 
@@ -99,6 +100,7 @@ impl Checked<'_> {
                     self.service(&ServiceName::new(metadata.namespace.clone(), target.name.clone()), &target.span);
                 }
             }
+            Spec::TrafficPolicy(policy) => self.traffic(metadata, policy),
             Spec::EgressPolicy(policy) => self.egress(metadata, policy),
             Spec::FaultPolicy(policy) => self.fault(metadata, policy),
             Spec::Gateway(gateway) => {

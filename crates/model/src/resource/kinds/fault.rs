@@ -73,8 +73,6 @@ impl FaultPolicy {
     /// Whether requests are meant that the rules of this route take.
     #[must_use]
     pub fn is_about_route(&self, route: (&str, &str)) -> bool {
-        self.targets.iter().any(|target| {
-            matches!(target, FaultTarget::Route { kind, name, .. } if (kind.as_str(), name.as_str()) == route)
-        })
+        self.targets.iter().any(|target| matches!(target, FaultTarget::Route { kind, name, .. } if (kind.as_str(), name.as_str()) == route))
     }
 }

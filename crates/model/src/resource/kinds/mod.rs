@@ -4,6 +4,7 @@ mod egress;
 mod fault;
 mod gateway;
 mod route;
+mod traffic;
 
 pub use egress::{EgressAllow, EgressPolicy, EgressTarget};
 pub use fault::{FaultPolicy, FaultTarget};
@@ -11,7 +12,11 @@ pub use gateway::{
     AllowedRoutes, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo,
     Listener, ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ReferenceGrant, Secret, TlsMode, TlsPolicyTarget, Validation,
 };
-pub use route::{BackendRef, HttpFilter, HttpRoute, ObjectRef, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule};
+pub use route::{
+    BackendRef, HttpFilter, HttpRoute, ObjectRef, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule,
+};
+
+pub use traffic::{About, Set, SettingNames, Settings, TrafficPolicy, TrafficTarget};
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -28,6 +33,8 @@ pub enum Spec {
     Workload(Workload),
     /// `AuthenticationPolicy`.
     AuthenticationPolicy(AuthenticationPolicy),
+    /// `TrafficPolicy`.
+    TrafficPolicy(Box<TrafficPolicy>),
     /// `EgressPolicy`.
     EgressPolicy(EgressPolicy),
     /// `FaultPolicy`.

@@ -104,9 +104,9 @@ fn matched(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<(Vec<
     let span = headers.as_ref().map(|node| node.span.clone()).unwrap_or_default();
     let headers = fields(headers, true, reader);
     for field in &headers {
-        // Proxies take them out of what apps send.
+        // Proxies take most of them out of what apps send.
         if field.name.starts_with("x-lorica-") || field.name == "x-forwarded-client-cert" {
-            let message = format!("no request has `{}`: only proxies of the mesh may say it, so the fault would never be met", field.name);
+            let message = format!("`{}` is the mesh's own word, by which no call can be chosen", field.name);
             reader.wrong_with(&span, message, "match a header that callers send");
         }
     }
@@ -203,7 +203,11 @@ fn abort(node: Node, reader: &mut Reader<'_>) -> Option<Abort> {
         (Some(node), None) => AbortAnswer::Http(u16::try_from(reader.number(&node, "`httpStatus`", 200..=599)?).ok()?),
         (None, Some(node)) => AbortAnswer::Grpc(grpc_status(&node, reader)?),
         _ => {
-            reader.wrong_with(&span, "an abort is one of `httpStatus` and `grpcStatus`", "write `httpStatus: 503` or `grpcStatus: UNAVAILABLE`");
+            reader.wrong_with(
+                &span,
+                "an abort is one of `httpStatus` and `grpcStatus`",
+                "write `httpStatus: 503` or `grpcStatus: UNAVAILABLE`",
+            );
             return None;
         }
     };
@@ -245,8 +249,7 @@ fn dns(node: Node, reader: &mut Reader<'_>) -> Option<(Share, NameAnswer)> {
     let share = share(&mut object, reader);
     let answer = object.need("answer", reader);
     reader.end(object);
-    let words =
-        [("ServerFailure", NameAnswer::ServerFailure), ("NoSuchName", NameAnswer::NoSuchName), ("Timeout", NameAnswer::Timeout)];
+    let words = [("ServerFailure", NameAnswer::ServerFailure), ("NoSuchName", NameAnswer::NoSuchName), ("Timeout", NameAnswer::Timeout)];
     let answer = answer.and_then(|node| reader.word(&node, "answer", &words));
     Some((share?, answer?))
 }

@@ -26,7 +26,8 @@ fn a_fault_is_read() {
     );
     assert_eq!(read.ends, SystemTime::UNIX_EPOCH + Duration::from_millis(1_796_040_000_500));
     assert_eq!(read.headers[0].name, "x-test");
-    let callers: Vec<_> = read.callers.iter().map(|caller| (caller.namespace.as_ref().unwrap().as_str(), caller.account.is_some())).collect();
+    let callers: Vec<_> =
+        read.callers.iter().map(|caller| (caller.namespace.as_ref().unwrap().as_str(), caller.account.is_some())).collect();
     assert_eq!(callers, [("contact", true), ("shop", false)]);
     let time = DelayTime::Uniform { from: Duration::from_millis(100), to: Duration::from_secs(2) };
     assert_eq!(read.delay, Some(Delay { share: Share(125_000), time }));
@@ -62,10 +63,18 @@ fn what_no_fault_can_do_is_refused_where_it_stands() {
         (format!("{{{ENDS}, delay: {{exponential: {{mean: 2s, most: 1s}}}}}}"), "`most` is shorter than `mean`", "1s"),
         (format!("{{{ENDS}, bandwidth: {{bytesPerSecond: 0}}}}"), "`0` is no number of bytes", "0"),
         (format!("{{{ENDS}, dns: {{answer: Never}}}}"), "`Never` is no answer", "Never"),
-        (format!("{{{ENDS}, reset: {{}}, match: {{headers: [{{name: X-Lorica-Reason, value: a}}]}}}}"), "no request has `x-lorica-reason`", "[{name: X-Lorica-Reason, value: a}]"),
+        (
+            format!("{{{ENDS}, reset: {{}}, match: {{headers: [{{name: X-Lorica-Reason, value: a}}]}}}}"),
+            "`x-lorica-reason` is the mesh's own word",
+            "[{name: X-Lorica-Reason, value: a}]",
+        ),
         (format!("{{{ENDS}, reset: {{}}, targetRefs: [{{name: recordng}}]}}"), "there is no service `recordng.contact`", "recordng"),
         (format!("{{{ENDS}, reset: {{}}, targetRefs: [{{kind: HTTPRoute, name: r}}]}}"), "there is no HTTPRoute `r.contact`", "r"),
-        (format!("{{{ENDS}, dns: {{answer: Timeout}}, match: {{headers: [{{name: a, value: b}}]}}}}"), "a question for a name has no headers", "{answer: Timeout}"),
+        (
+            format!("{{{ENDS}, dns: {{answer: Timeout}}, match: {{headers: [{{name: a, value: b}}]}}}}"),
+            "a question for a name has no headers",
+            "{answer: Timeout}",
+        ),
     ] {
         let found = pointed(&policy(&spec));
         let [(message, text)] = found.as_slice() else { panic!("{spec}: {found:?}") };
