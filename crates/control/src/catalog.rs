@@ -130,6 +130,15 @@ impl Viewed {
         encode::outbound(&unit, self.dialect, Context { node: &self.node, plaintext, grpc })
     }
 
+    fn endpoints(&self, port: &ServicePort) -> Option<Resource> {
+        let world = self.published.world();
+        let set = compile::endpoints(&world, port)?;
+        Some(match self.dialect {
+            Dialect::Envoy => encode::endpoints_near(&set, &self.node.locality, &compile::traffic(&world, port).balancing),
+            Dialect::Lorica | Dialect::Grpc => encode::endpoints(&set, self.dialect),
+        })
+    }
+
     /// Whether it is an Envoy that takes captured connections.
     fn captures(&self) -> bool {
         self.dialect == Dialect::Envoy && self.node.upstreams.is_empty() && self.node.gateway.is_none()
@@ -140,7 +149,7 @@ impl Viewed {
         match kind {
             Kind::Secret => (name == BUNDLE).then(|| encode::bundle(&self.published.bundle)),
             Kind::Names => compile::names(&world).get(&name.parse::<Namespace>().ok()?).map(encode::names),
-            Kind::Endpoints => compile::endpoints(&world, &name.parse().ok()?).map(|set| encode::endpoints(&set, self.dialect)),
+            Kind::Endpoints => self.endpoints(&name.parse().ok()?),
             Kind::Listener if self.workload.as_ref().is_some_and(|workload| encode::inbound_name(workload) == name) => {
                 compile::inbound(&world, self.workload.as_ref()?).map(|unit| encode::inbound(&unit))
             }

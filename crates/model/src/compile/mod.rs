@@ -21,7 +21,7 @@ pub use outbound::outbound;
 pub use reference::{TLS_FILES, certificate};
 pub use registry::{RegisteredGateway, RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses};
 pub use status::{Condition, status};
-pub use traffic::{Effective, EffectiveRule, SaidBy, effective};
+pub use traffic::{Effective, EffectiveRule, SaidBy, effective, traffic};
 pub use whole::snapshot;
 
 use std::collections::BTreeMap;

@@ -17,9 +17,9 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use kinds::{
     About, AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy,
     EgressTarget, FaultPolicy, FaultTarget, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute,
-    Listener, ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget, ReferenceGrant,
-    RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Set, SettingNames, Settings, Spec, Subset, TlsMode, TlsPolicyTarget,
-    TrafficPolicy, TrafficTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort,
+    Listener, ListenerProtocol, ListenerSet, ListenerTls, Mode, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget,
+    ReferenceGrant, RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Set, SettingNames, Settings, Spec, Subset, TlsMode,
+    TlsPolicyTarget, TrafficPolicy, TrafficTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort,
 };
 pub use nearest::nearest;
 pub use read::{ANY_SERVICE, Document, read, stored};

@@ -19,11 +19,12 @@ mod table;
 mod traffic;
 mod version;
 
+pub mod hash;
 pub mod route;
 
 pub use attempt::{Affinity, HashOn, Hedge, Pause, Retry, RetryOn, Timeouts};
 pub use egress::{EgressCaller, EgressHost, EgressRule, EgressUnit, Unlisted, Verdict, is_special, listed};
-pub use endpoint::{Endpoint, EndpointSet, Locality, Transport};
+pub use endpoint::{Endpoint, EndpointSet, Locality, LocalityError, Transport};
 pub use fault::{
     Abort, AbortAnswer, Bandwidth, Delay, DelayTime, Fault, FaultCall, FaultCaller, Injected, InjectedEnd, NameAnswer, NameFault, inject,
     inject_name,

@@ -257,7 +257,7 @@ async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Res
                     reach
                 }
             };
-            let asked = Asked { called: Some(&reach), view: &worker.view(), scheme: "http" };
+            let asked = Asked { called: Some(&reach), view: &worker.view(), scheme: "http", source: caller.remote };
             Ok(way::by_rules(asked, &reach.unit.rules, head, fastrand::f64())?)
         }
         // What an egress gateway takes is no exchange.
@@ -267,7 +267,7 @@ async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Res
             let view = worker.view();
             let hosts = gateway::hosts(&view, *port, chain.as_ref()).ok_or(Reason::NoRoute)?;
             let rules = hosts.rules(head.authority()).ok_or(Reason::NoRoute)?;
-            let asked = Asked { called: None, view: &view, scheme: if *tls { "https" } else { "http" } };
+            let asked = Asked { called: None, view: &view, scheme: if *tls { "https" } else { "http" }, source: caller.remote };
             Ok(way::by_rules(asked, rules, head, fastrand::f64())?)
         }
     }

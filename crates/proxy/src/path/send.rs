@@ -15,10 +15,11 @@ use super::record::ExchangeRecord;
 use super::relay::{Read, relay_at};
 use super::replay::Replay;
 use super::respond::ALTERNATIVE;
-use super::retry::Terms;
+use super::retry::{Terms, retry_after};
 use super::time::Times;
 use super::way::Way;
 use crate::config::REPLAY_BYTES;
+use crate::endpoints::Active;
 use crate::wire::{Answer, Body, Frame, Outgoing, PacedBody, Responder, Sender, Tunnel, WireError};
 use crate::worker::Worker;
 
@@ -114,7 +115,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
         };
         let now = Instant::now();
         if let Some(active) = &picked.active {
-            active.answered(now);
+            active.answered(response.status, retry_after(&response), now);
         }
         record.response(&response, now);
         if kept && let Some(again) = answers.takes(way, &response) {
@@ -125,7 +126,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
         match rest {
             Err(tunnel) => Some((response, tunnel)),
             Ok(download) => {
-                let mut changes = changes(way, head, &response, alternative);
+                let mut changes = changes(way, head, &response, picked.active.as_ref(), alternative);
                 let goes_on = way.grpc_web.is_none_or(|call| call.answer(&response, download.is_end(), &mut changes));
                 let download = match way.bytes_per_second {
                     _ if !goes_on => Body::Empty,
@@ -155,7 +156,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
     };
     match (upgraded, slot.take()) {
         (Some((response, tunnel)), Some(responder)) => {
-            let changes = changes(way, head, &response, alternative);
+            let changes = changes(way, head, &response, picked.active.as_ref(), alternative);
             let client = responder.upgrade(head, upgrade.unwrap_or_default(), &response, &changes, body.take_source()).await;
             let client = client.map_err(|error| Failure::client(&error).answered())?;
             tunnelled(worker, client, tunnel, way.bytes_per_second, times, record).await
@@ -164,10 +165,13 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
     }
 }
 
-/// What changes in the answer.
-fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, alternative: Option<&str>) -> Edits {
+/// What changes in the answer that came from `active`.
+fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, active: Option<&Active>, alternative: Option<&str>) -> Edits {
     let changes = way.decided().map(|(rule, backend)| filter::response(head, rule, Some(backend), &response.fields));
     let mut changes = changes.unwrap_or_default();
+    if let Some(active) = active {
+        way.cookies(&active.live).for_each(|cookie| changes.add("set-cookie", cookie));
+    }
     if let Some(alternative) = alternative {
         changes.set(&response.fields, ALTERNATIVE, alternative);
     }

@@ -40,7 +40,7 @@ use lorica_model::snapshot::{
 use super::access_log::{access_log, access_log_of_refused};
 use super::certificate::{by_name, certificate, inline, shown};
 use super::egress::gateway_chain;
-use super::listener::{grpc_web_filter, listener_filter, manager, network_filter};
+use super::listener::{by_source, grpc_web_filter, listener_filter, manager, network_filter};
 use super::route::{cluster_name, host};
 use super::{Context, MISSING_PREFIX, address as socket, ads, fault, yes};
 use crate::facts::{EgressFacts, TransportFacts, metadata};
@@ -232,6 +232,7 @@ impl Encoder<'_> {
     fn bytes(&self, name: &str, route: Option<&TransportRoute>) -> FilterChain {
         let mut proxy = tcp_proxy(name, route);
         proxy.access_log = access_log(self.dialect, self.context);
+        proxy.hash_policy = by_source(self.dialect);
         FilterChain {
             filters: vec![network_filter("envoy.filters.network.tcp_proxy", pack(&proxy))],
             metadata: Some(metadata(&TransportFacts { route: route.cloned() })),

@@ -37,7 +37,7 @@ pub use access_log::ACCESS_LOG;
 pub use bundle::bundle;
 pub use certificate::certificate;
 pub use egress::{CAPTURE, EGRESS_PREFIX, REFUSED_LOG, capture, egress, egress_clusters, egress_name};
-pub use endpoint::endpoints;
+pub use endpoint::{endpoints, endpoints_near};
 pub use gateway::{GATEWAY_PREFIX, gateway, gateway_name};
 pub use inbound::{inbound, inbound_name};
 pub use names::names;

@@ -16,7 +16,7 @@ pub use route::{
     BackendRef, HttpFilter, HttpRoute, ObjectRef, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule,
 };
 
-pub use traffic::{About, Set, SettingNames, Settings, TrafficPolicy, TrafficTarget};
+pub use traffic::{About, Mode, Set, SettingNames, Settings, TrafficPolicy, TrafficTarget};
 
 use std::net::IpAddr;
 use std::ops::Range;
