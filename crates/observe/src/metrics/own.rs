@@ -39,6 +39,9 @@ impl OwnMetric {
     /// Exchanges that the mesh ended.
     pub const EXCHANGES_FAILED: Self =
         Self::counter("lorica_exchanges_failed_total", "reason", "Exchanges that the mesh itself ended, by reason");
+    /// What FaultPolicies did.
+    pub const FAULTS_INJECTED: Self =
+        Self::counter("lorica_faults_injected_total", "fault", "What FaultPolicies did to calls, by what it was");
     /// Copies of requests.
     pub const MIRRORED: Self = Self::counter("lorica_mirrored_requests_total", "result", "Copies of requests, by what became of them");
     /// Calls that went to any endpoint.

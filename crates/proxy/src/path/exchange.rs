@@ -1,6 +1,6 @@
 //! One exchange, top to bottom: a request that came in, what was decided about it, and the answer that went back.
 //!
-//! clean → route → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
+//! clean → route → fault → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
 //! written once, when the exchange is over or dropped.
 
 use std::rc::Rc;
@@ -16,6 +16,7 @@ use super::caller::{Caller, Entry};
 use super::clean;
 use super::deadline::{self, Told};
 use super::failure::{Again, Failure};
+use super::fault;
 use super::filter;
 use super::gateway;
 use super::mirror;
@@ -94,7 +95,7 @@ async fn pass<'x>(
     if let Entry::Gateway { tls, .. } = &caller.entry {
         clean::forwarded(head, &mut edits, caller.remote.ip(), *tls);
     }
-    let way = match decide(worker, caller, head).await? {
+    let mut way = match decide(worker, caller, head).await? {
         Decided::Way(way) => way,
         Decided::Answer(answer, rule) => {
             record.rule(&rule);
@@ -116,6 +117,9 @@ async fn pass<'x>(
             body.decode(decoder);
         }
         record.is_grpc();
+    }
+    if fault::request(worker, head, &mut way, told.deadline, responder, decided.as_ref(), alternative, record).await? {
+        return Ok(());
     }
     if let Some((rule, backend)) = way.decided() {
         filter::request(head, rule, backend, &mut edits);
@@ -146,7 +150,7 @@ impl Tries<'_, '_> {
     async fn run(self) -> Result<(), Failure> {
         let Tries { worker, way, head, edits, told, alternative, body, responder, record } = self;
         let terms = Terms::of(way.retry(), head, told.is_retry);
-        let mut now = record.begun();
+        let mut now = record.ready();
         let times = Times::begin(&way.timeouts, told.deadline.map(Into::into), now.into());
         times.check(now.into())?;
         let mut tried = Tried::new();
