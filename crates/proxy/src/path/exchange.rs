@@ -28,7 +28,8 @@ use super::route;
 use super::send::{self, Attempt};
 use super::time::Times;
 use super::way::{self, Asked, Decided, Way};
-use crate::config::MAX_ATTEMPTS;
+use crate::config::{MAX_ATTEMPTS, REPLAY_BYTES};
+use crate::pool::Reuse;
 use crate::wire::{Body, Responder};
 use crate::worker::Worker;
 
@@ -132,12 +133,15 @@ async fn attempts<'x>(
     let mut now = record.begun();
     let times = Times::begin(&way.timeouts, now.into());
     let mut tried = Tried::new();
+    // What may be too long to be kept is sent once.
+    let kept = body.length().is_some_and(|length| length <= REPLAY_BYTES as u64);
+    let mut reuse = if kept { Reuse::Any } else { Reuse::Recent };
     let mut attempt = 0;
     loop {
         attempt += 1;
         record.attempt(now);
         times.attempt(now.into());
-        let failure = match pick::pick(worker, way, &mut tried, now).await {
+        let failure = match pick::pick(worker, way, &mut tried, reuse, now).await {
             Ok(mut picked) => {
                 record.picked(&picked);
                 worker.count_pool_use(picked.lease.reused);
@@ -156,13 +160,17 @@ async fn attempts<'x>(
                 match send::attempt(parts, &mut picked).await {
                     Ok(()) => return Ok(()),
                     Err(failure) => {
-                        if let Some(active) = picked.active.as_ref().filter(|_| failure.reason.meaning().side != Side::Client) {
+                        let failure = failure.on(&picked.lease);
+                        let counts = failure.reason.meaning().side != Side::Client && !failure.stale;
+                        if let Some(active) = picked.active.as_ref().filter(|_| counts) {
                             active.failed(Instant::now());
+                        }
+                        if failure.stale {
+                            picked.lease.was_closed();
                         }
                         if picked.lease.reused {
                             // A kept connection that broke says little of its endpoint: a new one there may do.
                             tried.pop();
-                            picked.lease.forget_others();
                         }
                         failure
                     }
@@ -170,6 +178,16 @@ async fn attempts<'x>(
             }
             Err(error) => error.into(),
         };
+        if failure.stale && reuse != Reuse::No && may_repeat(head, body, &failure) && times.is_left() {
+            // Nobody's fault, and no attempt: it goes out at once, on a new connection.
+            tracing::debug!(detail = failure.detail, "a kept connection had been closed");
+            worker.count_stale();
+            record.unseen();
+            (reuse, attempt) = (Reuse::No, attempt - 1);
+            body.rewind();
+            now = Instant::now();
+            continue;
+        }
         let may_repeat = match retry {
             None => may_repeat(head, body, &failure) && !way.is_exhausted(&tried),
             Some(_) => may_retry(head, body, &failure),

@@ -3,6 +3,7 @@
 use lorica_model::reason::Reason;
 
 use super::connect::NotConnected;
+use crate::pool::Lease;
 use crate::wire::WireError;
 
 /// Why an exchange failed.
@@ -14,6 +15,8 @@ pub struct Failure {
     pub detail: String,
     /// Nothing of the request was processed: sending it again repeats nothing.
     pub unsent: bool,
+    /// It came on a kept connection of HTTP/1 before any of the answer did: its server had closed it, or did so just then.
+    pub stale: bool,
     /// The answer had begun; no other can be given.
     pub answered: bool,
     /// There was an answer, after which the rule asks for another attempt.
@@ -23,13 +26,19 @@ pub struct Failure {
 impl Failure {
     /// A failure before the answer began.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), unsent: reason.meaning().unsent, answered: false, again: false }
+        Self { reason, detail: detail.into(), unsent: reason.meaning().unsent, stale: false, answered: false, again: false }
     }
 
     /// The same, after the answer began.
     #[must_use]
     pub fn answered(self) -> Self {
         Self { answered: true, ..self }
+    }
+
+    /// The same, of an exchange on this connection.
+    #[must_use]
+    pub fn on(self, lease: &Lease) -> Self {
+        Self { stale: lease.was_idle() && self.reason == Reason::UpstreamClosed && !self.answered, ..self }
     }
 
     /// What an upstream's side of the connection did.
