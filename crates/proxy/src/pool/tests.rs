@@ -61,6 +61,7 @@ async fn what_was_closed_is_passed_over_and_says_when() {
     idle(&pool, terms(&pool)).write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").await.unwrap();
     assert!(pool.ready(&KEY, Reuse::Any, now + milliseconds(600)).is_none(), "the third is as old as those that were closed");
     assert!(reusable(&pool) <= milliseconds(450), "{:?}", reusable(&pool));
+    pool.sweep_idle(now);
     assert_eq!(kept(&pool), 1);
     drop(open);
 }
