@@ -87,14 +87,14 @@ pub enum Reuse {
 
 /// What holds for a connection of HTTP/1 for as long as it lives.
 #[derive(Clone)]
-pub struct Terms {
+pub struct Keeping {
     connections: Connections,
     /// What is known of its upstream; none where that tells when it leaves, as another Lorica proxy does.
     lifetime: Option<Rc<RefCell<Lifetime>>>,
     born: Instant,
 }
 
-impl Terms {
+impl Keeping {
     /// Up to which age an idle connection may be used.
     fn reusable(&self) -> Duration {
         let most = self.connections.idle;
@@ -150,7 +150,7 @@ impl Wake for Closed {
 struct Idle {
     client: Http1Client,
     facts: Facts,
-    terms: Terms,
+    keeping: Keeping,
     /// When it was laid aside: its upstream had counted it as idle for some time then, at most since it answered.
     kept: Instant,
 }
@@ -224,7 +224,7 @@ pub struct Lease {
 }
 
 enum Carrier {
-    Http1 { client: Http1Client, key: Key, terms: Terms, pool: Rc<Pool> },
+    Http1 { client: Http1Client, key: Key, keeping: Keeping, pool: Rc<Pool> },
     Http2 { client: Http2Client, _under_way: Rc<()>, used: Rc<Cell<Instant>>, bulk: Rc<Cell<bool>> },
 }
 
@@ -283,8 +283,8 @@ impl Lease {
 
     /// A kept connection that was closed says that the others to the same place are closed too: none of them gets the next request.
     pub fn was_closed(&self) {
-        if let Carrier::Http1 { key, terms, pool, .. } = &self.carrier {
-            terms.learn(|lifetime| lifetime.closed(self.rested, Instant::now()));
+        if let Carrier::Http1 { key, keeping, pool, .. } = &self.carrier {
+            keeping.learn(|lifetime| lifetime.closed(self.rested, Instant::now()));
             pool.idle.borrow_mut().remove(key);
         }
     }
@@ -293,8 +293,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         match &self.carrier {
-            Carrier::Http1 { client, key, terms, pool } if client.is_kept() => {
-                pool.keep(*key, client.clone(), terms.clone(), std::mem::take(&mut self.facts), Instant::now());
+            Carrier::Http1 { client, key, keeping, pool } if client.is_kept() => {
+                pool.keep(*key, client.clone(), keeping.clone(), std::mem::take(&mut self.facts), Instant::now());
             }
             Carrier::Http1 { .. } => {}
             Carrier::Http2 { used, .. } => used.set(Instant::now()),
@@ -319,20 +319,20 @@ impl Pool {
             // The latest: the others may then grow old enough to be closed.
             let at = list.iter().rposition(|idle| {
                 let most = match reuse {
-                    Reuse::Any => idle.terms.reusable(),
-                    Reuse::Recent => idle.terms.reusable().min(ALWAYS),
+                    Reuse::Any => idle.keeping.reusable(),
+                    Reuse::Recent => idle.keeping.reusable().min(ALWAYS),
                     Reuse::No => Duration::ZERO,
                 };
-                idle.age(now) < most && !idle.terms.is_over(now)
+                idle.age(now) < most && !idle.keeping.is_over(now)
             })?;
             let taken = list.remove(at);
             let rested = taken.least_age(now);
             if taken.client.is_open(Waker::noop()) {
-                let Idle { client, facts, terms, .. } = taken;
-                let carrier = Carrier::Http1 { client, key: *key, terms, pool: self.clone() };
+                let Idle { client, facts, keeping, .. } = taken;
+                let carrier = Carrier::Http1 { client, key: *key, keeping, pool: self.clone() };
                 return Some(Lease { carrier, facts, reused: true, rested });
             }
-            taken.terms.learn(|lifetime| lifetime.closed(rested, now));
+            taken.keeping.learn(|lifetime| lifetime.closed(rested, now));
         }
     }
 
@@ -369,7 +369,7 @@ impl Pool {
 
     /// What holds for a new connection to `upstream`; without one, it is a stream of another Lorica proxy, which tells its end.
     #[must_use]
-    pub fn terms(&self, connections: Connections, upstream: Option<Upstream>) -> Terms {
+    pub fn keeping(&self, connections: Connections, upstream: Option<Upstream>) -> Keeping {
         let lifetime = upstream.map(|upstream| {
             let mut lifetimes = self.lifetimes.borrow_mut();
             if lifetimes.len() >= MAX_UPSTREAMS && !lifetimes.contains_key(&upstream) {
@@ -377,19 +377,19 @@ impl Pool {
             }
             lifetimes.entry(upstream).or_default().clone()
         });
-        Terms { connections, lifetime, born: Instant::now() }
+        Keeping { connections, lifetime, born: Instant::now() }
     }
 
     /// Takes a new connection of HTTP/1 into use.
-    pub fn add_http1(self: &Rc<Self>, key: Key, client: Http1Client, terms: Terms, facts: Facts) -> Lease {
-        Lease { carrier: Carrier::Http1 { client, key, terms, pool: self.clone() }, facts, reused: false, rested: Duration::ZERO }
+    pub fn add_http1(self: &Rc<Self>, key: Key, client: Http1Client, keeping: Keeping, facts: Facts) -> Lease {
+        Lease { carrier: Carrier::Http1 { client, key, keeping, pool: self.clone() }, facts, reused: false, rested: Duration::ZERO }
     }
 
     /// Takes a new connection of HTTP/2 into use.
-    pub fn add_http2(&self, key: Key, client: Http2Client, terms: &Terms, facts: Facts) -> Lease {
+    pub fn add_http2(&self, key: Key, client: Http2Client, keeping: &Keeping, facts: Facts) -> Lease {
         let (under_way, used, bulk) = (Rc::new(()), Rc::new(Cell::new(Instant::now())), Rc::new(Cell::new(false)));
         let carrier = Carrier::Http2 { client: client.clone(), _under_way: under_way.clone(), used: used.clone(), bulk: bulk.clone() };
-        let (born, max_age) = (terms.born, terms.connections.max_age);
+        let (born, max_age) = (keeping.born, keeping.connections.max_age);
         self.shared.borrow_mut().entry(key).or_default().push(Shared {
             client,
             facts: facts.clone(),
@@ -402,18 +402,18 @@ impl Pool {
         Lease { carrier, facts, reused: false, rested: Duration::ZERO }
     }
 
-    fn keep(&self, key: Key, client: Http1Client, terms: Terms, facts: Facts, now: Instant) {
+    fn keep(&self, key: Key, client: Http1Client, keeping: Keeping, facts: Facts, now: Instant) {
         if let Some(timeout) = client.announced() {
-            terms.learn(|lifetime| lifetime.announced(timeout, now));
+            keeping.learn(|lifetime| lifetime.announced(timeout, now));
         }
         if !client.is_open(&self.waker()) {
             // Closed right behind its answer, which did not say so.
-            return terms.learn(|lifetime| lifetime.closed(Duration::ZERO, now));
+            return keeping.learn(|lifetime| lifetime.closed(Duration::ZERO, now));
         }
         let mut idle = self.idle.borrow_mut();
         let list = idle.entry(key).or_default();
-        if list.len() < MAX_IDLE_PER_ENDPOINT && !terms.is_over(now) {
-            list.push(Idle { client, facts, terms, kept: now });
+        if list.len() < MAX_IDLE_PER_ENDPOINT && !keeping.is_over(now) {
+            list.push(Idle { client, facts, keeping, kept: now });
         }
     }
 
@@ -436,18 +436,18 @@ impl Pool {
         self.idle.borrow_mut().retain(|_, list| {
             let mut watched = 0;
             list.retain(|idle| {
-                let (age, most) = (idle.least_age(now), idle.terms.connections.idle);
+                let (age, most) = (idle.least_age(now), idle.keeping.connections.idle);
                 if !idle.client.is_open(&waker) {
-                    idle.terms.learn(|lifetime| lifetime.closed(age, now));
+                    idle.keeping.learn(|lifetime| lifetime.closed(age, now));
                     return false;
                 }
-                idle.terms.learn(|lifetime| lifetime.open(age, now));
-                if idle.age(now) < idle.terms.reusable() {
-                    return !idle.terms.is_over(now);
+                idle.keeping.learn(|lifetime| lifetime.open(age, now));
+                if idle.age(now) < idle.keeping.reusable() {
+                    return !idle.keeping.is_over(now);
                 }
                 watched += 1;
                 // The eldest stand first.
-                watched <= WATCHED && idle.terms.lifetime.is_some() && age < Lifetime::watched(most)
+                watched <= WATCHED && idle.keeping.lifetime.is_some() && age < Lifetime::watched(most)
             });
             !list.is_empty()
         });

@@ -1,9 +1,11 @@
 //! Why an exchange failed, and what may still be done about it.
 
+use std::time::Duration;
+
 use lorica_model::reason::Reason;
 
 use super::connect::NotConnected;
-use crate::pool::Lease;
+use super::way::Leave;
 use crate::wire::WireError;
 
 /// Why an exchange failed.
@@ -15,30 +17,33 @@ pub struct Failure {
     pub detail: String,
     /// Nothing of the request was processed: sending it again repeats nothing.
     pub unsent: bool,
-    /// It came on a kept connection of HTTP/1 before any of the answer did: its server had closed it, or did so just then.
-    pub stale: bool,
     /// The answer had begun; no other can be given.
     pub answered: bool,
-    /// There was an answer, after which the rule asks for another attempt.
-    pub again: bool,
+    /// There was an answer, which was given up for another attempt.
+    pub again: Option<Again>,
+    /// It met a kept connection that its upstream had closed: it is repeated on another, unseen.
+    pub stale: bool,
+}
+
+/// An answer that was given up for another attempt.
+#[derive(Debug)]
+pub struct Again {
+    /// How long it asked to wait before.
+    pub wait: Option<Duration>,
+    /// The leave to make the attempt.
+    pub leave: Leave,
 }
 
 impl Failure {
     /// A failure before the answer began.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), unsent: reason.meaning().unsent, stale: false, answered: false, again: false }
+        Self { reason, detail: detail.into(), unsent: reason.meaning().unsent, answered: false, again: None, stale: false }
     }
 
     /// The same, after the answer began.
     #[must_use]
     pub fn answered(self) -> Self {
         Self { answered: true, ..self }
-    }
-
-    /// The same, of an exchange on this connection.
-    #[must_use]
-    pub fn on(self, lease: &Lease) -> Self {
-        Self { stale: lease.was_idle() && self.reason == Reason::UpstreamClosed && !self.answered, ..self }
     }
 
     /// What an upstream's side of the connection did.

@@ -11,7 +11,7 @@ use super::connect::{self, Connected, NotConnected};
 use super::mtls::Negotiated;
 use super::way::{To, Way};
 use crate::endpoints::{Active, NoPick};
-use crate::pool::{Destination, Facts, Key, Lease, Reuse, StreamKind, Terms, Upstream};
+use crate::pool::{Destination, Facts, Keeping, Key, Lease, Reuse, StreamKind, Upstream};
 use crate::stream::Stream;
 use crate::view::Reach;
 use crate::wire::{Http1Client, Http2Client};
@@ -61,8 +61,8 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, reuse: Reus
                 .await
                 .map_err(|error| NotConnected::new(Reason::ConnectFailed, format!("the app's port {port}: {error}")))?;
             let facts = Facts { peer: None, remote: tcp.peer_addr().ok(), party: None };
-            let terms = worker.pool.terms(Connections::default(), Some(Upstream::App(*port)));
-            let lease = take(worker, key, Stream::Plain(tcp), terms, facts);
+            let keeping = worker.pool.keeping(Connections::default(), Some(Upstream::App(*port)));
+            let lease = take(worker, key, Stream::Plain(tcp), keeping, facts);
             Ok(Picked { lease, active: None })
         }
     }
@@ -100,7 +100,7 @@ pub async fn endpoint(
     let connections = cluster.traffic.connections;
     if protocol == Negotiated::Http1 && endpoint.transport == Transport::Lorica {
         let (stream, facts) = stream(worker, reach, active, StreamKind::Http1).await?;
-        return Ok(take(worker, key, stream, worker.pool.terms(connections, None), facts));
+        return Ok(take(worker, key, stream, worker.pool.keeping(connections, None), facts));
     }
     let turn = worker.pool.turn(&key).await;
     if turn.is_some()
@@ -111,8 +111,8 @@ pub async fn endpoint(
     let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, reach, Some(protocol))));
     let Connected { stream, peer } = connect::connect(reach, endpoint, tls, Some(protocol)).await?;
     let party = worker.parties.callee(active.live.id, endpoint, peer.as_deref());
-    let terms = worker.pool.terms(connections, Some(Upstream::Port(cluster.port.clone())));
-    Ok(take(worker, key, stream, terms, Facts { peer, remote: Some(endpoint.address), party: Some(party) }))
+    let keeping = worker.pool.keeping(connections, Some(Upstream::Port(cluster.port.clone())));
+    Ok(take(worker, key, stream, keeping, Facts { peer, remote: Some(endpoint.address), party: Some(party) }))
 }
 
 /// Opens a stream to a Lorica proxy, on a connection that is there or a new one.
@@ -128,13 +128,13 @@ pub async fn stream(worker: &Rc<Worker>, reach: &Reach, active: &Active, kind: S
 }
 
 /// Takes a new connection into the pool.
-fn take(worker: &Rc<Worker>, key: Key, stream: Stream, terms: Terms, facts: Facts) -> Lease {
+fn take(worker: &Rc<Worker>, key: Key, stream: Stream, keeping: Keeping, facts: Facts) -> Lease {
     match key.protocol {
-        Negotiated::Http1 => worker.pool.add_http1(key, Http1Client::new(stream), terms, facts),
+        Negotiated::Http1 => worker.pool.add_http1(key, Http1Client::new(stream), keeping, facts),
         Negotiated::Http2 => {
             let (client, driver) = Http2Client::start(stream);
             spawn_local(driver);
-            worker.pool.add_http2(key, client, &terms, facts)
+            worker.pool.add_http2(key, client, &keeping, facts)
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The way of one exchange: what route settled, for every attempt. A pure function of head, unit and a random number.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use lorica_model::head::{RequestHead, Version};
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Action, Backend, HttpRule, Protocol, RuleTable, Timeouts, WeightedBackend, route as rules};
+use lorica_model::snapshot::{Action, Backend, HttpRule, Protocol, Retry, RuleTable, Timeouts, WeightedBackend, route as rules};
 
 use super::filter;
 use super::grpc_web;
@@ -39,6 +40,18 @@ pub struct Way {
 }
 
 impl Way {
+    /// When the request is tried again. The app beside a proxy is not: who called may try another.
+    #[must_use]
+    pub fn retry(&self) -> &Retry {
+        self.decided().and_then(|(rule, _)| rule.forward()).map_or(&NEVER, |forward| &forward.retry)
+    }
+
+    /// Leave for one more retry, as far as the service's limit of retries allows it.
+    #[must_use]
+    pub fn leave_to_retry(&self) -> Option<Leave> {
+        Some(Leave)
+    }
+
     /// Whether nobody is left whom `tried` does not name. The app beside a proxy is tried once: it is there, or it is not.
     #[must_use]
     pub fn is_exhausted(&self, tried: &[u64]) -> bool {
@@ -55,6 +68,13 @@ impl Way {
         Some((rule, rule.backends().get(*drawn)?))
     }
 }
+
+/// A retry under way.
+#[derive(Debug)]
+pub struct Leave;
+
+/// Nothing is tried again.
+static NEVER: LazyLock<Retry> = LazyLock::new(|| Retry { attempts: 0, on: BTreeSet::new(), ..Retry::default() });
 
 /// Where an exchange goes.
 #[derive(Debug, Clone)]

@@ -16,18 +16,18 @@ fn milliseconds(number: u64) -> Duration {
 /// A pool whose upstream announced that it leaves connections open for a second.
 fn pool() -> Rc<Pool> {
     let pool = Rc::new(Pool::default());
-    terms(&pool).learn(|lifetime| lifetime.announced(Duration::from_secs(1), Instant::now()));
+    keeping(&pool).learn(|lifetime| lifetime.announced(Duration::from_secs(1), Instant::now()));
     pool
 }
 
-fn terms(pool: &Pool) -> Terms {
-    pool.terms(Connections::default(), Some(Upstream::App(80)))
+fn keeping(pool: &Pool) -> Keeping {
+    pool.keeping(Connections::default(), Some(Upstream::App(80)))
 }
 
 /// Lays a new connection aside; gives its other end.
-fn idle(pool: &Rc<Pool>, terms: Terms) -> DuplexStream {
+fn idle(pool: &Rc<Pool>, keeping: Keeping) -> DuplexStream {
     let (near, far) = duplex(1024);
-    drop(pool.add_http1(KEY, Http1Client::new(Stream::Memory(near)), terms, Facts::default()));
+    drop(pool.add_http1(KEY, Http1Client::new(Stream::Memory(near)), keeping, Facts::default()));
     far
 }
 
@@ -36,7 +36,7 @@ fn kept(pool: &Pool) -> usize {
 }
 
 fn reusable(pool: &Pool) -> Duration {
-    terms(pool).reusable()
+    keeping(pool).reusable()
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn a_connection_is_used_while_its_upstream_surely_leaves_it_open() {
         [(700, Reuse::Any, true), (800, Reuse::Any, false), (50, Reuse::Recent, true), (150, Reuse::Recent, false), (0, Reuse::No, false)]
     {
         pool.idle.borrow_mut().clear();
-        let _far = idle(&pool, terms(&pool));
+        let _far = idle(&pool, keeping(&pool));
         let lease = pool.ready(&KEY, reuse, now + milliseconds(after));
         assert_eq!(lease.is_some_and(|lease| lease.reused && lease.was_idle()), there, "{after} {reuse:?}");
     }
@@ -55,10 +55,10 @@ async fn a_connection_is_used_while_its_upstream_surely_leaves_it_open() {
 #[tokio::test]
 async fn what_was_closed_is_passed_over_and_says_when() {
     let (pool, now) = (pool(), Instant::now());
-    let open = idle(&pool, terms(&pool));
-    drop(idle(&pool, terms(&pool)));
+    let open = idle(&pool, keeping(&pool));
+    drop(idle(&pool, keeping(&pool)));
     // One that says something unasked is about to be closed.
-    idle(&pool, terms(&pool)).write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").await.unwrap();
+    idle(&pool, keeping(&pool)).write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").await.unwrap();
     assert!(pool.ready(&KEY, Reuse::Any, now + milliseconds(600)).is_none(), "the third is as old as those that were closed");
     assert!(reusable(&pool) <= milliseconds(450), "{:?}", reusable(&pool));
     pool.sweep_idle(now);
@@ -69,9 +69,9 @@ async fn what_was_closed_is_passed_over_and_says_when() {
 #[tokio::test]
 async fn a_request_that_met_a_closed_one_says_so_of_all() {
     let (pool, now) = (pool(), Instant::now());
-    let _far = idle(&pool, terms(&pool));
+    let _far = idle(&pool, keeping(&pool));
     let lease = pool.ready(&KEY, Reuse::Any, now + milliseconds(700)).unwrap();
-    let _other = idle(&pool, terms(&pool));
+    let _other = idle(&pool, keeping(&pool));
     assert_eq!(reusable(&pool), milliseconds(750));
     lease.was_closed();
     assert!(reusable(&pool) <= milliseconds(525), "{:?}", reusable(&pool));
@@ -81,7 +81,7 @@ async fn a_request_that_met_a_closed_one_says_so_of_all() {
 #[tokio::test]
 async fn a_few_that_are_too_old_stay_open_to_be_watched() {
     let (pool, now) = (pool(), Instant::now());
-    let far: Vec<_> = (0..10).map(|_| idle(&pool, terms(&pool))).collect();
+    let far: Vec<_> = (0..10).map(|_| idle(&pool, keeping(&pool))).collect();
     pool.sweep_idle(now + milliseconds(700));
     assert_eq!(kept(&pool), 10);
     pool.sweep_idle(now + milliseconds(900));
@@ -92,7 +92,7 @@ async fn a_few_that_are_too_old_stay_open_to_be_watched() {
     drop(far);
 
     // Of those whose end is told none need be.
-    let _far: Vec<_> = (0..10).map(|_| idle(&pool, pool.terms(Connections::default(), None))).collect();
+    let _far: Vec<_> = (0..10).map(|_| idle(&pool, pool.keeping(Connections::default(), None))).collect();
     pool.sweep_idle(Instant::now() + milliseconds(2900));
     assert_eq!(kept(&pool), 10);
     pool.sweep_idle(Instant::now() + milliseconds(3100));
@@ -102,8 +102,8 @@ async fn a_few_that_are_too_old_stay_open_to_be_watched() {
 #[tokio::test]
 async fn a_close_is_seen_when_it_happens() {
     let pool = pool();
-    let far = idle(&pool, terms(&pool));
-    let _open = idle(&pool, terms(&pool));
+    let far = idle(&pool, keeping(&pool));
+    let _open = idle(&pool, keeping(&pool));
     let watching = tokio::task::LocalSet::new();
     let watcher = pool.clone();
     watching.spawn_local(async move { watcher.watch().await });
@@ -122,7 +122,7 @@ async fn a_close_is_seen_when_it_happens() {
 async fn a_connection_grows_no_older_than_the_policy_has_it() {
     let (pool, now) = (pool(), Instant::now());
     let connections = Connections { max_age: Some(milliseconds(300)), ..Connections::default() };
-    let young = pool.terms(connections, Some(Upstream::App(80)));
+    let young = pool.keeping(connections, Some(Upstream::App(80)));
     let _far = idle(&pool, young.clone());
     assert!(pool.ready(&KEY, Reuse::Any, now + milliseconds(200)).is_some());
     assert!(pool.ready(&KEY, Reuse::Any, now + milliseconds(400)).is_none());
@@ -134,7 +134,7 @@ async fn a_connection_grows_no_older_than_the_policy_has_it() {
 fn what_is_remembered_has_a_bound() {
     let pool = Pool::default();
     for port in 0..=u16::MAX {
-        let _terms = pool.terms(Connections::default(), Some(Upstream::App(port)));
+        let _terms = pool.keeping(Connections::default(), Some(Upstream::App(port)));
         assert!(pool.lifetimes.borrow().len() <= MAX_UPSTREAMS);
     }
     pool.sweep();
