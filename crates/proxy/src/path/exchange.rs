@@ -196,7 +196,8 @@ impl Tries<'_, '_> {
                                 picked.lease.was_closed();
                                 reuse = Reuse::No;
                             }
-                            Failure { stale: was_closed && (failure.unsent || terms.is_repeatable), ..failure }
+                            // Its upstream may have closed it before the request arrived; where that is not certain, only what may be repeated is.
+                            Failure { stale: was_closed && (failure.unsent || (failure.reset && terms.is_repeatable)), ..failure }
                         }
                     }
                 }

@@ -1,5 +1,6 @@
 //! Why an exchange failed, and what may still be done about it.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use lorica_model::reason::Reason;
@@ -21,6 +22,8 @@ pub struct Failure {
     pub answered: bool,
     /// There was an answer, which was given up for another attempt.
     pub again: Option<Again>,
+    /// The connection was reset: nothing tells whether the request had arrived.
+    pub reset: bool,
     /// It met a kept connection that its upstream had closed: it is repeated on another, unseen.
     pub stale: bool,
 }
@@ -37,7 +40,7 @@ pub struct Again {
 impl Failure {
     /// A failure before the answer began.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), unsent: reason.meaning().unsent, answered: false, again: None, stale: false }
+        Self { reason, detail: detail.into(), unsent: reason.meaning().unsent, answered: false, again: None, reset: false, stale: false }
     }
 
     /// The same, after the answer began.
@@ -53,12 +56,16 @@ impl Failure {
             WireError::Closed | WireError::NotProcessed => Reason::UpstreamClosed,
             WireError::Reset(_) => Reason::UpstreamReset,
             // In TLS 1.3 a client learns only with its first read that the server refused it.
-            WireError::Io(std::io::ErrorKind::InvalidData) => Reason::UpstreamTls,
+            WireError::Io(ErrorKind::InvalidData) => Reason::UpstreamTls,
             WireError::Io(_) => Reason::UpstreamClosed,
             WireError::Unsupported(_) => Reason::NotImplemented,
             WireError::Invalid(_) | WireError::HeadTooLarge | WireError::HeadTimeout => Reason::UpstreamProtocol,
         };
-        Self { unsent: *error == WireError::NotProcessed || reason.meaning().unsent, ..Self::new(reason, error.to_string()) }
+        Self {
+            unsent: *error == WireError::NotProcessed || reason.meaning().unsent,
+            reset: matches!(error, WireError::Io(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)),
+            ..Self::new(reason, error.to_string())
+        }
     }
 
     /// What a caller's side of the connection did.
