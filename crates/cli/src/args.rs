@@ -1,6 +1,7 @@
 //! The command line as typed: what clap reads, and the small grammars of its values.
 
 mod envoy;
+mod fault;
 mod proxy;
 
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use lorica_model::name::{Label, Namespace, ServiceName, ServicePort};
 use lorica_model::snapshot::{Locality, Protocol};
 
 pub use envoy::{EnvoyArgs, EnvoyCommand};
+pub use fault::{CallerArg, DelayArg, DnsArg, FaultAddArgs, FaultCommand, FaultListArgs, FaultRemoveArgs, HeaderArg};
 pub use proxy::{BindArg, InboundArg, ProxyArgs, WorkersArg};
 
 /// A service mesh in one binary.
@@ -73,6 +75,9 @@ pub enum Command {
     Diff(DiffArgs),
     /// Split a service's requests between its versions: a canary in one line.
     Split(SplitArgs),
+    /// Let calls fail on purpose, for a while.
+    #[command(subcommand)]
+    Fault(FaultCommand),
     /// What policies do.
     #[command(subcommand)]
     Policy(PolicyCommand),

@@ -21,6 +21,8 @@ pub struct Published {
     pub revision: u64,
     /// What users wrote.
     pub resources: Arc<Resources>,
+    /// What of it is in force: what units are made of.
+    pub in_force: Arc<Resources>,
     /// Who is there.
     pub registry: Arc<Registry>,
     /// Whose identities they have.
@@ -36,18 +38,18 @@ impl Published {
     #[must_use]
     pub fn new(
         revision: u64,
-        resources: Arc<Resources>,
+        (resources, in_force): (Arc<Resources>, Arc<Resources>),
         registry: Arc<Registry>,
         trust_domain: TrustDomain,
         bundle: Arc<TrustBundle>,
     ) -> Self {
-        Self { revision, resources, registry, trust_domain, bundle, encoded: Mutex::default() }
+        Self { revision, resources, in_force, registry, trust_domain, bundle, encoded: Mutex::default() }
     }
 
     /// What units are compiled from.
     #[must_use]
     pub fn world(&self) -> World<'_> {
-        World { resources: &self.resources, registry: &self.registry, trust_domain: &self.trust_domain }
+        World { resources: &self.in_force, registry: &self.registry, trust_domain: &self.trust_domain }
     }
 }
 

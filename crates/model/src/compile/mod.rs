@@ -2,6 +2,7 @@
 //! check. Whatever is missing in the world is taken, with the Gateway API's answer to it: the world changes later.
 
 mod egress;
+mod fault;
 mod gateway;
 mod listeners;
 mod outbound;

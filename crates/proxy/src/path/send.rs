@@ -12,7 +12,7 @@ use super::filter;
 use super::grpc_web;
 use super::pick::Picked;
 use super::record::ExchangeRecord;
-use super::relay::{Read, relay};
+use super::relay::{Read, relay_at};
 use super::replay::Replay;
 use super::respond::ALTERNATIVE;
 use super::retry::{Terms, retry_after};
@@ -20,7 +20,7 @@ use super::time::Times;
 use super::way::Way;
 use crate::config::REPLAY_BYTES;
 use crate::endpoints::Active;
-use crate::wire::{Answer, Body, Frame, Outgoing, Responder, Sender, Tunnel, WireError};
+use crate::wire::{Answer, Body, Frame, Outgoing, PacedBody, Responder, Sender, Tunnel, WireError};
 use crate::worker::Worker;
 
 /// What an attempt needs of its exchange.
@@ -128,7 +128,11 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
             Ok(download) => {
                 let mut changes = changes(way, head, &response, picked.active.as_ref(), alternative);
                 let goes_on = way.grpc_web.is_none_or(|call| call.answer(&response, download.is_end(), &mut changes));
-                let download = if goes_on { download } else { Body::Empty };
+                let download = match way.bytes_per_second {
+                    _ if !goes_on => Body::Empty,
+                    None => download,
+                    Some(pace) => Body::Paced(Box::new(PacedBody::new(download, pace))),
+                };
                 let mut passing = pin!(pass(&response, &changes, download, way.grpc_web, slot, times, record));
                 loop {
                     tokio::select! {
@@ -155,7 +159,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
             let changes = changes(way, head, &response, picked.active.as_ref(), alternative);
             let client = responder.upgrade(head, upgrade.unwrap_or_default(), &response, &changes, body.take_source()).await;
             let client = client.map_err(|error| Failure::client(&error).answered())?;
-            tunnelled(worker, client, tunnel, times, record).await
+            tunnelled(worker, client, tunnel, way.bytes_per_second, times, record).await
         }
         _ => Ok(()),
     }
@@ -178,11 +182,12 @@ fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, active: Optio
 async fn tunnelled(
     worker: &Rc<Worker>,
     mut client: Tunnel,
-    mut upstream: Tunnel,
+    upstream: Tunnel,
+    pace: Option<u64>,
     times: &Times,
     record: &mut ExchangeRecord<'_>,
 ) -> Result<(), Failure> {
-    let relayed = worker.until_ended(relay(&mut client, &mut upstream, Read::default(), Some(TUNNEL_IDLE)));
+    let relayed = worker.until_ended(relay_at(pace, &mut client, upstream, Read::default(), Some(TUNNEL_IDLE)));
     let relayed = match times.stream_end() {
         None => relayed.await,
         Some(end) => match tokio::time::timeout_at(end, relayed).await {

@@ -12,9 +12,10 @@ use lorica_model::snapshot::{Origin, Transport, hash};
 use super::accept::Boxed;
 use super::caller::{Caller, Entry};
 use super::connect::{self, Connected, NotConnected};
+use super::fault;
 use super::pick::{self, Tried};
 use super::record::ConnectionRecord;
-use super::relay::{Read, relay};
+use super::relay::{Read, relay, relay_at};
 use crate::config::MAX_ATTEMPTS;
 use crate::endpoints::{Active, Wanted};
 use crate::pool::StreamKind;
@@ -88,11 +89,18 @@ pub fn gateway<'a>(
     Box::pin(async move {
         let mut record = ConnectionRecord::begin(worker, caller);
         record.route(origin, &reach.unit.port);
+        let pace = match fault::connection(worker, &reach.unit.faults, &mut record).await {
+            Ok(pace) => pace,
+            Err(by) => {
+                record.fail(Reason::FaultInjected, by);
+                return stream.reset_on_close();
+            }
+        };
         match connect(worker, reach, caller.remote.ip()).await {
-            Ok(mut upstream) => {
+            Ok(upstream) => {
                 record.upstream(upstream.active.live.id, &upstream.active.live.endpoint, upstream.peer.as_deref());
                 let read = Read { client: sent, upstream: Bytes::new() };
-                let relayed = worker.until_ended(relay(&mut stream, &mut upstream.stream, read, Some(TCP_IDLE))).await;
+                let relayed = worker.until_ended(relay_at(pace, &mut stream, upstream.stream, read, Some(TCP_IDLE))).await;
                 record.end(relayed);
             }
             Err(error) => {
@@ -114,15 +122,22 @@ pub fn outbound<'a>(
 ) -> Boxed<'a> {
     Box::pin(async move {
         let mut record = ConnectionRecord::begin(worker, caller);
+        let pace = match fault::connection(worker, &reach.unit.faults, &mut record).await {
+            Ok(pace) => pace,
+            Err(by) => {
+                record.fail(Reason::FaultInjected, by);
+                return stream.reset_on_close();
+            }
+        };
         let (upstream, answered) = match early {
             Some(Early { upstream: Some(upstream), answered }) => (upstream, answered),
             _ => (connect(worker, reach, caller.remote.ip()).await, Bytes::new()),
         };
         match upstream {
-            Ok(mut upstream) => {
+            Ok(upstream) => {
                 record.upstream(upstream.active.live.id, &upstream.active.live.endpoint, upstream.peer.as_deref());
                 let read = Read { client: sent, upstream: answered };
-                let relayed = worker.until_ended(relay(&mut stream, &mut upstream.stream, read, Some(TCP_IDLE))).await;
+                let relayed = worker.until_ended(relay_at(pace, &mut stream, upstream.stream, read, Some(TCP_IDLE))).await;
                 record.end(relayed);
             }
             Err(error) => {

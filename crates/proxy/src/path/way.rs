@@ -41,6 +41,8 @@ pub struct Way {
     pub grpc_web: Option<grpc_web::Call>,
     /// To which endpoint it belongs, if to any.
     pub belongs: Belonging,
+    /// How many bytes of the answer's body come in a second, where a fault slows it down.
+    pub bytes_per_second: Option<u64>,
 }
 
 /// To which endpoint an exchange belongs.
@@ -171,7 +173,7 @@ pub fn by_rules(asked: Asked<'_>, table: &RuleTable, head: &RequestHead, random:
     };
     let belongs = Belonging::of(forward, reached, head, asked.source);
     let (to, rule) = (To::Endpoints(reached.clone()), Some((rule.clone(), drawn)));
-    Ok(Decided::Way(Way { to, protocol, timeouts: forward.timeouts, rule, grpc_web, belongs }))
+    Ok(Decided::Way(Way { to, protocol, timeouts: forward.timeouts, rule, grpc_web, belongs, bytes_per_second: None }))
 }
 
 /// The way of a request for the app's port.
@@ -179,7 +181,15 @@ pub fn by_rules(asked: Asked<'_>, table: &RuleTable, head: &RequestHead, random:
 pub fn inbound(port: u16, declared: Protocol, caller: Option<Ipv4Addr>, head: &RequestHead) -> Way {
     let protocol = spoken(declared, head.version);
     let belongs = Belonging::default();
-    Way { to: To::App { port, caller }, protocol, timeouts: Timeouts::default(), rule: None, grpc_web: None, belongs }
+    Way {
+        to: To::App { port, caller },
+        protocol,
+        timeouts: Timeouts::default(),
+        rule: None,
+        grpc_web: None,
+        belongs,
+        bytes_per_second: None,
+    }
 }
 
 /// What is spoken onwards: HTTP/2 where the port is declared so, else what the caller speaks.

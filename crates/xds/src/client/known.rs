@@ -127,13 +127,14 @@ impl Known {
         let mut ports: HashMap<ServicePort, Port> = HashMap::new();
         for (name, unit) in &last_good.outbound {
             let version = Version::of(&**unit).to_string();
-            let OutboundUnit { port, virtual_v4, virtual_v6, protocol, rules, http_only, cluster } = &**unit;
+            let OutboundUnit { port, virtual_v4, virtual_v6, protocol, rules, http_only, faults, cluster } = &**unit;
             let listener = OutboundListener {
                 port: port.clone(),
                 virtual_v4: *virtual_v4,
                 virtual_v6: *virtual_v6,
                 protocol: *protocol,
                 http_only: *http_only,
+                faults: faults.clone(),
             };
             let slot = ports.entry(name.clone()).or_default();
             slot.listener = Some(Said::Is(version.clone(), listener));

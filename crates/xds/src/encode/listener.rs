@@ -34,7 +34,7 @@ use lorica_model::snapshot::{OutboundUnit, Protocol};
 
 use super::access_log::access_log;
 use super::local_reply::local_reply;
-use super::{CORS, Context, GRPC_WEB, address, ads, duration, no};
+use super::{CORS, Context, GRPC_WEB, address, ads, duration, fault, no};
 use crate::facts::{ListenerFacts, metadata};
 use crate::node::Dialect;
 use crate::resource::pack;
@@ -57,7 +57,7 @@ pub(super) fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'
     }
     let mut listener = Listener {
         stat_prefix: String::new(),
-        metadata: Some(metadata(&ListenerFacts { protocol: unit.protocol, http_only: unit.http_only })),
+        metadata: Some(metadata(&ListenerFacts { protocol: unit.protocol, http_only: unit.http_only, faults: unit.faults.clone() })),
         traffic_direction: TrafficDirection::Outbound.into(),
         ..Listener::default()
     };
@@ -107,7 +107,11 @@ pub(super) fn manager(name: &str, routes: RouteSpecifier, dialect: Dialect) -> H
         route_specifier: Some(routes),
         ..HttpConnectionManager::default()
     };
+    if dialect != Dialect::Lorica {
+        manager.http_filters.splice(0..0, fault::filters(dialect));
+    }
     if dialect == Dialect::Envoy {
+        // What it answers by itself, it answers before any fault.
         manager.http_filters.insert(0, cors_filter());
         manager.server_header_transformation = ServerHeaderTransformation::PassThrough.into();
         manager.early_header_mutation_extensions = vec![ours_removed()];
