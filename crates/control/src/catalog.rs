@@ -93,6 +93,8 @@ impl Entrance {
             made.grpc.extend(grpc.flat_map(|rule| rule.leads_to().cloned()));
             made.resources.extend(encode::gateway(&unit, viewed.dialect, Context::of(&viewed.node)).into_iter().map(Arc::new));
         }
+        let taken_over: Vec<ServicePort> = made.leads_to.iter().flat_map(|port| compile::traffic(&world, port).failover).collect();
+        made.leads_to.extend(taken_over);
         if viewed.dialect == Dialect::Envoy {
             made.resources.extend(compile::backend_certificate(&world, name).iter().map(encode::certificate).map(Arc::new));
         }
@@ -127,14 +129,31 @@ impl Viewed {
             !set.endpoints.is_empty() && set.endpoints.iter().all(|endpoint| endpoint.transport == Transport::Plaintext)
         });
         let grpc = self.node.gateway.is_some() && self.gateway().grpc.contains(&port);
-        encode::outbound(&unit, self.dialect, Context { node: &self.node, plaintext, grpc })
+        let failover: Vec<String> = unit.cluster.traffic.failover.iter().map(|port| self.own_cluster(port)).collect();
+        encode::outbound(&unit, self.dialect, Context { node: &self.node, plaintext, grpc, failover: &failover })
     }
 
-    fn endpoints(&self, port: &ServicePort) -> Option<Resource> {
+    /// An Envoy's cluster of a service port's own endpoints: without those that take over, who would take over from each other for ever.
+    fn own_cluster(&self, port: &ServicePort) -> String {
+        let alone = compile::traffic(&self.published.world(), port).failover.is_empty();
+        if alone { port.to_string() } else { encode::own_name(port) }
+    }
+
+    /// An Envoy's clusters for calls to some service ports.
+    fn clusters<'p>(&self, ports: impl Iterator<Item = &'p ServicePort>) -> Vec<String> {
+        let both = |port: &ServicePort| {
+            let (name, own) = (port.to_string(), self.own_cluster(port));
+            if own == name { vec![name] } else { vec![own, name] }
+        };
+        ports.flat_map(both).collect()
+    }
+
+    fn endpoints(&self, name: &str) -> Option<Resource> {
         let world = self.published.world();
-        let set = compile::endpoints(&world, port)?;
+        let port = name.strip_prefix(encode::OWN_PREFIX).unwrap_or(name).parse().ok()?;
+        let set = compile::endpoints(&world, &port)?;
         Some(match self.dialect {
-            Dialect::Envoy => encode::endpoints_near(&set, &self.node.locality, &compile::traffic(&world, port).balancing),
+            Dialect::Envoy => encode::endpoints_near(&set, name, &self.node.locality, &compile::traffic(&world, &port).balancing),
             Dialect::Lorica | Dialect::Grpc => encode::endpoints(&set, self.dialect),
         })
     }
@@ -149,7 +168,7 @@ impl Viewed {
         match kind {
             Kind::Secret => (name == BUNDLE).then(|| encode::bundle(&self.published.bundle)),
             Kind::Names => compile::names(&world).get(&name.parse::<Namespace>().ok()?).map(encode::names),
-            Kind::Endpoints => self.endpoints(&name.parse().ok()?),
+            Kind::Endpoints => self.endpoints(name),
             Kind::Listener if self.workload.as_ref().is_some_and(|workload| encode::inbound_name(workload) == name) => {
                 compile::inbound(&world, self.workload.as_ref()?).map(|unit| encode::inbound(&unit))
             }
@@ -163,7 +182,8 @@ impl Viewed {
                 encode::egress_clusters().into_iter().find(|resource| resource.name == name)
             }
             Kind::Listener | Kind::Route | Kind::Cluster => {
-                self.outbound(name).into_iter().find(|resource| resource.kind == kind && resource.name == name)
+                let port = name.strip_prefix(encode::OWN_PREFIX).filter(|_| self.dialect == Dialect::Envoy);
+                self.outbound(port.unwrap_or(name)).into_iter().find(|resource| resource.kind == kind && resource.name == name)
             }
         }
     }
@@ -219,7 +239,7 @@ impl Catalog for Viewed {
             }
             (Kind::Cluster, Dialect::Envoy) if self.node.gateway.is_some() => {
                 let egress = self.gateway().egress.then(encode::egress_clusters).into_iter().flatten();
-                self.gateway().leads_to.iter().map(ToString::to_string).chain(egress.map(|resource| resource.name)).collect()
+                self.clusters(self.gateway().leads_to.iter()).into_iter().chain(egress.map(|resource| resource.name)).collect()
             }
             // Only Envoy asks for all; one with explicit upstreams gets those and what their routes lead to.
             (Kind::Listener, Dialect::Envoy) if !self.node.upstreams.is_empty() => {
@@ -230,8 +250,8 @@ impl Catalog for Viewed {
                 std::iter::once(encode::CAPTURE.to_owned()).chain(ports).collect()
             }
             (Kind::Cluster, Dialect::Envoy) => {
-                let ports = compile::outbound_ports(&world).chain(compile::egress_ports(&world)).map(|port| port.to_string());
-                ports.chain(encode::egress_clusters().into_iter().map(|resource| resource.name)).collect()
+                let ports: Vec<ServicePort> = compile::outbound_ports(&world).chain(compile::egress_ports(&world)).collect();
+                self.clusters(ports.iter()).into_iter().chain(encode::egress_clusters().into_iter().map(|resource| resource.name)).collect()
             }
             _ => Vec::new(),
         };

@@ -82,11 +82,17 @@ async fn a_key_has_the_same_endpoint_behind_either_proxy() -> anyhow::Result<()>
 const EJECTING: &str = "balancing: {algorithm: Random, prefer: Zone, panicPercent: 0}, retries: {attempts: 0},
   ejection: {consecutiveLocalErrors: 1, baseTime: 300s, maxTime: 300s, maxPercent: 100}";
 
-/// Services by how many endpoints are well, and how many there are, in the caller's zone, in its region and elsewhere; and what each level gets.
-const LEVELS: [(&str, [(usize, usize); 3], [f64; 3]); 3] = [
-    ("half", [(1, 2), (0, 0), (2, 2)], [70.0, 0.0, 30.0]),
-    ("third", [(1, 3), (1, 1), (1, 1)], [46.0, 54.0, 0.0]),
-    ("three", [(0, 1), (1, 2), (1, 1)], [0.0, 70.0, 30.0]),
+/// A service by how many endpoints are well, and how many there are, in the caller's zone, in its region and elsewhere; and what each level gets.
+struct Levels {
+    name: &'static str,
+    endpoints: [(usize, usize); 3],
+    shares: [f64; 3],
+}
+
+const LEVELS: [Levels; 3] = [
+    Levels { name: "half", endpoints: [(1, 2), (0, 0), (2, 2)], shares: [70.0, 0.0, 30.0] },
+    Levels { name: "third", endpoints: [(1, 3), (1, 1), (1, 1)], shares: [46.0, 54.0, 0.0] },
+    Levels { name: "three", endpoints: [(0, 1), (1, 2), (1, 1)], shares: [0.0, 70.0, 30.0] },
 ];
 
 /// What chi-square exceeds once in 100,000 times, with two degrees of freedom at most.
@@ -97,10 +103,10 @@ async fn an_envoy_shares_calls_between_levels_as_the_arithmetic_says() -> anyhow
     const CALLS: f64 = 2000.0;
     let mesh = Mesh::start().await?;
     let (mut resources, mut servers, mut dead) = (String::new(), Vec::new(), Vec::new());
-    for (name, levels, _) in LEVELS {
+    for Levels { name, endpoints, .. } in LEVELS {
         resources += &service(name, EJECTING);
         let mut number = 0;
-        for ((well, all), locality) in levels.iter().zip(["{region: eu, zone: a}", "{region: eu, zone: b}", "{region: us, zone: a}"]) {
+        for ((well, all), locality) in endpoints.iter().zip(["{region: eu, zone: a}", "{region: eu, zone: b}", "{region: us, zone: a}"]) {
             for index in 0..*all {
                 let address = if index < *well {
                     servers.push(EchoServer::start(locality).await?);
@@ -116,12 +122,13 @@ async fn an_envoy_shares_calls_between_levels_as_the_arithmetic_says() -> anyhow
     }
     mesh.apply(&resources).await?;
     let ports = LEVELS.iter().map(|_| Port::free()).collect::<anyhow::Result<Vec<_>>>()?;
-    let upstreams: Vec<String> = LEVELS.iter().zip(&ports).map(|((name, ..), port)| format!("{name}.shop:80={}", port.address())).collect();
+    let upstreams: Vec<String> =
+        LEVELS.iter().zip(&ports).map(|(levels, port)| format!("{}.shop:80={}", levels.name, port.address())).collect();
     let mut options = vec!["--namespace", "shop", "--locality", "eu/a"];
     upstreams.iter().for_each(|upstream| options.extend(["--upstream", upstream.as_str()]));
     let Some(envoy) = Envoy::start(&mesh, &options).await? else { return mesh.finish().await };
-    for ((name, levels, shares), port) in LEVELS.iter().zip(&ports) {
-        let gone = levels.iter().map(|(well, all)| all - well).sum::<usize>() as u64;
+    for (Levels { name, endpoints, shares }, port) in LEVELS.iter().zip(&ports) {
+        let gone = endpoints.iter().map(|(well, all)| all - well).sum::<usize>() as u64;
         let mut connection = HttpConnection::open(port.address()).await?;
         // Those that are dead are found out by calls.
         let counter = format!("cluster.{name}.shop.mesh_80.outlier_detection.ejections_enforced_total");
@@ -165,6 +172,51 @@ async fn an_envoy_shares_calls_between_levels_as_the_arithmetic_says() -> anyhow
         Ok(())
     })
     .await?;
+    envoy.refused_nothing(&mesh, &["cluster_manager.cds."]).await?;
+    envoy.running.stop().await?;
+    mesh.finish().await
+}
+
+/// Calls to a service go to another as its own endpoints fail: by the same arithmetic, and also where each takes over for the other.
+#[tokio::test]
+async fn an_envoy_passes_calls_on_to_who_takes_over() -> anyhow::Result<()> {
+    const CALLS: f64 = 2000.0;
+    let mesh = Mesh::start().await?;
+    let (web, spare, dead) = (EchoServer::start("web").await?, EchoServer::start("spare").await?, [Port::free()?, Port::free()?]);
+    let ejecting = EJECTING.replace("prefer: Zone", "prefer: Anywhere");
+    let over = |name: &str| format!("{ejecting}, failover: [{{name: {name}, port: 80}}]");
+    let mut resources = service("web", &over("spare")) + &service("gone", &over("spare")) + &service("spare", &over("web"));
+    for (service, number, address) in
+        [("web", 0, web.address()), ("web", 1, dead[0].address()), ("gone", 0, dead[1].address()), ("spare", 0, spare.address())]
+    {
+        resources += &workload(service, number, address, "weight: 1");
+    }
+    mesh.apply(&resources).await?;
+    let ports = [Port::free()?, Port::free()?, Port::free()?];
+    let upstreams: Vec<String> =
+        ["web", "gone", "spare"].iter().zip(&ports).map(|(name, port)| format!("{name}.shop:80={}", port.address())).collect();
+    let mut options = vec!["--namespace", "shop"];
+    upstreams.iter().for_each(|upstream| options.extend(["--upstream", upstream.as_str()]));
+    let Some(envoy) = Envoy::start(&mesh, &options).await? else { return mesh.finish().await };
+    for (port, own, share) in [(&ports[0], "web", 70.0), (&ports[1], "gone", 0.0), (&ports[2], "spare", 100.0)] {
+        let found_out = eventually("no call goes to who is dead", PATIENCE, || async {
+            let mut connection = HttpConnection::open(port.address()).await?;
+            for _ in 0..50 {
+                asked(&mut connection, "/", &[]).await?;
+            }
+            Ok(())
+        });
+        found_out.await.with_context(|| mesh.last_words())?;
+        let mut connection = HttpConnection::open(port.address()).await?;
+        let mut counts = [0.0; 2];
+        for _ in 0..CALLS as usize {
+            counts[usize::from(asked(&mut connection, "/", &[]).await?.0.server != own)] += 1.0;
+        }
+        let expected = [share, 100.0 - share].map(|share| CALLS * share / 100.0);
+        let distance: f64 = counts.iter().zip(expected).filter(|(_, due)| *due > 0.0).map(|(count, due)| (count - due).powi(2) / due).sum();
+        assert!(distance < ONE_IN_100_000, "{own}: {counts:?} for {expected:?}");
+        assert!(counts.iter().zip(expected).all(|(count, due)| due > 0.0 || *count == 0.0), "{own}: {counts:?} for {expected:?}");
+    }
     envoy.refused_nothing(&mesh, &["cluster_manager.cds."]).await?;
     envoy.running.stop().await?;
     mesh.finish().await

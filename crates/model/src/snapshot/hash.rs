@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(hash(&[HashOn::SourceAddress], &request), of("10.0.0.7"));
         assert_eq!(source("::ffff:10.0.0.7".parse().unwrap()), of("10.0.0.7").unwrap());
         for absent in [HashOn::Header("x-other".to_owned()), HashOn::Query("y".to_owned())] {
-            assert_eq!(hash(&[absent.clone()], &request), None);
+            assert_eq!(hash(std::slice::from_ref(&absent), &request), None);
             assert_eq!(hash(&[absent, on_header.clone()], &request), of("me"));
         }
         assert_eq!(hash(&[], &request), None);

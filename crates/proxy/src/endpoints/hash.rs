@@ -92,9 +92,8 @@ impl Table {
                 let free = loop {
                     let place = (turn.offset + turn.skip * turn.next) % size;
                     turn.next += 1;
-                    match usize::try_from(place).ok().and_then(|place| table.get_mut(place)) {
-                        Some(place @ None) => break place,
-                        _ => {}
+                    if let Some(place @ None) = usize::try_from(place).ok().and_then(|place| table.get_mut(place)) {
+                        break place;
                     }
                 };
                 *free = Some(turn.index);
@@ -125,7 +124,7 @@ impl Table {
 
 /// The first prime from `least` on; 3 at least, so that there is a way to skip.
 fn prime(least: u64) -> u64 {
-    let is_prime = |number: u64| (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| number % divisor != 0);
+    let is_prime = |number: u64| (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| !number.is_multiple_of(divisor));
     (least.max(3)..).find(|number| is_prime(*number)).unwrap_or(LARGEST_TABLE)
 }
 

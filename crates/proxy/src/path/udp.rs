@@ -91,7 +91,7 @@ async fn open(worker: &Rc<Worker>, port: u16, socket: &Rc<UdpSocket>, sender: So
     };
     let Some(reach) = view.reach(service) else { return fail(Reason::NoConfiguration, "what is known of the service has not come yet") };
     let hash = reach.live.by_hash().then(|| hash::source(sender.ip()));
-    let (_, active) = match pick::choose(&worker, reach, Wanted { hash, ..Wanted::default() }, Instant::now()) {
+    let (_, active) = match pick::choose(worker, reach, Wanted { hash, ..Wanted::default() }, Instant::now()) {
         Ok(picked) => picked,
         Err(error) => return fail(error.reason, &error.detail),
     };

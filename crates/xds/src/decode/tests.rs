@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use envoy_types::pb::envoy::config::cluster::v3::{Cluster as EnvoyCluster, OutlierDetection};
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster as EnvoyCluster, OutlierDetection, cluster::ClusterDiscoveryType};
 use envoy_types::pb::envoy::config::core::v3::{Metadata, RuntimeFractionalPercent};
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::{Listener, filter::ConfigType};
@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::config::route::v3::{
     route_match::PathSpecifier,
 };
 use envoy_types::pb::envoy::data::dns::v3::DnsTable;
+use envoy_types::pb::envoy::extensions::clusters::aggregate::v3::ClusterConfig as AggregateConfig;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret};
 use lorica_model::snapshot::{
@@ -294,7 +295,7 @@ fn an_envoy_is_told_what_is_near_by_priorities() {
     }
     let near = |own: &str, prefer, overprovisioning_percent| {
         let balancing = Balancing { prefer, overprovisioning_percent, ..Balancing::default() };
-        let resource = encode::endpoints_near(&set, &own.parse().unwrap(), &balancing);
+        let resource = encode::endpoints_near(&set, &set.port.to_string(), &own.parse().unwrap(), &balancing);
         let assignment = ClusterLoadAssignment::decode(resource.body.value.as_slice()).unwrap();
         let factor = assignment.policy.and_then(|policy| policy.overprovisioning_factor).map(|factor| factor.value);
         (assignment.endpoints.iter().map(|group| group.priority).collect::<Vec<_>>(), factor, resource.version)
@@ -309,6 +310,29 @@ fn an_envoy_is_told_what_is_near_by_priorities() {
     assert_eq!(near("us/c", Nearness::Zone, 140).0, [1, 1, 0, 0]);
     assert_eq!(near("eu/b", Nearness::Anywhere, 200).1, Some(200));
     assert_eq!(near("eu/b", Nearness::Anywhere, 140), (vec![0; 4], None, plain));
+}
+
+#[test]
+fn an_envoy_is_told_who_takes_over_by_an_aggregate_of_clusters() {
+    let unit = samples::unit("recording.contact.mesh:80", &[]);
+    let (node, failover) = (samples::metadata(), ["spare.contact.mesh:80".to_owned()]);
+    let context = Context { failover: &failover, ..Context::of(&node) };
+    let resources = encode::outbound(&unit, Dialect::Envoy, context);
+    let clusters: Vec<EnvoyCluster> = resources
+        .iter()
+        .filter(|resource| resource.kind == Kind::Cluster)
+        .map(|resource| EnvoyCluster::decode(resource.body.value.as_slice()).unwrap())
+        .collect();
+    let [own, aggregate] = clusters.as_slice() else { panic!("{clusters:?}") };
+    assert_eq!((own.name.as_str(), aggregate.name.as_str()), ("own/recording.contact.mesh:80", "recording.contact.mesh:80"));
+    assert_eq!(own.eds_cluster_config.as_ref().unwrap().service_name, own.name);
+    assert!(own.transport_socket.is_some() && aggregate.transport_socket.is_none());
+    let Some(ClusterDiscoveryType::ClusterType(of)) = &aggregate.cluster_discovery_type else { panic!("{aggregate:?}") };
+    let config = AggregateConfig::decode(of.typed_config.as_ref().unwrap().value.as_slice()).unwrap();
+    assert_eq!(config.clusters, ["own/recording.contact.mesh:80", "spare.contact.mesh:80"]);
+    // Lorica's proxy knows by the policy.
+    let ours = encode::outbound(&unit, Dialect::Lorica, context);
+    assert_eq!(ours.iter().filter(|resource| resource.kind == Kind::Cluster).count(), 1);
 }
 
 #[test]

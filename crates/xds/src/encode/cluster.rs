@@ -5,9 +5,10 @@
 
 use envoy_types::pb::envoy::config::cluster::v3::{
     Cluster as EnvoyCluster,
-    cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, TransportSocketMatch},
+    cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch},
 };
 use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, TransportSocket, transport_socket::ConfigType};
+use envoy_types::pb::envoy::extensions::clusters::aggregate::v3::ClusterConfig as AggregateConfig;
 use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
     HttpProtocolOptions,
@@ -17,7 +18,7 @@ use envoy_types::pb::google::protobuf::Struct;
 use lorica_model::snapshot::{Cluster, Protocol, Traffic};
 
 use super::traffic::{self, TrafficFields};
-use super::{Context, ads, duration, tls};
+use super::{Context, OWN_PREFIX, ads, duration, tls};
 use crate::facts::{ClusterFacts, metadata};
 use crate::node::Dialect;
 use crate::resource::pack;
@@ -60,6 +61,32 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect, context: Context<'_>)
         }
     }
     out
+}
+
+/// Calls an EDS cluster by another name, and its endpoints alike.
+pub(super) fn rename(cluster: &mut EnvoyCluster, name: String) {
+    if let Some(eds) = &mut cluster.eds_cluster_config {
+        eds.service_name.clone_from(&name);
+    }
+    cluster.name = name;
+}
+
+/// What stands in the place of a cluster from which `others` take over: its priorities are the cluster's own, then those of the others. Limits
+/// of retries are asked of it, all else of the one that takes a call.
+pub(super) fn aggregate(cluster: &EnvoyCluster, others: &[String]) -> EnvoyCluster {
+    let own = format!("{OWN_PREFIX}{}", cluster.name);
+    let clusters = std::iter::once(own).chain(others.iter().cloned()).collect();
+    let config = AggregateConfig { clusters };
+    let aggregated = CustomClusterType { name: "envoy.clusters.aggregate".to_owned(), typed_config: Some(pack(&config)) };
+    EnvoyCluster {
+        name: cluster.name.clone(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::ClusterType(aggregated)),
+        connect_timeout: cluster.connect_timeout,
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        circuit_breakers: cluster.circuit_breakers.clone(),
+        typed_extension_protocol_options: cluster.typed_extension_protocol_options.clone(),
+        ..EnvoyCluster::default()
+    }
 }
 
 /// The metadata under `envoy.transport_socket_match` that marks an endpoint.

@@ -17,13 +17,15 @@ use crate::{Kind, Resource};
 /// The resource of `set`.
 #[must_use]
 pub fn endpoints(set: &EndpointSet, dialect: Dialect) -> Resource {
-    assigned(set, assignment(set, dialect), Version::of(set))
+    assigned(&assignment(set, dialect), Version::of(set))
 }
 
-/// The resource of `set` for an Envoy at `own`: what is nearer has a higher priority, as far as the policy prefers near ones.
+/// The resource of `set` for an Envoy at `own`, for its cluster `name`: what is nearer has a higher priority, as far as the policy prefers near
+/// ones.
 #[must_use]
-pub fn endpoints_near(set: &EndpointSet, own: &Locality, balancing: &Balancing) -> Resource {
+pub fn endpoints_near(set: &EndpointSet, name: &str, own: &Locality, balancing: &Balancing) -> Resource {
     let mut out = assignment(set, Dialect::Envoy);
+    name.clone_into(&mut out.cluster_name);
     let distance = |group: &LocalityLbEndpoints| {
         let of = group.locality.as_ref().map(|of| Locality { region: of.region.clone(), zone: of.zone.clone() });
         own.distance(&of.unwrap_or_default(), balancing.prefer)
@@ -43,14 +45,14 @@ pub fn endpoints_near(set: &EndpointSet, own: &Locality, balancing: &Balancing) 
     } else {
         Version::of(&(set, priorities, factor))
     };
-    assigned(set, out, version)
+    assigned(&out, version)
 }
 
 /// Envoy's over-provisioning where nothing is said, in percent.
 const OVERPROVISIONING: u32 = 140;
 
-fn assigned(set: &EndpointSet, assignment: ClusterLoadAssignment, version: Version) -> Resource {
-    Resource::new(Kind::Endpoints, set.port.to_string(), version, &assignment)
+fn assigned(assignment: &ClusterLoadAssignment, version: Version) -> Resource {
+    Resource::new(Kind::Endpoints, &assignment.cluster_name, version, assignment)
 }
 
 fn assignment(set: &EndpointSet, dialect: Dialect) -> ClusterLoadAssignment {

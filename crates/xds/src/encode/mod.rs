@@ -31,6 +31,7 @@ use envoy_types::pb::envoy::config::core::v3::{
     socket_address::PortSpecifier,
 };
 use envoy_types::pb::google::protobuf;
+use lorica_model::name::ServicePort;
 use lorica_model::snapshot::{OutboundUnit, Version};
 
 pub use access_log::ACCESS_LOG;
@@ -68,13 +69,15 @@ pub struct Context<'a> {
     /// Whether routes for gRPC lead there from the gateway that the client runs. Lorica's proxy sees by each request what to speak;
     /// Envoy speaks one version with a cluster.
     pub grpc: bool,
+    /// For Envoy: the clusters that take over from the unit's own, in this order.
+    pub failover: &'a [String],
 }
 
 impl<'a> Context<'a> {
     /// The context of a client whose clusters are reached by mutual TLS where nothing else is said.
     #[must_use]
     pub fn of(node: &'a NodeMetadata) -> Self {
-        Self { node, plaintext: false, grpc: false }
+        Self { node, plaintext: false, grpc: false, failover: &[] }
     }
 
     /// Envoy's secrets; the directory that it was started in where it names none.
@@ -105,12 +108,30 @@ pub fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'_>) -> 
         named.cluster.tls.iter_mut().for_each(|tls| tls.certificate = Some(certificate::by_name(shown)));
         version = Version::of(&named);
     }
-    resources.push(Resource::new(Kind::Cluster, &name, version, &cluster::cluster(&unit.cluster, dialect, context)));
+    let mut own = cluster::cluster(&unit.cluster, dialect, context);
+    if dialect == Dialect::Envoy && !context.failover.is_empty() {
+        let aggregate = cluster::aggregate(&own, context.failover);
+        let version = Version::of(&(version.to_string(), context.failover));
+        cluster::rename(&mut own, own_name(&unit.port));
+        resources.push(Resource::new(Kind::Cluster, &own.name, version, &own));
+        resources.push(Resource::new(Kind::Cluster, &name, version, &aggregate));
+    } else {
+        resources.push(Resource::new(Kind::Cluster, &name, version, &own));
+    }
     if let Some(listener) = listener::outbound(unit, dialect, context) {
         resources.push(Resource::new(Kind::Listener, &name, version, &listener));
     }
     resources.push(Resource::new(Kind::Route, &name, version, &route::configuration(unit, dialect)));
     resources
+}
+
+/// What the names of an Envoy's clusters begin with that have a service port's own endpoints, where others take over from it.
+pub const OWN_PREFIX: &str = "own/";
+
+/// The cluster of a service port's own endpoints, where others take over from it.
+#[must_use]
+pub fn own_name(port: &ServicePort) -> String {
+    format!("{OWN_PREFIX}{port}")
 }
 
 /// "Ask on this stream."
