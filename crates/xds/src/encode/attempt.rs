@@ -15,14 +15,23 @@ use envoy_types::pb::envoy::config::route::v3::{
         hash_policy::{ConnectionProperties, Cookie, Header, PolicySpecifier, QueryParameter},
     },
 };
+use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::{
+    StatefulSession, StatefulSessionPerRoute, stateful_session_per_route::Override,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpFilter, http_filter};
+use envoy_types::pb::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
-use lorica_model::snapshot::{FieldMatch, Forward, HashOn, HttpRule, Pattern, Pause, RetryOn, Timeouts, ValueMatch};
+use envoy_types::pb::envoy::r#type::http::v3::Cookie as SessionCookie;
+use envoy_types::pb::google::protobuf::Any;
+use lorica_model::snapshot::{Affinity, FieldMatch, Forward, HashOn, HttpRule, Pattern, Pause, RetryOn, Timeouts, ValueMatch};
 
 use super::{duration, number};
 use crate::resource::pack;
 
 /// How often Envoy looks for an endpoint not tried yet: Istio's number.
 const SELECTIONS: i64 = 5;
+/// The name of Envoy's filter for session affinity.
+const AFFINITY: &str = "envoy.filters.http.stateful_session";
 /// The methods that are idempotent (RFC 9110, 9.2.2).
 const IDEMPOTENT: &str = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE";
 
@@ -146,6 +155,25 @@ fn hash_policy(on: &HashOn) -> HashPolicy {
         HashOn::SourceAddress => PolicySpecifier::ConnectionProperties(ConnectionProperties { source_ip: true }),
     };
     HashPolicy { policy_specifier: Some(specifier), ..HashPolicy::default() }
+}
+
+/// Keeps callers with their endpoints where a route says so. Its cookie holds the endpoint's address, where Lorica's holds a token.
+pub(super) fn affinity_filter() -> HttpFilter {
+    let config = pack(&StatefulSession::default());
+    HttpFilter { name: AFFINITY.to_owned(), config_type: Some(http_filter::ConfigType::TypedConfig(config)), ..HttpFilter::default() }
+}
+
+/// What a route says to it.
+pub(super) fn affinity(forward: &Forward) -> Option<(String, Any)> {
+    let Affinity { cookie, ttl, path } = forward.affinity.as_ref()?;
+    let cookie = SessionCookie { name: cookie.clone(), ttl: ttl.map(duration), path: path.clone(), ..SessionCookie::default() };
+    let state = TypedExtensionConfig {
+        name: "envoy.http.stateful_session.cookie".to_owned(),
+        typed_config: Some(pack(&CookieBasedSessionState { cookie: Some(cookie) })),
+    };
+    let session = StatefulSession { session_state: Some(state), ..StatefulSession::default() };
+    let config = StatefulSessionPerRoute { r#override: Some(Override::StatefulSession(session)) };
+    Some((AFFINITY.to_owned(), pack(&config)))
 }
 
 /// The rules that Envoy has for one of ours, the most specific first.

@@ -29,11 +29,12 @@ use envoy_types::pb::envoy::r#type::v3::{
     hash_policy::{PolicySpecifier, SourceIp},
 };
 use envoy_types::pb::google::protobuf::Any;
-use lorica_model::name::ServicePort;
 use lorica_model::snapshot::{OutboundUnit, Protocol};
 
 use super::access_log::access_log;
+use super::attempt::affinity_filter;
 use super::local_reply::local_reply;
+use super::traffic::adaptive_filter;
 use super::{CORS, Context, GRPC_WEB, address, ads, duration, fault, no};
 use crate::facts::{ListenerFacts, metadata};
 use crate::node::Dialect;
@@ -49,10 +50,9 @@ pub(super) const INSPECTION: Duration = Duration::from_millis(200);
 
 pub(super) fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'_>) -> Option<Listener> {
     let name = unit.port.to_string();
-    let http =
-        || vec![network_filter("envoy.filters.network.http_connection_manager", pack(&connection_manager(&unit.port, dialect, context)))];
+    let http = || vec![network_filter("envoy.filters.network.http_connection_manager", pack(&connection_manager(unit, dialect, context)))];
     if dialect == Dialect::Grpc {
-        let manager = connection_manager(&unit.port, dialect, context);
+        let manager = connection_manager(unit, dialect, context);
         return Some(Listener { name, api_listener: Some(ApiListener { api_listener: Some(pack(&manager)) }), ..Listener::default() });
     }
     let mut listener = Listener {
@@ -93,10 +93,16 @@ pub(super) fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'
     Some(listener)
 }
 
-fn connection_manager(port: &ServicePort, dialect: Dialect, context: Context<'_>) -> HttpConnectionManager {
-    let name = port.to_string();
+fn connection_manager(unit: &OutboundUnit, dialect: Dialect, context: Context<'_>) -> HttpConnectionManager {
+    let name = unit.port.to_string();
     let routes = RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name.clone() });
-    HttpConnectionManager { access_log: access_log(dialect, context), ..manager(&name, routes, dialect) }
+    let mut manager = HttpConnectionManager { access_log: access_log(dialect, context), ..manager(&name, routes, dialect) };
+    if dialect == Dialect::Envoy
+        && let Some(filter) = adaptive_filter(&unit.cluster.traffic.limits)
+    {
+        manager.http_filters.insert(manager.http_filters.len() - 1, filter);
+    }
+    manager
 }
 
 /// A connection manager whose routes are these.
@@ -113,6 +119,7 @@ pub(super) fn manager(name: &str, routes: RouteSpecifier, dialect: Dialect) -> H
     if dialect == Dialect::Envoy {
         // What it answers by itself, it answers before any fault.
         manager.http_filters.insert(0, cors_filter());
+        manager.http_filters.insert(manager.http_filters.len() - 1, affinity_filter());
         manager.server_header_transformation = ServerHeaderTransformation::PassThrough.into();
         manager.early_header_mutation_extensions = vec![ours_removed()];
         manager.local_reply_config = Some(local_reply());

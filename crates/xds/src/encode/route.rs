@@ -70,7 +70,10 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     let cors = rule.filters.cors.clone();
     let attempt = rule.forward().filter(|_| unanswered.is_none()).map(AttemptFacts::of).unwrap_or_default();
     let faults = rule.forward().filter(|_| unanswered.is_none()).map(|forward| forward.faults.clone()).unwrap_or_default();
-    let typed_per_filter_config = filter::per_filter(&rule.filters, &faults);
+    let mut typed_per_filter_config = filter::per_filter(&rule.filters, &faults);
+    if dialect == Dialect::Envoy {
+        typed_per_filter_config.extend(rule.forward().and_then(attempt::affinity));
+    }
     let facts = RouteFacts { origin: (*rule.origin).clone(), prefix, path, cors, unanswered, attempt, faults };
     let (request_headers_to_add, request_headers_to_remove) = filter::header_edits(&rule.filters.request);
     let (response_headers_to_add, response_headers_to_remove) = filter::header_edits(&rule.filters.response);

@@ -1,6 +1,8 @@
 //! What holds for calls to endpoints, in Envoy's words. What these leave out (peak EWMA, probation, limits that follow latency, …) stands in the
 //! cluster's metadata, and a Lorica proxy holds both against each other.
 
+use std::time::Duration;
+
 use envoy_types::pb::envoy::config::cluster::v3::{
     CircuitBreakers, Cluster as EnvoyCluster, OutlierDetection,
     circuit_breakers::{Thresholds, thresholds::RetryBudget},
@@ -12,6 +14,12 @@ use envoy_types::pb::envoy::config::core::v3::{
     HealthCheck as EnvoyHealthCheck, HttpProtocolOptions as CommonHttpOptions,
     health_check::{GrpcHealthCheck, HealthChecker, HttpHealthCheck, TcpHealthCheck, TlsOptions},
 };
+use envoy_types::pb::envoy::extensions::filters::http::adaptive_concurrency::v3::{
+    AdaptiveConcurrency, GradientControllerConfig,
+    adaptive_concurrency::ConcurrencyControllerConfig,
+    gradient_controller_config::{ConcurrencyLimitCalculationParams, MinimumRttCalculationParams},
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpFilter, http_filter};
 use envoy_types::pb::envoy::r#type::v3::{CodecClientType, Int64Range, Percent};
 use envoy_types::pb::google::protobuf::{BoolValue, UInt32Value, UInt64Value};
 use lorica_model::snapshot::{
@@ -20,9 +28,13 @@ use lorica_model::snapshot::{
 
 use super::{duration, number};
 use crate::node::Dialect;
+use crate::resource::pack;
 
 /// Envoy's share of healthy endpoints below which all are called, where nothing is said.
 const PANIC: u32 = 50;
+
+/// How often Envoy lets few requests through to learn the least latency: the interval of its documentation's example.
+const LEAST_LATENCY_ASKED: Duration = Duration::from_secs(60);
 
 /// The fields of a cluster that say what holds for calls to its endpoints.
 pub(crate) struct TrafficFields {
@@ -102,6 +114,36 @@ pub(super) fn connections(connections: &Connections) -> CommonHttpOptions {
         max_connection_duration: connections.max_age.map(duration),
         ..CommonHttpOptions::default()
     }
+}
+
+/// Holds back requests to a service port that answers more slowly than it can. An Envoy beside an app has a listener for each, so that its filter
+/// knows one service; a gateway's would hold back all.
+pub(super) fn adaptive_filter(limits: &Limits) -> Option<HttpFilter> {
+    let adaptive = limits.adaptive?;
+    let percent = |value: u32| Some(Percent { value: value.into() });
+    let controller = GradientControllerConfig {
+        sample_aggregate_percentile: percent(50),
+        concurrency_limit_params: Some(ConcurrencyLimitCalculationParams {
+            max_concurrency_limit: number(adaptive.maximum),
+            concurrency_update_interval: Some(duration(adaptive.interval)),
+            ..ConcurrencyLimitCalculationParams::default()
+        }),
+        min_rtt_calc_params: Some(MinimumRttCalculationParams {
+            interval: Some(duration(LEAST_LATENCY_ASKED)),
+            min_concurrency: number(adaptive.minimum),
+            buffer: percent(adaptive.tolerance_percent),
+            ..MinimumRttCalculationParams::default()
+        }),
+    };
+    let config = AdaptiveConcurrency {
+        concurrency_controller_config: Some(ConcurrencyControllerConfig::GradientControllerConfig(controller)),
+        ..AdaptiveConcurrency::default()
+    };
+    Some(HttpFilter {
+        name: "envoy.filters.http.adaptive_concurrency".to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack(&config))),
+        ..HttpFilter::default()
+    })
 }
 
 fn slow_start(slow_start: SlowStart) -> SlowStartConfig {
