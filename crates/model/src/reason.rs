@@ -71,6 +71,8 @@ pub enum Reason {
     OutsideFailed,
     /// The host is outside the mesh, and no EgressPolicy lets the caller call it.
     EgressDenied,
+    /// A FaultPolicy asks for it: nothing is broken.
+    FaultInjected,
     /// The proxy is ending.
     Draining,
 }
@@ -106,7 +108,7 @@ const CANCELLED: u32 = 1;
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::NoRoute,
         Self::NoBackend,
         Self::NoSuchPort,
@@ -135,6 +137,7 @@ impl Reason {
         Self::NotHttp,
         Self::OutsideFailed,
         Self::EgressDenied,
+        Self::FaultInjected,
         Self::Draining,
     ];
 
@@ -225,6 +228,7 @@ impl Reason {
             Self::EgressDenied => {
                 ("egress_denied", "UAEX", 403, PERMISSION_DENIED, Mesh, true, "no EgressPolicy lets this workload call that host")
             }
+            Self::FaultInjected => ("fault_injected", "FI", 503, UNAVAILABLE, Mesh, true, "a FaultPolicy answers in place of the service"),
             Self::Draining => ("draining", "LR", 503, UNAVAILABLE, Mesh, true, "the proxy is ending"),
         };
         Meaning { word, flag, status, grpc, side, unsent, text }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod edge;
+mod fault;
 mod traffic;
 
 use proptest::prelude::*;

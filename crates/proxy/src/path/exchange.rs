@@ -1,6 +1,6 @@
 //! One exchange, top to bottom: a request that came in, what was decided about it, and the answer that went back.
 //!
-//! clean → route → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
+//! clean → route → fault → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
 //! written once, when the exchange is over or dropped.
 
 use std::rc::Rc;
@@ -16,6 +16,7 @@ use super::caller::{Caller, Entry};
 use super::clean;
 use super::deadline::{self, Told};
 use super::failure::{Again, Failure};
+use super::fault;
 use super::filter;
 use super::gateway;
 use super::mirror;
@@ -96,7 +97,7 @@ async fn pass<'x>(
     if let Entry::Gateway { tls, .. } = &caller.entry {
         clean::forwarded(head, &mut edits, caller.remote.ip(), *tls);
     }
-    let way = match decide(worker, caller, head).await? {
+    let mut way = match decide(worker, caller, head).await? {
         Decided::Way(way) => way,
         Decided::Answer(answer, rule) => {
             record.rule(&rule);
@@ -118,6 +119,9 @@ async fn pass<'x>(
             body.decode(decoder);
         }
         record.is_grpc();
+    }
+    if fault::request(worker, head, &mut way, told.deadline, responder, decided.as_ref(), alternative, record).await? {
+        return Ok(());
     }
     if let Some((rule, backend)) = way.decided() {
         filter::request(head, rule, backend, &mut edits);
@@ -148,7 +152,7 @@ impl Tries<'_, '_> {
     async fn run(self) -> Result<(), Failure> {
         let Tries { worker, way, head, edits, told, alternative, body, responder, record } = self;
         let terms = Terms::of(way.retry(), head, told.is_retry);
-        let mut now = record.begun();
+        let mut now = record.ready();
         let times = Times::begin(&way.timeouts, told.deadline.map(Into::into), now.into());
         times.check(now.into())?;
         let mut tried = Tried::new();
@@ -257,7 +261,7 @@ async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Res
                     reach
                 }
             };
-            let asked = Asked { called: Some(&reach), view: &worker.view(), scheme: "http" };
+            let asked = Asked { called: Some(&reach), view: &worker.view(), scheme: "http", source: caller.remote };
             Ok(way::by_rules(asked, &reach.unit.rules, head, fastrand::f64())?)
         }
         // What an egress gateway takes is no exchange.
@@ -267,7 +271,7 @@ async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Res
             let view = worker.view();
             let hosts = gateway::hosts(&view, *port, chain.as_ref()).ok_or(Reason::NoRoute)?;
             let rules = hosts.rules(head.authority()).ok_or(Reason::NoRoute)?;
-            let asked = Asked { called: None, view: &view, scheme: if *tls { "https" } else { "http" } };
+            let asked = Asked { called: None, view: &view, scheme: if *tls { "https" } else { "http" }, source: caller.remote };
             Ok(way::by_rules(asked, rules, head, fastrand::f64())?)
         }
     }
