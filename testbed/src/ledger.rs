@@ -88,7 +88,7 @@ pub async fn serve(listener: TcpListener, file: &Path, moods: Moods) -> io::Resu
         tokio::spawn(async move {
             let mut connection = Served { stream, read: Vec::new(), moods, book };
             while connection.one().await.is_ok() {}
-            if fastrand::f64() < 0.5 {
+            if moods.share > 0.0 && fastrand::f64() < 0.5 {
                 drop(connection.stream.set_zero_linger());
             }
         });

@@ -2,6 +2,7 @@
 //! about as long before their next request, POSTs among them. Not one may be answered by the mesh in the server's place.
 //!
 //! `LORICA_KEEPALIVE_REQUESTS` says how many requests are made, all servers together; 100000 takes some minutes.
+#![allow(clippy::print_stdout, reason = "the numbers of a long run are what it is for")]
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;

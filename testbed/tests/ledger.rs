@@ -2,6 +2,7 @@
 //! each once; none may be lost without an error told to it.
 //!
 //! `LORICA_LEDGER_CALLS` says how many payments each test makes; 100000 takes some minutes.
+#![allow(clippy::print_stdout, reason = "the numbers of a long run are what it is for")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -111,7 +112,7 @@ async fn client(address: SocketAddr, next: Arc<AtomicUsize>, calls: usize) -> an
         }
         let payment = format!("payment-{number}");
         let mut request = Request::post("/").header("host", "ledger.bank");
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             request = request.header("idempotency-key", &payment);
         }
         // Some are long, so that they leave in more than one piece.

@@ -123,7 +123,7 @@ async fn a_connection_grows_no_older_than_the_policy_has_it() {
     let (pool, now) = (pool(), Instant::now());
     let connections = Connections { max_age: Some(milliseconds(300)), ..Connections::default() };
     let young = pool.keeping(connections, Some(Upstream::App(80)));
-    let _far = idle(&pool, young.clone());
+    let _far = idle(&pool, young);
     assert!(pool.ready(&KEY, Reuse::Any, now + milliseconds(200)).is_some());
     assert!(pool.ready(&KEY, Reuse::Any, now + milliseconds(400)).is_none());
     pool.sweep_idle(now + milliseconds(400));
