@@ -61,6 +61,8 @@ pub(crate) struct AttemptFacts {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) limit: Option<Duration>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stream: Option<Duration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retry: Option<Retry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hedge: Option<Hedge>,
@@ -74,6 +76,7 @@ impl AttemptFacts {
     pub(crate) fn of(forward: &Forward) -> Self {
         Self {
             limit: forward.timeouts.backend_request,
+            stream: forward.timeouts.stream,
             retry: Some(forward.retry.clone()).filter(|retry| *retry != Retry::default()),
             hedge: forward.hedge,
             hash: forward.hash.clone(),

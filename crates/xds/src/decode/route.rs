@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::config::route::v3::{
     query_parameter_matcher::QueryParameterMatchSpecifier,
     redirect_action::{RedirectResponseCode, SchemeRewriteSpecifier},
     route::Action,
-    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration, RequestMirrorPolicy},
+    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy},
     route_match::PathSpecifier,
     weighted_cluster::{ClusterWeight, cluster_weight},
 };
@@ -24,7 +24,7 @@ use lorica_model::snapshot::{
     Pattern, Redirect, RouteMatch, Share, Timeouts, ValueMatch, WeightedBackend,
 };
 
-use super::{At, Fault, Rejected, apart, duration, facts, limit, open, present, service_port};
+use super::{At, Fault, Rejected, apart, facts, limit, open, present, service_port};
 use crate::Kind;
 use crate::encode::{AttemptFields, GRPC_WEB, MISSING_PREFIX, path_specifier, per_backend, per_filter, redirect as encode_redirect};
 use crate::facts::{AttemptFacts, RouteFacts};
@@ -296,12 +296,12 @@ fn forward(
     let mirrors =
         request_mirror_policies.into_iter().enumerate().map(|(index, one)| mirror(&at.index("request_mirror_policies", index), one));
     let mirrors = mirrors.collect::<Result<_, _>>()?;
-    let AttemptFacts { limit: backend_request, retry, hedge, hash, affinity } = attempt;
+    let AttemptFacts { limit: backend_request, stream, retry, hedge, hash, affinity } = attempt;
     let timeouts = Timeouts {
         request: limit(&at.field("timeout"), timeout)?,
         backend_request,
         idle: limit(&at.field("idle_timeout"), idle_timeout)?,
-        stream: stream_limit(at, max_stream_duration.clone())?,
+        stream,
     };
     let forward = Forward { backends, timeouts, path, host, mirrors, retry: retry.unwrap_or_default(), hedge, hash, affinity, faults };
     let said = AttemptFields::of(&forward);
@@ -310,11 +310,6 @@ fn forward(
     at.equal("hash_policy", &hash_policy, &said.hash_policy)?;
     at.equal("max_stream_duration", &max_stream_duration, &said.max_stream_duration)?;
     Ok(forward)
-}
-
-fn stream_limit(at: &At<'_>, limits: Option<MaxStreamDuration>) -> Result<Option<std::time::Duration>, Fault> {
-    let limit = limits.and_then(|limits| limits.max_stream_duration);
-    limit.map(|limit| duration(&at.field("max_stream_duration").field("max_stream_duration"), limit)).transpose()
 }
 
 fn mirror(at: &At<'_>, policy: RequestMirrorPolicy) -> Result<Mirror, Fault> {
