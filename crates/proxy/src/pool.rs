@@ -17,6 +17,7 @@ use lorica_observe::record::Party;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::config::MAX_IDLE_PER_ENDPOINT;
+use crate::endpoints::places::Place;
 use crate::path::mtls::Negotiated;
 use crate::stream::{Carried, Stream};
 use crate::wire::{Http1Client, Http2Client, Outgoing, Receiver, Sender, WireError};
@@ -63,6 +64,31 @@ pub struct Facts {
     pub remote: Option<SocketAddr>,
     /// The same as a party to a call; none for the app beside the proxy.
     pub party: Option<Arc<Party>>,
+    /// When it has become too old for another request; none: it never does.
+    pub until: Option<Instant>,
+    /// Its place among the connections that a limit allows, where there is one.
+    pub places: Option<Arc<ConnectionPlaces>>,
+}
+
+/// What a limited connection takes up for as long as it is open.
+#[derive(Debug)]
+pub struct ConnectionPlaces {
+    /// Among those that are open.
+    pub open: Place,
+    /// Among those that are in use, as one of HTTP/2 always is. One of HTTP/1 is while it has an exchange, which holds the place then.
+    pub used: Option<Place>,
+}
+
+impl Facts {
+    fn is_over(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+
+    /// Whether somebody waits for the place of the connection.
+    fn is_wanted(&self) -> bool {
+        let wanted = |places: &Arc<ConnectionPlaces>| places.open.is_wanted() || places.used.as_ref().is_some_and(Place::is_wanted);
+        self.places.as_ref().is_some_and(wanted)
+    }
 }
 
 /// The connections of one worker.
@@ -149,6 +175,26 @@ impl Lease {
 }
 
 impl Lease {
+    /// Whether an exchange can begin at once.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        match &self.carrier {
+            Carrier::Http1 { .. } => true,
+            Carrier::Http2 { client, .. } => client.has_room(),
+        }
+    }
+
+    /// Waits until an exchange can begin, behind those who wait already.
+    ///
+    /// # Errors
+    /// When the connection takes no request any more.
+    pub async fn room(&self) -> Result<(), WireError> {
+        match &self.carrier {
+            Carrier::Http1 { .. } => Ok(()),
+            Carrier::Http2 { client, .. } => client.room().await,
+        }
+    }
+
     /// Opens a stream for other bytes on the connection, which stays in use for as long as the stream is.
     ///
     /// # Errors
@@ -202,7 +248,7 @@ impl Pool {
     pub fn ready(self: &Rc<Self>, key: &Key, now: Instant) -> Option<Lease> {
         match key.protocol {
             Negotiated::Http1 => self.take_idle(key, now),
-            Negotiated::Http2 => self.share(key, false),
+            Negotiated::Http2 => self.share(key, false, now),
         }
     }
 
@@ -210,22 +256,21 @@ impl Pool {
         loop {
             // The latest: the others may then grow old enough to be closed.
             let Idle { client, facts, since } = self.idle.borrow_mut().get_mut(key)?.pop()?;
-            if now.saturating_duration_since(since) < DEFAULT_POOL_IDLE_TIMEOUT && client.is_reusable() {
+            if now.saturating_duration_since(since) < DEFAULT_POOL_IDLE_TIMEOUT && !facts.is_over(now) && client.is_reusable() {
                 return Some(Lease { carrier: Carrier::Http1 { client, key: *key, pool: self.clone() }, facts, reused: true });
             }
         }
     }
 
     /// The connection with the fewest exchanges; a full one only where `full` says so.
-    fn share(&self, key: &Key, full: bool) -> Option<Lease> {
+    pub fn share(&self, key: &Key, full: bool, now: Instant) -> Option<Lease> {
         let mut shared = self.shared.borrow_mut();
         let list = shared.get_mut(key)?;
         list.retain(|shared| !shared.client.is_ended());
-        let least = list.iter().min_by_key(|shared| (shared.bulk.get(), Rc::strong_count(&shared.under_way)))?;
-        if least.bulk.get() && list.len() < MAX_SHARED {
-            return None;
-        }
-        if !full && Rc::strong_count(&least.under_way) > least.client.capacity() && list.len() < MAX_SHARED {
+        let young = || list.iter().filter(|shared| !shared.facts.is_over(now));
+        let least = young().min_by_key(|shared| (shared.bulk.get(), Rc::strong_count(&shared.under_way)))?;
+        let more = !full && young().count() < MAX_SHARED;
+        if more && (least.bulk.get() || Rc::strong_count(&least.under_way) > least.client.capacity()) {
             return None;
         }
         let carrier = Carrier::Http2 {
@@ -260,6 +305,9 @@ impl Pool {
     }
 
     fn keep(&self, key: Key, client: Http1Client, facts: Facts) {
+        if facts.is_wanted() {
+            return;
+        }
         let mut idle = self.idle.borrow_mut();
         let list = idle.entry(key).or_default();
         if list.len() < MAX_IDLE_PER_ENDPOINT {
@@ -267,16 +315,30 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle too long or was closed by its server; run each second.
-    pub fn sweep(&self) {
+    /// Closes what is not in use, as far as others wait for its place.
+    pub fn give_up(&self) {
         self.idle.borrow_mut().retain(|_, list| {
-            list.retain(|idle| idle.since.elapsed() < DEFAULT_POOL_IDLE_TIMEOUT && idle.client.is_reusable());
+            list.retain(|idle| !idle.facts.is_wanted());
+            !list.is_empty()
+        });
+        self.shared.borrow_mut().retain(|_, list| {
+            list.retain(|shared| Rc::strong_count(&shared.under_way) > 1 || !shared.facts.is_wanted());
+            !list.is_empty()
+        });
+    }
+
+    /// Closes what has been idle too long, is too old or was closed by its server; run each second.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        self.idle.borrow_mut().retain(|_, list| {
+            list.retain(|idle| idle.since.elapsed() < DEFAULT_POOL_IDLE_TIMEOUT && !idle.facts.is_over(now) && idle.client.is_reusable());
             !list.is_empty()
         });
         // A shared connection costs its server little, and its next handshake much.
         self.shared.borrow_mut().retain(|_, list| {
             list.retain(|shared| {
-                !shared.client.is_ended() && (Rc::strong_count(&shared.under_way) > 1 || shared.used.get().elapsed() < SHARED_IDLE)
+                let idle = shared.facts.is_over(now) || shared.used.get().elapsed() >= SHARED_IDLE;
+                !shared.client.is_ended() && (Rc::strong_count(&shared.under_way) > 1 || !idle)
             });
             !list.is_empty()
         });

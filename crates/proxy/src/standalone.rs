@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::config::{Own, TelemetryConfig};
+use crate::endpoints::shared::Shared;
 use crate::gateway::{Binds, MAX_WAITING, Ports};
 use crate::source::{Files, Source};
 use crate::supervisor::{Ending, Listener};
@@ -129,10 +130,11 @@ async fn serve(
     let source = Source::Files(files);
     // The app is whatever answers at its port of this host's loopback.
     let (_, listening) = watch::channel(Vec::new());
+    let shared = Arc::new(Shared::new(proxy.workers, telemetry.clone()));
     let (mut views, mut gateways) = (Vec::new(), Vec::new());
     let mut running = Vec::new();
     for (number, listeners) in listeners.into_iter().enumerate() {
-        let (views_in, view) = watch::channel(first_view(&proxy.snapshot));
+        let (views_in, view) = watch::channel(first_view(&proxy.snapshot, &shared, number));
         views.push(views_in);
         let (gateway_in, gateway) = mpsc::channel(MAX_WAITING);
         gateways.push(gateway_in);
@@ -153,7 +155,7 @@ async fn serve(
         };
         running.push(workers::start(start).await?);
     }
-    spawn_local(admin::serve(metrics, telemetry.clone(), source, epochs));
+    spawn_local(admin::serve(metrics, telemetry.clone(), source, epochs, shared));
     let mut ports = Ports::new(proxy.binds, gateways);
     for notice in ports.follow(&proxy.snapshot) {
         match notice {
@@ -183,8 +185,8 @@ async fn serve(
     Ok(())
 }
 
-pub(crate) fn first_view(snapshot: &Snapshot) -> Arc<View> {
-    Arc::new(View::next(&View::default(), Arc::new(snapshot.unshared()), Instant::now()))
+pub(crate) fn first_view(snapshot: &Snapshot, shared: &Arc<Shared>, worker: usize) -> Arc<View> {
+    Arc::new(View::next(&View::first(shared.clone(), worker), Arc::new(snapshot.unshared()), Instant::now()))
 }
 
 fn renewed(read: Result<&TlsEpoch, &anyhow::Error>) -> String {

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 
+use crate::endpoints::shared::Shared;
 use crate::endpoints::{self, LiveSet, LiveSets};
 use crate::path::mtls::Negotiated;
 
@@ -30,6 +31,10 @@ pub struct View {
     pub snapshot: Arc<Snapshot>,
     /// The endpoints and what is known of each.
     pub live: LiveSets,
+    /// What the workers of the process share of endpoints.
+    pub shared: Arc<Shared>,
+    /// The number of the worker that it is for, from 0.
+    pub worker: usize,
     reaches: HashMap<ServicePort, Arc<Reach>, foldhash::fast::RandomState>,
     addresses: Arc<HashMap<IpAddr, ServiceName>>,
     servers: BTreeMap<(u16, HostPattern), Server>,
@@ -121,10 +126,16 @@ impl Reach {
 }
 
 impl View {
+    /// The view of a worker that knows nothing yet.
+    #[must_use]
+    pub fn first(shared: Arc<Shared>, worker: usize) -> Self {
+        Self { shared, worker, ..Self::default() }
+    }
+
     /// The view of `snapshot`, keeping what `before` knew.
     #[must_use]
     pub fn next(before: &Self, snapshot: Arc<Snapshot>, now: Instant) -> Self {
-        let live = endpoints::update(&before.live, &snapshot.endpoints, &snapshot.outbound, now);
+        let live = endpoints::update(&before.live, &snapshot.endpoints, &snapshot.outbound, &before.shared, before.worker, now);
         let reach = |(port, unit): (&ServicePort, &Arc<OutboundUnit>)| {
             let live = live.get(port).cloned().unwrap_or_default();
             (port.clone(), Reach::next(before.reaches.get(port), unit, live))
@@ -141,6 +152,8 @@ impl View {
             number: before.number + 1,
             snapshot,
             live,
+            shared: before.shared.clone(),
+            worker: before.worker,
             reaches,
             addresses,
             servers,

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio_rustls::rustls::ClientConfig;
 
 use crate::app::App;
+use crate::checks;
 use crate::config::Own;
 use crate::path::caller::{Caller, Entry};
 use crate::path::connect::ClientConfigs;
@@ -142,6 +143,14 @@ impl Worker {
         tokio::task::spawn_local(async move {
             while epochs.changed().await.is_ok() {
                 *newest.epoch.borrow_mut() = unshared(&epochs.borrow_and_update());
+            }
+        });
+        tokio::task::spawn_local(checks::run(worker.clone()));
+        let giving = worker.clone();
+        tokio::task::spawn_local(async move {
+            let mut wanted = giving.view().shared.wanted();
+            while wanted.changed().await.is_ok() {
+                giving.pool.give_up();
             }
         });
         let ticking = worker.clone();

@@ -11,7 +11,7 @@ use lorica_model::snapshot::{
     Action, Backend, BackendTls, Certificate, ClientValidation, Cluster, Cors, EgressCaller, EgressHost, EgressRule, EgressUnit, Endpoint,
     EndpointSet, FieldMatch, Filters, Forward, GatewayUnit, HeaderEdits, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, Listening,
     Locality, Mirror, MtlsMode, NameRecord, NameTable, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, Pattern, Pause, PrivateKey,
-    Protocol, Redirect, Retry, RouteMatch, ServerTls, Share, Terminated, Timeouts, TlsAction, TlsChain, Transport, Traffic, TransportRoute,
+    Protocol, Redirect, Retry, RouteMatch, ServerTls, Share, Terminated, Timeouts, TlsAction, TlsChain, Traffic, Transport, TransportRoute,
     TrustBundle, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
@@ -254,9 +254,16 @@ fn any_action() -> impl Strategy<Value = Action> {
         pause: Pause::AtLeast(pause),
         ..Retry::default()
     });
-    let forward =
-        (vec(any_backend(), 0..4), timeouts, option::of(any_path_edit()), option::of(any_host()), vec(mirror, 0..2), retry)
-            .prop_map(|(backends, timeouts, path, host, mirrors, retry)| Forward { backends, timeouts, path, host, mirrors, retry, ..Forward::default() });
+    let forward = (vec(any_backend(), 0..4), timeouts, option::of(any_path_edit()), option::of(any_host()), vec(mirror, 0..2), retry)
+        .prop_map(|(backends, timeouts, path, host, mirrors, retry)| Forward {
+            backends,
+            timeouts,
+            path,
+            host,
+            mirrors,
+            retry,
+            ..Forward::default()
+        });
     let redirect = (
         option::of("https?"),
         option::of(any_host()),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::name::{GatewayName, Namespace, ServicePort};
 use crate::resource::Kind;
 use crate::snapshot::{
-    Action, Backend, Cluster, DEFAULT_CONNECT_TIMEOUT, Filters, Forward, HttpRule, Origin, OutboundUnit, Protocol, RouteMatch,
-    Traffic, WeightedBackend,
+    Action, Backend, Cluster, DEFAULT_CONNECT_TIMEOUT, Filters, Forward, HttpRule, Origin, OutboundUnit, Protocol, RouteMatch, Traffic,
+    WeightedBackend,
 };
 use crate::spiffe::SpiffeId;
 

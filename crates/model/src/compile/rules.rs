@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::name::{Namespace, SUFFIX};
 use crate::resource::{ANY_SERVICE, BackendRef, HttpFilter, HttpRoute, Kind, Metadata, PathModifier, RouteRetry, RouteRule};
 use crate::snapshot::{
-    Action, Backend, Filters, Forward, HttpRule, Mirror, Origin, PathEdit, PathMatch, Pause, Protocol, Redirect, Retry, RetryOn, RouteMatch, Share, Timeouts,
-    WeightedBackend,
+    Action, Backend, Filters, Forward, HttpRule, Mirror, Origin, PathEdit, PathMatch, Pause, Protocol, Redirect, Retry, RetryOn,
+    RouteMatch, Share, Timeouts, WeightedBackend,
 };
 
 use super::World;

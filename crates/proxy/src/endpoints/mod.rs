@@ -1,9 +1,16 @@
 //! The live endpoints: what this proxy knows of each from its own calls, and which of them takes the next one.
 //!
 //! In: endpoint sets as the control plane sends them, and the outcome of every call. Out: one endpoint a call. What is
-//! known of an endpoint outlives every change of routes. Counters are atomics that workers share; nothing here waits.
+//! known of an endpoint outlives every change of routes. A worker's sets are its own; who is left out, and how much is under way, all workers of the
+//! process share (`shared`). Nothing here waits.
 
+pub mod adaptive;
+pub mod ejection;
 pub mod health;
+pub mod health_check;
+pub mod limits;
+pub mod places;
+pub mod shared;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,9 +18,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lorica_model::name::ServicePort;
+use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Endpoint, EndpointSet, OutboundUnit, Traffic};
 
 use self::health::Health;
+use self::limits::{Overflow, PendingGuard, RequestGuard, RetryGuard};
+use self::shared::{Shared, SharedPort};
 use crate::config::MAX_ACTIVE_PER_ENDPOINT;
 
 /// The latency that an endpoint never called is taken to have: Linkerd's default.
@@ -29,6 +39,10 @@ pub struct LiveSet {
     endpoints: Vec<Arc<LiveEndpoint>>,
     /// What holds for calls to them.
     traffic: Traffic,
+    /// What all workers share of it.
+    shared: Arc<SharedPort>,
+    /// The number of the worker whose set it is.
+    worker: usize,
 }
 
 /// One endpoint and what is known of it.
@@ -39,7 +53,8 @@ pub struct LiveEndpoint {
     /// Tells endpoints apart in pools, for the life of the process.
     pub id: u64,
     /// Whether it is to be called.
-    pub health: Health,
+    pub health: Arc<Health>,
+    shared: Arc<SharedPort>,
     active: AtomicU32,
     load: PeakEwma,
 }
@@ -47,37 +62,46 @@ pub struct LiveEndpoint {
 /// The live sets of all service ports, replaced as a whole when an endpoint set changes.
 pub type LiveSets = HashMap<ServicePort, Arc<LiveSet>>;
 
-/// The sets for `endpoints`, with what `before` knew of those that stay, and what the `units` say of calls to them.
+/// The sets of a worker for `endpoints`, with what `before` knew of those that stay, and what the `units` say of calls to them.
 #[must_use]
 pub fn update(
     before: &LiveSets,
     endpoints: &HashMap<ServicePort, Arc<EndpointSet>>,
     units: &HashMap<ServicePort, Arc<OutboundUnit>>,
+    shared: &Shared,
+    worker: usize,
     now: Instant,
 ) -> LiveSets {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    let set = |(port, set): (&ServicePort, &Arc<EndpointSet>)| {
+    let set = |(port, set): (&ServicePort, &EndpointSet)| {
         let known = before.get(port);
         let traffic = units.get(port).map(|unit| unit.cluster.traffic.clone()).unwrap_or_default();
         let same = |known: &&Arc<LiveSet>| known.endpoints.iter().map(|live| &live.endpoint).eq(&set.endpoints) && known.traffic == traffic;
         if let Some(known) = known.filter(same) {
             return (port.clone(), known.clone());
         }
+        let shared = shared.port(port);
         let live = set.endpoints.iter().map(|endpoint| {
             let same = known.and_then(|known| known.endpoints.iter().find(|live| live.endpoint == *endpoint));
             same.cloned().unwrap_or_else(|| {
                 Arc::new(LiveEndpoint {
                     endpoint: endpoint.clone(),
                     id: NEXT.fetch_add(1, Ordering::Relaxed),
-                    health: Health::default(),
+                    health: shared.health(endpoint, &traffic),
+                    shared: shared.clone(),
                     active: AtomicU32::new(0),
                     load: PeakEwma::new(now),
                 })
             })
         });
-        (port.clone(), Arc::new(LiveSet { endpoints: live.collect(), traffic }))
+        let endpoints: Vec<_> = live.collect();
+        shared.set(&traffic, &endpoints, now);
+        (port.clone(), Arc::new(LiveSet { endpoints, traffic, shared, worker }))
     };
-    endpoints.iter().map(set).collect()
+    // A port of which no endpoint was told yet has limits and a queue as well.
+    let none = |port: &ServicePort| EndpointSet { port: port.clone(), endpoints: Vec::new() };
+    let untold = units.keys().filter(|port| !endpoints.contains_key(port)).map(|port| set((port, &none(port))));
+    endpoints.iter().map(|(port, told)| set((port, &**told))).chain(untold).collect()
 }
 
 /// Why no endpoint could be picked.
@@ -102,12 +126,72 @@ impl LiveSet {
         self.endpoints.is_empty()
     }
 
-    /// The less loaded of two endpoints drawn at random by weight, leaving out those `tried` already while others are there.
+    /// The endpoints.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Arc<LiveEndpoint>] {
+        &self.endpoints
+    }
+
+    /// What holds for calls to them.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// What all workers share of it.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<SharedPort> {
+        &self.shared
+    }
+
+    /// A request goes out to one of them.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub fn begin_request(&self, now: Instant) -> Result<RequestGuard, Overflow> {
+        self.shared.under_way.begin_request(self.worker, &self.traffic.limits, now)
+    }
+
+    /// A request waits for a connection or an endpoint.
+    ///
+    /// # Errors
+    /// Where as many wait as may.
+    pub fn begin_pending(&self) -> Result<PendingGuard, Overflow> {
+        self.shared.under_way.begin_pending(&self.traffic.limits)
+    }
+
+    /// A request to them is to be sent once more; none where as many retries are under way as may be. It counts until the guard is dropped.
+    #[must_use]
+    pub fn begin_retry(&self) -> Option<RetryGuard> {
+        self.shared.under_way.begin_retry(self.traffic.limits.retries)
+    }
+
+    /// How many requests this process has under way to them, those that wait and retries among them.
+    #[must_use]
+    pub fn under_way(&self) -> u32 {
+        self.shared.under_way.count()
+    }
+
+    /// Looks for ejections that are over and at rates of success, where that is due. Gives when it is due again.
+    pub fn sweep(&self, now: Instant) -> Option<Instant> {
+        let (changes, due) = self.shared.ejector.sweep(now);
+        changes.into_iter().for_each(|change| self.shared.tell(change));
+        due
+    }
+
+    /// The less loaded of two endpoints drawn at random by weight, leaving out those `tried` already while others are there, and those that are
+    /// not well while enough are.
     ///
     /// # Errors
     /// [`NoPick`] where there is none.
     pub fn pick(&self, tried: &[u64], now: Instant, mut random: impl FnMut() -> f64) -> Result<Active, NoPick> {
-        let fresh: smallvec::SmallVec<[&Arc<LiveEndpoint>; 16]> = self.endpoints.iter().filter(|live| !tried.contains(&live.id)).collect();
+        let untried = || self.endpoints.iter().filter(|live| !tried.contains(&live.id));
+        if let Some(live) = untried().find(|live| live.try_probe()) {
+            return Ok(Active::begin(live.clone(), now));
+        }
+        let available = self.endpoints.iter().filter(|live| live.health.is_available()).count();
+        let panic = available * 100 < self.endpoints.len() * self.traffic.balancing.panic_percent as usize;
+        let fresh: smallvec::SmallVec<[&Arc<LiveEndpoint>; 16]> = untried().filter(|live| panic || live.health.is_available()).collect();
         let picked = match fresh.as_slice() {
             [] => return Err(NoPick::None),
             [only] => only,
@@ -147,6 +231,26 @@ impl LiveEndpoint {
         self.load.at(now) * f64::from(self.active.load(Ordering::Relaxed) + 1) / f64::from(self.endpoint.weight.max(1))
     }
 
+    /// Whether the next call is the one that finds out whether it is well again: see [`Health::try_probe`].
+    #[must_use]
+    pub fn try_probe(&self) -> bool {
+        self.health.try_probe()
+    }
+
+    /// A health check has decided whether it is well.
+    pub fn checked(&self, well: bool) {
+        if self.health.set(health::LeftOut::HealthCheck, !well) {
+            self.shared.queue.changed();
+        }
+    }
+
+    /// A health check went well.
+    pub fn checked_well(&self) {
+        if let Some(change) = self.shared.ejector.checked_well(&self.health) {
+            self.shared.tell(change);
+        }
+    }
+
     /// The latency that calls to it are expected to have.
     #[must_use]
     pub fn expected_latency(&self, now: Instant) -> Duration {
@@ -160,28 +264,95 @@ pub struct Active {
     /// The endpoint.
     pub live: Arc<LiveEndpoint>,
     begun: Instant,
+    /// Whether it finds out if the endpoint is well again.
+    probe: bool,
 }
 
 impl Active {
     fn begin(live: Arc<LiveEndpoint>, now: Instant) -> Self {
         live.active.fetch_add(1, Ordering::Relaxed);
-        Self { live, begun: now }
+        let probe = live.health.begins_probe();
+        Self { live, begun: now, probe }
     }
 
-    /// Tells that the endpoint answered.
-    pub fn answered(&self, now: Instant) {
+    /// One beside those that were picked, of which nothing is told: a health check.
+    #[must_use]
+    pub fn aside(live: Arc<LiveEndpoint>) -> Self {
+        live.active.fetch_add(1, Ordering::Relaxed);
+        Self { live, begun: Instant::now(), probe: false }
+    }
+
+    /// Tells that the endpoint answered with this status: of gRPC, [`judged_status`].
+    pub fn answered(&self, now: Instant, status: u16) {
         self.live.load.observe(now.saturating_duration_since(self.begun), now);
+        let change = self.live.shared.ejector.answered(&self.live.health, status, self.probe, now);
+        self.tell(change);
     }
 
-    /// Tells that the endpoint could not be reached, or broke off.
-    pub fn failed(&self, now: Instant) {
+    /// Tells that a connection to the endpoint came about, of which nobody can say more.
+    pub fn connected(&self, now: Instant) {
+        self.live.load.observe(now.saturating_duration_since(self.begun), now);
+        let change = self.live.shared.ejector.connected(&self.live.health, self.probe, now);
+        self.tell(change);
+    }
+
+    /// Tells that the endpoint could not be reached, broke off, or took too long.
+    pub fn failed(&self, now: Instant, reason: Reason) {
         self.live.load.observe(FAILURE_LATENCY, now);
+        if is_local_failure(reason) {
+            let change = self.live.shared.ejector.failed(&self.live.health, self.probe, now);
+            self.tell(change);
+        }
+    }
+
+    fn tell(&self, change: Option<ejection::Change>) {
+        if let Some(change) = change {
+            self.live.shared.tell(change);
+        }
+    }
+}
+
+/// Whether a reason speaks against the endpoint that was called, and not against the caller, the proxy or its limits.
+const fn is_local_failure(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::ConnectFailed
+            | Reason::ConnectTimeout
+            | Reason::UpstreamTls
+            | Reason::UpstreamIdentity
+            | Reason::UpstreamClosed
+            | Reason::UpstreamReset
+            | Reason::UpstreamProtocol
+            | Reason::RequestTimeout
+    )
+}
+
+/// The status by which an answer is judged: where gRPC ends a call with the head already, the one that Envoy takes its status for.
+#[must_use]
+pub fn judged_status(status: u16, grpc_status: Option<u32>) -> u16 {
+    match grpc_status {
+        None => status,
+        Some(0) => 200,
+        Some(1) => 499,
+        Some(3 | 9 | 11) => 400,
+        Some(4) => 504,
+        Some(5) => 404,
+        Some(6 | 10) => 409,
+        Some(7) => 403,
+        Some(8) => 429,
+        Some(12) => 501,
+        Some(14) => 503,
+        Some(16) => 401,
+        Some(_) => 500,
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
         self.live.active.fetch_sub(1, Ordering::Relaxed);
+        if self.probe {
+            self.live.health.ends_probe();
+        }
     }
 }
 
@@ -241,7 +412,7 @@ mod tests {
         let endpoints = weights.iter().enumerate().map(endpoint).collect();
         let sets = HashMap::from([(port.clone(), Arc::new(EndpointSet { port: port.clone(), endpoints }))]);
         let now = Instant::now();
-        (update(&LiveSets::new(), &sets, &HashMap::new(), now), port, now)
+        (update(&LiveSets::new(), &sets, &HashMap::new(), &Shared::default(), 0, now), port, now)
     }
 
     #[test]
@@ -258,7 +429,7 @@ mod tests {
     fn a_slow_endpoint_is_left_alone_until_it_is_forgotten() {
         let (sets, port, now) = set(&[1, 1]);
         let slow = sets[&port].pick(&[], now, || 0.0).unwrap();
-        slow.failed(now);
+        slow.failed(now, Reason::ConnectFailed);
         let id = slow.live.id;
         drop(slow);
         assert_ne!(sets[&port].pick(&[], now, || 0.0).unwrap().live.id, id);
@@ -282,7 +453,7 @@ mod tests {
         let (sets, port, now) = set(&[1, 1]);
         let endpoints = |sets: &LiveSets| sets[&port].endpoints.iter().map(|live| live.id).collect::<Vec<_>>();
         let kept = EndpointSet { port: port.clone(), endpoints: vec![sets[&port].endpoints[1].endpoint.clone()] };
-        let after = update(&sets, &HashMap::from([(port.clone(), Arc::new(kept))]), &HashMap::new(), now);
+        let after = update(&sets, &HashMap::from([(port.clone(), Arc::new(kept))]), &HashMap::new(), &Shared::default(), 0, now);
         assert_eq!(endpoints(&after), endpoints(&sets)[1..]);
     }
 

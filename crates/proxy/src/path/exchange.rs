@@ -137,7 +137,15 @@ async fn attempts<'x>(
         attempt += 1;
         record.attempt(now);
         times.attempt(now.into());
-        let failure = match pick::pick(worker, way, &mut tried, now).await {
+        let picking = async {
+            tokio::select! {
+                biased;
+                picked = pick::pick(worker, way, &mut tried, now) => picked.map_err(Failure::from),
+                () = gone(responder.as_mut()) => Err(Failure::new(Reason::ClientClosed, "it went away before anybody took its request")),
+                reason = times.over() => Err(reason.into()),
+            }
+        };
+        let failure = match picking.await {
             Ok(mut picked) => {
                 record.picked(&picked);
                 worker.count_pool_use(picked.lease.reused);
@@ -156,8 +164,9 @@ async fn attempts<'x>(
                 match send::attempt(parts, &mut picked).await {
                     Ok(()) => return Ok(()),
                     Err(failure) => {
-                        if let Some(active) = picked.active.as_ref().filter(|_| failure.reason.meaning().side != Side::Client) {
-                            active.failed(Instant::now());
+                        // An answer after which another attempt is made was told of as an answer.
+                        if failure.reason.meaning().side != Side::Client && !failure.again {
+                            picked.failed(&failure, Instant::now());
                         }
                         if picked.lease.reused {
                             // A kept connection that broke says little of its endpoint: a new one there may do.
@@ -168,7 +177,7 @@ async fn attempts<'x>(
                     }
                 }
             }
-            Err(error) => error.into(),
+            Err(failure) => failure,
         };
         let may_repeat = match retry {
             None => may_repeat(head, body, &failure) && !way.is_exhausted(&tried),
@@ -189,6 +198,14 @@ async fn attempts<'x>(
         tracing::debug!(reason = %failure.reason, detail = failure.detail, attempt, "another attempt");
         body.rewind();
         now = Instant::now();
+    }
+}
+
+/// Waits until the caller of a request that is not answered yet has gone away, as far as its connection tells.
+async fn gone(responder: Option<&mut Responder>) {
+    match responder {
+        Some(responder) => responder.gone().await,
+        None => std::future::pending().await,
     }
 }
 

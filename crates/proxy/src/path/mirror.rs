@@ -100,10 +100,8 @@ async fn send(worker: &Rc<Worker>, copy: &Copy, frames: Vec<Bytes>) -> anyhow::R
     }
     sender.end(None).await?;
     loop {
-        if let Answer::Final(_, mut body) = receiver.answer().await? {
-            if let Some(active) = &picked.active {
-                active.answered(Instant::now());
-            }
+        if let Answer::Final(response, mut body) = receiver.answer().await? {
+            picked.answered(&response, Instant::now());
             while let Some(frame) = body.frame().await {
                 frame?;
             }

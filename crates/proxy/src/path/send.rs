@@ -97,9 +97,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
             }
         };
         let now = Instant::now();
-        if let Some(active) = &picked.active {
-            active.answered(now);
-        }
+        picked.answered(&response, now);
         record.response(&response, now);
         if again_after.contains(&response.status) {
             // Told only if there is no time left for the attempt.

@@ -11,12 +11,12 @@ use lorica_model::snapshot::{Origin, Transport};
 use super::accept::Boxed;
 use super::caller::{Caller, Entry};
 use super::connect::{self, Connected, NotConnected};
-use super::pick::{self, Tried};
+use super::pick::{self, Ready, Tried};
 use super::record::ConnectionRecord;
 use super::relay::{Read, relay};
 use crate::config::MAX_ATTEMPTS;
-use crate::endpoints::{Active, NoPick};
-use crate::pool::StreamKind;
+use crate::endpoints::Active;
+use crate::pool::{ConnectionPlaces, StreamKind};
 use crate::stream::Stream;
 use crate::view::Reach;
 use crate::worker::Worker;
@@ -32,6 +32,8 @@ pub struct Upstream {
     pub peer: Option<Arc<lorica_identity::PeerIdentity>>,
     /// The endpoint.
     pub active: Active,
+    /// Its place among the connections that a limit allows.
+    _places: Option<Arc<ConnectionPlaces>>,
 }
 
 /// What detection brought along: a connection made ahead, and what was read from it.
@@ -46,10 +48,9 @@ pub struct Early {
 pub async fn connect(worker: &Rc<Worker>, reach: &Reach) -> Result<Upstream, NotConnected> {
     let mut tried = Tried::new();
     loop {
-        let active = reach.live.pick(&tried, Instant::now(), fastrand::f64).map_err(|none| match none {
-            NoPick::None => NotConnected::new(Reason::NoEndpoint, ""),
-            NoPick::Full => NotConnected::new(Reason::Overflow, ""),
-        })?;
+        let places = pick::tcp_places(worker, reach).await?;
+        let Ready { active, reach: newer } = pick::ready(worker, reach, &tried, Instant::now()).await?;
+        let reach = newer.as_deref().unwrap_or(reach);
         tried.push(active.live.id);
         let endpoint = &active.live.endpoint;
         let connected = if endpoint.transport == Transport::Lorica {
@@ -62,11 +63,11 @@ pub async fn connect(worker: &Rc<Worker>, reach: &Reach) -> Result<Upstream, Not
         };
         match connected {
             Ok(Connected { stream, peer }) => {
-                active.answered(Instant::now());
-                return Ok(Upstream { stream, peer, active });
+                active.connected(Instant::now());
+                return Ok(Upstream { stream, peer, active, _places: places });
             }
             Err(error) => {
-                active.failed(Instant::now());
+                active.failed(Instant::now(), error.reason);
                 tracing::debug!(endpoint = %endpoint.address, %error, "an endpoint could not be connected to");
                 if tried.len() >= reach.live.len() || tried.len() >= MAX_ATTEMPTS as usize {
                     return Err(error);

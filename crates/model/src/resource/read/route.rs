@@ -6,7 +6,9 @@ use super::filter::filters;
 use super::matches::{route_match, route_match_of_grpc};
 use super::{hostname, port, reference};
 use crate::name::{Label, Namespace};
-use crate::resource::kinds::{BackendRef, HttpFilter, HttpRoute, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule};
+use crate::resource::kinds::{
+    BackendRef, HttpFilter, HttpRoute, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule,
+};
 use crate::resource::reader::{Object, Reader};
 use crate::resource::tree::Node;
 use crate::resource::{GATEWAY_GROUP, Kind};
