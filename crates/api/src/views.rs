@@ -304,3 +304,45 @@ pub struct ErrorBody {
     /// What to do.
     pub hint: Option<String>,
 }
+
+/// What holds for calls to a service, whoever said so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EffectiveTraffic {
+    /// The service: `recording.contact`.
+    pub service: String,
+    /// Its ports.
+    pub ports: Vec<EffectivePort>,
+}
+
+/// What holds for calls to a port of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EffectivePort {
+    /// The port.
+    pub port: u16,
+    /// What holds for all calls.
+    pub settings: Vec<EffectiveSetting>,
+    /// What holds otherwise for requests by some rules of routes.
+    pub rules: Vec<EffectiveRule>,
+}
+
+/// What holds otherwise for requests by one rule of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EffectiveRule {
+    /// The route: `HTTPRoute split.contact`.
+    pub route: String,
+    /// Which of its rules: its name, or `#0` for the first of those without.
+    pub rule: String,
+    /// What holds.
+    pub settings: Vec<EffectiveSetting>,
+}
+
+/// One setting of a TrafficPolicy, as it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EffectiveSetting {
+    /// Its path in a policy's `spec`: `timeouts.request`.
+    pub setting: String,
+    /// Its value, as one would write it.
+    pub value: String,
+    /// Who says so: `TrafficPolicy slow.contact`, `HTTPRoute split.contact`, or `default`.
+    pub from: String,
+}

@@ -341,9 +341,10 @@ pub struct DiffArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   lorica get httproutes -A
-  lorica get service recording -n contact -o yaml")]
+  lorica get service recording -n contact -o yaml
+  lorica get trafficpolicy --effective recording -n contact")]
 pub struct GetArgs {
-    /// The kind: `httproute`, `service`, `workload`, `authenticationpolicy`.
+    /// The kind: `httproute`, `service`, `workload`, `trafficpolicy`.
     pub kind: String,
     /// One of them.
     pub name: Option<String>,
@@ -353,6 +354,9 @@ pub struct GetArgs {
     /// All namespaces.
     #[arg(short = 'A', long)]
     pub all_namespaces: bool,
+    /// With `trafficpolicy`: what holds for calls to this service, and who says so; defaults among it.
+    #[arg(long, value_name = "SERVICE", conflicts_with_all = ["name", "all_namespaces"])]
+    pub effective: Option<String>,
     /// How to print.
     #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     pub output: ResourceFormat,

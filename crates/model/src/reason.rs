@@ -45,6 +45,10 @@ pub enum Reason {
     UpstreamProtocol,
     /// The request took longer than its timeout.
     RequestTimeout,
+    /// The time that the caller gave the request, or a request before it, is over.
+    DeadlineExceeded,
+    /// The stream lasted longer than it may.
+    StreamTimeout,
     /// The exchange was silent longer than the stream idle timeout.
     IdleTimeout,
     /// The caller closed or reset before the answer was complete.
@@ -104,7 +108,7 @@ const CANCELLED: u32 = 1;
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::NoRoute,
         Self::NoBackend,
         Self::NoSuchPort,
@@ -120,6 +124,8 @@ impl Reason {
         Self::UpstreamReset,
         Self::UpstreamProtocol,
         Self::RequestTimeout,
+        Self::DeadlineExceeded,
+        Self::StreamTimeout,
         Self::IdleTimeout,
         Self::ClientClosed,
         Self::BadRequest,
@@ -180,6 +186,12 @@ impl Reason {
             }
             Self::RequestTimeout => {
                 ("request_timeout", "UT", 504, DEADLINE_EXCEEDED, Upstream, false, "the request took longer than its timeout")
+            }
+            Self::DeadlineExceeded => {
+                ("deadline_exceeded", "UMSDR", 504, DEADLINE_EXCEEDED, Client, false, "the time that the caller gave the request is over")
+            }
+            Self::StreamTimeout => {
+                ("stream_timeout", "UMSDR", 504, DEADLINE_EXCEEDED, Mesh, false, "the stream lasted longer than its stream timeout")
             }
             Self::IdleTimeout => (
                 "idle_timeout",

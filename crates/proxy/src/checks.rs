@@ -150,11 +150,12 @@ fn pause(interval: Duration, random: f64) -> Duration {
 /// Asks an endpoint whether it is well; an error says why it is not.
 async fn ask(worker: &Rc<Worker>, reach: &Reach, live: &Arc<LiveEndpoint>, check: &HealthCheck) -> Result<(), String> {
     let active = Active::aside(live.clone());
-    let fqdn = reach.unit.port.service.fqdn();
+    // As an Envoy is told to ask.
+    let named = reach.unit.port.service.to_string();
     match &check.ask {
         HealthQuestion::Tcp => tcp(worker, reach, &active, check.timeout).await,
         HealthQuestion::Http { path, host, expected } => {
-            let head = http_head(path, host.as_deref().unwrap_or(&fqdn)).map_err(|error| error.to_string())?;
+            let head = http_head(path, host.as_deref().unwrap_or(&named)).map_err(|error| error.to_string())?;
             let protocol = match reach.unit.cluster.protocol {
                 Protocol::Http2 | Protocol::Grpc => Negotiated::Http2,
                 Protocol::Detect | Protocol::Http | Protocol::Tcp => Negotiated::Http1,
@@ -163,7 +164,7 @@ async fn ask(worker: &Rc<Worker>, reach: &Reach, live: &Arc<LiveEndpoint>, check
             is_expected(answered.head.status, expected)
         }
         HealthQuestion::Grpc { service } => {
-            let head = grpc_head(&fqdn).map_err(|error| error.to_string())?;
+            let head = grpc_head(&named).map_err(|error| error.to_string())?;
             let answered = exchange(worker, reach, &active, Negotiated::Http2, &head, Some(grpc_question(service))).await?;
             is_serving(&answered)
         }

@@ -3,6 +3,7 @@
 mod apply;
 mod completions;
 mod delete;
+mod effective;
 mod get;
 mod refused;
 mod split;

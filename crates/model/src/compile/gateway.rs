@@ -25,7 +25,7 @@ pub fn gateway(world: &World<'_>, name: &GatewayName) -> Vec<GatewayUnit> {
             bound.listener.port == port && bound.refused.is_none() && (bound.listener.protocol == ListenerProtocol::Udp) == udp
         };
         let listeners: Vec<&Bound<'_>> = frame.listeners.iter().filter(of_port).collect();
-        let entrance = |tls: bool| Entrance { port, tls, home: None };
+        let entrance = |tls: bool| Entrance { port, tls, called: None };
         let listening = match listeners.first()?.listener.protocol {
             ListenerProtocol::Http => Listening::Http(Hosts::new(hosts(world, &frame, &listeners, entrance(false)))),
             ListenerProtocol::Https | ListenerProtocol::Tls => Listening::Tls(chains(world, &frame, &listeners, entrance(true))),

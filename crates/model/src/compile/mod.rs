@@ -10,6 +10,7 @@ mod registry;
 mod rules;
 mod status;
 mod tls;
+mod traffic;
 mod whole;
 
 pub use egress::{egress, egress_ports};
@@ -19,6 +20,7 @@ pub use outbound::outbound;
 pub use reference::{TLS_FILES, certificate};
 pub use registry::{RegisteredGateway, RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses};
 pub use status::{Condition, status};
+pub use traffic::{Effective, EffectiveRule, SaidBy, effective};
 pub use whole::snapshot;
 
 use std::collections::BTreeMap;

@@ -15,10 +15,11 @@ mod tree;
 pub use check::{Options, check};
 pub use diagnostic::{Diagnostic, Severity};
 pub use kinds::{
-    AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy, EgressTarget,
-    Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, Listener, ListenerProtocol, ListenerSet,
-    ListenerTls, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget, ReferenceGrant, RouteRetry, RouteRule, Secret, Service,
-    ServicePortSpec, Spec, Subset, TlsMode, TlsPolicyTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort,
+    About, AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy,
+    EgressTarget, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, Listener, ListenerProtocol,
+    ListenerSet, ListenerTls, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget, ReferenceGrant, RouteRetry, RouteRule,
+    Secret, Service, ServicePortSpec, Set, SettingNames, Settings, Spec, Subset, TlsMode, TlsPolicyTarget, TrafficPolicy, TrafficTarget,
+    TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort,
 };
 pub use nearest::nearest;
 pub use read::{ANY_SERVICE, Document, read, stored};
@@ -91,6 +92,8 @@ kinds! {
     Workload = "Workload", LORICA_API, "workloads", "wl";
     /// How callers of services prove who they are.
     AuthenticationPolicy = "AuthenticationPolicy", LORICA_API, "authenticationpolicies", "authn";
+    /// How calls are balanced, limited, timed and tried again.
+    TrafficPolicy = "TrafficPolicy", LORICA_API, "trafficpolicies", "tp";
     /// What may leave the mesh.
     EgressPolicy = "EgressPolicy", LORICA_API, "egresspolicies", "egress";
     /// Who may refer to resources of another namespace.
@@ -326,6 +329,13 @@ impl Resources {
     pub fn workloads(&self) -> impl Iterator<Item = (&Metadata, &Workload)> {
         self.iter()
             .filter_map(|resource| if let Spec::Workload(workload) = &resource.spec { Some((&resource.metadata, workload)) } else { None })
+    }
+
+    /// All traffic policies.
+    pub fn traffic(&self) -> impl Iterator<Item = (&Metadata, &TrafficPolicy)> {
+        self.of_kind(Kind::TrafficPolicy).filter_map(|resource| {
+            if let Spec::TrafficPolicy(policy) = &resource.spec { Some((&resource.metadata, &**policy)) } else { None }
+        })
     }
 
     /// All egress policies.

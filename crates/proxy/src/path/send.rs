@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lorica_model::head::{Edits, RequestHead, ResponseHead};
 use lorica_model::reason::Reason;
 
-use super::failure::Failure;
+use super::failure::{Again, Failure};
 use super::filter;
 use super::grpc_web;
 use super::pick::Picked;
@@ -15,6 +15,7 @@ use super::record::ExchangeRecord;
 use super::relay::{Read, relay};
 use super::replay::Replay;
 use super::respond::ALTERNATIVE;
+use super::retry::Terms;
 use super::time::Times;
 use super::way::Way;
 use crate::config::REPLAY_BYTES;
@@ -31,8 +32,8 @@ pub struct Attempt<'x, 'h> {
     pub edits: &'x Edits,
     /// Where it goes.
     pub way: &'x Way,
-    /// The answers after which another attempt is made: they are not passed on.
-    pub again_after: &'x [u16],
+    /// The answers that are not passed on.
+    pub answers: AnswersGivenUp<'x>,
     /// The request's body.
     pub body: &'x mut Replay,
     /// Where the answer goes; taken once the answer has ended.
@@ -43,6 +44,22 @@ pub struct Attempt<'x, 'h> {
     pub record: &'x mut ExchangeRecord<'h>,
     /// The times.
     pub times: &'x Times,
+}
+
+/// Which answers are given up for another attempt.
+pub struct AnswersGivenUp<'x> {
+    /// The terms of the request.
+    pub terms: Terms<'x>,
+    /// Whether there may be another attempt at all.
+    pub may: bool,
+}
+
+impl AnswersGivenUp<'_> {
+    /// What follows if this answer is given up; nothing where it is passed on.
+    fn takes(&self, worker: &Worker, way: &Way, response: &ResponseHead) -> Option<Again> {
+        let wait = self.terms.instead_of(response).filter(|_| self.may)?;
+        Some(Again { wait, leave: way.leave_to_retry(worker)? })
+    }
 }
 
 /// The protocol that a request asks to upgrade to: by `Upgrade` in HTTP/1, by an extended CONNECT in HTTP/2.
@@ -61,11 +78,10 @@ pub fn upgrade(head: &RequestHead) -> Option<&[u8]> {
 /// # Errors
 /// What went wrong; with `answered` set where the answer had begun.
 pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<(), Failure> {
-    let Attempt { worker, head, edits, way, again_after, body, responder: slot, alternative, record, times } = attempt;
+    let Attempt { worker, head, edits, way, answers, body, responder: slot, alternative, record, times } = attempt;
     let upgrade = upgrade(head);
     // An answer is only given up where the body can certainly be sent again.
     let kept = body.length().is_some_and(|length| length <= REPLAY_BYTES as u64);
-    let again_after = if kept { again_after } else { &[] };
     let outgoing = Outgoing { head, edits, length: body.length(), upgrade };
     let (mut sender, mut receiver) = picked.lease.send(&outgoing).await.map_err(|error| Failure::upstream(&error))?;
     let upgraded = {
@@ -99,10 +115,10 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
         let now = Instant::now();
         picked.answered(&response, now);
         record.response(&response, now);
-        if again_after.contains(&response.status) {
+        if kept && let Some(again) = answers.takes(worker, way, &response) {
             // Told only if there is no time left for the attempt.
             let detail = format!("the last attempt was answered with {}", response.status);
-            return Err(Failure { again: true, ..Failure::new(Reason::RequestTimeout, detail) });
+            return Err(Failure { again: Some(again), ..Failure::new(Reason::RequestTimeout, detail) });
         }
         match rest {
             Err(tunnel) => Some((response, tunnel)),
@@ -136,7 +152,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
             let changes = changes(way, head, &response, alternative);
             let client = responder.upgrade(head, upgrade.unwrap_or_default(), &response, &changes, body.take_source()).await;
             let client = client.map_err(|error| Failure::client(&error).answered())?;
-            tunnelled(worker, client, tunnel, record).await
+            tunnelled(worker, client, tunnel, times, record).await
         }
         _ => Ok(()),
     }
@@ -153,8 +169,21 @@ fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, alternative: 
 }
 
 /// Bytes both ways until the end, as WebSocket wants.
-async fn tunnelled(worker: &Rc<Worker>, mut client: Tunnel, mut upstream: Tunnel, record: &mut ExchangeRecord<'_>) -> Result<(), Failure> {
-    let relayed = worker.until_ended(relay(&mut client, &mut upstream, Read::default(), Some(TUNNEL_IDLE))).await;
+async fn tunnelled(
+    worker: &Rc<Worker>,
+    mut client: Tunnel,
+    mut upstream: Tunnel,
+    times: &Times,
+    record: &mut ExchangeRecord<'_>,
+) -> Result<(), Failure> {
+    let relayed = worker.until_ended(relay(&mut client, &mut upstream, Read::default(), Some(TUNNEL_IDLE)));
+    let relayed = match times.stream_end() {
+        None => relayed.await,
+        Some(end) => match tokio::time::timeout_at(end, relayed).await {
+            Ok(relayed) => relayed,
+            Err(_) => return Err(Failure::from(Reason::StreamTimeout).answered()),
+        },
+    };
     record.tunnelled(&relayed);
     match relayed.reason {
         // Either side of a WebSocket may simply close.

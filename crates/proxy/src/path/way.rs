@@ -1,17 +1,21 @@
 //! The way of one exchange: what route settled, for every attempt. A pure function of head, unit and a random number.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use lorica_model::head::{RequestHead, Version};
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Action, Backend, HttpRule, Protocol, RuleTable, Timeouts, WeightedBackend, route as rules};
+use lorica_model::snapshot::{Action, Backend, HttpRule, Protocol, Retry, RuleTable, Timeouts, WeightedBackend, route as rules};
+use lorica_observe::metrics::OwnMetric;
 
 use super::filter;
 use super::grpc_web;
 use super::mtls::Negotiated;
 use super::respond::OwnAnswer;
+use crate::endpoints::limits::RetryGuard;
 use crate::view::{Reach, View};
+use crate::worker::Worker;
 
 /// What is done with a request.
 pub enum Decided {
@@ -39,6 +43,23 @@ pub struct Way {
 }
 
 impl Way {
+    /// When the request is tried again. The app beside a proxy is not: who called may try another.
+    #[must_use]
+    pub fn retry(&self) -> &Retry {
+        self.decided().and_then(|(rule, _)| rule.forward()).map_or(&NEVER, |forward| &forward.retry)
+    }
+
+    /// Leave for one more retry, as far as the service's limit of retries allows it.
+    #[must_use]
+    pub fn leave_to_retry(&self, worker: &Worker) -> Option<Leave> {
+        let To::Endpoints(reach) = &self.to else { return Some(Leave(None)) };
+        let leave = reach.live.begin_retry();
+        if leave.is_none() {
+            worker.telemetry.metrics.count(OwnMetric::LIMITS_REACHED, "retries", 1);
+        }
+        leave.map(|guard| Leave(Some(guard)))
+    }
+
     /// Whether nobody is left whom `tried` does not name. The app beside a proxy is tried once: it is there, or it is not.
     #[must_use]
     pub fn is_exhausted(&self, tried: &[u64]) -> bool {
@@ -55,6 +76,13 @@ impl Way {
         Some((rule, rule.backends().get(*drawn)?))
     }
 }
+
+/// A retry under way, until it is dropped. The app beside the proxy has no limit of its own.
+#[derive(Debug)]
+pub struct Leave(#[expect(dead_code, reason = "it is held")] Option<RetryGuard>);
+
+/// Nothing is tried again.
+static NEVER: LazyLock<Retry> = LazyLock::new(|| Retry { attempts: 0, on: BTreeSet::new(), ..Retry::default() });
 
 /// Where an exchange goes.
 #[derive(Debug, Clone)]

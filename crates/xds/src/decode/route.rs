@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::config::route::v3::{
     query_parameter_matcher::QueryParameterMatchSpecifier,
     redirect_action::{RedirectResponseCode, SchemeRewriteSpecifier},
     route::Action,
-    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy},
+    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration, RequestMirrorPolicy},
     route_match::PathSpecifier,
     weighted_cluster::{ClusterWeight, cluster_weight},
 };
@@ -24,9 +24,9 @@ use lorica_model::snapshot::{
     RouteMatch, Share, Timeouts, ValueMatch, WeightedBackend,
 };
 
-use super::{At, Fault, Rejected, apart, facts, limit, open, present, service_port};
+use super::{At, Fault, Rejected, apart, duration, facts, limit, open, present, service_port};
 use crate::Kind;
-use crate::encode::{GRPC_WEB, MISSING_PREFIX, path_specifier, per_filter, redirect as encode_redirect, retry as encode_retry};
+use crate::encode::{AttemptFields, GRPC_WEB, MISSING_PREFIX, path_specifier, per_filter, redirect as encode_redirect};
 use crate::facts::{AttemptFacts, RouteFacts};
 
 /// Reads the rules of a service port, in order.
@@ -261,11 +261,11 @@ fn share(at: &At<'_>, fraction: RuntimeFractionalPercent) -> Result<Share, Fault
 fn forward(at: &At<'_>, action: RouteAction, path: Option<PathEdit>, attempt: AttemptFacts) -> Result<Forward, Fault> {
     apart!(at, action => RouteAction {
         cluster_not_found_response_code, timeout, idle_timeout, retry_policy, cluster_specifier, prefix_rewrite, regex_rewrite,
-        request_mirror_policies, host_rewrite_specifier,
+        request_mirror_policies, host_rewrite_specifier, hash_policy, hedge_policy, max_stream_duration,
     } unset {
         metadata_match, path_rewrite_policy, path_rewrite, append_x_forwarded_host, flush_timeout, early_data_policy,
-        retry_policy_typed_config, priority, rate_limits, include_vh_rate_limits, hash_policy, cors, max_grpc_timeout, grpc_timeout_offset,
-        upgrade_configs, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy, max_stream_duration,
+        retry_policy_typed_config, priority, rate_limits, include_vh_rate_limits, cors, max_grpc_timeout, grpc_timeout_offset,
+        upgrade_configs, internal_redirect_policy, internal_redirect_action, max_internal_redirects,
     });
     let backends = match present(&at.field("cluster_specifier"), cluster_specifier)? {
         ClusterSpecifier::Cluster(name) => vec![WeightedBackend::plain(1, backend(&at.field("cluster"), &name)?)],
@@ -295,11 +295,20 @@ fn forward(at: &At<'_>, action: RouteAction, path: Option<PathEdit>, attempt: At
         request: limit(&at.field("timeout"), timeout)?,
         backend_request,
         idle: limit(&at.field("idle_timeout"), idle_timeout)?,
-        stream: None,
+        stream: stream_limit(at, max_stream_duration.clone())?,
     };
     let forward = Forward { backends, timeouts, path, host, mirrors, retry: retry.unwrap_or_default(), hedge, hash, affinity };
-    at.equal("retry_policy", &retry_policy, &encode_retry(&forward))?;
+    let said = AttemptFields::of(&forward);
+    at.equal("retry_policy", &retry_policy, &said.retry_policy)?;
+    at.equal("hedge_policy", &hedge_policy, &said.hedge_policy)?;
+    at.equal("hash_policy", &hash_policy, &said.hash_policy)?;
+    at.equal("max_stream_duration", &max_stream_duration, &said.max_stream_duration)?;
     Ok(forward)
+}
+
+fn stream_limit(at: &At<'_>, limits: Option<MaxStreamDuration>) -> Result<Option<std::time::Duration>, Fault> {
+    let limit = limits.and_then(|limits| limits.max_stream_duration);
+    limit.map(|limit| duration(&at.field("max_stream_duration").field("max_stream_duration"), limit)).transpose()
 }
 
 fn mirror(at: &At<'_>, policy: RequestMirrorPolicy) -> Result<Mirror, Fault> {

@@ -4,6 +4,7 @@
 //! encoding is complete: [`crate::decode`] gives the unit back. For Envoy and gRPC it says what they can honour.
 
 mod access_log;
+mod attempt;
 mod bundle;
 mod certificate;
 mod cluster;
@@ -18,6 +19,7 @@ mod local_reply;
 mod names;
 mod route;
 mod tls;
+mod traffic;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -39,14 +41,16 @@ pub use gateway::{GATEWAY_PREFIX, gateway, gateway_name};
 pub use inbound::{inbound, inbound_name};
 pub use names::names;
 
-pub(crate) use cluster::{LEAST_REQUEST, MUTUAL_TLS, PLAINTEXT, transport_match};
+pub(crate) use attempt::AttemptFields;
+pub(crate) use cluster::{MUTUAL_TLS, PLAINTEXT, transport_match};
 pub(crate) use egress::{egress_listener, gateway_chain};
-pub(crate) use filter::{CORS, GRPC_WEB, path_rewrite, per_filter, redirect, retry};
+pub(crate) use filter::{CORS, GRPC_WEB, path_rewrite, per_filter, redirect};
 pub(crate) use gateway::tcp_proxy;
 pub(crate) use inbound::inbound_chains;
 pub(crate) use listener::HTTP_PROTOCOLS;
 pub(crate) use route::{MISSING_PREFIX, path_specifier};
 pub(crate) use tls::{BUNDLE, NOBODY, SVID, alpn, outside, tls_parameters};
+pub(crate) use traffic::TrafficFields;
 
 use crate::node::{Dialect, NodeMetadata};
 use crate::{Kind, Resource};

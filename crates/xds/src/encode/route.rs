@@ -21,6 +21,7 @@ use lorica_model::snapshot::{
     WeightedBackend,
 };
 
+use super::attempt::{self, AttemptFields};
 use super::{duration, envoy, filter, number};
 use crate::facts::{AttemptFacts, RouteFacts, metadata};
 use crate::node::Dialect;
@@ -40,8 +41,13 @@ pub(super) fn host(name: &str, domain: &str, rules: &RuleTable, dialect: Dialect
         domains: domains(domain, dialect),
         routes: rules
             .iter()
-            .map(|rule| if dialect == Dialect::Envoy { route(&envoy::rule(rule), dialect) } else { route(rule, dialect) })
+            .flat_map(|rule| match dialect {
+                Dialect::Envoy => attempt::safe(&envoy::rule(rule)).iter().map(|rule| route(rule, dialect)).collect(),
+                Dialect::Lorica | Dialect::Grpc => vec![route(rule, dialect)],
+            })
             .collect(),
+        // An Envoy behind it, and an app, see which attempt it is.
+        include_request_attempt_count: dialect == Dialect::Envoy,
         ..VirtualHost::default()
     }
 }
@@ -106,19 +112,19 @@ fn action(rule: &HttpRule) -> (Action, Option<Forward>) {
         }),
     };
     let (prefix_rewrite, regex_rewrite) = forward.path.as_ref().map(filter::path_rewrite).unwrap_or_default();
-    let action = RouteAction {
+    let mut action = RouteAction {
         cluster_specifier: Some(specifier),
         cluster_not_found_response_code: if missing { ClusterNotFoundResponseCode::InternalServerError.into() } else { 0 },
         // Unset would mean 15 s and 5 min; 0 means no limit.
         timeout: Some(duration(forward.timeouts.request.unwrap_or_default())),
         idle_timeout: Some(duration(forward.timeouts.idle.unwrap_or_default())),
-        retry_policy: filter::retry(forward),
         prefix_rewrite,
         regex_rewrite,
         host_rewrite_specifier: forward.host.clone().map(HostRewriteSpecifier::HostRewriteLiteral),
         request_mirror_policies: filter::mirrors(&forward.mirrors),
         ..RouteAction::default()
     };
+    AttemptFields::of(forward).write(&mut action);
     (Action::Route(action), None)
 }
 

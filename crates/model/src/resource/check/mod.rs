@@ -3,6 +3,7 @@
 mod gateway;
 mod overlap;
 mod route;
+mod traffic;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -96,6 +97,7 @@ impl Checked<'_> {
                     self.service(&ServiceName::new(metadata.namespace.clone(), target.name.clone()), &target.span);
                 }
             }
+            Spec::TrafficPolicy(policy) => self.traffic(metadata, policy),
             Spec::EgressPolicy(policy) => self.egress(metadata, policy),
             Spec::Gateway(gateway) => {
                 self.http3(gateway);

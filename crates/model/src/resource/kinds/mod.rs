@@ -3,6 +3,7 @@
 mod egress;
 mod gateway;
 mod route;
+mod traffic;
 
 pub use egress::{EgressAllow, EgressPolicy, EgressTarget};
 pub use gateway::{
@@ -12,6 +13,8 @@ pub use gateway::{
 pub use route::{
     BackendRef, HttpFilter, HttpRoute, ObjectRef, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule,
 };
+
+pub use traffic::{About, Set, SettingNames, Settings, TrafficPolicy, TrafficTarget};
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -28,6 +31,8 @@ pub enum Spec {
     Workload(Workload),
     /// `AuthenticationPolicy`.
     AuthenticationPolicy(AuthenticationPolicy),
+    /// `TrafficPolicy`.
+    TrafficPolicy(Box<TrafficPolicy>),
     /// `EgressPolicy`.
     EgressPolicy(EgressPolicy),
     /// `HTTPRoute`.

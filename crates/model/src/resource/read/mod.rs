@@ -6,6 +6,7 @@ mod gateway;
 mod matches;
 mod route;
 mod service;
+mod traffic;
 
 pub use matches::ANY_SERVICE;
 
@@ -97,6 +98,7 @@ fn document(node: Node, reader: &mut Reader<'_>) -> Option<(Resource, Range<usiz
         Kind::Service => Spec::Service(service::service(spec, &namespace, reader)?),
         Kind::Workload => Spec::Workload(service::workload(spec, &namespace, reader)?),
         Kind::AuthenticationPolicy => Spec::AuthenticationPolicy(service::authentication(spec, reader)?),
+        Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(traffic::policy(spec, &namespace, reader)?)),
         Kind::EgressPolicy => Spec::EgressPolicy(egress::policy(spec, &namespace, reader)?),
         Kind::HttpRoute => Spec::HttpRoute(route::route(spec, kind, &namespace, reader)?),
         Kind::GrpcRoute => Spec::GrpcRoute(route::route(spec, kind, &namespace, reader)?),
