@@ -116,8 +116,10 @@ async fn endpoint(worker: Rc<Worker>, port: ServicePort, live: Arc<LiveEndpoint>
     // Who was in use before there was a check stays in use until it has failed often enough.
     let mut results = Results::of((!live.health.is(LeftOut::HealthCheck)).then_some(true));
     loop {
+        // Without an SVID nobody can be asked, which is not the endpoint's fault.
+        let can_ask = live.endpoint.transport == Transport::Plaintext || worker.epoch().is_some();
         // The newest: identities may have changed.
-        if let Some(reach) = worker.view().reach(&port).cloned() {
+        if let Some(reach) = worker.view().reach(&port).cloned().filter(|_| can_ask) {
             let asked = match timeout(check.timeout, ask(&worker, &reach, &live, &check)).await {
                 Ok(asked) => asked,
                 Err(_) => Err(format!("no answer within {:?}", check.timeout)),

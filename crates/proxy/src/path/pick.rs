@@ -9,6 +9,7 @@ use lorica_model::head::ResponseHead;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::Transport;
 use lorica_observe::metrics::OwnMetric;
+use tokio::sync::OwnedMutexGuard;
 use tokio::task::spawn_local;
 use tokio::time::sleep_until;
 
@@ -298,11 +299,7 @@ async fn connection(
         let (stream, facts) = stream(worker, reach, active, StreamKind::Http1).await?;
         return take(worker, key, stream, Facts { places, ..facts }).await;
     }
-    let waiting = match protocol {
-        Negotiated::Http2 if limited => Some(pending(worker, reach, "connection")?),
-        _ => None,
-    };
-    let turn = worker.pool.turn(&key).await;
+    let turn = turn(worker, reach, &key, limited).await?;
     if turn.is_some()
         && let Some(lease) = worker.pool.ready(&key, Instant::now())
     {
@@ -317,17 +314,28 @@ async fn connection(
                 (Some(used), _) => used,
                 // Where there may be no other connection, one that is full will have room again.
                 (None, Some(lease)) => return Ok(lease),
-                (None, None) => place(worker, all).await,
+                (None, None) => used(worker, reach).await?,
             };
             Some(places(worker, reach, Some(used)).await)
         }
     };
-    drop(waiting);
     let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, reach, Some(protocol))));
     let Connected { stream, peer } = connect::connect(reach, endpoint, tls, Some(protocol)).await?;
     let party = worker.parties.callee(active.live.id, endpoint, peer.as_deref());
     let until = reach.live.traffic().connections.max_age.map(|most| Instant::now() + age(most, fastrand::f64()));
     take(worker, key, stream, Facts { peer, remote: Some(endpoint.address), party: Some(party), until, places }).await
+}
+
+/// The turn to connect; who comes while another connects waits, and counts so where connections are limited.
+async fn turn(worker: &Worker, reach: &Reach, key: &Key, limited: bool) -> Result<Option<OwnedMutexGuard<()>>, NotConnected> {
+    let mut turn = pin!(worker.pool.turn(key));
+    tokio::select! {
+        biased;
+        turn = &mut turn => return Ok(turn),
+        () = std::future::ready(()), if limited => {}
+    }
+    let _waiting = pending(worker, reach, "connection")?;
+    Ok(turn.await)
 }
 
 /// How old a connection becomes: up to a tenth less than it may, so that those made together do not end together. `random` is uniform in 0..1.
