@@ -283,7 +283,7 @@ mod tests {
         assert_eq!(Rig::new(bounded).run(&STEADY, 1000, 1).last(), Some(&12));
         let mut rig = Rig::new(bounded);
         rig.run(&STEADY, 1000, 1);
-        assert_eq!(rig.run(&Service { at_once: 1.0, ..STEADY }, 1000, 10).last(), Some(&7));
+        assert_eq!(rig.run(&Service { at_once: 1.0, ..STEADY }, 1000, 1).last(), Some(&7));
     }
 
     #[test]

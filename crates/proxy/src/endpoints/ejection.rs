@@ -291,6 +291,21 @@ impl State {
         }
         Change::Spared { name: member.name.clone(), why }
     }
+
+    /// Ejects by the rates of the interval that is over; what an ejected one did in it is forgotten.
+    fn judge_rates(&mut self, policy: &Ejection, rate: fn(&Calls) -> &Rate, why: (Why, Why), now: Instant, changes: &mut Vec<Change>) {
+        let taken: Vec<_> = self.members.iter().map(|member| rate(&member.health.calls).take()).collect();
+        let counted: Vec<_> = (0..taken.len()).filter(|index| !self.members[*index].health.is_ejected()).collect();
+        let calls: Vec<_> = counted.iter().map(|index| taken[*index]).collect();
+        let (below_the_mean, failing) = outliers(&calls, policy);
+        let by_mean = below_the_mean.into_iter().map(|index| (index, why.0));
+        let by_share = failing.into_iter().map(|index| (index, why.1));
+        for (index, why) in by_mean.chain(by_share) {
+            if !self.members[counted[index]].health.is_ejected() {
+                changes.push(self.eject(counted[index], policy, why, now));
+            }
+        }
+    }
 }
 
 /// Whether one more of `all` endpoints may be ejected beside those that are: one always may be.
@@ -304,7 +319,7 @@ pub fn may_eject(out: usize, all: usize, max_percent: u32) -> bool {
 #[must_use]
 pub fn outliers(calls: &[Taken], policy: &Ejection) -> (Vec<usize>, Vec<usize>) {
     let with_volume = |volume: u32| (0..calls.len()).filter(move |index| calls[*index].all > 0 && calls[*index].all >= volume);
-    let slow = policy.success_rate.map(|by| {
+    let below_the_mean = policy.success_rate.map(|by| {
         let valid: Vec<_> = with_volume(by.request_volume).collect();
         if valid.is_empty() || valid.len() < by.minimum_hosts as usize {
             return Vec::new();
@@ -319,7 +334,7 @@ pub fn outliers(calls: &[Taken], policy: &Ejection) -> (Vec<usize>, Vec<usize>) 
         }
         valid.into_iter().filter(|index| 100.0 - calls[*index].rate() >= f64::from(by.threshold)).collect()
     });
-    (slow.unwrap_or_default(), failing.unwrap_or_default())
+    (below_the_mean.unwrap_or_default(), failing.unwrap_or_default())
 }
 
 /// The rate of success below which an endpoint is ejected: the mean less `factor` standard deviations. All in percent.
@@ -438,24 +453,8 @@ impl Ejector {
                 changes.push(probation(member));
             }
         }
-        let rates: [(fn(&Calls) -> &Rate, Why, Why); 2] = [
-            (|calls| &calls.answers, Why::SuccessRate, Why::FailurePercentage),
-            (|calls| &calls.connections, Why::LocalSuccessRate, Why::LocalFailurePercentage),
-        ];
-        for (rate, slow, failing) in rates {
-            // What an ejected one did until now is forgotten.
-            let taken: Vec<_> = state.members.iter().map(|member| rate(&member.health.calls).take()).collect();
-            let counted: Vec<_> = (0..taken.len()).filter(|index| !state.members[*index].health.is_ejected()).collect();
-            let calls: Vec<_> = counted.iter().map(|index| taken[*index]).collect();
-            let (below, above) = outliers(&calls, &policy);
-            for (why, indices) in [(slow, below), (failing, above)] {
-                for index in indices.into_iter().map(|index| counted[index]) {
-                    if !state.members[index].health.is_ejected() {
-                        changes.push(state.eject(index, &policy, why, now));
-                    }
-                }
-            }
-        }
+        state.judge_rates(&policy, |calls| &calls.answers, (Why::SuccessRate, Why::FailurePercentage), now, &mut changes);
+        state.judge_rates(&policy, |calls| &calls.connections, (Why::LocalSuccessRate, Why::LocalFailurePercentage), now, &mut changes);
         for member in state.members.iter_mut().filter(|member| !member.health.is_ejected()) {
             if member.back.is_some_and(|back| now.saturating_duration_since(back) >= policy.interval) {
                 member.times = member.times.saturating_sub(1);

@@ -1,8 +1,8 @@
 //! The live endpoints: what this proxy knows of each from its own calls, and which of them takes the next one.
 //!
 //! In: endpoint sets as the control plane sends them, and the outcome of every call. Out: one endpoint a call. What is
-//! known of an endpoint outlives every change of routes. A worker's sets are its own; who is left out, and how much is under way, all workers of the
-//! process share (`shared`). Nothing here waits.
+//! known of an endpoint outlives every change of routes. A worker's sets are its own; who is left out, and how much is under
+//! way, all workers of the process share (`shared`). Nothing here waits.
 
 pub mod adaptive;
 pub mod ejection;
