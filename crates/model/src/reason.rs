@@ -27,6 +27,8 @@ pub enum Reason {
     NoEndpoint,
     /// A bound on connections, requests or queues was reached.
     Overflow,
+    /// The service became slower, and as many requests are under way as it can do at once.
+    Overloaded,
     /// The connection to the endpoint was refused, reset or could not be routed.
     ConnectFailed,
     /// The connection to the endpoint took longer than the connect timeout.
@@ -108,13 +110,14 @@ const CANCELLED: u32 = 1;
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::NoRoute,
         Self::NoBackend,
         Self::NoSuchPort,
         Self::NoConfiguration,
         Self::NoEndpoint,
         Self::Overflow,
+        Self::Overloaded,
         Self::ConnectFailed,
         Self::ConnectTimeout,
         Self::UpstreamTls,
@@ -160,6 +163,9 @@ impl Reason {
             ),
             Self::NoEndpoint => ("no_endpoint", "UH", 503, UNAVAILABLE, Upstream, true, "no endpoint of the service is ready"),
             Self::Overflow => ("overflow", "UO", 503, RESOURCE_EXHAUSTED, Mesh, true, "a limit on connections or requests is reached"),
+            Self::Overloaded => {
+                ("overloaded", "UO", 503, RESOURCE_EXHAUSTED, Upstream, true, "the service became slower and is not sent more at once")
+            }
             Self::ConnectFailed => ("connect_failed", "UF", 503, UNAVAILABLE, Upstream, true, "the endpoint could not be connected to"),
             Self::ConnectTimeout => (
                 "connect_timeout",

@@ -1,7 +1,7 @@
-//! Metrics and readiness of one proxy, over HTTP on loopback: `/metrics`, `/ready`.
+//! Metrics, readiness and endpoints of one proxy, over HTTP on loopback: `/metrics`, `/ready`, `/endpoints`.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -17,6 +17,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 
+use crate::endpoints::health::LeftOut;
+use crate::endpoints::shared::Shared;
 use crate::source::Source;
 
 /// The most scrapers at once; more wait in the listener's queue.
@@ -27,11 +29,18 @@ struct Admin {
     telemetry: Telemetry,
     source: Source,
     epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
+    shared: Arc<Shared>,
 }
 
 /// Serves until the proxy ends.
-pub async fn serve(listener: TcpListener, telemetry: Telemetry, source: Source, epochs: watch::Receiver<Option<Arc<TlsEpoch>>>) {
-    let admin = Arc::new(Admin { telemetry, source, epochs });
+pub async fn serve(
+    listener: TcpListener,
+    telemetry: Telemetry,
+    source: Source,
+    epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
+    shared: Arc<Shared>,
+) {
+    let admin = Arc::new(Admin { telemetry, source, epochs, shared });
     let room = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = room.clone().acquire_owned().await else { return };
@@ -72,7 +81,12 @@ impl Admin {
                 let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 answer(status, "text/plain", format!("{}; {}\n", if ready { "ready" } else { "no SVID yet" }, self.source.state()))
             }
-            _ => answer(StatusCode::NOT_FOUND, "text/plain", "there are /metrics and /ready\n".to_owned()),
+            // Who is left out and why, and how much is under way.
+            "/endpoints" => match serde_json::to_string_pretty(&self.shared.status(Instant::now())) {
+                Ok(text) => answer(StatusCode::OK, "application/json", text + "\n"),
+                Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),
+            },
+            _ => answer(StatusCode::NOT_FOUND, "text/plain", "there are /metrics, /ready and /endpoints\n".to_owned()),
         }
     }
 
@@ -102,6 +116,17 @@ impl Admin {
                 labels: vec![("component", "proxy".to_owned()), ("tag", env!("CARGO_PKG_VERSION").to_owned())],
                 value: Value::Gauge(1.0),
             }],
+        });
+        #[expect(clippy::cast_precision_loss, reason = "fewer endpoints than a float can count")]
+        let sample = |(reason, count): (LeftOut, usize)| Sample {
+            labels: vec![("reason", reason.word().to_owned())],
+            value: Value::Gauge(count as f64),
+        };
+        families.push(Family {
+            name: "lorica_endpoints_left_out",
+            help: "Endpoints that take no calls now, by reason",
+            kind: Kind::Gauge,
+            samples: self.shared.left_out().into_iter().map(sample).collect(),
         });
         if let Some(epoch) = &*self.epochs.borrow() {
             let left = epoch.svid().not_after().duration_since(SystemTime::now()).unwrap_or_default();

@@ -20,6 +20,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::config::ProxyConfig;
+use crate::endpoints::Vantage;
+use crate::endpoints::shared::Shared;
 use crate::identity::Keeper;
 use crate::sidecar::{self, prepared};
 use crate::source::Source;
@@ -335,11 +337,13 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
     prepared(&proxy, &client, epoch.clone(), true).await?;
 
     let source = Source::ControlPlane(client.clone());
-    spawn_local(admin::serve(metrics, telemetry.clone(), source.clone(), epoch.clone()));
+    let shared = Arc::new(Shared::new(count, telemetry.clone()));
+    spawn_local(admin::serve(metrics, telemetry.clone(), source.clone(), epoch.clone(), shared.clone()));
     let (_, listening) = watch::channel(Vec::new());
     let (mut views, mut running, mut listeners, mut adopting) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for number in 0..count {
-        let (views_in, view) = watch::channel(standalone::first_view(&client.snapshot().borrow(), &own.locality));
+        let vantage = Vantage { own: own.locality.clone(), worker: number, shared: shared.clone() };
+        let (views_in, view) = watch::channel(standalone::first_view(&client.snapshot().borrow(), vantage));
         let (listeners_in, gateway) = mpsc::channel(MAX_WAITING);
         let (adopted, runs) = watch::channel(0);
         adopting.push(runs);

@@ -2,10 +2,11 @@
 //!
 //! `path/` is a request from top to bottom. Beside it stand what a request uses: `wire` (HTTP's versions), `endpoints`
 //! (who takes the next call), `pool` (connections kept), `view` (what the control plane said); and what runs beside
-//! requests: `identity` (SVIDs), `dns`, `admin`. Knows nothing of user resources.
+//! requests: `identity` (SVIDs), `checks` (of endpoints), `dns`, `admin`. Knows nothing of user resources.
 
 pub mod admin;
 pub mod app;
+pub mod checks;
 pub mod config;
 pub mod dns;
 pub mod endpoints;

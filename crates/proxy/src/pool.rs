@@ -21,6 +21,7 @@ use lorica_observe::record::Party;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
 use crate::config::MAX_IDLE_PER_ENDPOINT;
+use crate::endpoints::places::Place;
 use crate::lifetime::{ALWAYS, Lifetime};
 use crate::path::mtls::Negotiated;
 use crate::stream::{Carried, Stream};
@@ -122,6 +123,25 @@ pub struct Facts {
     pub remote: Option<SocketAddr>,
     /// The same as a party to a call; none for the app beside the proxy.
     pub party: Option<Arc<Party>>,
+    /// Its place among the connections that a limit allows, where there is one.
+    pub places: Option<Arc<ConnectionPlaces>>,
+}
+
+/// What a limited connection takes up for as long as it is open.
+#[derive(Debug)]
+pub struct ConnectionPlaces {
+    /// Among those that are open.
+    pub open: Place,
+    /// Among those that are in use, as one of HTTP/2 always is. One of HTTP/1 is while it has an exchange, which holds the place then.
+    pub used: Option<Place>,
+}
+
+impl Facts {
+    /// Whether somebody waits for the place of the connection.
+    fn is_wanted(&self) -> bool {
+        let wanted = |places: &Arc<ConnectionPlaces>| places.open.is_wanted() || places.used.as_ref().is_some_and(Place::is_wanted);
+        self.places.as_ref().is_some_and(wanted)
+    }
 }
 
 /// The connections of one worker.
@@ -248,6 +268,26 @@ impl Lease {
 }
 
 impl Lease {
+    /// Whether an exchange can begin at once.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        match &self.carrier {
+            Carrier::Http1 { .. } => true,
+            Carrier::Http2 { client, .. } => client.has_room(),
+        }
+    }
+
+    /// Waits until an exchange can begin, behind those who wait already.
+    ///
+    /// # Errors
+    /// When the connection takes no request any more.
+    pub async fn room(&self) -> Result<(), WireError> {
+        match &self.carrier {
+            Carrier::Http1 { .. } => Ok(()),
+            Carrier::Http2 { client, .. } => client.room().await,
+        }
+    }
+
     /// Opens a stream for other bytes on the connection, which stays in use for as long as the stream is.
     ///
     /// # Errors
@@ -337,16 +377,14 @@ impl Pool {
     }
 
     /// The connection with the fewest exchanges; a full one only where `full` says so.
-    fn share(&self, key: &Key, full: bool, now: Instant) -> Option<Lease> {
+    pub fn share(&self, key: &Key, full: bool, now: Instant) -> Option<Lease> {
         let mut shared = self.shared.borrow_mut();
         let list = shared.get_mut(key)?;
         list.retain(|shared| !shared.client.is_ended());
         let young = list.iter().filter(|shared| !shared.is_over(now));
         let least = young.min_by_key(|shared| (shared.bulk.get(), Rc::strong_count(&shared.under_way)))?;
-        if least.bulk.get() && list.len() < MAX_SHARED {
-            return None;
-        }
-        if !full && Rc::strong_count(&least.under_way) > least.client.capacity() && list.len() < MAX_SHARED {
+        let more = !full && list.len() < MAX_SHARED;
+        if more && (least.bulk.get() || Rc::strong_count(&least.under_way) > least.client.capacity()) {
             return None;
         }
         let carrier = Carrier::Http2 {
@@ -412,9 +450,21 @@ impl Pool {
         }
         let mut idle = self.idle.borrow_mut();
         let list = idle.entry(key).or_default();
-        if list.len() < MAX_IDLE_PER_ENDPOINT && !keeping.is_over(now) {
+        if list.len() < MAX_IDLE_PER_ENDPOINT && !keeping.is_over(now) && !facts.is_wanted() {
             list.push(Idle { client, facts, keeping, kept: now });
         }
+    }
+
+    /// Closes what is not in use, as far as others wait for its place.
+    pub fn give_up(&self) {
+        self.idle.borrow_mut().retain(|_, list| {
+            list.retain(|idle| !idle.facts.is_wanted());
+            !list.is_empty()
+        });
+        self.shared.borrow_mut().retain(|_, list| {
+            list.retain(|shared| Rc::strong_count(&shared.under_way) > 1 || !shared.facts.is_wanted());
+            !list.is_empty()
+        });
     }
 
     fn waker(&self) -> Waker {

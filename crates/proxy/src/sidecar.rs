@@ -24,6 +24,8 @@ use tokio::time::timeout;
 use crate::admin;
 use crate::config::ProxyConfig;
 use crate::dns::Dns;
+use crate::endpoints::Vantage;
+use crate::endpoints::shared::Shared;
 use crate::identity::{Keeper, control_channel};
 use crate::source::Source;
 use crate::supervisor::{Ending, Interior, Listener, Supervisor};
@@ -71,7 +73,9 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
 
     let (epochs, epoch) = watch::channel(None);
     spawn_local(Keeper { control_socket: config.control_socket.clone(), node, snapshots: client.snapshot(), epochs }.run());
-    let (views_in, views) = watch::channel(Arc::new(View::at(config.locality.clone())));
+    let shared = Arc::new(Shared::new(1, telemetry.clone()));
+    let vantage = Vantage { own: config.locality.clone(), worker: 0, shared: shared.clone() };
+    let (views_in, views) = watch::channel(Arc::new(View::first(vantage)));
     let (adopted, running) = watch::channel(0);
     let followed = view::follow(client.clone(), views_in, running);
     spawn_local(followed);
@@ -88,7 +92,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     let app_has_ipv6 = served.iter().any(|(label, socket)| *label == ListenerLabel::Outbound && is_ipv6(socket));
     let told = Arc::default();
     serve_names(Dns::new(config.namespace.clone(), views.clone(), telemetry.clone(), Arc::clone(&told), app_has_ipv6), dns)?;
-    spawn_local(admin::serve(metrics, telemetry.clone(), Source::ControlPlane(client.clone()), epoch.clone()));
+    spawn_local(admin::serve(metrics, telemetry.clone(), Source::ControlPlane(client.clone()), epoch.clone(), shared));
 
     let worker = workers::start(workers::Start {
         name: "lorica-worker".to_owned(),

@@ -14,13 +14,15 @@ use lorica_capture::{ListenerLabel, listen};
 use lorica_identity::TlsEpoch;
 use lorica_identity::files::IdentityFiles;
 use lorica_model::name::ServicePort;
-use lorica_model::snapshot::{Locality, Snapshot};
+use lorica_model::snapshot::Snapshot;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::config::{Own, TelemetryConfig};
+use crate::endpoints::Vantage;
+use crate::endpoints::shared::Shared;
 use crate::gateway::{Binds, MAX_WAITING, Ports};
 use crate::source::{Files, Source};
 use crate::supervisor::{Ending, Listener};
@@ -129,10 +131,12 @@ async fn serve(
     let source = Source::Files(files);
     // The app is whatever answers at its port of this host's loopback.
     let (_, listening) = watch::channel(Vec::new());
+    let shared = Arc::new(Shared::new(proxy.workers, telemetry.clone()));
     let (mut views, mut gateways) = (Vec::new(), Vec::new());
     let mut running = Vec::new();
     for (number, listeners) in listeners.into_iter().enumerate() {
-        let (views_in, view) = watch::channel(first_view(&proxy.snapshot, &own.locality));
+        let (views_in, view) =
+            watch::channel(first_view(&proxy.snapshot, Vantage { own: own.locality.clone(), worker: number, shared: shared.clone() }));
         views.push(views_in);
         let (gateway_in, gateway) = mpsc::channel(MAX_WAITING);
         gateways.push(gateway_in);
@@ -153,7 +157,7 @@ async fn serve(
         };
         running.push(workers::start(start).await?);
     }
-    spawn_local(admin::serve(metrics, telemetry.clone(), source, epochs));
+    spawn_local(admin::serve(metrics, telemetry.clone(), source, epochs, shared));
     let mut ports = Ports::new(proxy.binds, gateways);
     for notice in ports.follow(&proxy.snapshot) {
         match notice {
@@ -183,9 +187,9 @@ async fn serve(
     Ok(())
 }
 
-/// The first view of a proxy that runs at `own`.
-pub(crate) fn first_view(snapshot: &Snapshot, own: &Locality) -> Arc<View> {
-    Arc::new(View::next(&View::at(own.clone()), Arc::new(snapshot.unshared()), Instant::now()))
+/// The first view of a worker.
+pub(crate) fn first_view(snapshot: &Snapshot, vantage: Vantage) -> Arc<View> {
+    Arc::new(View::next(&View::first(vantage), Arc::new(snapshot.unshared()), Instant::now()))
 }
 
 fn renewed(read: Result<&TlsEpoch, &anyhow::Error>) -> String {

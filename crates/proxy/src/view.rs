@@ -10,9 +10,7 @@ use std::time::Instant;
 
 use lorica_identity::{AcceptedIdentities, edge};
 use lorica_model::name::{Namespace, SUFFIX, ServiceName, ServicePort};
-use lorica_model::snapshot::{
-    BackendTls, HostPattern, Listening, Locality, NameRecord, OutboundUnit, ServerTls, Snapshot, Terminated, TlsAction,
-};
+use lorica_model::snapshot::{BackendTls, HostPattern, Listening, NameRecord, OutboundUnit, ServerTls, Snapshot, Terminated, TlsAction};
 #[cfg(feature = "http3")]
 use lorica_model::snapshot::{Certificate, TlsChain};
 use lorica_xds::client::Client;
@@ -21,7 +19,7 @@ use tokio::sync::watch;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 
-use crate::endpoints::{self, Active, LiveSet, LiveSets, NoPick, Wanted};
+use crate::endpoints::{self, Active, LiveSet, LiveSets, NoPick, Vantage, Wanted};
 use crate::path::mtls::Negotiated;
 
 /// The snapshot, the live endpoints, and which service each virtual address means.
@@ -33,8 +31,8 @@ pub struct View {
     pub snapshot: Arc<Snapshot>,
     /// The endpoints and what is known of each.
     pub live: LiveSets,
-    /// Where this proxy runs.
-    own: Locality,
+    /// From where they are seen.
+    pub vantage: Vantage,
     /// Service ports as far as their own endpoints go.
     alone: Reaches,
     reaches: Reaches,
@@ -150,14 +148,18 @@ impl Reach {
         })
     }
 
-    /// The endpoint that takes a call, and how it is reached: as one of this service port, or of one that takes over.
+    /// The endpoint that takes a call, and the place of its service port among this one and those that take over: see [`Self::at`].
     ///
     /// # Errors
     /// [`NoPick`] where there is none.
-    pub fn pick(&self, wanted: Wanted<'_>, now: Instant, random: impl FnMut() -> f64) -> Result<(&Self, Active), NoPick> {
-        let (at, active) = endpoints::pick(&self.sets(), wanted, now, random)?;
-        let of = at.checked_sub(1).and_then(|at| self.failover.get(at)).map_or(self, |other| &**other);
-        Ok((of, active))
+    pub fn pick(&self, wanted: Wanted<'_>, now: Instant, random: impl FnMut() -> f64) -> Result<(usize, Active), NoPick> {
+        endpoints::pick(&self.sets(), wanted, now, random)
+    }
+
+    /// This service port, at 0, or one of those that take over.
+    #[must_use]
+    pub fn at(&self, place: usize) -> &Self {
+        place.checked_sub(1).and_then(|place| self.failover.get(place)).map_or(self, |other| &**other)
     }
 
     /// Whether every endpoint that a call could be given is among those `tried`.
@@ -173,16 +175,16 @@ impl Reach {
 }
 
 impl View {
-    /// The view of a proxy that knows nothing yet but where it runs.
+    /// The view of a worker that knows nothing yet.
     #[must_use]
-    pub fn at(own: Locality) -> Self {
-        Self { own, ..Self::default() }
+    pub fn first(vantage: Vantage) -> Self {
+        Self { vantage, ..Self::default() }
     }
 
     /// The view of `snapshot`, keeping what `before` knew.
     #[must_use]
     pub fn next(before: &Self, snapshot: Arc<Snapshot>, now: Instant) -> Self {
-        let live = endpoints::update(&before.live, &snapshot.endpoints, &snapshot.outbound, &before.own, now);
+        let live = endpoints::update(&before.live, &snapshot.endpoints, &snapshot.outbound, &before.vantage, now);
         let reach = |(port, unit): (&ServicePort, &Arc<OutboundUnit>)| {
             let live = live.get(port).cloned().unwrap_or_default();
             (port.clone(), Reach::next(before.alone.get(port), unit, live))
@@ -201,7 +203,7 @@ impl View {
             number: before.number + 1,
             snapshot,
             live,
-            own: before.own.clone(),
+            vantage: before.vantage.clone(),
             alone,
             reaches,
             addresses,
@@ -386,7 +388,7 @@ pub(crate) mod tests {
                 weight: 1,
                 version: None,
                 virtual_address: None,
-                locality: Locality::default(),
+                locality: lorica_model::snapshot::Locality::default(),
             };
             let set = EndpointSet { port: port.clone(), endpoints: (0..*endpoints).map(endpoint).collect() };
             snapshot.endpoints.insert(port.clone(), Arc::new(set));
@@ -403,7 +405,8 @@ pub(crate) mod tests {
         let all = Arc::new(snapshot(&[(A, &[B], 0), (B, &[A, "gone.contact.mesh:80"], 1)]));
         let view = View::next(&View::default(), all.clone(), Instant::now());
         let (a, b) = (view.reach(&A.parse().unwrap()).unwrap(), view.reach(&B.parse().unwrap()).unwrap());
-        let (reach, active) = a.pick(Wanted::default(), Instant::now(), || 0.5).unwrap();
+        let (place, active) = a.pick(Wanted::default(), Instant::now(), || 0.5).unwrap();
+        let reach = a.at(place);
         assert_eq!((&reach.unit.port, reach.accepted_number), (&b.unit.port, b.accepted_number));
         assert_eq!(active.live.endpoint.workload.to_string(), "b-0.contact");
         assert_eq!(b.failover.len(), 1, "what is not known yet cannot take over");

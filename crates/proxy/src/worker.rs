@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio_rustls::rustls::ClientConfig;
 
 use crate::app::App;
+use crate::checks;
 use crate::config::Own;
 use crate::path::caller::{Caller, Entry};
 use crate::path::connect::ClientConfigs;
@@ -152,6 +153,14 @@ impl Worker {
         });
         let pool = worker.pool.clone();
         tokio::task::spawn_local(async move { pool.watch().await });
+        tokio::task::spawn_local(checks::run(worker.clone()));
+        let giving = worker.clone();
+        tokio::task::spawn_local(async move {
+            let mut wanted = giving.view().vantage.shared.wanted();
+            while wanted.changed().await.is_ok() {
+                giving.pool.give_up();
+            }
+        });
         let ticking = worker.clone();
         tokio::task::spawn_local(async move {
             let mut second = tokio::time::interval(std::time::Duration::from_secs(1));

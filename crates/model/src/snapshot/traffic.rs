@@ -222,8 +222,8 @@ impl Default for Adaptive {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ejection {
-    /// After so many answers of 5xx, failures of the connection counted among them, one after another; none: they do not count. Off unless asked
-    /// for: an app's own 500 says nothing of the endpoint.
+    /// After so many answers of 5xx one after another, failures of the connection counted apart; none: they do not count. Off unless asked for:
+    /// an app's own 500 says nothing of the endpoint.
     pub consecutive_5xx: Option<u32>,
     /// After so many answers of 502, 503 or 504 one after another. 5 by default.
     pub consecutive_gateway: Option<u32>,

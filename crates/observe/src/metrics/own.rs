@@ -36,17 +36,38 @@ impl OwnMetric {
     /// Questions for names.
     pub const DNS_QUERIES: Self =
         Self::counter("lorica_dns_queries_total", "result", "Names that the app asked for, by what became of the question");
+    /// Endpoints ejected.
+    pub const EJECTIONS: Self =
+        Self::counter("lorica_ejections_total", "reason", "Endpoints that were left out for how calls to them went, by reason");
+    /// Endpoints that would have been ejected.
+    pub const EJECTIONS_SPARED: Self = Self::counter(
+        "lorica_ejections_spared_total",
+        "reason",
+        "Endpoints that stayed in use as many were left out already, by the reason that spoke against them",
+    );
     /// Exchanges that the mesh ended.
     pub const EXCHANGES_FAILED: Self =
         Self::counter("lorica_exchanges_failed_total", "reason", "Exchanges that the mesh itself ended, by reason");
     /// What FaultPolicies did.
     pub const FAULTS_INJECTED: Self =
         Self::counter("lorica_faults_injected_total", "fault", "What FaultPolicies did to calls, by what it was");
+    /// Health checks.
+    pub const HEALTH_CHECKS: Self =
+        Self::counter("lorica_health_checks_total", "result", "Health checks of endpoints, by what became of them");
+    /// Requests over a limit.
+    pub const LIMITS_REACHED: Self =
+        Self::counter("lorica_limits_reached_total", "limit", "Requests that a limit of a TrafficPolicy kept from going out, by limit");
     /// Copies of requests.
     pub const MIRRORED: Self = Self::counter("lorica_mirrored_requests_total", "result", "Copies of requests, by what became of them");
     /// Calls that went to any endpoint.
     pub const PANIC_PICKS: Self =
         Self::counter("lorica_balancing_panic_total", "", "Calls given to any endpoint, whatever its health, as too few were well");
+    /// Requests that waited.
+    pub const PENDING: Self = Self::counter(
+        "lorica_pending_requests_total",
+        "for",
+        "Requests that waited for a connection or an endpoint, by what they waited for",
+    );
     /// Upstream connections made.
     pub const POOL_CONNECTS: Self = Self::counter("lorica_pool_connects_total", "", "Upstream connections made");
     /// Upstream connections used again.

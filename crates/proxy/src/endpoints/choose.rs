@@ -39,8 +39,12 @@ pub enum NoPick {
 /// # Errors
 /// [`NoPick`] where there is none.
 pub fn pick(sets: &[&LiveSet], wanted: Wanted<'_>, now: Instant, mut random: impl FnMut() -> f64) -> Result<(usize, Active), NoPick> {
-    // An endpoint in probation has its turn here, before all others: whose `try_probe()` says yes takes the call.
     let standing = Standing::of(sets);
+    // An endpoint in probation has its turn before all others.
+    if let Some((set, live)) = standing.probe(wanted.tried) {
+        // The right to find out is given back where the call does not begin.
+        return begin(set, live, false, now).inspect_err(|_| live.health.ends_probe());
+    }
     if let Some((set, live)) = wanted.stay.and_then(|token| standing.named(token, wanted.tried)) {
         return begin(set, live, false, now);
     }
@@ -119,6 +123,23 @@ impl<'s> Standing<'s> {
     fn level(&self, at: usize) -> Option<(usize, &Arrangement)> {
         let levels = self.arranged.iter().enumerate().flat_map(|(set, arranged)| arranged.levels.iter().map(move |level| (set, level)));
         levels.into_iter().nth(at)
+    }
+
+    /// An endpoint that this call is to find out about: of the first set, or of one that takes over while none before it has anybody.
+    fn probe(&self, tried: &[u64]) -> Option<(usize, &'s Arc<LiveEndpoint>)> {
+        for (at, arranged) in self.arranged.iter().enumerate() {
+            let healthy: usize = arranged.levels.iter().map(|arrangement| arrangement.level.healthy).sum();
+            let endpoints = &self.sets[at].endpoints;
+            if healthy < endpoints.len()
+                && let Some(live) = endpoints.iter().find(|live| !tried.contains(&live.id) && live.try_probe())
+            {
+                return Some((at, live));
+            }
+            if healthy > 0 {
+                return None;
+            }
+        }
+        None
     }
 
     /// The available endpoint of this token that was not tried.

@@ -9,7 +9,7 @@ use lorica_model::snapshot::{Algorithm, Balancing, Nearness, SlowStart, Transpor
 struct Bench {
     endpoints: Vec<Endpoint>,
     balancing: Balancing,
-    own: Locality,
+    vantage: Vantage,
     sets: LiveSets,
     now: Instant,
     random: fastrand::Rng,
@@ -38,9 +38,9 @@ impl Bench {
     }
 
     fn of(endpoints: Vec<Endpoint>, balancing: Balancing, own: &str) -> Self {
-        let own = own.parse().unwrap_or_default();
+        let vantage = Vantage { own: own.parse().unwrap_or_default(), ..Vantage::default() };
         let random = fastrand::Rng::with_seed(7);
-        let mut bench = Self { endpoints, balancing, own, sets: LiveSets::new(), now: Instant::now(), random };
+        let mut bench = Self { endpoints, balancing, vantage, sets: LiveSets::new(), now: Instant::now(), random };
         bench.update();
         bench
     }
@@ -50,7 +50,7 @@ impl Bench {
         let mut unit = crate::view::tests::unit(&port());
         unit.cluster.traffic.balancing = self.balancing;
         let (endpoints, units) = (HashMap::from([(port(), Arc::new(set))]), HashMap::from([(port(), Arc::new(unit))]));
-        self.sets = update(&self.sets, &endpoints, &units, &self.own, self.now);
+        self.sets = update(&self.sets, &endpoints, &units, &self.vantage, self.now);
     }
 
     fn set(&self) -> &LiveSet {
@@ -172,7 +172,7 @@ fn calls_under_way_are_spread_by_weight() {
 fn a_slow_endpoint_is_left_alone_until_it_is_forgotten() {
     let mut bench = Bench::new(Algorithm::PeakEwma, &[1, 1]);
     let slow = bench.picked();
-    slow.failed(bench.now);
+    slow.failed(Reason::ConnectFailed, bench.now);
     let id = slow.live.id;
     drop(slow);
     for _ in 0..100 {
@@ -286,7 +286,7 @@ fn a_cookie_keeps_its_endpoint_while_that_is_well() {
     bench.live(3).health.set(LeftOut::HealthCheck, true);
     assert_ne!(bench.pick(stay).unwrap().live.id, id);
     // The same in every proxy, whatever else it knows of it.
-    assert_eq!(LiveEndpoint::new(endpoint(3, 9, "eu/a"), None, bench.now).token, token);
+    assert_eq!(LiveEndpoint::new(endpoint(3, 9, "eu/a"), Arc::default(), Arc::default(), None, bench.now).token, token);
     assert_ne!(bench.live(2).token, token);
 }
 

@@ -283,7 +283,9 @@ async fn through(worker: &Rc<Worker>, gateway: &Backend, asked: &str, record: &m
     let called = route::reach(worker, port).await.map_err(|reason| NotConnected::new(reason, format!("the egress gateway {port}")))?;
     let mut tried = pick::Tried::new();
     loop {
-        let (reach, active) = pick::choose(worker, &called, Wanted { tried: &tried, ..Wanted::default() }, Instant::now())?;
+        let wanted = Wanted { tried: &tried, ..Wanted::default() };
+        let pick::Ready { active, at } = pick::ready(worker, &called, wanted, Instant::now()).await?;
+        let reach = at.reach(&called);
         tried.push(active.live.id);
         let answered = async {
             let lease = pick::endpoint(worker, reach, &active, Negotiated::Http2, Reuse::Any, Instant::now()).await?;
@@ -305,7 +307,7 @@ async fn through(worker: &Rc<Worker>, gateway: &Backend, asked: &str, record: &m
             Ok(Err(error)) => error,
             Err(_) => NotConnected::new(Reason::ConnectTimeout, format!("the egress gateway did not answer for {asked} in time")),
         };
-        active.failed(Instant::now());
+        active.failed(failed.reason, Instant::now());
         tracing::debug!(endpoint = %active.live.endpoint.address, error = %failed, "an egress gateway could not be reached");
         if called.is_exhausted(&tried) || tried.len() >= MAX_ATTEMPTS as usize {
             return Err(failed);

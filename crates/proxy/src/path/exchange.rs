@@ -166,7 +166,15 @@ impl Tries<'_, '_> {
             times.attempt(now.into());
             let edits = deadline::said_on(head, edits, times.left(now.into()), number);
             let answers = AnswersGivenUp { terms, may: number <= terms.retry.attempts };
-            let mut failure = match pick::pick(worker, way, &mut tried, reuse, now).await {
+            let picking = async {
+                tokio::select! {
+                    biased;
+                    picked = pick::pick(worker, way, &mut tried, reuse, now) => picked.map_err(Failure::from),
+                    () = gone(responder.as_mut()) => Err(Failure::new(Reason::ClientClosed, "it went away before anybody took its request")),
+                    reason = times.over() => Err(reason.into()),
+                }
+            };
+            let mut failure = match picking.await {
                 Ok(mut picked) => {
                     record.picked(&picked);
                     worker.count_pool_use(picked.lease.reused);
@@ -186,9 +194,9 @@ impl Tries<'_, '_> {
                         Ok(()) => return Ok(()),
                         Err(failure) => {
                             let was_closed = picked.lease.reused && !failure.answered && failure.reason == Reason::UpstreamClosed;
-                            let counts = !was_closed && failure.reason.meaning().side != Side::Client;
-                            if let Some(active) = picked.active.as_ref().filter(|_| counts) {
-                                active.failed(Instant::now());
+                            // An answer that is given up was told of as an answer.
+                            if !was_closed && failure.again.is_none() && failure.reason.meaning().side != Side::Client {
+                                picked.failed(failure.reason, Instant::now());
                             }
                             if was_closed {
                                 // A kept connection that broke says little of its endpoint: a new one there may do.
@@ -201,7 +209,7 @@ impl Tries<'_, '_> {
                         }
                     }
                 }
-                Err(error) => error.into(),
+                Err(failure) => failure,
             };
             if !body.is_replayable() {
                 return Err(failure);
@@ -219,7 +227,7 @@ impl Tries<'_, '_> {
                 drop(leave.take());
                 let again = match failure.again.take() {
                     Some(again) => again,
-                    None => match way.leave_to_retry() {
+                    None => match way.leave_to_retry(worker) {
                         Some(leave) => Again { wait: None, leave },
                         None => return Err(failure),
                     },
@@ -244,6 +252,14 @@ impl Tries<'_, '_> {
             body.rewind();
             now = Instant::now();
         }
+    }
+}
+
+/// Waits until the caller of a request that is not answered yet has gone away, as far as its connection tells.
+async fn gone(responder: Option<&mut Responder>) {
+    match responder {
+        Some(responder) => responder.gone().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -14,7 +14,6 @@ use tokio::time::timeout;
 
 use super::pick::{self, Tried};
 use super::replay::Replay;
-use super::retry::retry_after;
 use super::send::upgrade;
 use super::way::{Belonging, To, Way};
 use crate::pool::Reuse;
@@ -111,9 +110,7 @@ async fn send(worker: &Rc<Worker>, copy: &Copy, frames: Vec<Bytes>) -> anyhow::R
     sender.end(None).await?;
     loop {
         if let Answer::Final(response, mut body) = receiver.answer().await? {
-            if let Some(active) = &picked.active {
-                active.answered(response.status, retry_after(&response), Instant::now());
-            }
+            picked.answered(&response, Instant::now());
             while let Some(frame) = body.frame().await {
                 frame?;
             }

@@ -1,18 +1,26 @@
 //! pick and connect: who takes the next attempt, and a connection there, pooled or new.
 
+use std::pin::pin;
 use std::rc::Rc;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use lorica_model::head::ResponseHead;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Connections, Transport};
 use lorica_observe::metrics::OwnMetric;
+use tokio::sync::OwnedMutexGuard;
 use tokio::task::spawn_local;
+use tokio::time::sleep_until;
 
 use super::connect::{self, Connected, NotConnected};
 use super::mtls::Negotiated;
+use super::retry::retry_after;
 use super::way::{To, Way};
-use crate::endpoints::{Active, NoPick, Wanted};
-use crate::pool::{Destination, Facts, Keeping, Key, Lease, Reuse, StreamKind, Upstream};
+use crate::endpoints::limits::{Overflow, PendingGuard, RequestGuard};
+use crate::endpoints::places::{Place, Places};
+use crate::endpoints::{Active, LiveSet, NoPick, Wanted, judged_status};
+use crate::pool::{ConnectionPlaces, Destination, Facts, Keeping, Key, Lease, Reuse, StreamKind, Upstream};
 use crate::stream::Stream;
 use crate::view::Reach;
 use crate::wire::{Http1Client, Http2Client};
@@ -24,6 +32,32 @@ pub struct Picked {
     pub lease: Lease,
     /// The endpoint, which counts the attempt as load; none for the app beside the proxy.
     pub active: Option<Active>,
+    /// What it counts as among the requests of its service port.
+    request: Option<RequestGuard>,
+    /// Its place among the connections in use, where these are limited.
+    _used: Option<Place>,
+}
+
+impl Picked {
+    /// Tells that there is an answer.
+    pub fn answered(&self, response: &ResponseHead, now: Instant) {
+        let Some(active) = &self.active else { return };
+        let grpc_status = response.fields.get_str("grpc-status").and_then(|status| status.parse().ok());
+        let status = judged_status(response.status, grpc_status);
+        active.answered(status, retry_after(response), now);
+        if let Some(request) = &self.request {
+            request.answered(status, now);
+        }
+    }
+
+    /// Tells that there is none, or that it broke off.
+    pub fn failed(&self, reason: Reason, now: Instant) {
+        let Some(active) = &self.active else { return };
+        active.failed(reason, now);
+        if let Some(request) = self.request.as_ref().filter(|_| reason == Reason::RequestTimeout) {
+            request.timed_out(now);
+        }
+    }
 }
 
 /// The endpoints that took the attempts so far, by their numbers.
@@ -36,49 +70,221 @@ pub type Tried = smallvec::SmallVec<[u64; 4]>;
 /// Where nobody takes it.
 pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, reuse: Reuse, now: Instant) -> Result<Picked, NotConnected> {
     match &way.to {
-        To::Endpoints(reach) => {
-            let (reach, active) = choose(worker, reach, way.wanted(tried), now)?;
+        To::Endpoints(called) => {
+            let used = match way.protocol {
+                Negotiated::Http1 if is_limited(&called.live) => Some(used(worker, called).await?),
+                // A connection of HTTP/2 is in use for as long as it is open.
+                _ => None,
+            };
+            let Ready { active, at } = ready(worker, called, way.wanted(tried), now).await?;
+            let reach = at.reach(called);
+            let now = if used.is_some() || at.is_newer() { Instant::now() } else { now };
             tried.push(active.live.id);
-            match endpoint(worker, reach, &active, way.protocol, reuse, now).await {
-                Ok(lease) => Ok(Picked { lease, active: Some(active) }),
+            let mut request = reach.live.begin_request(now).map_err(|overflow| overflown(worker, reach, overflow))?;
+            let lease = match endpoint(worker, reach, &active, way.protocol, reuse, now).await {
+                Ok(lease) => lease,
                 Err(error) => {
-                    active.failed(Instant::now());
-                    Err(error)
+                    active.failed(error.reason, Instant::now());
+                    return Err(error);
                 }
+            };
+            if !lease.has_room() {
+                drop(request);
+                let waiting = pending(worker, reach, "connection")?;
+                let room = lease.room().await;
+                drop(waiting);
+                room.map_err(|error| NotConnected::new(Reason::ConnectFailed, error.to_string()))?;
+                request = reach.live.begin_request(Instant::now()).map_err(|overflow| overflown(worker, reach, overflow))?;
             }
+            Ok(Picked { lease, active: Some(active), request: Some(request), _used: used })
         }
         To::App { port, caller } => {
             let key = Key { to: Destination::App { port: *port, caller: *caller }, protocol: way.protocol };
             if let Some(lease) = worker.pool.ready(&key, reuse, now) {
-                return Ok(Picked { lease, active: None });
+                return Ok(Picked { lease, active: None, request: None, _used: None });
             }
             let tcp = worker
                 .app
                 .connect(*port, *caller)
                 .await
                 .map_err(|error| NotConnected::new(Reason::ConnectFailed, format!("the app's port {port}: {error}")))?;
-            let facts = Facts { peer: None, remote: tcp.peer_addr().ok(), party: None };
+            let facts = Facts { remote: tcp.peer_addr().ok(), ..Facts::default() };
             let keeping = worker.pool.keeping(Connections::default(), Some(Upstream::App(*port)));
             let lease = take(worker, key, Stream::Plain(tcp), keeping, facts);
-            Ok(Picked { lease, active: None })
+            Ok(Picked { lease, active: None, request: None, _used: None })
         }
     }
 }
 
-/// The endpoint that takes a call to a service port, and how that is reached.
+/// The endpoint that takes a call to a service port now, and how that is reached.
 ///
 /// # Errors
 /// Where there is none, or the one that is has as many calls as it may.
 pub fn choose<'r>(worker: &Worker, reach: &'r Reach, wanted: Wanted<'_>, now: Instant) -> Result<(&'r Reach, Active), NotConnected> {
-    let port = &reach.unit.cluster.port;
-    let picked = reach.pick(wanted, now, fastrand::f64).map_err(|none| match none {
-        NoPick::None => NotConnected::new(Reason::NoEndpoint, format!("{port} has no endpoint left to try")),
-        NoPick::Full => NotConnected::new(Reason::Overflow, format!("{port} has too many requests under way")),
-    })?;
-    if picked.1.panic {
-        worker.telemetry.metrics.count(OwnMetric::PANIC_PICKS, "", 1);
+    let (place, active) = try_choose(worker, reach, wanted, now)?.ok_or_else(|| none_left(reach))?;
+    Ok((reach.at(place), active))
+}
+
+/// The same; `None` where there is none.
+fn try_choose(worker: &Worker, reach: &Reach, wanted: Wanted<'_>, now: Instant) -> Result<Option<(usize, Active)>, NotConnected> {
+    match reach.pick(wanted, now, fastrand::f64) {
+        Ok((place, active)) => {
+            if active.panic {
+                worker.telemetry.metrics.count(OwnMetric::PANIC_PICKS, "", 1);
+            }
+            reach.live.shared().queue.found();
+            Ok(Some((place, active)))
+        }
+        Err(NoPick::None) => Ok(None),
+        Err(NoPick::Full) => {
+            Err(NotConnected::new(Reason::Overflow, format!("{} has too many requests under way", reach.unit.cluster.port)))
+        }
     }
-    Ok(picked)
+}
+
+fn none_left(reach: &Reach) -> NotConnected {
+    NotConnected::new(Reason::NoEndpoint, format!("{} has no endpoint left to try", reach.unit.cluster.port))
+}
+
+/// An endpoint that takes a call.
+pub struct Ready {
+    /// The endpoint.
+    pub active: Active,
+    /// Of which service port it is.
+    pub at: At,
+}
+
+/// Of which service port an endpoint is: of the one that was called, or one that takes over.
+pub struct At {
+    /// How the called one is reached now, where that changed while an endpoint was waited for.
+    newer: Option<Arc<Reach>>,
+    place: usize,
+}
+
+impl At {
+    /// How the endpoint is reached, where this was called.
+    #[must_use]
+    pub fn reach<'r>(&'r self, called: &'r Reach) -> &'r Reach {
+        self.newer.as_deref().unwrap_or(called).at(self.place)
+    }
+
+    /// Whether the endpoint was waited for.
+    fn is_newer(&self) -> bool {
+        self.newer.is_some()
+    }
+}
+
+/// An endpoint that takes a call. Where none is ready, it is waited for, but not in vain by more than one after the other.
+///
+/// # Errors
+/// Where nobody takes it.
+pub async fn ready(worker: &Worker, called: &Reach, wanted: Wanted<'_>, now: Instant) -> Result<Ready, NotConnected> {
+    match try_choose(worker, called, wanted, now)? {
+        Some((place, active)) => Ok(Ready { active, at: At { newer: None, place } }),
+        None if !wanted.tried.is_empty() => Err(none_left(called)),
+        None => queued(worker, called, wanted, now).await,
+    }
+}
+
+/// Waits for an endpoint.
+async fn queued(worker: &Worker, called: &Reach, wanted: Wanted<'_>, now: Instant) -> Result<Ready, NotConnected> {
+    let port = &called.unit.port;
+    let queue = &called.live.shared().queue;
+    let queue_timeout = called.live.traffic().limits.queue_timeout;
+    let mut views = worker.views.clone();
+    let mut waiting = None;
+    loop {
+        let newer = views.borrow_and_update().reach(port).cloned();
+        // Before the look at the endpoints: whatever changes after it is told.
+        let mut changed = pin!(queue.may_be_ready());
+        changed.as_mut().enable();
+        let reach = newer.as_deref().unwrap_or(called);
+        if let Some((place, active)) = try_choose(worker, reach, wanted, Instant::now())? {
+            return Ok(Ready { active, at: At { newer, place } });
+        }
+        if queue.fails_fast() {
+            let detail = format!("no endpoint of {port} is ready, and another request has waited {queue_timeout:?} in vain");
+            return Err(NotConnected::new(Reason::NoEndpoint, detail));
+        }
+        if waiting.is_none() {
+            waiting = Some(pending(worker, called, "endpoint")?);
+        }
+        tokio::select! {
+            () = changed => {}
+            changed = views.changed() => if changed.is_err() {
+                return Err(NotConnected::new(Reason::Draining, ""));
+            },
+            () = sleep_until((now + queue_timeout).into()) => {
+                queue.in_vain();
+                let detail = format!("no endpoint of {port} became ready within limits.queueTimeout: {queue_timeout:?}");
+                return Err(NotConnected::new(Reason::NoEndpoint, detail));
+            }
+        }
+    }
+}
+
+/// Whether there are only so many connections to a service port.
+fn is_limited(live: &LiveSet) -> bool {
+    live.traffic().limits.connections.is_some()
+}
+
+/// A request waits.
+fn pending(worker: &Worker, reach: &Reach, what_for: &'static str) -> Result<PendingGuard, NotConnected> {
+    let waiting = reach.live.begin_pending().map_err(|overflow| overflown(worker, reach, overflow))?;
+    worker.telemetry.metrics.count(OwnMetric::PENDING, what_for, 1);
+    Ok(waiting)
+}
+
+/// A limit is reached.
+fn overflown(worker: &Worker, reach: &Reach, overflow: Overflow) -> NotConnected {
+    worker.telemetry.metrics.count(OwnMetric::LIMITS_REACHED, overflow.word(), 1);
+    NotConnected::new(overflow.reason(), format!("{}: {overflow}", reach.unit.port))
+}
+
+/// A place among the connections in use, behind those who wait for one already.
+async fn used(worker: &Worker, reach: &Reach) -> Result<Place, NotConnected> {
+    let used = &reach.live.shared().under_way.used;
+    if let Some(place) = used.try_take() {
+        return Ok(place);
+    }
+    let _waiting = pending(worker, reach, "connection")?;
+    Ok(place(worker, used).await)
+}
+
+/// A place. Where none is free, what is kept idle on this worker makes room, then what others keep.
+async fn place(worker: &Worker, places: &Arc<Places>) -> Place {
+    if let Some(place) = places.try_take() {
+        return place;
+    }
+    let mut place = pin!(places.take());
+    tokio::select! {
+        biased;
+        place = &mut place => return place,
+        () = std::future::ready(()) => worker.pool.give_up(),
+    }
+    tokio::select! {
+        biased;
+        place = &mut place => return place,
+        () = std::future::ready(()) => worker.view().vantage.shared.want_idle(),
+    }
+    place.await
+}
+
+/// The places of a new connection, which is in use for as long as it is open where it holds one of those in use.
+async fn places(worker: &Worker, reach: &Reach, used: Option<Place>) -> Arc<ConnectionPlaces> {
+    Arc::new(ConnectionPlaces { open: place(worker, &reach.live.shared().under_way.open).await, used })
+}
+
+/// The places of a TCP connection, where connections are limited.
+///
+/// # Errors
+/// Where as many wait as may.
+pub async fn tcp_places(worker: &Worker, reach: &Reach) -> Result<Option<Arc<ConnectionPlaces>>, NotConnected> {
+    if !is_limited(&reach.live) {
+        return Ok(None);
+    }
+    let used = used(worker, reach).await?;
+    Ok(Some(places(worker, reach, Some(used)).await))
 }
 
 /// A connection to an endpoint, pooled or new.
@@ -91,6 +297,34 @@ pub async fn endpoint(
     active: &Active,
     protocol: Negotiated,
     reuse: Reuse,
+    now: Instant,
+) -> Result<Lease, NotConnected> {
+    let limited = is_limited(&reach.live);
+    connection(worker, reach, active, protocol, reuse, limited, now).await
+}
+
+/// The same beside all limits, for health checks.
+///
+/// # Errors
+/// Where there is none.
+pub async fn beside_limits(
+    worker: &Rc<Worker>,
+    reach: &Reach,
+    active: &Active,
+    protocol: Negotiated,
+    reuse: Reuse,
+) -> Result<Lease, NotConnected> {
+    connection(worker, reach, active, protocol, reuse, false, Instant::now()).await
+}
+
+/// The same, `limited` or beside the limit.
+async fn connection(
+    worker: &Rc<Worker>,
+    reach: &Reach,
+    active: &Active,
+    protocol: Negotiated,
+    reuse: Reuse,
+    limited: bool,
     now: Instant,
 ) -> Result<Lease, NotConnected> {
     let endpoint = &active.live.endpoint;
@@ -111,21 +345,55 @@ pub async fn endpoint(
     }
     let cluster = &reach.unit.cluster;
     let connections = cluster.traffic.connections;
+    let connections = Connections { max_age: connections.max_age.map(|most| age(most, fastrand::f64())), ..connections };
     if protocol == Negotiated::Http1 && endpoint.transport == Transport::Lorica {
+        // What the app sees as a connection counts as one; the one that carries it does not.
+        let places = if limited { Some(places(worker, reach, None).await) } else { None };
         let (stream, facts) = stream(worker, reach, active, StreamKind::Http1).await?;
-        return Ok(take(worker, key, stream, worker.pool.keeping(connections, None), facts));
+        return Ok(take(worker, key, stream, worker.pool.keeping(connections, None), Facts { places, ..facts }));
     }
-    let turn = worker.pool.turn(&key).await;
+    let turn = turn(worker, reach, &key, limited).await?;
     if turn.is_some()
         && let Some(lease) = worker.pool.ready(&key, reuse, Instant::now())
     {
         return Ok(lease);
     }
+    let places = match protocol {
+        _ if !limited => None,
+        Negotiated::Http1 => Some(places(worker, reach, None).await),
+        Negotiated::Http2 => {
+            let all = &reach.live.shared().under_way.used;
+            let used = match (all.try_take(), worker.pool.share(&key, true, Instant::now())) {
+                (Some(used), _) => used,
+                // Where there may be no other connection, one that is full will have room again.
+                (None, Some(lease)) => return Ok(lease),
+                (None, None) => used(worker, reach).await?,
+            };
+            Some(places(worker, reach, Some(used)).await)
+        }
+    };
     let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, reach, Some(protocol))));
     let Connected { stream, peer } = connect::connect(reach, endpoint, tls, Some(protocol)).await?;
     let party = worker.parties.callee(active.live.id, endpoint, peer.as_deref());
     let keeping = worker.pool.keeping(connections, Some(Upstream::Port(cluster.port.clone())));
-    Ok(take(worker, key, stream, keeping, Facts { peer, remote: Some(endpoint.address), party: Some(party) }))
+    Ok(take(worker, key, stream, keeping, Facts { peer, remote: Some(endpoint.address), party: Some(party), places }))
+}
+
+/// The turn to connect; who comes while another connects waits, and counts so where connections are limited.
+async fn turn(worker: &Worker, reach: &Reach, key: &Key, limited: bool) -> Result<Option<OwnedMutexGuard<()>>, NotConnected> {
+    let mut turn = pin!(worker.pool.turn(key));
+    tokio::select! {
+        biased;
+        turn = &mut turn => return Ok(turn),
+        () = std::future::ready(()), if limited => {}
+    }
+    let _waiting = pending(worker, reach, "connection")?;
+    Ok(turn.await)
+}
+
+/// How old a connection becomes: up to a tenth less than it may, so that those made together do not end together. `random` is uniform in 0..1.
+fn age(most: Duration, random: f64) -> Duration {
+    most.mul_f64(1.0 - random / 10.0)
 }
 
 /// Opens a stream to a Lorica proxy, on a connection that is there or a new one.
@@ -134,7 +402,7 @@ pub async fn endpoint(
 /// Where there is no connection, or it takes no stream.
 pub async fn stream(worker: &Rc<Worker>, reach: &Reach, active: &Active, kind: StreamKind) -> Result<(Stream, Facts), NotConnected> {
     // Boxed, as the way to a connection for HTTP/1 leads over one for HTTP/2.
-    let lease = Box::pin(endpoint(worker, reach, active, Negotiated::Http2, Reuse::Any, Instant::now())).await?;
+    let lease = Box::pin(connection(worker, reach, active, Negotiated::Http2, Reuse::Any, false, Instant::now())).await?;
     let facts = lease.facts.clone();
     let stream = lease.carry(kind, &reach.unit.cluster.server.sni()).await;
     Ok((stream.map_err(|error| NotConnected::new(Reason::ConnectFailed, error.to_string()))?, facts))

@@ -15,7 +15,7 @@ use super::record::ExchangeRecord;
 use super::relay::{Read, relay_at};
 use super::replay::Replay;
 use super::respond::ALTERNATIVE;
-use super::retry::{Terms, retry_after};
+use super::retry::Terms;
 use super::time::Times;
 use super::way::Way;
 use crate::config::REPLAY_BYTES;
@@ -57,9 +57,9 @@ pub struct AnswersGivenUp<'x> {
 
 impl AnswersGivenUp<'_> {
     /// What follows if this answer is given up; nothing where it is passed on.
-    fn takes(&self, way: &Way, response: &ResponseHead) -> Option<Again> {
+    fn takes(&self, worker: &Worker, way: &Way, response: &ResponseHead) -> Option<Again> {
         let wait = self.terms.instead_of(response).filter(|_| self.may)?;
-        Some(Again { wait, leave: way.leave_to_retry()? })
+        Some(Again { wait, leave: way.leave_to_retry(worker)? })
     }
 }
 
@@ -114,11 +114,9 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
             }
         };
         let now = Instant::now();
-        if let Some(active) = &picked.active {
-            active.answered(response.status, retry_after(&response), now);
-        }
+        picked.answered(&response, now);
         record.response(&response, now);
-        if kept && let Some(again) = answers.takes(way, &response) {
+        if kept && let Some(again) = answers.takes(worker, way, &response) {
             // Told only if there is no time left for the attempt.
             let detail = format!("the last attempt was answered with {}", response.status);
             return Err(Failure { again: Some(again), ..Failure::new(Reason::RequestTimeout, detail) });

@@ -13,12 +13,12 @@ use super::accept::Boxed;
 use super::caller::{Caller, Entry};
 use super::connect::{self, Connected, NotConnected};
 use super::fault;
-use super::pick::{self, Tried};
+use super::pick::{self, Ready, Tried};
 use super::record::ConnectionRecord;
 use super::relay::{Read, relay, relay_at};
 use crate::config::MAX_ATTEMPTS;
 use crate::endpoints::{Active, Wanted};
-use crate::pool::StreamKind;
+use crate::pool::{ConnectionPlaces, StreamKind};
 use crate::stream::Stream;
 use crate::view::Reach;
 use crate::worker::Worker;
@@ -34,6 +34,8 @@ pub struct Upstream {
     pub peer: Option<Arc<lorica_identity::PeerIdentity>>,
     /// The endpoint.
     pub active: Active,
+    /// Its place among the connections that a limit allows.
+    _places: Option<Arc<ConnectionPlaces>>,
 }
 
 /// What detection brought along: a connection made ahead, and what was read from it.
@@ -50,7 +52,9 @@ pub async fn connect(worker: &Rc<Worker>, called: &Reach, source: IpAddr) -> Res
     let mut tried = Tried::new();
     let hash = called.live.by_hash().then(|| hash::source(source));
     loop {
-        let (reach, active) = pick::choose(worker, called, Wanted { tried: &tried, hash, stay: None }, Instant::now())?;
+        let places = pick::tcp_places(worker, called).await?;
+        let Ready { active, at } = pick::ready(worker, called, Wanted { tried: &tried, hash, stay: None }, Instant::now()).await?;
+        let reach = at.reach(called);
         tried.push(active.live.id);
         let endpoint = &active.live.endpoint;
         let connected = if endpoint.transport == Transport::Lorica {
@@ -64,10 +68,10 @@ pub async fn connect(worker: &Rc<Worker>, called: &Reach, source: IpAddr) -> Res
         match connected {
             Ok(Connected { stream, peer }) => {
                 active.connected(Instant::now());
-                return Ok(Upstream { stream, peer, active });
+                return Ok(Upstream { stream, peer, active, _places: places });
             }
             Err(error) => {
-                active.failed(Instant::now());
+                active.failed(error.reason, Instant::now());
                 tracing::debug!(endpoint = %endpoint.address, %error, "an endpoint could not be connected to");
                 if called.is_exhausted(&tried) || tried.len() >= MAX_ATTEMPTS as usize {
                     return Err(error);

@@ -8,13 +8,16 @@ use lorica_model::head::{RequestHead, Version};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::hash::{self, RequestHash};
 use lorica_model::snapshot::{Action, Backend, Forward, HttpRule, Protocol, Retry, RuleTable, Timeouts, WeightedBackend, route as rules};
+use lorica_observe::metrics::OwnMetric;
 
 use super::filter;
 use super::grpc_web;
 use super::mtls::Negotiated;
 use super::respond::OwnAnswer;
+use crate::endpoints::limits::RetryGuard;
 use crate::endpoints::{LiveEndpoint, Wanted};
 use crate::view::{Reach, View};
+use crate::worker::Worker;
 
 /// What is done with a request.
 pub enum Decided {
@@ -70,8 +73,13 @@ impl Way {
 
     /// Leave for one more retry, as far as the service's limit of retries allows it.
     #[must_use]
-    pub fn leave_to_retry(&self) -> Option<Leave> {
-        Some(Leave)
+    pub fn leave_to_retry(&self, worker: &Worker) -> Option<Leave> {
+        let To::Endpoints(reach) = &self.to else { return Some(Leave(None)) };
+        let leave = reach.live.begin_retry();
+        if leave.is_none() {
+            worker.telemetry.metrics.count(OwnMetric::LIMITS_REACHED, "retries", 1);
+        }
+        leave.map(|guard| Leave(Some(guard)))
     }
 
     /// Whether nobody is left whom `tried` does not name. The app beside a proxy is tried once: it is there, or it is not.
@@ -104,9 +112,9 @@ impl Way {
     }
 }
 
-/// A retry under way.
+/// A retry under way, until it is dropped. The app beside the proxy has no limit of its own.
 #[derive(Debug)]
-pub struct Leave;
+pub struct Leave(#[expect(dead_code, reason = "it is held")] Option<RetryGuard>);
 
 /// Nothing is tried again.
 static NEVER: LazyLock<Retry> = LazyLock::new(|| Retry { attempts: 0, on: BTreeSet::new(), ..Retry::default() });

@@ -101,8 +101,17 @@ impl Http2Client {
         }
     }
 
+    /// Whether an exchange can begin at once.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.0.connection.borrow().has_room()
+    }
+
     /// Waits until an exchange can begin.
-    async fn room(&self) -> Result<(), WireError> {
+    ///
+    /// # Errors
+    /// [`WireError::NotProcessed`] where the connection takes no more.
+    pub async fn room(&self) -> Result<(), WireError> {
         let check = || {
             let connection = self.0.connection.borrow();
             match connection.is_ended() {

@@ -1,0 +1,7 @@
+//! Who is left out, and how much is let through: real proxies from files, before apps that do as a test says.
+
+mod app;
+mod ejection;
+mod health;
+mod limits;
+mod rig;
