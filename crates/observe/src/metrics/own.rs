@@ -57,6 +57,8 @@ impl OwnMetric {
     /// Requests over a limit.
     pub const LIMITS_REACHED: Self =
         Self::counter("lorica_limits_reached_total", "limit", "Requests that a limit of a TrafficPolicy kept from going out, by limit");
+    /// Attempts beside slow ones.
+    pub const HEDGES: Self = Self::counter("lorica_hedges_total", "", "Attempts made beside one that was slow to answer");
     /// Copies of requests.
     pub const MIRRORED: Self = Self::counter("lorica_mirrored_requests_total", "result", "Copies of requests, by what became of them");
     /// Calls that went to any endpoint.

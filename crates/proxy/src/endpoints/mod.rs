@@ -310,6 +310,11 @@ impl Active {
         self.tell(change);
     }
 
+    /// Tells that another endpoint answered before this one, which is at least so slow.
+    pub fn outrun(&self, now: Instant) {
+        self.live.load.observe(now.saturating_duration_since(self.begun), now);
+    }
+
     /// Tells that the endpoint took a connection, of which nothing more is known.
     pub fn connected(&self, now: Instant) {
         self.live.load.observe(now.saturating_duration_since(self.begun), now);

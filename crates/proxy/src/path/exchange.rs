@@ -3,6 +3,7 @@
 //! clean → route → fault → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
 //! written once, when the exchange is over or dropped.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use super::failure::{Again, Failure};
 use super::fault;
 use super::filter;
 use super::gateway;
+use super::hedge;
 use super::mirror;
 use super::pick::{self, Tried};
 #[cfg(feature = "http3")]
@@ -155,7 +157,7 @@ impl Tries<'_, '_> {
         let mut now = record.ready();
         let times = Times::begin(&way.timeouts, told.deadline.map(Into::into), now.into());
         times.check(now.into())?;
-        let mut tried = Tried::new();
+        let tried = RefCell::new(Tried::new());
         // A body that may be too long to be kept is sent once.
         let kept = body.length().is_some_and(|length| length <= REPLAY_BYTES as u64);
         let mut reuse = if kept { Reuse::Any } else { Reuse::Recent };
@@ -166,51 +168,23 @@ impl Tries<'_, '_> {
             times.attempt(now.into());
             let edits = deadline::said_on(head, edits, times.left(now.into()), number);
             let answers = AnswersGivenUp { terms, may: number <= terms.retry.attempts };
-            let picking = async {
-                tokio::select! {
-                    biased;
-                    picked = pick::pick(worker, way, &mut tried, reuse, now) => picked.map_err(Failure::from),
-                    () = gone(responder.as_mut()) => Err(Failure::new(Reason::ClientClosed, "it went away before anybody took its request")),
-                    reason = times.over() => Err(reason.into()),
-                }
+            let attempt = Attempt {
+                worker,
+                head,
+                edits: &edits,
+                way,
+                answers,
+                body: &mut *body,
+                responder: &mut *responder,
+                alternative,
+                record: &mut *record,
+                times: &times,
             };
-            let mut failure = match picking.await {
-                Ok(mut picked) => {
-                    record.picked(&picked);
-                    worker.count_pool_use(picked.lease.reused);
-                    let attempt = Attempt {
-                        worker,
-                        head,
-                        edits: &edits,
-                        way,
-                        answers,
-                        body: &mut *body,
-                        responder: &mut *responder,
-                        alternative,
-                        record: &mut *record,
-                        times: &times,
-                    };
-                    match send::attempt(attempt, &mut picked).await {
-                        Ok(()) => return Ok(()),
-                        Err(failure) => {
-                            let was_closed = picked.lease.reused && !failure.answered && failure.reason == Reason::UpstreamClosed;
-                            // An answer that is given up was told of as an answer.
-                            if !was_closed && failure.again.is_none() && failure.reason.meaning().side != Side::Client {
-                                picked.failed(failure.reason, Instant::now());
-                            }
-                            if was_closed {
-                                // A kept connection that broke says little of its endpoint: a new one there may do.
-                                tried.pop();
-                                picked.lease.was_closed();
-                                reuse = Reuse::No;
-                            }
-                            // Its upstream may have closed it before the request arrived; where that is not certain, only what may be repeated is.
-                            Failure { stale: was_closed && (failure.unsent || (failure.reset && terms.is_repeatable)), ..failure }
-                        }
-                    }
-                }
-                Err(failure) => failure,
+            let tried_now = match hedge::terms(&attempt) {
+                Some(hedge) => hedge::attempt(attempt, hedge, number, &tried, reuse).await,
+                None => attempted(attempt, &tried, &mut reuse, now).await,
             };
+            let Err(mut failure) = tried_now else { return Ok(()) };
             if !body.is_replayable() {
                 return Err(failure);
             }
@@ -229,13 +203,13 @@ impl Tries<'_, '_> {
                     Some(again) => again,
                     None => match way.leave_to_retry(worker) {
                         Some(leave) => Again { wait: None, leave },
-                        None => return Err(failure),
+                        None => return Err(failure.noted("it was not tried again, as limits.retries is reached")),
                     },
                 };
                 leave = Some(again.leave);
-                let others = !way.is_exhausted(&tried);
+                let others = !way.is_exhausted(&tried.borrow());
                 if !others || !terms.retry.avoid_tried {
-                    tried.clear();
+                    tried.borrow_mut().clear();
                 }
                 // Where nothing was sent and another endpoint is there, nothing is gained by waiting.
                 let pause = match again.wait {
@@ -253,6 +227,35 @@ impl Tries<'_, '_> {
             now = Instant::now();
         }
     }
+}
+
+/// One attempt: who takes it, and what becomes of it there.
+async fn attempted(attempt: Attempt<'_, '_>, tried: &RefCell<Tried>, reuse: &mut Reuse, now: Instant) -> Result<(), Failure> {
+    let (worker, way, times, terms) = (attempt.worker, attempt.way, attempt.times, attempt.answers.terms);
+    let mut picked = tokio::select! {
+        biased;
+        picked = pick::pick(worker, way, tried, *reuse, now) => picked?,
+        () = gone(attempt.responder.as_mut()) => {
+            return Err(Failure::new(Reason::ClientClosed, "it went away before anybody took its request"));
+        }
+        reason = times.over() => return Err(reason.into()),
+    };
+    attempt.record.picked(&picked);
+    worker.count_pool_use(picked.lease.reused);
+    let Err(failure) = send::attempt(attempt, &mut picked).await else { return Ok(()) };
+    let was_closed = picked.lease.reused && !failure.answered && failure.reason == Reason::UpstreamClosed;
+    // An answer that is given up was told of as an answer.
+    if !was_closed && failure.again.is_none() && failure.reason.meaning().side != Side::Client {
+        picked.failed(failure.reason, Instant::now());
+    }
+    if was_closed {
+        // A kept connection that broke says little of its endpoint: a new one there may do.
+        tried.borrow_mut().pop();
+        picked.lease.was_closed();
+        *reuse = Reuse::No;
+    }
+    // Its upstream may have closed it before the request arrived; where that is not certain, only what may be repeated is.
+    Err(Failure { stale: was_closed && (failure.unsent || (failure.reset && terms.is_repeatable)), ..failure })
 }
 
 /// Waits until the caller of a request that is not answered yet has gone away, as far as its connection tells.

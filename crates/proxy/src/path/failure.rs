@@ -49,6 +49,13 @@ impl Failure {
         Self { answered: true, ..self }
     }
 
+    /// The same with more to tell.
+    #[must_use]
+    pub fn noted(self, note: &str) -> Self {
+        let detail = if self.detail.is_empty() { self.reason.meaning().text } else { &self.detail };
+        Self { detail: format!("{detail}; {note}"), ..self }
+    }
+
     /// What an upstream's side of the connection did.
     #[must_use]
     pub fn upstream(error: &WireError) -> Self {

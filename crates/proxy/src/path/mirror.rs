@@ -1,6 +1,7 @@
 //! mirror: copies of requests, of whose answers nobody hears. A copy never slows its request: one without a body leaves beside it, one with
 //! a body once that has come in whole, as far as it was kept for replay; a longer one is left out and counted.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -100,7 +101,7 @@ impl Mirrors {
 
 /// Sends one copy and drops its answer.
 async fn send(worker: &Rc<Worker>, copy: &Copy, frames: Vec<Bytes>) -> anyhow::Result<()> {
-    let mut picked = pick::pick(worker, &copy.way, &mut Tried::new(), Reuse::Any, Instant::now()).await?;
+    let mut picked = pick::pick(worker, &copy.way, &RefCell::new(Tried::new()), Reuse::Any, Instant::now()).await?;
     let length = frames.iter().map(|frame| frame.len() as u64).sum();
     let outgoing = Outgoing { head: &copy.head, edits: &copy.edits, length: Some(length), upgrade: None };
     let (mut sender, mut receiver) = picked.lease.send(&outgoing).await?;

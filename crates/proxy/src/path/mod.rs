@@ -20,6 +20,7 @@
 //! | `connect` | a connection to it: pooled, or new, with its identity checked |
 //! | `send` / `respond` | request and answer, both ways at once |
 //! | `retry` | whether another attempt follows |
+//! | `hedge` | a second attempt beside a slow one |
 //! | `record` | what became of it: one record an exchange |
 
 pub mod accept;
@@ -35,6 +36,7 @@ pub mod fault;
 pub mod filter;
 pub mod gateway;
 pub mod grpc_web;
+pub mod hedge;
 pub mod http;
 pub mod mirror;
 pub mod mtls;

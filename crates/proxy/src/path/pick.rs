@@ -1,5 +1,6 @@
 //! pick and connect: who takes the next attempt, and a connection there, pooled or new.
 
+use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -50,6 +51,13 @@ impl Picked {
         }
     }
 
+    /// Tells that another endpoint answered before.
+    pub fn outrun(&self, now: Instant) {
+        if let Some(active) = &self.active {
+            active.outrun(now);
+        }
+    }
+
     /// Tells that there is none, or that it broke off.
     pub fn failed(&self, reason: Reason, now: Instant) {
         let Some(active) = &self.active else { return };
@@ -68,7 +76,7 @@ pub type Tried = smallvec::SmallVec<[u64; 4]>;
 ///
 /// # Errors
 /// Where nobody takes it.
-pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, reuse: Reuse, now: Instant) -> Result<Picked, NotConnected> {
+pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &RefCell<Tried>, reuse: Reuse, now: Instant) -> Result<Picked, NotConnected> {
     match &way.to {
         To::Endpoints(called) => {
             let used = match way.protocol {
@@ -76,10 +84,12 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, reuse: Reus
                 // A connection of HTTP/2 is in use for as long as it is open.
                 _ => None,
             };
-            let Ready { active, at } = ready(worker, called, way.wanted(tried), now).await?;
+            // Another attempt may be under way beside this one.
+            let before = tried.borrow().clone();
+            let Ready { active, at } = ready(worker, called, way.wanted(&before), now).await?;
             let reach = at.reach(called);
             let now = if used.is_some() || at.is_newer() { Instant::now() } else { now };
-            tried.push(active.live.id);
+            tried.borrow_mut().push(active.live.id);
             let mut request = reach.live.begin_request(now).map_err(|overflow| overflown(worker, reach, overflow))?;
             let lease = match endpoint(worker, reach, &active, way.protocol, reuse, now).await {
                 Ok(lease) => lease,

@@ -1,6 +1,6 @@
 //! send and respond: one attempt, request and answer both ways at once, so that neither side can keep the other waiting.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,7 @@ pub struct AnswersGivenUp<'x> {
 
 impl AnswersGivenUp<'_> {
     /// What follows if this answer is given up; nothing where it is passed on.
-    fn takes(&self, worker: &Worker, way: &Way, response: &ResponseHead) -> Option<Again> {
+    pub(super) fn takes(&self, worker: &Worker, way: &Way, response: &ResponseHead) -> Option<Again> {
         let wait = self.terms.instead_of(response).filter(|_| self.may)?;
         Some(Again { wait, leave: way.leave_to_retry(worker)? })
     }
@@ -124,30 +124,8 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
         match rest {
             Err(tunnel) => Some((response, tunnel)),
             Ok(download) => {
-                let mut changes = changes(way, head, &response, picked.active.as_ref(), alternative);
-                let goes_on = way.grpc_web.is_none_or(|call| call.answer(&response, download.is_end(), &mut changes));
-                let download = match way.bytes_per_second {
-                    _ if !goes_on => Body::Empty,
-                    None => download,
-                    Some(pace) => Body::Paced(Box::new(PacedBody::new(download, pace))),
-                };
-                let mut passing = pin!(pass(&response, &changes, download, way.grpc_web, slot, times, record));
-                loop {
-                    tokio::select! {
-                        biased;
-                        passed = &mut passing => break passed.map_err(|half| match half {
-                            Half::Client(error) => Failure::client(&error).answered(),
-                            Half::Upstream(error) => Failure::upstream(&error).answered(),
-                        })?,
-                        sent = &mut upload, if uploading => {
-                            uploading = false;
-                            if let Err(Half::Client(error)) = sent {
-                                return Err(Failure::client(&error).answered());
-                            }
-                        }
-                        reason = times.over() => return Err(Failure::from(reason).answered()),
-                    }
-                }
+                let delivery = Delivery { head, way, alternative, slot, record, times };
+                delivery.run(picked, &response, download, upload.as_mut(), uploading).await?;
                 None
             }
         }
@@ -160,6 +138,68 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
             tunnelled(worker, client, tunnel, way.bytes_per_second, times, record).await
         }
         _ => Ok(()),
+    }
+}
+
+/// An answer on its way to the caller.
+pub struct Delivery<'x, 'h> {
+    /// The head as received.
+    pub head: &'x RequestHead,
+    /// Where it went.
+    pub way: &'x Way,
+    /// What the caller is told of HTTP/3.
+    pub alternative: Option<&'x str>,
+    /// Where it goes; taken once it has ended.
+    pub slot: &'x mut Option<Responder>,
+    /// The record.
+    pub record: &'x mut ExchangeRecord<'h>,
+    /// The times.
+    pub times: &'x Times,
+}
+
+impl Delivery<'_, '_> {
+    /// Passes the answer of a request on of which nothing is sent any more.
+    ///
+    /// # Errors
+    /// Which half broke, or which time is over.
+    pub async fn alone(self, picked: &Picked, response: &ResponseHead, download: Body) -> Result<(), Failure> {
+        self.run(picked, response, download, pin!(std::future::pending()), false).await
+    }
+
+    /// Passes it on, while the request may still be sent.
+    async fn run(
+        self,
+        picked: &Picked,
+        response: &ResponseHead,
+        download: Body,
+        mut upload: Pin<&mut impl Future<Output = Result<(), Half>>>,
+        mut uploading: bool,
+    ) -> Result<(), Failure> {
+        let Self { head, way, alternative, slot, record, times } = self;
+        let mut changes = changes(way, head, response, picked.active.as_ref(), alternative);
+        let goes_on = way.grpc_web.is_none_or(|call| call.answer(response, download.is_end(), &mut changes));
+        let download = match way.bytes_per_second {
+            _ if !goes_on => Body::Empty,
+            None => download,
+            Some(pace) => Body::Paced(Box::new(PacedBody::new(download, pace))),
+        };
+        let mut passing = pin!(pass(response, &changes, download, way.grpc_web, slot, times, record));
+        loop {
+            tokio::select! {
+                biased;
+                passed = &mut passing => return passed.map_err(|half| match half {
+                    Half::Client(error) => Failure::client(&error).answered(),
+                    Half::Upstream(error) => Failure::upstream(&error).answered(),
+                }),
+                sent = &mut upload, if uploading => {
+                    uploading = false;
+                    if let Err(Half::Client(error)) = sent {
+                        return Err(Failure::client(&error).answered());
+                    }
+                }
+                reason = times.over() => return Err(Failure::from(reason).answered()),
+            }
+        }
     }
 }
 
