@@ -191,6 +191,9 @@ pub struct ProxyStatus {
     pub account: Label,
     /// The version label.
     pub version_label: Option<String>,
+    /// Where it runs, `REGION/ZONE`; none where it did not say.
+    #[serde(default)]
+    pub locality: Option<String>,
     /// `lorica 0.1.0`, `envoy`.
     pub software: String,
     /// Whether its stream is up.

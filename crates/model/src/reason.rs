@@ -73,6 +73,8 @@ pub enum Reason {
     OutsideFailed,
     /// The host is outside the mesh, and no EgressPolicy lets the caller call it.
     EgressDenied,
+    /// A FaultPolicy asks for it: nothing is broken.
+    FaultInjected,
     /// The proxy is ending.
     Draining,
 }
@@ -108,7 +110,7 @@ const CANCELLED: u32 = 1;
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::NoRoute,
         Self::NoBackend,
         Self::NoSuchPort,
@@ -138,6 +140,7 @@ impl Reason {
         Self::NotHttp,
         Self::OutsideFailed,
         Self::EgressDenied,
+        Self::FaultInjected,
         Self::Draining,
     ];
 
@@ -231,6 +234,7 @@ impl Reason {
             Self::EgressDenied => {
                 ("egress_denied", "UAEX", 403, PERMISSION_DENIED, Mesh, true, "no EgressPolicy lets this workload call that host")
             }
+            Self::FaultInjected => ("fault_injected", "FI", 503, UNAVAILABLE, Mesh, true, "a FaultPolicy answers in place of the service"),
             Self::Draining => ("draining", "LR", 503, UNAVAILABLE, Mesh, true, "the proxy is ending"),
         };
         Meaning { word, flag, status, grpc, side, unsent, text }

@@ -26,7 +26,7 @@ use crate::endpoints::{Active, LiveEndpoint};
 use crate::path::connect;
 use crate::path::mtls::Negotiated;
 use crate::path::pick;
-use crate::pool::{Lease, StreamKind};
+use crate::pool::{Lease, Reuse, StreamKind};
 use crate::view::{Reach, View};
 use crate::wire::{Answer, Frame, Outgoing, WireError};
 use crate::worker::Worker;
@@ -38,7 +38,7 @@ const MAX_GRPC_ANSWER: usize = 1024;
 
 /// Sweeps and checks, for as long as the worker lives.
 pub async fn run(worker: Rc<Worker>) {
-    if worker.view().worker != 0 {
+    if worker.view().vantage.worker != 0 {
         return;
     }
     let mut views = worker.views.clone();
@@ -189,11 +189,15 @@ async fn exchange(
     head: &RequestHead,
     body: Option<Bytes>,
 ) -> Result<Answered, String> {
+    let mut reuse = Reuse::Any;
     loop {
-        let mut lease = pick::beside_limits(worker, reach, active, protocol).await.map_err(|error| error.to_string())?;
+        let mut lease = pick::beside_limits(worker, reach, active, protocol, reuse).await.map_err(|error| error.to_string())?;
         match send(&mut lease, head, body.clone()).await {
             Ok(answered) => return Ok(answered),
-            Err(_) if lease.reused && protocol == Negotiated::Http1 => lease.forget_others(),
+            Err(_) if lease.was_idle() => {
+                lease.was_closed();
+                reuse = Reuse::No;
+            }
             Err(error) => return Err(error.to_string()),
         }
     }

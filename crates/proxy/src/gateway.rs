@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::config::ProxyConfig;
+use crate::endpoints::Vantage;
 use crate::endpoints::shared::Shared;
 use crate::identity::Keeper;
 use crate::sidecar::{self, prepared};
@@ -322,6 +323,7 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
     let metadata = NodeMetadata {
         gateway: Some(gateway.clone()),
         metrics: Some(scraped),
+        locality: proxy.locality.clone(),
         ..NodeMetadata::client(proxy.namespace.clone(), proxy.account.clone())
     };
     let node = serde_json::json!({ "id": proxy.workload, "metadata": metadata }).to_string();
@@ -340,7 +342,8 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
     let (_, listening) = watch::channel(Vec::new());
     let (mut views, mut running, mut listeners, mut adopting) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for number in 0..count {
-        let (views_in, view) = watch::channel(standalone::first_view(&client.snapshot().borrow(), &shared, number));
+        let vantage = Vantage { own: own.locality.clone(), worker: number, shared: shared.clone() };
+        let (views_in, view) = watch::channel(standalone::first_view(&client.snapshot().borrow(), vantage));
         let (listeners_in, gateway) = mpsc::channel(MAX_WAITING);
         let (adopted, runs) = watch::channel(0);
         adopting.push(runs);

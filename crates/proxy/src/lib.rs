@@ -13,6 +13,7 @@ pub mod endpoints;
 pub mod gateway;
 pub mod identity;
 pub mod identity_files;
+pub mod lifetime;
 pub mod path;
 pub mod pool;
 pub mod sidecar;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use lorica_capture::{AppListener, FromProxy, ListenerLabel, ProxyChannel};
 use lorica_identity::TlsEpoch;
-use lorica_model::snapshot::{InboundUnit, Locality};
+use lorica_model::snapshot::InboundUnit;
 use lorica_xds::client::{Client, ClientConfig, ConnectionState, Endpoint};
 use lorica_xds::refused::Teller;
 use lorica_xds::{NodeMetadata, NodePort};
@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use crate::admin;
 use crate::config::ProxyConfig;
 use crate::dns::Dns;
+use crate::endpoints::Vantage;
 use crate::endpoints::shared::Shared;
 use crate::identity::{Keeper, control_channel};
 use crate::source::Source;
@@ -73,7 +74,8 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     let (epochs, epoch) = watch::channel(None);
     spawn_local(Keeper { control_socket: config.control_socket.clone(), node, snapshots: client.snapshot(), epochs }.run());
     let shared = Arc::new(Shared::new(1, telemetry.clone()));
-    let (views_in, views) = watch::channel(Arc::new(View::first(shared.clone(), 0)));
+    let vantage = Vantage { own: config.locality.clone(), worker: 0, shared: shared.clone() };
+    let (views_in, views) = watch::channel(Arc::new(View::first(vantage)));
     let (adopted, running) = watch::channel(0);
     let followed = view::follow(client.clone(), views_in, running);
     spawn_local(followed);
@@ -158,7 +160,7 @@ fn metadata(config: &ProxyConfig, listeners: &[Listener], metrics: SocketAddr) -
         ports: config.ports.iter().map(port).collect::<anyhow::Result<_>>()?,
         metrics: Some(metrics),
         streams: true,
-        locality: Locality::default(),
+        locality: config.locality.clone(),
         ..NodeMetadata::client(config.namespace.clone(), config.account.clone())
     })
 }

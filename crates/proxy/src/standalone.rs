@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::config::{Own, TelemetryConfig};
+use crate::endpoints::Vantage;
 use crate::endpoints::shared::Shared;
 use crate::gateway::{Binds, MAX_WAITING, Ports};
 use crate::source::{Files, Source};
@@ -134,7 +135,8 @@ async fn serve(
     let (mut views, mut gateways) = (Vec::new(), Vec::new());
     let mut running = Vec::new();
     for (number, listeners) in listeners.into_iter().enumerate() {
-        let (views_in, view) = watch::channel(first_view(&proxy.snapshot, &shared, number));
+        let (views_in, view) =
+            watch::channel(first_view(&proxy.snapshot, Vantage { own: own.locality.clone(), worker: number, shared: shared.clone() }));
         views.push(views_in);
         let (gateway_in, gateway) = mpsc::channel(MAX_WAITING);
         gateways.push(gateway_in);
@@ -185,8 +187,9 @@ async fn serve(
     Ok(())
 }
 
-pub(crate) fn first_view(snapshot: &Snapshot, shared: &Arc<Shared>, worker: usize) -> Arc<View> {
-    Arc::new(View::next(&View::first(shared.clone(), worker), Arc::new(snapshot.unshared()), Instant::now()))
+/// The first view of a worker.
+pub(crate) fn first_view(snapshot: &Snapshot, vantage: Vantage) -> Arc<View> {
+    Arc::new(View::next(&View::first(vantage), Arc::new(snapshot.unshared()), Instant::now()))
 }
 
 fn renewed(read: Result<&TlsEpoch, &anyhow::Error>) -> String {

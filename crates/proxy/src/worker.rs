@@ -67,6 +67,7 @@ pub struct Worker {
     refusals: Option<Teller>,
     pool_connects: Counter,
     pool_reuses: Counter,
+    pool_stale: Counter,
     view: RefCell<Arc<View>>,
     epoch: RefCell<Option<Arc<TlsEpoch>>>,
     client_configs: RefCell<ClientConfigs>,
@@ -111,6 +112,7 @@ impl Worker {
         let worker = Rc::new(Self {
             pool_connects: counter(OwnMetric::POOL_CONNECTS),
             pool_reuses: counter(OwnMetric::POOL_REUSES),
+            pool_stale: counter(OwnMetric::POOL_STALE_REPEATS),
             own,
             source,
             view,
@@ -149,10 +151,12 @@ impl Worker {
                 *newest.epoch.borrow_mut() = unshared(&epochs.borrow_and_update());
             }
         });
+        let pool = worker.pool.clone();
+        tokio::task::spawn_local(async move { pool.watch().await });
         tokio::task::spawn_local(checks::run(worker.clone()));
         let giving = worker.clone();
         tokio::task::spawn_local(async move {
-            let mut wanted = giving.view().shared.wanted();
+            let mut wanted = giving.view().vantage.shared.wanted();
             while wanted.changed().await.is_ok() {
                 giving.pool.give_up();
             }
@@ -191,6 +195,11 @@ impl Worker {
     /// Counts an upstream connection that is taken, `reused` or new.
     pub fn count_pool_use(&self, reused: bool) {
         if reused { &self.pool_reuses } else { &self.pool_connects }.add(1);
+    }
+
+    /// Counts a request that is repeated because a kept connection had been closed.
+    pub fn count_stale(&self) {
+        self.pool_stale.add(1);
     }
 
     /// Takes a view into use that a wait has brought, before the worker's own task does.

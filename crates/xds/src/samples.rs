@@ -3,18 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use lorica_model::name::{GatewayName, Label, Namespace, SecretName, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Action, Adaptive, Affinity, Algorithm, Backend, BackendTls, Balancing, Certificate, ClientValidation, Cluster, Connections, Cors,
-    EgressCaller, EgressHost, EgressRule, EgressUnit, Ejection, Endpoint, EndpointSet, FailurePercentage, FieldMatch, Filters, Forward,
-    GatewayUnit, HashOn, HeaderEdits, HealthCheck, HealthQuestion, Hedge, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, Limits,
-    Listening, Locality, Mirror, MtlsMode, NameRecord, NameTable, Nearness, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch,
-    Pattern, Pause, PrivateKey, Protocol, Redirect, Retry, RetryLimit, RetryOn, RouteMatch, ServerTls, Share, SlowStart, SuccessRate,
-    Terminated, Timeouts, TlsAction, TlsChain, Traffic, Transport, TransportRoute, TrustBundle, Unlisted, ValueMatch, VirtualHost,
-    WeightedBackend,
+    Abort, AbortAnswer, Action, Adaptive, Affinity, Algorithm, Backend, BackendTls, Balancing, Bandwidth, Certificate, ClientValidation,
+    Cluster, Connections, Cors, Delay, DelayTime, EgressCaller, EgressHost, EgressRule, EgressUnit, Ejection, Endpoint, EndpointSet,
+    FailurePercentage, Fault, FieldMatch, Filters, Forward, GatewayUnit, HashOn, HeaderEdits, HealthCheck, HealthQuestion, Hedge,
+    HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, Limits, Listening, Locality, Mirror, MtlsMode, NameAnswer, NameFault,
+    NameRecord, NameTable, Nearness, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, Pattern, Pause, PrivateKey, Protocol,
+    Redirect, Retry, RetryLimit, RetryOn, RouteMatch, ServerTls, Share, SlowStart, SuccessRate, Terminated, Timeouts, TlsAction, TlsChain,
+    Traffic, Transport, TransportRoute, TrustBundle, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use proptest::collection::{btree_set, vec};
@@ -63,6 +63,7 @@ pub(crate) fn unit(text: &str, backends: &[&str]) -> OutboundUnit {
         }]
         .into(),
         http_only: false,
+        faults: Vec::new(),
         cluster: Cluster {
             port: own.clone(),
             protocol: Protocol::Detect,
@@ -253,17 +254,16 @@ fn any_action() -> impl Strategy<Value = Action> {
     let to = (vec(any_backend(), 0..4), option::of(any_path_edit()), option::of(any_host()), vec(mirror, 0..2));
     let hedge = (any_duration(), 1..4u32).prop_map(|(after, attempts)| Hedge { after, attempts });
     let affinity = ("[a-z]{1,6}", option::of(any_duration())).prop_map(|(cookie, ttl)| Affinity { cookie, ttl, path: "/".to_owned() });
-    let forward = (to, timeouts, any_retry(), option::of(hedge), vec(any_hash(), 0..3), option::of(affinity)).prop_map(
-        |((backends, path, host, mirrors), timeouts, retry, hedge, hash, affinity)| Forward {
-            backends,
-            timeouts,
-            path,
-            host,
-            mirrors,
-            retry,
-            hedge,
-            hash,
-            affinity,
+    let faults = vec(any_fault(), 0..6);
+    let forward = (to, timeouts, any_retry(), option::of(hedge), vec(any_hash(), 0..3), option::of(affinity), faults).prop_map(
+        |((backends, path, host, mirrors), timeouts, retry, hedge, hash, affinity, mut faults)| {
+            // Some are for where the rule leads, as those of services are.
+            for (fault, backend) in faults.iter_mut().zip(&backends) {
+                if let (Some(to), Backend::Port(port)) = (&mut fault.to, &backend.backend) {
+                    to.clone_from(port);
+                }
+            }
+            Forward { backends, timeouts, path, host, mirrors, retry, hedge, hash, affinity, faults }
         },
     );
     let redirect = (
@@ -409,6 +409,39 @@ fn any_origin() -> impl Strategy<Value = Origin> {
         .prop_map(|(kind, namespace, name, generation, rule, matched)| Origin { kind, namespace, name, generation, rule, matched })
 }
 
+fn any_caller() -> impl Strategy<Value = EgressCaller> {
+    (option::of(any_namespace()), option::of(any_label())).prop_map(|(namespace, account)| EgressCaller { namespace, account })
+}
+
+fn any_time() -> impl Strategy<Value = SystemTime> {
+    any_duration().prop_map(|since| SystemTime::UNIX_EPOCH + since)
+}
+
+fn any_fault() -> impl Strategy<Value = Fault> {
+    let time = prop_oneof![
+        any_duration().prop_map(DelayTime::Fixed),
+        (any_duration(), any_duration()).prop_map(|(from, more)| DelayTime::Uniform { from, to: from + more }),
+        (any_duration(), any_duration()).prop_map(|(mean, more)| DelayTime::Exponential { mean, most: mean + more }),
+    ];
+    let delay = (any_share(), time).prop_map(|(share, time)| Delay { share, time });
+    let answer = prop_oneof![(200..600u16).prop_map(AbortAnswer::Http), (0..17u32).prop_map(AbortAnswer::Grpc)];
+    let abort = (any_share(), answer).prop_map(|(share, answer)| Abort { share, answer });
+    let bandwidth = (any_share(), 1..1u64 << 40).prop_map(|(share, bytes_per_second)| Bandwidth { share, bytes_per_second });
+    let whom = (option::of(any_port()), vec(any_field("[a-z][a-z-]{0,8}"), 0..2), vec(any_caller(), 0..2));
+    let what = (option::of(delay), option::of(any_share()), option::of(abort), option::of(bandwidth));
+    (any_origin(), any_time(), whom, what).prop_map(|(origin, ends, (to, headers, callers), (delay, reset, abort, bandwidth))| Fault {
+        origin: std::sync::Arc::new(origin),
+        ends,
+        to,
+        headers,
+        callers,
+        delay,
+        reset,
+        abort,
+        bandwidth,
+    })
+}
+
 fn any_rule() -> impl Strategy<Value = HttpRule> {
     let fields = (vec(any_field("[a-z][a-z-]{0,8}"), 0..3), vec(any_field(".{0,6}"), 0..3));
     let matches = (any_path(), option::of("[A-Z]{1,7}"), fields, option::of(any_share()))
@@ -494,26 +527,35 @@ fn any_egress_rule() -> impl Strategy<Value = EgressRule> {
         (any::<Ipv6Addr>(), 0..=128u8).prop_map(|(address, length)| IpNet::new(address.into(), length).unwrap().trunc()),
     ];
     let host = prop_oneof![network.prop_map(EgressHost::Network), any_pattern_of_hosts().prop_map(EgressHost::Name)];
-    let caller =
-        (option::of(any_namespace()), option::of(any_label())).prop_map(|(namespace, account)| EgressCaller { namespace, account });
-    (any_origin(), host, vec(1..=u16::MAX, 0..3), vec(caller, 0..2), option::of(any_destination()))
+    (any_origin(), host, vec(1..=u16::MAX, 0..3), vec(any_caller(), 0..2), option::of(any_destination()))
         .prop_map(|(origin, host, ports, callers, via)| EgressRule { origin: std::sync::Arc::new(origin), host, ports, callers, via })
 }
 
 pub(crate) fn any_egress() -> impl Strategy<Value = EgressUnit> {
     let unlisted = prop_oneof![Just(Unlisted::Allow), any_origin().prop_map(|origin| Unlisted::Deny(std::sync::Arc::new(origin)))];
-    (any_namespace(), any_label(), vec(any_egress_rule(), 0..5), unlisted).prop_map(|(namespace, name, rules, unlisted)| EgressUnit {
-        workload: WorkloadName::new(namespace, name),
-        rules,
-        unlisted,
-    })
+    let answer = prop_oneof![Just(NameAnswer::ServerFailure), Just(NameAnswer::NoSuchName), Just(NameAnswer::Timeout)];
+    let fault = (any_origin(), any_time(), any_service(), any_share(), answer)
+        .prop_map(|(origin, ends, service, share, answer)| NameFault { origin: std::sync::Arc::new(origin), ends, service, share, answer });
+    (any_namespace(), any_label(), vec(any_egress_rule(), 0..5), unlisted, vec(fault, 0..3)).prop_map(
+        |(namespace, name, rules, unlisted, names)| EgressUnit { workload: WorkloadName::new(namespace, name), rules, unlisted, names },
+    )
 }
 
 pub(crate) fn any_unit() -> impl Strategy<Value = OutboundUnit> {
     let reached = (option::of(any_port()), option::of(any_backend_tls()));
     let cluster = (any_protocol(), btree_set(any_identity(), 0..3), any_duration(), reached, any_traffic());
-    (any_port(), any::<Ipv4Addr>(), any::<Ipv6Addr>(), any_protocol(), vec(any_rule(), 1..4), any::<bool>(), cluster).prop_map(
-        |(port, virtual_v4, virtual_v6, protocol, rules, http_only, (speaks, accepted, connect_timeout, (server, tls), traffic))| {
+    let faults = vec(any_fault(), 0..3);
+    (any_port(), any::<Ipv4Addr>(), any::<Ipv6Addr>(), any_protocol(), vec(any_rule(), 1..4), any::<bool>(), faults, cluster).prop_map(
+        |(
+            port,
+            virtual_v4,
+            virtual_v6,
+            protocol,
+            rules,
+            http_only,
+            faults,
+            (speaks, accepted, connect_timeout, (server, tls), traffic),
+        )| {
             OutboundUnit {
                 cluster: Cluster {
                     server: server.unwrap_or_else(|| port.clone()),
@@ -530,6 +572,7 @@ pub(crate) fn any_unit() -> impl Strategy<Value = OutboundUnit> {
                 protocol,
                 rules: rules.into(),
                 http_only,
+                faults,
             }
         },
     )

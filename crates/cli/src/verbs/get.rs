@@ -8,6 +8,7 @@ use lorica_api::ApiClient;
 use lorica_model::resource::{Kind, nearest};
 use serde_json::Value;
 
+use super::fault;
 use crate::args::{GetArgs, ResourceFormat};
 use crate::printer::Printer;
 
@@ -75,6 +76,7 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
         Kind::BackendTlsPolicy => vec!["TARGETS", "SERVER NAME", "STATUS"],
         Kind::TrafficPolicy => vec!["ABOUT", "SAYS"],
         Kind::EgressPolicy => vec!["ABOUT", "ALLOWS", "DEFAULT", "STATUS"],
+        Kind::FaultPolicy => vec!["ABOUT", "FAULTS", "LEFT"],
         Kind::Namespace => vec!["LABELS"],
         Kind::Secret | Kind::ConfigMap => vec!["HOLDS"],
     });
@@ -125,6 +127,11 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
                 list(item, "/spec/allow", |allow| list(allow, "/hosts", text)),
                 item.pointer("/spec/default").map_or_else(|| "Deny".to_owned(), text),
                 condition(item),
+            ],
+            Kind::FaultPolicy => vec![
+                fault::about(item),
+                fault::what(item).join(", "),
+                fault::remaining(item, jiff::Timestamp::now()).map_or_else(|| "ended".to_owned(), fault::left),
             ],
             Kind::Namespace => vec![keys(item, "/metadata/labels")],
             Kind::Secret | Kind::ConfigMap => vec![keys(item, "/data")],

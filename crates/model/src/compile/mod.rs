@@ -2,6 +2,7 @@
 //! check. Whatever is missing in the world is taken, with the Gateway API's answer to it: the world changes later.
 
 mod egress;
+mod fault;
 mod gateway;
 mod listeners;
 mod outbound;
@@ -20,7 +21,7 @@ pub use outbound::outbound;
 pub use reference::{TLS_FILES, certificate};
 pub use registry::{RegisteredGateway, RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses};
 pub use status::{Condition, status};
-pub use traffic::{Effective, EffectiveRule, SaidBy, effective};
+pub use traffic::{Effective, EffectiveRule, SaidBy, effective, traffic};
 pub use whole::snapshot;
 
 use std::collections::BTreeMap;

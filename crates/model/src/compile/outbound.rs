@@ -13,7 +13,7 @@ use crate::spiffe::SpiffeId;
 use super::reference::Found;
 use super::rules::{self, Entrance, Route};
 use super::traffic::{Attempts, Policies};
-use super::{VirtualAddresses, World, egress, tls};
+use super::{VirtualAddresses, World, egress, fault, tls};
 
 /// The unit of a service port for callers in `viewer`; none where the service or the port does not exist.
 #[must_use]
@@ -27,17 +27,20 @@ pub fn outbound(world: &World<'_>, viewer: &Namespace, port: &ServicePort) -> Op
     let routes = routes(world, viewer, port);
     let policies = Policies::of(world, port, None);
     let http_only = protocol.is_http() || !routes.is_empty();
-    let rules = match routes.as_slice() {
+    let mut rules = match routes.as_slice() {
         [] => vec![default_rule(Kind::Service, port, policies.attempts(None))],
         routes => rules::merged(world, routes, Entrance { port: port.port, tls: false, called: Some(port) }),
     };
+    let http_only = http_only && protocol != Protocol::Tcp;
+    fault::meet(world, viewer, Some(&port.service), &mut rules);
     Some(OutboundUnit {
         port: port.clone(),
         virtual_v4: addresses.v4,
         virtual_v6: addresses.v6,
         protocol,
         rules: rules.into(),
-        http_only: http_only && protocol != Protocol::Tcp,
+        http_only,
+        faults: if http_only { Vec::new() } else { fault::of_bytes(world, viewer, &port.service) },
         cluster: cluster(world, port, &found, &policies),
     })
 }
@@ -53,6 +56,7 @@ fn through(world: &World<'_>, port: &ServicePort, gateway: &GatewayName) -> Outb
         protocol: Protocol::Http2,
         rules: vec![default_rule(Kind::Gateway, port, Policies::none().attempts(None))].into(),
         http_only: true,
+        faults: Vec::new(),
         cluster: Cluster {
             port: port.clone(),
             protocol: Protocol::Http2,

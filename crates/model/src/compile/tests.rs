@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod edge;
+mod fault;
+mod traffic;
 
 use proptest::prelude::*;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::World;
 use super::rules::age;
 use crate::name::{Namespace, ObjectName, ServicePort};
-use crate::resource::{BackendRef, Kind, Metadata, RouteRule, Service, Set, Settings, TrafficTarget};
+use crate::resource::{BackendRef, Kind, Metadata, Mode, RouteRule, Service, Set, Settings, TrafficTarget};
 use crate::snapshot::{
     Adaptive, Affinity, Algorithm, Balancing, Connections, DEFAULT_CONNECT_TIMEOUT, Ejection, FailurePercentage, Forward, HashOn,
     HealthCheck, HealthQuestion, Hedge, Limits, Nearness, Pause, Retry, RetryLimit, RetryOn, SlowStart, SuccessRate, Timeouts, Traffic,
@@ -125,6 +125,12 @@ pub fn effective(world: &World<'_>, port: &ServicePort) -> Option<(Vec<Effective
     Some((told, rules))
 }
 
+/// What holds for calls to the endpoints of a service port.
+#[must_use]
+pub fn traffic(world: &World<'_>, port: &ServicePort) -> Traffic {
+    Policies::of(world, port, None).endpoints()
+}
+
 /// The policies that hold somewhere, the most specific first.
 pub(super) struct Policies<'w> {
     chain: Vec<(&'w Metadata, &'w Settings)>,
@@ -231,7 +237,7 @@ impl<'w> Policies<'w> {
             requests: choose!(requests, default.limits.requests),
             queue_timeout: choose!(queue_timeout, default.limits.queue_timeout),
             retries: choose!(retry_limit, default.limits.retries),
-            adaptive: if choose!(adaptive, false) {
+            adaptive: if choose!(adaptive, Mode::Disabled) == Mode::Enabled {
                 Some(Adaptive {
                     minimum: choose!(adaptive_minimum, by_default.minimum),
                     maximum: choose!(adaptive_maximum, by_default.maximum),
@@ -243,7 +249,7 @@ impl<'w> Policies<'w> {
             },
         };
         let by_default = Ejection::default();
-        let ejection = if choose!(ejection, true) {
+        let ejection = if choose!(ejection, Mode::Enabled) == Mode::Enabled {
             Some(Ejection {
                 consecutive_5xx: choose!(consecutive_5xx, by_default.consecutive_5xx),
                 consecutive_gateway: choose!(consecutive_gateway, by_default.consecutive_gateway),
@@ -380,6 +386,12 @@ impl Shown for u16 {
 impl Shown for bool {
     fn shown(&self) -> String {
         self.to_string()
+    }
+}
+
+impl Shown for Mode {
+    fn shown(&self) -> String {
+        format!("{self:?}")
     }
 }
 

@@ -48,6 +48,9 @@ impl OwnMetric {
     /// Exchanges that the mesh ended.
     pub const EXCHANGES_FAILED: Self =
         Self::counter("lorica_exchanges_failed_total", "reason", "Exchanges that the mesh itself ended, by reason");
+    /// What FaultPolicies did.
+    pub const FAULTS_INJECTED: Self =
+        Self::counter("lorica_faults_injected_total", "fault", "What FaultPolicies did to calls, by what it was");
     /// Health checks.
     pub const HEALTH_CHECKS: Self =
         Self::counter("lorica_health_checks_total", "result", "Health checks of endpoints, by what became of them");
@@ -56,6 +59,9 @@ impl OwnMetric {
         Self::counter("lorica_limits_reached_total", "limit", "Requests that a limit of a TrafficPolicy kept from going out, by limit");
     /// Copies of requests.
     pub const MIRRORED: Self = Self::counter("lorica_mirrored_requests_total", "result", "Copies of requests, by what became of them");
+    /// Calls that went to any endpoint.
+    pub const PANIC_PICKS: Self =
+        Self::counter("lorica_balancing_panic_total", "", "Calls given to any endpoint, whatever its health, as too few were well");
     /// Requests that waited.
     pub const PENDING: Self = Self::counter(
         "lorica_pending_requests_total",
@@ -66,6 +72,12 @@ impl OwnMetric {
     pub const POOL_CONNECTS: Self = Self::counter("lorica_pool_connects_total", "", "Upstream connections made");
     /// Upstream connections used again.
     pub const POOL_REUSES: Self = Self::counter("lorica_pool_reuses_total", "", "Attempts that took an upstream connection that was there");
+    /// Requests repeated unseen.
+    pub const POOL_STALE_REPEATS: Self = Self::counter(
+        "lorica_pool_stale_repeats_total",
+        "",
+        "Requests sent again on a new connection because the upstream had closed the one that was kept",
+    );
     /// What undeclared connections speak.
     pub const PROTOCOL_DETECTED: Self =
         Self::counter("lorica_protocol_detected_total", "protocol", "What undeclared connections turned out to speak");

@@ -1,6 +1,6 @@
 //! Whether an endpoint is to be called: one flag a reason not to, set by whoever knows, read by every pick. Workers of a process share it.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use super::ejection::Calls;
 
@@ -29,6 +29,15 @@ impl LeftOut {
             Self::Probation => "probation",
         }
     }
+}
+
+/// How often the health of any endpoint has changed in this process: whoever made something of it knows by this number when to look again.
+static CHANGES: AtomicU64 = AtomicU64::new(0);
+
+/// See [`Health::set`]. What is read after it is at least as new.
+#[must_use]
+pub fn changes() -> u64 {
+    CHANGES.load(Ordering::Acquire)
 }
 
 /// Whether an endpoint is to be called, and what was counted of the calls to it.
@@ -66,12 +75,16 @@ impl Health {
         self.left_out.load(Ordering::Relaxed) & reason as u8 != 0
     }
 
-    /// Leaves it out for a reason, or no longer. Gives whether that changed anything.
+    /// Leaves it out for a reason, or no longer. Gives whether that changed anything; if so, every pick from now on knows.
     pub fn set(&self, reason: LeftOut, left_out: bool) -> bool {
         let bit = reason as u8;
         let before =
             if left_out { self.left_out.fetch_or(bit, Ordering::Relaxed) } else { self.left_out.fetch_and(!bit, Ordering::Relaxed) };
-        (before & bit != 0) != left_out
+        let changed = (before & bit != 0) != left_out;
+        if changed {
+            CHANGES.fetch_add(1, Ordering::Release);
+        }
+        changed
     }
 
     /// Whether ejection leaves it out, probation counted.

@@ -32,6 +32,8 @@ use super::respond::{self, own_answer};
 use super::tcp::TCP_IDLE;
 use super::{gateway, pick, route};
 use crate::config::{HEAD_TIMEOUT, MAX_ATTEMPTS};
+use crate::endpoints::Wanted;
+use crate::pool::Reuse;
 use crate::source::Source;
 use crate::stream::{Stream, prepare};
 use crate::wire::{self, Body, Http1Server, Http2Server, Responder};
@@ -278,16 +280,15 @@ async fn through(worker: &Rc<Worker>, gateway: &Backend, asked: &str, record: &m
             return Err(NotConnected::new(Reason::NoBackend, format!("it is to go through {name}, which is no egress gateway")));
         }
     };
-    let reach = route::reach(worker, port).await.map_err(|reason| NotConnected::new(reason, format!("the egress gateway {port}")))?;
+    let called = route::reach(worker, port).await.map_err(|reason| NotConnected::new(reason, format!("the egress gateway {port}")))?;
     let mut tried = pick::Tried::new();
     loop {
-        let pick::Ready { active, reach: newer } = pick::ready(worker, &reach, &tried, Instant::now()).await.map_err(|error| {
-            NotConnected::new(error.reason, format!("no proxy of the egress gateway {port} takes it: {}", error.detail))
-        })?;
-        let reach = newer.as_ref().unwrap_or(&reach);
+        let wanted = Wanted { tried: &tried, ..Wanted::default() };
+        let pick::Ready { active, at } = pick::ready(worker, &called, wanted, Instant::now()).await?;
+        let reach = at.reach(&called);
         tried.push(active.live.id);
         let answered = async {
-            let lease = pick::endpoint(worker, reach, &active, Negotiated::Http2, Instant::now()).await?;
+            let lease = pick::endpoint(worker, reach, &active, Negotiated::Http2, Reuse::Any, Instant::now()).await?;
             let peer = lease.facts.peer.clone();
             let answered = lease.connect(asked).await.map_err(|error| NotConnected::new(Reason::ConnectFailed, error.to_string()))?;
             Ok((answered, peer))
@@ -306,9 +307,9 @@ async fn through(worker: &Rc<Worker>, gateway: &Backend, asked: &str, record: &m
             Ok(Err(error)) => error,
             Err(_) => NotConnected::new(Reason::ConnectTimeout, format!("the egress gateway did not answer for {asked} in time")),
         };
-        active.failed(Instant::now(), failed.reason);
+        active.failed(failed.reason, Instant::now());
         tracing::debug!(endpoint = %active.live.endpoint.address, error = %failed, "an egress gateway could not be reached");
-        if tried.len() >= reach.live.len() || tried.len() >= MAX_ATTEMPTS as usize {
+        if called.is_exhausted(&tried) || tried.len() >= MAX_ATTEMPTS as usize {
             return Err(failed);
         }
     }

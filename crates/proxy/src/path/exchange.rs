@@ -1,6 +1,6 @@
 //! One exchange, top to bottom: a request that came in, what was decided about it, and the answer that went back.
 //!
-//! clean → route → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
+//! clean → route → fault → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
 //! written once, when the exchange is over or dropped.
 
 use std::rc::Rc;
@@ -16,6 +16,7 @@ use super::caller::{Caller, Entry};
 use super::clean;
 use super::deadline::{self, Told};
 use super::failure::{Again, Failure};
+use super::fault;
 use super::filter;
 use super::gateway;
 use super::mirror;
@@ -30,6 +31,8 @@ use super::route;
 use super::send::{self, AnswersGivenUp, Attempt};
 use super::time::Times;
 use super::way::{self, Asked, Decided, Leave, Way};
+use crate::config::REPLAY_BYTES;
+use crate::pool::Reuse;
 use crate::wire::{Body, Responder};
 use crate::worker::Worker;
 
@@ -94,7 +97,7 @@ async fn pass<'x>(
     if let Entry::Gateway { tls, .. } = &caller.entry {
         clean::forwarded(head, &mut edits, caller.remote.ip(), *tls);
     }
-    let way = match decide(worker, caller, head).await? {
+    let mut way = match decide(worker, caller, head).await? {
         Decided::Way(way) => way,
         Decided::Answer(answer, rule) => {
             record.rule(&rule);
@@ -116,6 +119,9 @@ async fn pass<'x>(
             body.decode(decoder);
         }
         record.is_grpc();
+    }
+    if fault::request(worker, head, &mut way, told.deadline, responder, decided.as_ref(), alternative, record).await? {
+        return Ok(());
     }
     if let Some((rule, backend)) = way.decided() {
         filter::request(head, rule, backend, &mut edits);
@@ -146,10 +152,13 @@ impl Tries<'_, '_> {
     async fn run(self) -> Result<(), Failure> {
         let Tries { worker, way, head, edits, told, alternative, body, responder, record } = self;
         let terms = Terms::of(way.retry(), head, told.is_retry);
-        let mut now = record.begun();
+        let mut now = record.ready();
         let times = Times::begin(&way.timeouts, told.deadline.map(Into::into), now.into());
         times.check(now.into())?;
         let mut tried = Tried::new();
+        // A body that may be too long to be kept is sent once.
+        let kept = body.length().is_some_and(|length| length <= REPLAY_BYTES as u64);
+        let mut reuse = if kept { Reuse::Any } else { Reuse::Recent };
         let (mut number, mut unseen) = (1, 0);
         let mut leave: Option<Leave> = None;
         loop {
@@ -160,7 +169,7 @@ impl Tries<'_, '_> {
             let picking = async {
                 tokio::select! {
                     biased;
-                    picked = pick::pick(worker, way, &mut tried, now) => picked.map_err(Failure::from),
+                    picked = pick::pick(worker, way, &mut tried, reuse, now) => picked.map_err(Failure::from),
                     () = gone(responder.as_mut()) => Err(Failure::new(Reason::ClientClosed, "it went away before anybody took its request")),
                     reason = times.over() => Err(reason.into()),
                 }
@@ -184,17 +193,18 @@ impl Tries<'_, '_> {
                     match send::attempt(attempt, &mut picked).await {
                         Ok(()) => return Ok(()),
                         Err(failure) => {
-                            let stale = picked.lease.reused && is_stale(&failure, terms);
-                            // A kept connection that was closed says nothing of its endpoint, and an answer that is given up was told of.
-                            if !stale && failure.reason.meaning().side != Side::Client && failure.again.is_none() {
-                                picked.failed(&failure, Instant::now());
+                            let was_closed = picked.lease.reused && !failure.answered && failure.reason == Reason::UpstreamClosed;
+                            // An answer that is given up was told of as an answer.
+                            if !was_closed && failure.again.is_none() && failure.reason.meaning().side != Side::Client {
+                                picked.failed(failure.reason, Instant::now());
                             }
-                            if picked.lease.reused {
+                            if was_closed {
                                 // A kept connection that broke says little of its endpoint: a new one there may do.
                                 tried.pop();
-                                picked.lease.forget_others();
+                                picked.lease.was_closed();
+                                reuse = Reuse::No;
                             }
-                            Failure { stale, ..failure }
+                            Failure { stale: was_closed && (failure.unsent || terms.is_repeatable), ..failure }
                         }
                     }
                 }
@@ -206,6 +216,8 @@ impl Tries<'_, '_> {
             if failure.stale && unseen < MAX_UNSEEN {
                 // Nobody need know: it is no attempt of the user's.
                 unseen += 1;
+                worker.count_stale();
+                record.unseen();
             } else {
                 if number > terms.retry.attempts || !terms.after(&failure) || times.check(Instant::now().into()).is_err() {
                     return Err(failure);
@@ -250,14 +262,8 @@ async fn gone(responder: Option<&mut Responder>) {
     }
 }
 
-/// How often a request is repeated that met a connection which its upstream had closed. The second time it goes on a new connection.
+/// How often a request is repeated unseen. After the first time it goes on a new connection; one of HTTP/2 may just then be leaving, too.
 const MAX_UNSEEN: u32 = 2;
-
-/// Whether a kept connection turned out to have been closed by its upstream, so that the request is repeated on another, unseen: nothing was
-/// processed, or repeating it repeats nothing.
-fn is_stale(failure: &Failure, terms: Terms<'_>) -> bool {
-    !failure.answered && failure.reason == Reason::UpstreamClosed && (failure.unsent || terms.is_repeatable)
-}
 
 /// What is done with the request.
 async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Result<Decided, Failure> {
@@ -271,7 +277,7 @@ async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Res
                     reach
                 }
             };
-            let asked = Asked { called: Some(&reach), view: &worker.view(), scheme: "http" };
+            let asked = Asked { called: Some(&reach), view: &worker.view(), scheme: "http", source: caller.remote };
             Ok(way::by_rules(asked, &reach.unit.rules, head, fastrand::f64())?)
         }
         // What an egress gateway takes is no exchange.
@@ -281,7 +287,7 @@ async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Res
             let view = worker.view();
             let hosts = gateway::hosts(&view, *port, chain.as_ref()).ok_or(Reason::NoRoute)?;
             let rules = hosts.rules(head.authority()).ok_or(Reason::NoRoute)?;
-            let asked = Asked { called: None, view: &view, scheme: if *tls { "https" } else { "http" } };
+            let asked = Asked { called: None, view: &view, scheme: if *tls { "https" } else { "http" }, source: caller.remote };
             Ok(way::by_rules(asked, rules, head, fastrand::f64())?)
         }
     }

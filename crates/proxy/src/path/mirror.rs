@@ -15,7 +15,8 @@ use tokio::time::timeout;
 use super::pick::{self, Tried};
 use super::replay::Replay;
 use super::send::upgrade;
-use super::way::{To, Way};
+use super::way::{Belonging, To, Way};
+use crate::pool::Reuse;
 use crate::view::Reach;
 use crate::wire::{Answer, Outgoing};
 use crate::worker::Worker;
@@ -54,7 +55,15 @@ pub fn begin(worker: &Rc<Worker>, way: &Way, head: &RequestHead, edits: &Edits, 
     };
     let drawn = forward.mirrors.iter().filter(|mirror| mirror.share.takes(fastrand::f64()));
     let copy = |reach: Arc<Reach>| Copy {
-        way: Way { to: To::Endpoints(reach), protocol: way.protocol, timeouts: Timeouts::default(), rule: None, grpc_web: None },
+        way: Way {
+            to: To::Endpoints(reach),
+            protocol: way.protocol,
+            timeouts: Timeouts::default(),
+            rule: None,
+            grpc_web: None,
+            belongs: Belonging::default(),
+            bytes_per_second: None,
+        },
         head: head.clone(),
         edits: edits.clone(),
     };
@@ -91,7 +100,7 @@ impl Mirrors {
 
 /// Sends one copy and drops its answer.
 async fn send(worker: &Rc<Worker>, copy: &Copy, frames: Vec<Bytes>) -> anyhow::Result<()> {
-    let mut picked = pick::pick(worker, &copy.way, &mut Tried::new(), Instant::now()).await?;
+    let mut picked = pick::pick(worker, &copy.way, &mut Tried::new(), Reuse::Any, Instant::now()).await?;
     let length = frames.iter().map(|frame| frame.len() as u64).sum();
     let outgoing = Outgoing { head: &copy.head, edits: &copy.edits, length: Some(length), upgrade: None };
     let (mut sender, mut receiver) = picked.lease.send(&outgoing).await?;

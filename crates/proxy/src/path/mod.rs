@@ -11,6 +11,7 @@
 //! | `gateway` | at a gateway: by port, server name and host, which rules are asked |
 //! | `quic` | the same for what comes by QUIC: HTTP/3 |
 //! | `route` / `way` | which service port the request goes to, or what the rule answers |
+//! | `fault` | what FaultPolicies do before anything is tried |
 //! | `filter` | what the rule changes in request and answer |
 //! | `grpc_web` | at a gateway: calls of browsers become calls of gRPC |
 //! | `mirror` | copies, of which nobody waits for the answer |
@@ -30,6 +31,7 @@ pub mod detect;
 pub mod egress;
 pub mod exchange;
 pub mod failure;
+pub mod fault;
 pub mod filter;
 pub mod gateway;
 pub mod grpc_web;

@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 
 use lorica_model::head::ResponseHead;
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::Transport;
+use lorica_model::snapshot::{Connections, Transport};
 use lorica_observe::metrics::OwnMetric;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::spawn_local;
 use tokio::time::sleep_until;
 
 use super::connect::{self, Connected, NotConnected};
-use super::failure::Failure;
 use super::mtls::Negotiated;
+use super::retry::retry_after;
 use super::way::{To, Way};
 use crate::endpoints::limits::{Overflow, PendingGuard, RequestGuard};
 use crate::endpoints::places::{Place, Places};
-use crate::endpoints::{Active, LiveSet, NoPick, judged_status};
-use crate::pool::{ConnectionPlaces, Destination, Facts, Key, Lease, StreamKind};
+use crate::endpoints::{Active, LiveSet, NoPick, Wanted, judged_status};
+use crate::pool::{ConnectionPlaces, Destination, Facts, Keeping, Key, Lease, Reuse, StreamKind, Upstream};
 use crate::stream::Stream;
 use crate::view::Reach;
 use crate::wire::{Http1Client, Http2Client};
@@ -44,17 +44,17 @@ impl Picked {
         let Some(active) = &self.active else { return };
         let grpc_status = response.fields.get_str("grpc-status").and_then(|status| status.parse().ok());
         let status = judged_status(response.status, grpc_status);
-        active.answered(now, status);
+        active.answered(status, retry_after(response), now);
         if let Some(request) = &self.request {
             request.answered(status, now);
         }
     }
 
     /// Tells that there is none, or that it broke off.
-    pub fn failed(&self, failure: &Failure, now: Instant) {
+    pub fn failed(&self, reason: Reason, now: Instant) {
         let Some(active) = &self.active else { return };
-        active.failed(now, failure.reason);
-        if let Some(request) = self.request.as_ref().filter(|_| failure.reason == Reason::RequestTimeout) {
+        active.failed(reason, now);
+        if let Some(request) = self.request.as_ref().filter(|_| reason == Reason::RequestTimeout) {
             request.timed_out(now);
         }
     }
@@ -63,27 +63,28 @@ impl Picked {
 /// The endpoints that took the attempts so far, by their numbers.
 pub type Tried = smallvec::SmallVec<[u64; 4]>;
 
-/// Who takes the next attempt, those `tried` left out while others are there; it is added to them.
+/// Who takes the next attempt, those `tried` left out while others are there; it is added to them. `reuse`: on which of the connections that
+/// are there.
 ///
 /// # Errors
 /// Where nobody takes it.
-pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, now: Instant) -> Result<Picked, NotConnected> {
+pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, reuse: Reuse, now: Instant) -> Result<Picked, NotConnected> {
     match &way.to {
-        To::Endpoints(reach) => {
+        To::Endpoints(called) => {
             let used = match way.protocol {
-                Negotiated::Http1 if is_limited(&reach.live) => Some(used(worker, reach).await?),
+                Negotiated::Http1 if is_limited(&called.live) => Some(used(worker, called).await?),
                 // A connection of HTTP/2 is in use for as long as it is open.
                 _ => None,
             };
-            let Ready { active, reach: newer } = ready(worker, reach, tried, now).await?;
-            let reach = newer.as_ref().unwrap_or(reach);
-            let now = if used.is_some() || newer.is_some() { Instant::now() } else { now };
+            let Ready { active, at } = ready(worker, called, way.wanted(tried), now).await?;
+            let reach = at.reach(called);
+            let now = if used.is_some() || at.is_newer() { Instant::now() } else { now };
             tried.push(active.live.id);
             let mut request = reach.live.begin_request(now).map_err(|overflow| overflown(worker, reach, overflow))?;
-            let lease = match endpoint(worker, reach, &active, way.protocol, now).await {
+            let lease = match endpoint(worker, reach, &active, way.protocol, reuse, now).await {
                 Ok(lease) => lease,
                 Err(error) => {
-                    active.failed(Instant::now(), error.reason);
+                    active.failed(error.reason, Instant::now());
                     return Err(error);
                 }
             };
@@ -99,7 +100,7 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, now: Instan
         }
         To::App { port, caller } => {
             let key = Key { to: Destination::App { port: *port, caller: *caller }, protocol: way.protocol };
-            if let Some(lease) = worker.pool.ready(&key, now) {
+            if let Some(lease) = worker.pool.ready(&key, reuse, now) {
                 return Ok(Picked { lease, active: None, request: None, _used: None });
             }
             let tcp = worker
@@ -108,71 +109,112 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, now: Instan
                 .await
                 .map_err(|error| NotConnected::new(Reason::ConnectFailed, format!("the app's port {port}: {error}")))?;
             let facts = Facts { remote: tcp.peer_addr().ok(), ..Facts::default() };
-            let lease = take(worker, key, Stream::Plain(tcp), facts).await?;
+            let keeping = worker.pool.keeping(Connections::default(), Some(Upstream::App(*port)));
+            let lease = take(worker, key, Stream::Plain(tcp), keeping, facts);
             Ok(Picked { lease, active: None, request: None, _used: None })
         }
     }
+}
+
+/// The endpoint that takes a call to a service port now, and how that is reached.
+///
+/// # Errors
+/// Where there is none, or the one that is has as many calls as it may.
+pub fn choose<'r>(worker: &Worker, reach: &'r Reach, wanted: Wanted<'_>, now: Instant) -> Result<(&'r Reach, Active), NotConnected> {
+    let (place, active) = try_choose(worker, reach, wanted, now)?.ok_or_else(|| none_left(reach))?;
+    Ok((reach.at(place), active))
+}
+
+/// The same; `None` where there is none.
+fn try_choose(worker: &Worker, reach: &Reach, wanted: Wanted<'_>, now: Instant) -> Result<Option<(usize, Active)>, NotConnected> {
+    match reach.pick(wanted, now, fastrand::f64) {
+        Ok((place, active)) => {
+            if active.panic {
+                worker.telemetry.metrics.count(OwnMetric::PANIC_PICKS, "", 1);
+            }
+            reach.live.shared().queue.found();
+            Ok(Some((place, active)))
+        }
+        Err(NoPick::None) => Ok(None),
+        Err(NoPick::Full) => {
+            Err(NotConnected::new(Reason::Overflow, format!("{} has too many requests under way", reach.unit.cluster.port)))
+        }
+    }
+}
+
+fn none_left(reach: &Reach) -> NotConnected {
+    NotConnected::new(Reason::NoEndpoint, format!("{} has no endpoint left to try", reach.unit.cluster.port))
 }
 
 /// An endpoint that takes a call.
 pub struct Ready {
     /// The endpoint.
     pub active: Active,
-    /// How its service port is reached now, where that changed while an endpoint was waited for.
-    pub reach: Option<Arc<Reach>>,
+    /// Of which service port it is.
+    pub at: At,
 }
 
-/// An endpoint that takes a call, those `tried` left out. Where none is ready, it is waited for, but not in vain by more than one after the
-/// other.
+/// Of which service port an endpoint is: of the one that was called, or one that takes over.
+pub struct At {
+    /// How the called one is reached now, where that changed while an endpoint was waited for.
+    newer: Option<Arc<Reach>>,
+    place: usize,
+}
+
+impl At {
+    /// How the endpoint is reached, where this was called.
+    #[must_use]
+    pub fn reach<'r>(&'r self, called: &'r Reach) -> &'r Reach {
+        self.newer.as_deref().unwrap_or(called).at(self.place)
+    }
+
+    /// Whether the endpoint was waited for.
+    fn is_newer(&self) -> bool {
+        self.newer.is_some()
+    }
+}
+
+/// An endpoint that takes a call. Where none is ready, it is waited for, but not in vain by more than one after the other.
 ///
 /// # Errors
 /// Where nobody takes it.
-pub async fn ready(worker: &Worker, reach: &Reach, tried: &[u64], now: Instant) -> Result<Ready, NotConnected> {
-    let port = &reach.unit.port;
-    match reach.live.pick(tried, now, fastrand::f64) {
-        Ok(active) => {
-            reach.live.shared().queue.found();
-            return Ok(Ready { active, reach: None });
-        }
-        Err(NoPick::Full) => return Err(NotConnected::new(Reason::Overflow, format!("{port} has too many requests under way"))),
-        Err(NoPick::None) if !tried.is_empty() => {
-            return Err(NotConnected::new(Reason::NoEndpoint, format!("{port} has no endpoint left to try")));
-        }
-        Err(NoPick::None) => {}
+pub async fn ready(worker: &Worker, called: &Reach, wanted: Wanted<'_>, now: Instant) -> Result<Ready, NotConnected> {
+    match try_choose(worker, called, wanted, now)? {
+        Some((place, active)) => Ok(Ready { active, at: At { newer: None, place } }),
+        None if !wanted.tried.is_empty() => Err(none_left(called)),
+        None => queued(worker, called, wanted, now).await,
     }
-    let queue_timeout = reach.live.traffic().limits.queue_timeout;
-    let mut waiting = None;
+}
+
+/// Waits for an endpoint.
+async fn queued(worker: &Worker, called: &Reach, wanted: Wanted<'_>, now: Instant) -> Result<Ready, NotConnected> {
+    let port = &called.unit.port;
+    let queue = &called.live.shared().queue;
+    let queue_timeout = called.live.traffic().limits.queue_timeout;
     let mut views = worker.views.clone();
-    let until = now + queue_timeout;
+    let mut waiting = None;
     loop {
-        let view = views.borrow_and_update().clone();
-        let newest = view.reach(port).cloned();
-        let live = newest.as_ref().map_or(&reach.live, |newest| &newest.live);
-        let queue = &live.shared().queue;
+        let newer = views.borrow_and_update().reach(port).cloned();
         // Before the look at the endpoints: whatever changes after it is told.
         let mut changed = pin!(queue.may_be_ready());
         changed.as_mut().enable();
-        match live.pick(&[], Instant::now(), fastrand::f64) {
-            Ok(active) => {
-                queue.found();
-                return Ok(Ready { active, reach: newest.clone() });
-            }
-            Err(NoPick::Full) => return Err(NotConnected::new(Reason::Overflow, format!("{port} has too many requests under way"))),
-            Err(NoPick::None) if queue.fails_fast() => {
-                let detail = format!("no endpoint of {port} is ready, and another request has waited {queue_timeout:?} in vain");
-                return Err(NotConnected::new(Reason::NoEndpoint, detail));
-            }
-            Err(NoPick::None) => {}
+        let reach = newer.as_deref().unwrap_or(called);
+        if let Some((place, active)) = try_choose(worker, reach, wanted, Instant::now())? {
+            return Ok(Ready { active, at: At { newer, place } });
+        }
+        if queue.fails_fast() {
+            let detail = format!("no endpoint of {port} is ready, and another request has waited {queue_timeout:?} in vain");
+            return Err(NotConnected::new(Reason::NoEndpoint, detail));
         }
         if waiting.is_none() {
-            waiting = Some(pending(worker, reach, "endpoint")?);
+            waiting = Some(pending(worker, called, "endpoint")?);
         }
         tokio::select! {
             () = changed => {}
             changed = views.changed() => if changed.is_err() {
                 return Err(NotConnected::new(Reason::Draining, ""));
             },
-            () = sleep_until(until.into()) => {
+            () = sleep_until((now + queue_timeout).into()) => {
                 queue.in_vain();
                 let detail = format!("no endpoint of {port} became ready within limits.queueTimeout: {queue_timeout:?}");
                 return Err(NotConnected::new(Reason::NoEndpoint, detail));
@@ -223,7 +265,7 @@ async fn place(worker: &Worker, places: &Arc<Places>) -> Place {
     tokio::select! {
         biased;
         place = &mut place => return place,
-        () = std::future::ready(()) => worker.view().shared.want_idle(),
+        () = std::future::ready(()) => worker.view().vantage.shared.want_idle(),
     }
     place.await
 }
@@ -254,18 +296,25 @@ pub async fn endpoint(
     reach: &Reach,
     active: &Active,
     protocol: Negotiated,
+    reuse: Reuse,
     now: Instant,
 ) -> Result<Lease, NotConnected> {
     let limited = is_limited(&reach.live);
-    connection(worker, reach, active, protocol, limited, now).await
+    connection(worker, reach, active, protocol, reuse, limited, now).await
 }
 
 /// The same beside all limits, for health checks.
 ///
 /// # Errors
 /// Where there is none.
-pub async fn beside_limits(worker: &Rc<Worker>, reach: &Reach, active: &Active, protocol: Negotiated) -> Result<Lease, NotConnected> {
-    connection(worker, reach, active, protocol, false, Instant::now()).await
+pub async fn beside_limits(
+    worker: &Rc<Worker>,
+    reach: &Reach,
+    active: &Active,
+    protocol: Negotiated,
+    reuse: Reuse,
+) -> Result<Lease, NotConnected> {
+    connection(worker, reach, active, protocol, reuse, false, Instant::now()).await
 }
 
 /// The same, `limited` or beside the limit.
@@ -274,6 +323,7 @@ async fn connection(
     reach: &Reach,
     active: &Active,
     protocol: Negotiated,
+    reuse: Reuse,
     limited: bool,
     now: Instant,
 ) -> Result<Lease, NotConnected> {
@@ -290,18 +340,21 @@ async fn connection(
         accepted: reach.accepted_number,
     };
     let key = Key { to, protocol };
-    if let Some(lease) = worker.pool.ready(&key, now) {
+    if let Some(lease) = worker.pool.ready(&key, reuse, now) {
         return Ok(lease);
     }
+    let cluster = &reach.unit.cluster;
+    let connections = cluster.traffic.connections;
+    let connections = Connections { max_age: connections.max_age.map(|most| age(most, fastrand::f64())), ..connections };
     if protocol == Negotiated::Http1 && endpoint.transport == Transport::Lorica {
         // What the app sees as a connection counts as one; the one that carries it does not.
         let places = if limited { Some(places(worker, reach, None).await) } else { None };
         let (stream, facts) = stream(worker, reach, active, StreamKind::Http1).await?;
-        return take(worker, key, stream, Facts { places, ..facts }).await;
+        return Ok(take(worker, key, stream, worker.pool.keeping(connections, None), Facts { places, ..facts }));
     }
     let turn = turn(worker, reach, &key, limited).await?;
     if turn.is_some()
-        && let Some(lease) = worker.pool.ready(&key, Instant::now())
+        && let Some(lease) = worker.pool.ready(&key, reuse, Instant::now())
     {
         return Ok(lease);
     }
@@ -322,8 +375,8 @@ async fn connection(
     let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, reach, Some(protocol))));
     let Connected { stream, peer } = connect::connect(reach, endpoint, tls, Some(protocol)).await?;
     let party = worker.parties.callee(active.live.id, endpoint, peer.as_deref());
-    let until = reach.live.traffic().connections.max_age.map(|most| Instant::now() + age(most, fastrand::f64()));
-    take(worker, key, stream, Facts { peer, remote: Some(endpoint.address), party: Some(party), until, places }).await
+    let keeping = worker.pool.keeping(connections, Some(Upstream::Port(cluster.port.clone())));
+    Ok(take(worker, key, stream, keeping, Facts { peer, remote: Some(endpoint.address), party: Some(party), places }))
 }
 
 /// The turn to connect; who comes while another connects waits, and counts so where connections are limited.
@@ -349,20 +402,20 @@ fn age(most: Duration, random: f64) -> Duration {
 /// Where there is no connection, or it takes no stream.
 pub async fn stream(worker: &Rc<Worker>, reach: &Reach, active: &Active, kind: StreamKind) -> Result<(Stream, Facts), NotConnected> {
     // Boxed, as the way to a connection for HTTP/1 leads over one for HTTP/2.
-    let lease = Box::pin(connection(worker, reach, active, Negotiated::Http2, false, Instant::now())).await?;
+    let lease = Box::pin(connection(worker, reach, active, Negotiated::Http2, Reuse::Any, false, Instant::now())).await?;
     let facts = lease.facts.clone();
     let stream = lease.carry(kind, &reach.unit.cluster.server.sni()).await;
     Ok((stream.map_err(|error| NotConnected::new(Reason::ConnectFailed, error.to_string()))?, facts))
 }
 
 /// Takes a new connection into the pool.
-async fn take(worker: &Rc<Worker>, key: Key, stream: Stream, facts: Facts) -> Result<Lease, NotConnected> {
+fn take(worker: &Rc<Worker>, key: Key, stream: Stream, keeping: Keeping, facts: Facts) -> Lease {
     match key.protocol {
-        Negotiated::Http1 => Ok(worker.pool.add_http1(key, Http1Client::new(stream), facts)),
+        Negotiated::Http1 => worker.pool.add_http1(key, Http1Client::new(stream), keeping, facts),
         Negotiated::Http2 => {
             let (client, driver) = Http2Client::start(stream);
             spawn_local(driver);
-            Ok(worker.pool.add_http2(key, client, facts))
+            worker.pool.add_http2(key, client, &keeping, facts)
         }
     }
 }

@@ -12,14 +12,15 @@ use super::filter;
 use super::grpc_web;
 use super::pick::Picked;
 use super::record::ExchangeRecord;
-use super::relay::{Read, relay};
+use super::relay::{Read, relay_at};
 use super::replay::Replay;
 use super::respond::ALTERNATIVE;
 use super::retry::Terms;
 use super::time::Times;
 use super::way::Way;
 use crate::config::REPLAY_BYTES;
-use crate::wire::{Answer, Body, Frame, Outgoing, Responder, Sender, Tunnel, WireError};
+use crate::endpoints::Active;
+use crate::wire::{Answer, Body, Frame, Outgoing, PacedBody, Responder, Sender, Tunnel, WireError};
 use crate::worker::Worker;
 
 /// What an attempt needs of its exchange.
@@ -123,9 +124,13 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
         match rest {
             Err(tunnel) => Some((response, tunnel)),
             Ok(download) => {
-                let mut changes = changes(way, head, &response, alternative);
+                let mut changes = changes(way, head, &response, picked.active.as_ref(), alternative);
                 let goes_on = way.grpc_web.is_none_or(|call| call.answer(&response, download.is_end(), &mut changes));
-                let download = if goes_on { download } else { Body::Empty };
+                let download = match way.bytes_per_second {
+                    _ if !goes_on => Body::Empty,
+                    None => download,
+                    Some(pace) => Body::Paced(Box::new(PacedBody::new(download, pace))),
+                };
                 let mut passing = pin!(pass(&response, &changes, download, way.grpc_web, slot, times, record));
                 loop {
                     tokio::select! {
@@ -149,19 +154,22 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
     };
     match (upgraded, slot.take()) {
         (Some((response, tunnel)), Some(responder)) => {
-            let changes = changes(way, head, &response, alternative);
+            let changes = changes(way, head, &response, picked.active.as_ref(), alternative);
             let client = responder.upgrade(head, upgrade.unwrap_or_default(), &response, &changes, body.take_source()).await;
             let client = client.map_err(|error| Failure::client(&error).answered())?;
-            tunnelled(worker, client, tunnel, times, record).await
+            tunnelled(worker, client, tunnel, way.bytes_per_second, times, record).await
         }
         _ => Ok(()),
     }
 }
 
-/// What changes in the answer.
-fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, alternative: Option<&str>) -> Edits {
+/// What changes in the answer that came from `active`.
+fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, active: Option<&Active>, alternative: Option<&str>) -> Edits {
     let changes = way.decided().map(|(rule, backend)| filter::response(head, rule, Some(backend), &response.fields));
     let mut changes = changes.unwrap_or_default();
+    if let Some(active) = active {
+        way.cookies(&active.live).for_each(|cookie| changes.add("set-cookie", cookie));
+    }
     if let Some(alternative) = alternative {
         changes.set(&response.fields, ALTERNATIVE, alternative);
     }
@@ -172,11 +180,12 @@ fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, alternative: 
 async fn tunnelled(
     worker: &Rc<Worker>,
     mut client: Tunnel,
-    mut upstream: Tunnel,
+    upstream: Tunnel,
+    pace: Option<u64>,
     times: &Times,
     record: &mut ExchangeRecord<'_>,
 ) -> Result<(), Failure> {
-    let relayed = worker.until_ended(relay(&mut client, &mut upstream, Read::default(), Some(TUNNEL_IDLE)));
+    let relayed = worker.until_ended(relay_at(pace, &mut client, upstream, Read::default(), Some(TUNNEL_IDLE)));
     let relayed = match times.stream_end() {
         None => relayed.await,
         Some(end) => match tokio::time::timeout_at(end, relayed).await {

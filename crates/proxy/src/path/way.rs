@@ -1,12 +1,13 @@
 //! The way of one exchange: what route settled, for every attempt. A pure function of head, unit and a random number.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
 use lorica_model::head::{RequestHead, Version};
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Action, Backend, HttpRule, Protocol, Retry, RuleTable, Timeouts, WeightedBackend, route as rules};
+use lorica_model::snapshot::hash::{self, RequestHash};
+use lorica_model::snapshot::{Action, Backend, Forward, HttpRule, Protocol, Retry, RuleTable, Timeouts, WeightedBackend, route as rules};
 use lorica_observe::metrics::OwnMetric;
 
 use super::filter;
@@ -14,6 +15,7 @@ use super::grpc_web;
 use super::mtls::Negotiated;
 use super::respond::OwnAnswer;
 use crate::endpoints::limits::RetryGuard;
+use crate::endpoints::{LiveEndpoint, Wanted};
 use crate::view::{Reach, View};
 use crate::worker::Worker;
 
@@ -40,6 +42,26 @@ pub struct Way {
     pub rule: Option<(Arc<HttpRule>, usize)>,
     /// What the caller asked for in gRPC-Web, and the backend is asked for in gRPC.
     pub grpc_web: Option<grpc_web::Call>,
+    /// To which endpoint it belongs, if to any.
+    pub belongs: Belonging,
+    /// How many bytes of the answer's body come in a second, where a fault slows it down.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// To which endpoint an exchange belongs.
+#[derive(Debug, Clone, Default)]
+pub struct Belonging {
+    /// Its hash, where that decides.
+    hash: RequestHash,
+    /// The token of the endpoint that its cookie names.
+    stay: Option<u64>,
+}
+
+impl Belonging {
+    fn of(forward: &Forward, reached: &Reach, head: &RequestHead, source: SocketAddr) -> Self {
+        let hash = if reached.live.by_hash() { RequestHash::of(&forward.hash, head, source) } else { RequestHash::default() };
+        Self { hash, stay: forward.affinity.as_ref().and_then(|affinity| hash::token(affinity, head)) }
+    }
 }
 
 impl Way {
@@ -64,9 +86,22 @@ impl Way {
     #[must_use]
     pub fn is_exhausted(&self, tried: &[u64]) -> bool {
         match &self.to {
-            To::Endpoints(reach) => tried.len() >= reach.live.len(),
+            To::Endpoints(reach) => reach.is_exhausted(tried),
             To::App { .. } => false,
         }
+    }
+
+    /// What it asks of whoever picks its endpoint.
+    #[must_use]
+    pub fn wanted<'t>(&self, tried: &'t [u64]) -> Wanted<'t> {
+        Wanted { tried, hash: self.belongs.hash.hash, stay: self.belongs.stay }
+    }
+
+    /// The cookies by which the caller's next requests go where this one went, to `live`: those that it does not have.
+    pub fn cookies(&self, live: &LiveEndpoint) -> impl Iterator<Item = String> {
+        let affinity = self.decided().and_then(|(rule, _)| rule.forward()?.affinity.as_ref());
+        let stay = affinity.filter(|_| self.belongs.stay != Some(live.token)).map(|affinity| hash::stay(affinity, live.token));
+        self.belongs.hash.cookies.iter().cloned().chain(stay)
     }
 
     /// The rule that decided, and its backend.
@@ -107,6 +142,8 @@ pub struct Asked<'a> {
     pub view: &'a View,
     /// By which scheme the request came.
     pub scheme: &'static str,
+    /// From where it came.
+    pub source: SocketAddr,
 }
 
 /// What `rules` do with a request. `random` is uniform in 0..1.
@@ -142,15 +179,25 @@ pub fn by_rules(asked: Asked<'_>, table: &RuleTable, head: &RequestHead, random:
         Some(_) => spoken(declared, head.version),
         None => beyond_gateway(declared, head),
     };
+    let belongs = Belonging::of(forward, reached, head, asked.source);
     let (to, rule) = (To::Endpoints(reached.clone()), Some((rule.clone(), drawn)));
-    Ok(Decided::Way(Way { to, protocol, timeouts: forward.timeouts, rule, grpc_web }))
+    Ok(Decided::Way(Way { to, protocol, timeouts: forward.timeouts, rule, grpc_web, belongs, bytes_per_second: None }))
 }
 
 /// The way of a request for the app's port.
 #[must_use]
 pub fn inbound(port: u16, declared: Protocol, caller: Option<Ipv4Addr>, head: &RequestHead) -> Way {
     let protocol = spoken(declared, head.version);
-    Way { to: To::App { port, caller }, protocol, timeouts: Timeouts::default(), rule: None, grpc_web: None }
+    let belongs = Belonging::default();
+    Way {
+        to: To::App { port, caller },
+        protocol,
+        timeouts: Timeouts::default(),
+        rule: None,
+        grpc_web: None,
+        belongs,
+        bytes_per_second: None,
+    }
 }
 
 /// What is spoken onwards: HTTP/2 where the port is declared so, else what the caller speaks.

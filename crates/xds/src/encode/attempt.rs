@@ -4,6 +4,8 @@
 //! idempotent, of requests with an `Idempotency-Key`, and of all others, for which only those conditions stay after which nobody can have
 //! processed the request.
 
+use std::time::Duration;
+
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::route::v3::{
     HedgePolicy, RetryPolicy, RouteAction,
@@ -14,7 +16,7 @@ use envoy_types::pb::envoy::config::route::v3::{
     },
 };
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
-use lorica_model::snapshot::{FieldMatch, Forward, HashOn, HttpRule, Pattern, Pause, RetryOn, ValueMatch};
+use lorica_model::snapshot::{FieldMatch, Forward, HashOn, HttpRule, Pattern, Pause, RetryOn, Timeouts, ValueMatch};
 
 use super::{duration, number};
 use crate::resource::pack;
@@ -39,12 +41,7 @@ impl AttemptFields {
             retry_policy: retry(forward),
             hedge_policy: forward.hedge.map(|_| HedgePolicy { hedge_on_per_try_timeout: true, ..HedgePolicy::default() }),
             hash_policy: forward.hash.iter().map(hash_policy).collect(),
-            max_stream_duration: Some(MaxStreamDuration {
-                max_stream_duration: forward.timeouts.stream.map(duration),
-                // The caller's own deadline holds, however long.
-                grpc_timeout_header_max: Some(duration(std::time::Duration::ZERO)),
-                ..MaxStreamDuration::default()
-            }),
+            max_stream_duration: max_stream_duration(forward),
         }
     }
 
@@ -55,6 +52,21 @@ impl AttemptFields {
         out.hash_policy = hash_policy;
         out.max_stream_duration = max_stream_duration;
     }
+}
+
+/// How long a stream may last. Where Envoy is told so, it passes the time for a request over; so where both are said, the shorter is, and where a
+/// request's alone is, Envoy counts no caller's own deadline.
+fn max_stream_duration(forward: &Forward) -> Option<MaxStreamDuration> {
+    let Timeouts { request, stream, .. } = forward.timeouts;
+    if request.is_some() && stream.is_none() {
+        return None;
+    }
+    Some(MaxStreamDuration {
+        max_stream_duration: [request, stream].into_iter().flatten().min().map(duration),
+        // The caller's own deadline holds, however long.
+        grpc_timeout_header_max: Some(duration(Duration::ZERO)),
+        ..MaxStreamDuration::default()
+    })
 }
 
 /// Without a condition nothing is tried again; the policy is then there for the time limit of an attempt alone.

@@ -15,10 +15,10 @@ use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 use envoy_types::pb::google::protobuf::{Any, BoolValue};
-use lorica_model::snapshot::{Cors, Filters, HeaderEdits, Mirror, OriginMatch, PathEdit, Redirect, Share};
+use lorica_model::snapshot::{Cors, Fault, Filters, HeaderEdits, Mirror, OriginMatch, PathEdit, Redirect, Share};
 
 use super::route::{cluster_name, escaped, exact, regex};
-use super::yes;
+use super::{fault, yes};
 use crate::resource::pack;
 
 /// The name of Envoy's filter for CORS.
@@ -74,10 +74,11 @@ pub(super) fn mirrors(mirrors: &[Mirror]) -> Vec<RequestMirrorPolicy> {
 }
 
 /// What a rule says to filters of Envoy's by their names: to one that is off what switches it on, to another what it is to do.
-pub(crate) fn per_filter(filters: &Filters) -> HashMap<String, Any> {
+pub(crate) fn per_filter(filters: &Filters, faults: &[Fault]) -> HashMap<String, Any> {
     let cors = filters.cors.as_ref().map(|policy| (CORS.to_owned(), pack(&cors(policy))));
     let on = || pack(&FilterConfig { config: Some(Any::default()), ..FilterConfig::default() });
-    cors.into_iter().chain(filters.grpc_web.then(|| (GRPC_WEB.to_owned(), on()))).collect()
+    let grpc_web = filters.grpc_web.then(|| (GRPC_WEB.to_owned(), on()));
+    cors.into_iter().chain(grpc_web).chain(fault::per_filter(faults, None)).collect()
 }
 
 pub(crate) fn redirect(rule: &Redirect) -> RedirectAction {

@@ -40,9 +40,9 @@ use lorica_model::snapshot::{
 use super::access_log::{access_log, access_log_of_refused};
 use super::certificate::{by_name, certificate, inline, shown};
 use super::egress::gateway_chain;
-use super::listener::{grpc_web_filter, listener_filter, manager, network_filter};
+use super::listener::{by_source, grpc_web_filter, listener_filter, manager, network_filter};
 use super::route::{cluster_name, host};
-use super::{Context, MISSING_PREFIX, address as socket, ads, yes};
+use super::{Context, MISSING_PREFIX, address as socket, ads, fault, yes};
 use crate::facts::{EgressFacts, TransportFacts, metadata};
 use crate::node::Dialect;
 use crate::resource::pack;
@@ -152,6 +152,7 @@ struct Encoder<'e> {
 
 impl Encoder<'_> {
     fn http(&mut self, name: &str, hosts: &Hosts, over: Over) -> Filter {
+        let hosts = &*fault::hosts(hosts, self.dialect, self.context.node);
         let virtual_hosts = hosts.all().iter().map(|one| host(&one.host.to_string(), &one.host.to_string(), &one.rules, self.dialect));
         let routes = RouteConfiguration {
             name: name.to_owned(),
@@ -179,8 +180,8 @@ impl Encoder<'_> {
                 ..Http1ProtocolOptions::default()
             });
             manager.access_log = access_log(self.dialect, self.context);
-            let router = manager.http_filters.len().saturating_sub(1);
-            manager.http_filters.insert(router, grpc_web_filter());
+            // Behind CORS, whose questions are none of gRPC's, and before faults, so that these answer in gRPC.
+            manager.http_filters.insert(1, grpc_web_filter());
         }
         match (over, self.dialect) {
             (Over::Tcp, _) => {}
@@ -231,6 +232,7 @@ impl Encoder<'_> {
     fn bytes(&self, name: &str, route: Option<&TransportRoute>) -> FilterChain {
         let mut proxy = tcp_proxy(name, route);
         proxy.access_log = access_log(self.dialect, self.context);
+        proxy.hash_policy = by_source(self.dialect);
         FilterChain {
             filters: vec![network_filter("envoy.filters.network.tcp_proxy", pack(&proxy))],
             metadata: Some(metadata(&TransportFacts { route: route.cloned() })),

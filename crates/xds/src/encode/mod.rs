@@ -11,6 +11,7 @@ mod cluster;
 mod egress;
 mod endpoint;
 mod envoy;
+mod fault;
 mod filter;
 mod gateway;
 mod inbound;
@@ -36,7 +37,7 @@ pub use access_log::ACCESS_LOG;
 pub use bundle::bundle;
 pub use certificate::certificate;
 pub use egress::{CAPTURE, EGRESS_PREFIX, REFUSED_LOG, capture, egress, egress_clusters, egress_name};
-pub use endpoint::endpoints;
+pub use endpoint::{endpoints, endpoints_near};
 pub use gateway::{GATEWAY_PREFIX, gateway, gateway_name};
 pub use inbound::{inbound, inbound_name};
 pub use names::names;
@@ -44,6 +45,7 @@ pub use names::names;
 pub(crate) use attempt::AttemptFields;
 pub(crate) use cluster::{MUTUAL_TLS, PLAINTEXT, transport_match};
 pub(crate) use egress::{egress_listener, gateway_chain};
+pub(crate) use fault::per_backend;
 pub(crate) use filter::{CORS, GRPC_WEB, path_rewrite, per_filter, redirect};
 pub(crate) use gateway::tcp_proxy;
 pub(crate) use inbound::inbound_chains;
@@ -91,6 +93,7 @@ impl<'a> Context<'a> {
 /// listener for others.
 #[must_use]
 pub fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'_>) -> Vec<Resource> {
+    let unit = &*fault::unit(unit, dialect, context.node);
     let mut version = Version::of(unit);
     let name = unit.port.to_string();
     let mut resources = Vec::with_capacity(4);

@@ -17,12 +17,12 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
 use lorica_model::snapshot::{
-    Action as RuleAction, Backend, FieldMatch, Forward, HttpRule, OutboundUnit, PathMatch, RouteMatch, RuleTable, ValueMatch,
+    Action as RuleAction, Backend, Fault, FieldMatch, Forward, HttpRule, OutboundUnit, PathMatch, RouteMatch, RuleTable, ValueMatch,
     WeightedBackend,
 };
 
 use super::attempt::{self, AttemptFields};
-use super::{duration, envoy, filter, number};
+use super::{duration, envoy, fault, filter, number};
 use crate::facts::{AttemptFacts, RouteFacts, metadata};
 use crate::node::Dialect;
 
@@ -69,7 +69,9 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     };
     let cors = rule.filters.cors.clone();
     let attempt = rule.forward().filter(|_| unanswered.is_none()).map(AttemptFacts::of).unwrap_or_default();
-    let facts = RouteFacts { origin: (*rule.origin).clone(), prefix, path, cors, unanswered, attempt };
+    let faults = rule.forward().filter(|_| unanswered.is_none()).map(|forward| forward.faults.clone()).unwrap_or_default();
+    let typed_per_filter_config = filter::per_filter(&rule.filters, &faults);
+    let facts = RouteFacts { origin: (*rule.origin).clone(), prefix, path, cors, unanswered, attempt, faults };
     let (request_headers_to_add, request_headers_to_remove) = filter::header_edits(&rule.filters.request);
     let (response_headers_to_add, response_headers_to_remove) = filter::header_edits(&rule.filters.response);
     Route {
@@ -82,7 +84,7 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
         request_headers_to_remove,
         response_headers_to_add,
         response_headers_to_remove,
-        typed_per_filter_config: filter::per_filter(&rule.filters),
+        typed_per_filter_config,
         ..Route::default()
     }
 }
@@ -107,7 +109,7 @@ fn action(rule: &HttpRule) -> (Action, Option<Forward>) {
             ClusterSpecifier::Cluster(cluster_name(&only.backend))
         }
         backends => ClusterSpecifier::WeightedClusters(WeightedCluster {
-            clusters: backends.iter().map(weighted).collect(),
+            clusters: backends.iter().map(|backend| weighted(backend, &forward.faults)).collect(),
             ..WeightedCluster::default()
         }),
     };
@@ -128,7 +130,7 @@ fn action(rule: &HttpRule) -> (Action, Option<Forward>) {
     (Action::Route(action), None)
 }
 
-fn weighted(backend: &WeightedBackend) -> ClusterWeight {
+fn weighted(backend: &WeightedBackend, faults: &[Fault]) -> ClusterWeight {
     let (request_headers_to_add, request_headers_to_remove) = filter::header_edits(&backend.request);
     let (response_headers_to_add, response_headers_to_remove) = filter::header_edits(&backend.response);
     ClusterWeight {
@@ -139,6 +141,7 @@ fn weighted(backend: &WeightedBackend) -> ClusterWeight {
         response_headers_to_add,
         response_headers_to_remove,
         host_rewrite_specifier: backend.host.clone().map(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral),
+        typed_per_filter_config: fault::per_backend(faults, &backend.backend),
         ..ClusterWeight::default()
     }
 }
@@ -199,11 +202,16 @@ fn matches(matches: &RouteMatch, specifier: PathSpecifier) -> EnvoyMatch {
     let method = matches.method.iter().map(|method| header(":method", exact(method)));
     EnvoyMatch {
         path_specifier: Some(specifier),
-        headers: method.chain(matches.headers.iter().map(|field| header(&field.name, string_matcher(&field.value)))).collect(),
+        headers: method.chain(matches.headers.iter().map(field)).collect(),
         query_parameters: matches.query.iter().map(query).collect(),
         runtime_fraction: matches.share.map(filter::fraction),
         ..EnvoyMatch::default()
     }
+}
+
+/// A header field that must be there.
+pub(super) fn field(field: &FieldMatch) -> HeaderMatcher {
+    header(&field.name, string_matcher(&field.value))
 }
 
 fn header(name: &str, matcher: StringMatcher) -> HeaderMatcher {

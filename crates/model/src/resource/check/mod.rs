@@ -1,9 +1,12 @@
 //! What only all resources together can tell: a change is held against the world it would make.
 
+mod fault;
 mod gateway;
 mod overlap;
 mod route;
 mod traffic;
+
+pub use fault::{beyond_envoy, over};
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -99,6 +102,7 @@ impl Checked<'_> {
             }
             Spec::TrafficPolicy(policy) => self.traffic(metadata, policy),
             Spec::EgressPolicy(policy) => self.egress(metadata, policy),
+            Spec::FaultPolicy(policy) => self.fault(metadata, policy),
             Spec::Gateway(gateway) => {
                 self.http3(gateway);
                 self.certificates(metadata, gateway.references());

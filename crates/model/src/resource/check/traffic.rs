@@ -140,6 +140,12 @@ impl Checked<'_> {
                 continue;
             }
             for (path, span, _) in policy.settings.written() {
+                // Whoever writes of ejection says by that that it is on; both may.
+                let same_mode = (path == Settings::NAMES.ejection && value(&policy.settings.ejection) == value(&other.settings.ejection))
+                    || (path == Settings::NAMES.adaptive && value(&policy.settings.adaptive) == value(&other.settings.adaptive));
+                if same_mode {
+                    continue;
+                }
                 if other.settings.written().any(|(known, _, _)| known == path) && told.insert(path) {
                     let message = format!("TrafficPolicy {} says `{path}` of the same, too", other_metadata.name);
                     let found = self.wrong(span, message).hint("say it in one of the two");
@@ -148,6 +154,10 @@ impl Checked<'_> {
             }
         }
     }
+}
+
+fn value<T: Copy>(set: &Option<Set<T>>) -> Option<T> {
+    set.as_ref().map(|set| set.value)
 }
 
 fn rule_names(route: &HttpRoute) -> Vec<&str> {

@@ -1,11 +1,13 @@
 //! What each kind means, checked: the only form in which the rest of the program sees a resource.
 
 mod egress;
+mod fault;
 mod gateway;
 mod route;
 mod traffic;
 
 pub use egress::{EgressAllow, EgressPolicy, EgressTarget};
+pub use fault::{FaultPolicy, FaultTarget};
 pub use gateway::{
     AllowedRoutes, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo,
     Listener, ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ReferenceGrant, Secret, TlsMode, TlsPolicyTarget, Validation,
@@ -14,7 +16,7 @@ pub use route::{
     BackendRef, HttpFilter, HttpRoute, ObjectRef, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule,
 };
 
-pub use traffic::{About, Set, SettingNames, Settings, TrafficPolicy, TrafficTarget};
+pub use traffic::{About, Mode, Set, SettingNames, Settings, TrafficPolicy, TrafficTarget};
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -35,6 +37,8 @@ pub enum Spec {
     TrafficPolicy(Box<TrafficPolicy>),
     /// `EgressPolicy`.
     EgressPolicy(EgressPolicy),
+    /// `FaultPolicy`.
+    FaultPolicy(FaultPolicy),
     /// `HTTPRoute`.
     HttpRoute(HttpRoute),
     /// `GRPCRoute`: its matches are those of the HTTP that gRPC is.

@@ -36,6 +36,15 @@ pub struct Set<T> {
     pub span: Range<usize>,
 }
 
+/// Whether something is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It is.
+    Enabled,
+    /// It is not.
+    Disabled,
+}
+
 /// What a setting is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum About {
@@ -101,7 +110,7 @@ settings! {
     /// How many of the requests under way may be retries.
     retry_limit: RetryLimit = "limits.retries", Endpoints;
     /// Whether there is a limit that follows how quickly the service answers.
-    adaptive: bool = "limits.adaptive.mode", Endpoints;
+    adaptive: Mode = "limits.adaptive.mode", Endpoints;
     /// Below which it never falls.
     adaptive_minimum: u32 = "limits.adaptive.minimum", Endpoints;
     /// Above which it never rises.
@@ -111,7 +120,7 @@ settings! {
     /// How much slower the service may become before it shrinks.
     adaptive_tolerance: u32 = "limits.adaptive.tolerancePercent", Endpoints;
     /// Whether endpoints are ejected.
-    ejection: bool = "ejection.mode", Endpoints;
+    ejection: Mode = "ejection.mode", Endpoints;
     /// After how many answers of 5xx in a row.
     consecutive_5xx: Option<u32> = "ejection.consecutive5xx", Endpoints;
     /// After how many answers of 502, 503, 504 in a row.

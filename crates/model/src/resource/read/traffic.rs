@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::route::duration;
 use super::{GATEWAY_GROUP, port, reference};
 use crate::name::{Label, Namespace, ServiceName, ServicePort};
-use crate::resource::kinds::{Set, Settings, TrafficPolicy, TrafficTarget};
+use crate::resource::kinds::{Mode, Set, Settings, TrafficPolicy, TrafficTarget};
 use crate::resource::reader::{Object, Reader};
 use crate::resource::tree::{Node, Value};
 use crate::snapshot::{Affinity, Algorithm, FailurePercentage, HashOn, HealthQuestion, Nearness, RetryLimit, RetryOn, SuccessRate};
@@ -329,7 +329,7 @@ fn health_check(mut object: Object, settings: &mut Settings, reader: &mut Reader
     let (interval, timeout) = (object.take("interval"), object.take("timeout"));
     let (unhealthy, healthy) = (object.take("unhealthyThreshold"), object.take("healthyThreshold"));
     reader.end(object);
-    let is_on = mode_of(mode, &span, reader).is_none_or(|set| set.value);
+    let is_on = mode_of(mode, &span, reader).is_none_or(|set| set.value == Mode::Enabled);
     let value = match (http, grpc, tcp) {
         (None, None, None) if !is_on => Some(None),
         (Some(node), None, None) => question_of_http(node, reader).map(Some),
@@ -523,13 +523,13 @@ fn set<T>(node: Option<Node>, reader: &mut Reader<'_>, read: impl FnOnce(&Node, 
 }
 
 /// Whether something is on: who writes about it wants it, unless it says `mode: Disabled`.
-fn mode_of(node: Option<Node>, section: &Range<usize>, reader: &mut Reader<'_>) -> Option<Set<bool>> {
+fn mode_of(node: Option<Node>, section: &Range<usize>, reader: &mut Reader<'_>) -> Option<Set<Mode>> {
     match node {
         Some(node) => {
-            let value = reader.word(&node, "mode", &[("Enabled", true), ("Disabled", false)])?;
+            let value = reader.word(&node, "mode", &[("Enabled", Mode::Enabled), ("Disabled", Mode::Disabled)])?;
             Some(Set { value, span: node.span })
         }
-        None => Some(Set { value: true, span: section.clone() }),
+        None => Some(Set { value: Mode::Enabled, span: section.clone() }),
     }
 }
 
