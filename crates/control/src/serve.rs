@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use lorica_identity::ca_api::CertificateServiceServer;
-use lorica_xds::refused;
+use lorica_xds::{rate_limit, refused};
 use lorica_xds::server::{self, PeerInfo};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
@@ -48,7 +48,8 @@ pub(crate) async fn serve(listener: UnixListener, control: Arc<ControlPlane>, sh
     let ads = server::service(Arc::new(Streams(control.mesh.clone())));
     let certificates = CertificateServiceServer::new(control.issuer.clone());
     let refused = refused::service(control.refused.clone());
-    let grpc = tonic::service::Routes::new(ads).add_service(certificates).add_service(refused).into_axum_router();
+    let limits = rate_limit::service(control.limits.clone());
+    let grpc = tonic::service::Routes::new(ads).add_service(certificates).add_service(refused).add_service(limits).into_axum_router();
     let router = crate::api::router(control.clone()).merge(grpc.reset_fallback());
     let own = rustix::process::geteuid().as_raw();
     let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());

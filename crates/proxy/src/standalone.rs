@@ -22,6 +22,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::config::{Own, TelemetryConfig};
 use crate::gateway::{Binds, MAX_WAITING, Ports};
+use crate::limits::Limits;
 use crate::source::{Files, Source};
 use crate::supervisor::{Ending, Listener};
 use crate::view::View;
@@ -128,6 +129,7 @@ async fn serve(
     let (files_in, files) = watch::channel(Files { taken: 1, ..Files::default() });
     let source = Source::Files(files);
     // The app is whatever answers at its port of this host's loopback.
+    let limits = Limits::alone();
     let (_, listening) = watch::channel(Vec::new());
     let (mut views, mut gateways) = (Vec::new(), Vec::new());
     let mut running = Vec::new();
@@ -144,6 +146,7 @@ async fn serve(
             adopted: watch::channel(0).0,
             epochs: epochs.clone(),
             telemetry: telemetry.clone(),
+            limits: limits.clone(),
             told: Arc::default(),
             refusals: None,
             listening: listening.clone(),

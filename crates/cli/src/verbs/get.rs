@@ -65,6 +65,7 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
         Kind::ReferenceGrant => vec!["FROM", "TO"],
         Kind::BackendTlsPolicy => vec!["TARGETS", "SERVER NAME", "STATUS"],
         Kind::EgressPolicy => vec!["ABOUT", "ALLOWS", "DEFAULT", "STATUS"],
+        Kind::RateLimitPolicy => vec!["TARGETS", "LIMITS", "STATUS"],
         Kind::Namespace => vec!["LABELS"],
         Kind::Secret | Kind::ConfigMap => vec!["HOLDS"],
     });
@@ -109,12 +110,9 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
             Kind::BackendTlsPolicy => {
                 vec![list(item, "/spec/targetRefs", |target| text(&target["name"])), at("/spec/validation/hostname"), condition(item)]
             }
+            Kind::RateLimitPolicy => vec![targets(item), list(item, "/spec/limits", limit), condition(item)],
             Kind::EgressPolicy => vec![
-                Some(list(item, "/spec/targetRefs", |target| {
-                    format!("{} {}", target.get("kind").map_or_else(|| "Service".to_owned(), text), text(&target["name"]))
-                }))
-                .filter(|targets| !targets.is_empty())
-                .unwrap_or_else(|| "its namespace".to_owned()),
+                targets(item),
                 list(item, "/spec/allow", |allow| list(allow, "/hosts", text)),
                 item.pointer("/spec/default").map_or_else(|| "Deny".to_owned(), text),
                 condition(item),
@@ -134,6 +132,24 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
         table.add_row(row);
     }
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+/// What a policy is about.
+fn targets(item: &Value) -> String {
+    let one = |target: &Value| format!("{} {}", target.get("kind").map_or_else(|| "Service".to_owned(), text), text(&target["name"]));
+    Some(list(item, "/spec/targetRefs", one)).filter(|targets| !targets.is_empty()).unwrap_or_else(|| "its namespace".to_owned())
+}
+
+/// `per-user 100/1s Global`.
+fn limit(limit: &Value) -> String {
+    let at = |field: &str| limit.get(field).map(text);
+    let much = match (at("requests"), at("concurrent")) {
+        (Some(requests), _) => format!(" {requests}/{}", at("per").unwrap_or_else(|| "1s".to_owned())),
+        (None, Some(most)) => format!(" {most} at once"),
+        (None, None) => String::new(),
+    };
+    let shadow = if at("mode").as_deref() == Some("Shadow") { " (shadow)" } else { "" };
+    format!("{}{much} {}{shadow}", at("name").unwrap_or_default(), at("scope").unwrap_or_else(|| "Local".to_owned()))
 }
 
 fn declared(item: &Value) -> String {

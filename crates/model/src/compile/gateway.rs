@@ -12,7 +12,7 @@ use crate::snapshot::{
 
 use super::listeners::{Bound, Frame};
 use super::rules::{self, Entrance, Route, age};
-use super::{World, egress};
+use super::{World, egress, rate_limit};
 
 /// The units of a gateway, ordered by port; none where the gateway does not exist or is not ours.
 #[must_use]
@@ -88,7 +88,10 @@ fn hosts<'w>(world: &World<'w>, frame: &Frame<'w>, listeners: &[&Bound<'w>], ent
                 let routes: Vec<Route<'w>> = attached.iter().filter(|(known, _)| known == *wider).map(|(_, route)| *route).collect();
                 rules::merged(world, &routes, entrance)
             });
-            made.insert((*pattern).clone(), rules.collect::<Vec<_>>().into());
+            let mut rules: Vec<HttpRule> = rules.collect();
+            let name = GatewayName::new(frame.metadata.namespace.clone(), frame.metadata.name.clone());
+            rate_limit::at_gateway(world, &name, &mut rules);
+            made.insert((*pattern).clone(), rules.into());
         }
     }
     made.into_iter().map(|(host, rules)| VirtualHost { host, rules }).collect()

@@ -5,6 +5,7 @@ mod egress;
 mod gateway;
 mod listeners;
 mod outbound;
+mod rate_limit;
 mod reference;
 mod registry;
 mod rules;
@@ -16,6 +17,7 @@ pub use egress::{egress, egress_ports};
 pub use gateway::{backend_certificate, gateway};
 pub use listeners::{CLASS, CONTROLLER};
 pub use outbound::outbound;
+pub use rate_limit::global_limit;
 pub use reference::{TLS_FILES, certificate};
 pub use registry::{RegisteredGateway, RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses};
 pub use status::{Condition, status};
@@ -157,6 +159,7 @@ pub fn inbound(world: &World<'_>, name: &WorkloadName) -> Option<InboundUnit> {
         virtual_v6: workload.addresses.v6,
         ports,
         withdrawn: workload.withdrawn,
+        limits: service.map(|service| rate_limit::of_service(world, service)).unwrap_or_default(),
     })
 }
 

@@ -17,8 +17,9 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use kinds::{
     AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy, EgressTarget,
     Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, Listener, ListenerProtocol, ListenerSet,
-    ListenerTls, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget, ReferenceGrant, RouteRetry, RouteRule, Secret, Service,
+    ListenerTls, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget, RateLimitPolicy, RateLimitTarget, ReferenceGrant, RouteRetry, RouteRule, Secret, Service,
     ServicePortSpec, Spec, Subset, TlsMode, TlsPolicyTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort,
+    WrittenCounted, WrittenLimit, WrittenService,
 };
 pub use nearest::nearest;
 pub use read::{ANY_SERVICE, Document, read, stored};
@@ -93,6 +94,8 @@ kinds! {
     AuthenticationPolicy = "AuthenticationPolicy", LORICA_API, "authenticationpolicies", "authn";
     /// What may leave the mesh.
     EgressPolicy = "EgressPolicy", LORICA_API, "egresspolicies", "egress";
+    /// How many requests may come.
+    RateLimitPolicy = "RateLimitPolicy", LORICA_API, "ratelimitpolicies", "rl";
     /// Who may refer to resources of another namespace.
     ReferenceGrant = "ReferenceGrant", GATEWAY_API, "referencegrants", "refgrant";
     /// TLS towards backends that are no part of the mesh.
@@ -332,6 +335,13 @@ impl Resources {
     pub fn egress(&self) -> impl Iterator<Item = (&Metadata, &EgressPolicy)> {
         self.of_kind(Kind::EgressPolicy)
             .filter_map(|resource| if let Spec::EgressPolicy(policy) = &resource.spec { Some((&resource.metadata, policy)) } else { None })
+    }
+
+    /// All rate limit policies.
+    pub fn rate_limits(&self) -> impl Iterator<Item = (&Metadata, &RateLimitPolicy)> {
+        self.of_kind(Kind::RateLimitPolicy).filter_map(|resource| {
+            if let Spec::RateLimitPolicy(policy) = &resource.spec { Some((&resource.metadata, policy)) } else { None }
+        })
     }
 
     /// All authentication policies.

@@ -1,6 +1,6 @@
 //! One exchange, top to bottom: a request that came in, what was decided about it, and the answer that went back.
 //!
-//! clean → route → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
+//! clean → route → limit → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
 //! written once, when the exchange is over or dropped.
 
 use std::rc::Rc;
@@ -17,6 +17,7 @@ use super::clean;
 use super::failure::Failure;
 use super::filter;
 use super::gateway;
+use super::limit;
 use super::mirror;
 use super::pick::{self, Tried};
 #[cfg(feature = "http3")]
@@ -52,7 +53,7 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
             record.fail(&failure);
             match responder {
                 Some(responder) if !failure.answered => {
-                    respond::refuse(responder, &head, failure.reason, decided.as_ref(), alternative.as_deref(), &mut record).await;
+                    respond::refuse(responder, &head, &failure, decided.as_ref(), alternative.as_deref(), &mut record).await;
                 }
                 // Half an answer must not look like a whole one.
                 Some(responder) => responder.reset(),
@@ -99,6 +100,8 @@ async fn pass<'x>(
     };
     *decided = way.rule.as_ref().map(|(rule, drawn)| (rule.clone(), Some(*drawn)));
     record.way(&way);
+    // Held to the end: of what counts requests under way, this is one.
+    let _held = limit::hold(worker, caller, head, &way).await?;
     if let Some(call) = way.grpc_web {
         call.ask(head, &mut edits);
         if let Some(decoder) = call.decoder() {

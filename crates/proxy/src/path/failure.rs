@@ -1,5 +1,7 @@
 //! Why an exchange failed, and what may still be done about it.
 
+use std::borrow::Cow;
+
 use lorica_model::reason::Reason;
 
 use super::connect::NotConnected;
@@ -18,12 +20,14 @@ pub struct Failure {
     pub answered: bool,
     /// There was an answer, after which the rule asks for another attempt.
     pub again: bool,
+    /// Fields of the answer that say more than the reason does.
+    pub told: Vec<(Cow<'static, str>, String)>,
 }
 
 impl Failure {
     /// A failure before the answer began.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), unsent: reason.meaning().unsent, answered: false, again: false }
+        Self { reason, detail: detail.into(), unsent: reason.meaning().unsent, answered: false, again: false, told: Vec::new() }
     }
 
     /// The same, after the answer began.

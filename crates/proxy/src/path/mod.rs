@@ -10,6 +10,7 @@
 //! | `gateway` | at a gateway: by port, server name and host, which rules are asked |
 //! | `quic` | the same for what comes by QUIC: HTTP/3 |
 //! | `route` / `way` | which service port the request goes to, or what the rule answers |
+//! | `limit` | whether it is one too many, by what is counted here, by the control plane or by a service (`limit_service`) |
 //! | `filter` | what the rule changes in request and answer |
 //! | `grpc_web` | at a gateway: calls of browsers become calls of gRPC |
 //! | `mirror` | copies, of which nobody waits for the answer |
@@ -31,6 +32,8 @@ pub mod filter;
 pub mod gateway;
 pub mod grpc_web;
 pub mod http;
+pub mod limit;
+pub mod limit_service;
 pub mod mirror;
 pub mod mtls;
 pub mod pick;

@@ -1,10 +1,13 @@
 //! respond: answers of the mesh's own. Status, word and text follow from the reason alone.
 
+use std::borrow::Cow;
+
 use lorica_model::head::{Edits, Fields, HeadBuilder, RequestHead};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::HttpRule;
 
 use super::exchange::ByRule;
+use super::failure::Failure;
 use super::filter;
 use super::grpc_web;
 use super::record::ExchangeRecord;
@@ -56,17 +59,18 @@ fn grpc(head: &RequestHead) -> Option<&'static str> {
 pub async fn refuse(
     responder: Responder,
     head: &RequestHead,
-    reason: Reason,
+    failure: &Failure,
     decided: Option<&ByRule>,
     alternative: Option<&str>,
     record: &mut ExchangeRecord<'_>,
 ) {
+    let reason = failure.reason;
     let answer = own_answer(reason, Some(head));
     if answer.status == 0 {
         return responder.reset();
     }
     record.answered(answer.status, grpc(head).map(|_| reason.meaning().grpc), answer.body.len());
-    let own = fields(&answer);
+    let own = fields(&answer, &failure.told);
     let edits = decided.map(|(rule, drawn)| filter::response(head, rule, drawn.and_then(|drawn| rule.backends().get(drawn)), &own));
     send(responder, answer, &own, edits.unwrap_or_default(), alternative).await;
 }
@@ -77,7 +81,7 @@ pub async fn refuse_connect(responder: Responder, reason: Reason) {
     if answer.status == 0 {
         return responder.reset();
     }
-    let fields = fields(&answer);
+    let fields = fields(&answer, &[]);
     send(responder, answer, &fields, Edits::default(), None).await;
 }
 
@@ -91,14 +95,16 @@ pub async fn answer(
     record: &mut ExchangeRecord<'_>,
 ) {
     record.answered(answer.status, None, answer.body.len());
-    let own = fields(&answer);
+    let own = fields(&answer, &[]);
     let edits = if answer.as_it_is { Edits::default() } else { filter::response(head, rule, None, &own) };
     send(responder, answer, &own, edits, alternative).await;
 }
 
-fn fields(answer: &OwnAnswer) -> Fields {
+/// An answer's fields, and `more` of them.
+fn fields(answer: &OwnAnswer, more: &[(Cow<'static, str>, String)]) -> Fields {
     let mut own = HeadBuilder::with_capacity(256);
-    for (name, value) in &answer.fields {
+    let fields = answer.fields.iter().map(|(name, value)| (*name, value));
+    for (name, value) in fields.chain(more.iter().map(|(name, value)| (&**name, value))) {
         if let Err(error) = own.field(name.as_bytes(), value.as_bytes()) {
             tracing::debug!(%error, name, "a field of an answer of our own was left out");
         }

@@ -16,6 +16,7 @@ mod inbound;
 mod listener;
 mod local_reply;
 mod names;
+mod rate_limit;
 mod route;
 mod tls;
 
@@ -36,8 +37,9 @@ pub use certificate::certificate;
 pub use egress::{CAPTURE, EGRESS_PREFIX, REFUSED_LOG, capture, egress, egress_clusters, egress_name};
 pub use endpoint::endpoints;
 pub use gateway::{GATEWAY_PREFIX, gateway, gateway_name};
-pub use inbound::{inbound, inbound_name};
+pub use inbound::{inbound, inbound_name, inbound_routes, inbound_routes_name};
 pub use names::names;
+pub use rate_limit::{GLOBAL as GLOBAL_LIMITS, LOCAL as LOCAL_LIMITS, TIMEOUT as LIMIT_TIMEOUT};
 
 pub(crate) use cluster::{LEAST_REQUEST, MUTUAL_TLS, PLAINTEXT, transport_match};
 pub(crate) use egress::{egress_listener, gateway_chain};
@@ -50,6 +52,9 @@ pub(crate) use tls::{BUNDLE, NOBODY, SVID, alpn, outside, tls_parameters};
 
 use crate::node::{Dialect, NodeMetadata};
 use crate::{Kind, Resource};
+
+/// What an Envoy's bootstrap calls the control plane.
+pub const CONTROL_CLUSTER: &str = "lorica-control";
 
 /// What an encoding depends on besides the unit.
 #[derive(Debug, Clone, Copy)]

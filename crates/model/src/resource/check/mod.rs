@@ -2,6 +2,7 @@
 
 mod gateway;
 mod overlap;
+mod rate_limit;
 mod route;
 
 use std::collections::BTreeSet;
@@ -97,6 +98,7 @@ impl Checked<'_> {
                 }
             }
             Spec::EgressPolicy(policy) => self.egress(metadata, policy),
+            Spec::RateLimitPolicy(policy) => self.rate_limits(metadata, policy),
             Spec::Gateway(gateway) => {
                 self.http3(gateway);
                 self.certificates(metadata, gateway.references());

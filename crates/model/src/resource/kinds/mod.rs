@@ -2,6 +2,7 @@
 
 mod egress;
 mod gateway;
+mod rate_limit;
 mod route;
 
 pub use egress::{EgressAllow, EgressPolicy, EgressTarget};
@@ -9,6 +10,7 @@ pub use gateway::{
     AllowedRoutes, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo,
     Listener, ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ReferenceGrant, Secret, TlsMode, TlsPolicyTarget, Validation,
 };
+pub use rate_limit::{RateLimitPolicy, RateLimitTarget, WrittenCounted, WrittenLimit, WrittenService};
 pub use route::{BackendRef, HttpFilter, HttpRoute, ObjectRef, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule};
 
 use std::net::IpAddr;
@@ -28,6 +30,8 @@ pub enum Spec {
     AuthenticationPolicy(AuthenticationPolicy),
     /// `EgressPolicy`.
     EgressPolicy(EgressPolicy),
+    /// `RateLimitPolicy`.
+    RateLimitPolicy(RateLimitPolicy),
     /// `HTTPRoute`.
     HttpRoute(HttpRoute),
     /// `GRPCRoute`: its matches are those of the HTTP that gRPC is.

@@ -4,6 +4,7 @@ mod egress;
 mod filter;
 mod gateway;
 mod matches;
+mod rate_limit;
 mod route;
 mod service;
 
@@ -98,6 +99,7 @@ fn document(node: Node, reader: &mut Reader<'_>) -> Option<(Resource, Range<usiz
         Kind::Workload => Spec::Workload(service::workload(spec, &namespace, reader)?),
         Kind::AuthenticationPolicy => Spec::AuthenticationPolicy(service::authentication(spec, reader)?),
         Kind::EgressPolicy => Spec::EgressPolicy(egress::policy(spec, &namespace, reader)?),
+        Kind::RateLimitPolicy => Spec::RateLimitPolicy(rate_limit::policy(spec, &namespace, reader)?),
         Kind::HttpRoute => Spec::HttpRoute(route::route(spec, kind, &namespace, reader)?),
         Kind::GrpcRoute => Spec::GrpcRoute(route::route(spec, kind, &namespace, reader)?),
         Kind::TcpRoute => Spec::TcpRoute(route::transport_route(spec, kind, &namespace, reader)?),
