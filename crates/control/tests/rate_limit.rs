@@ -97,7 +97,8 @@ async fn envoys_are_answered_by_the_standard_protocol() {
         }
         // A limit that is changed holds from the next question on, and begins anew.
         apply(api, &POLICY.replace("requests: 3", "requests: 1")).await;
-        let codes = [ask(&channel, std::slice::from_ref(&ann)).await.overall_code, ask(&channel, std::slice::from_ref(&ann)).await.overall_code];
+        let codes =
+            [ask(&channel, std::slice::from_ref(&ann)).await.overall_code, ask(&channel, std::slice::from_ref(&ann)).await.overall_code];
         assert_eq!(codes, [1, 2]);
     })
     .await;

@@ -134,8 +134,22 @@ fn work(
 }
 
 fn accepting(start: Start, under_way: Arc<UnderWay>, ending: watch::Receiver<Ending>, ended: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let Start { name: _, own, source, views, adopted, epochs, telemetry, limits, told, refusals, listening, sockets, listeners, mut gateway } =
-        start;
+    let Start {
+        name: _,
+        own,
+        source,
+        views,
+        adopted,
+        epochs,
+        telemetry,
+        limits,
+        told,
+        refusals,
+        listening,
+        sockets,
+        listeners,
+        mut gateway,
+    } = start;
     let app = App::new(listening, sockets)?;
     let worker = Worker::start(Parts {
         own,

@@ -330,7 +330,8 @@ mod tests {
         let mut asked = entries(&descriptor("p.n/l"));
         asked.push(Entry { key: HELD.to_owned(), value: "3".to_owned() });
         asked.push(Entry { key: RETURNED.to_owned(), value: "1".to_owned() });
-        let descriptor = |entries| RateLimitDescriptor { entries, hits_addend: Some(UInt64Value { value: 10 }), ..RateLimitDescriptor::default() };
+        let descriptor =
+            |entries| RateLimitDescriptor { entries, hits_addend: Some(UInt64Value { value: 10 }), ..RateLimitDescriptor::default() };
         let answer = lent(&One, &"a-1.n".parse().unwrap(), vec![descriptor(asked), descriptor(Vec::new())]);
         assert_eq!(answer.statuses[0].quota.as_ref().map(|quota| quota.requests), Some(8));
         assert_eq!(answer.statuses[1].quota, None);
@@ -345,7 +346,11 @@ mod tests {
         assert_eq!((asked.domain.as_str(), split(asked.descriptors[0].entries.clone()).unwrap().0), ("shop", descriptor("per-user")));
         let answer = RateLimitResponse {
             overall_code: Code::OverLimit.into(),
-            statuses: vec![DescriptorStatus { code: Code::OverLimit.into(), duration_until_reset: Some(encode::duration(Duration::from_secs(7))), ..DescriptorStatus::default() }],
+            statuses: vec![DescriptorStatus {
+                code: Code::OverLimit.into(),
+                duration_until_reset: Some(encode::duration(Duration::from_secs(7))),
+                ..DescriptorStatus::default()
+            }],
             ..RateLimitResponse::default()
         };
         let mut body = vec![0; PREFIX];

@@ -8,11 +8,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use lorica_model::name::{GatewayName, Label, Namespace, SecretName, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Action, Backend, BackendTls, Certificate, ClientValidation, Cluster, Cors, Counted, KeyPart, LimitService, Quota, RateLimit, Unavailable, EgressCaller, EgressHost, EgressRule, EgressUnit, Endpoint,
-    EndpointSet, FieldMatch, Filters, Forward, GatewayUnit, HeaderEdits, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, Listening,
-    Locality, Mirror, MtlsMode, NameRecord, NameTable, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, Pattern, Pause, PrivateKey,
-    Protocol, Redirect, Retry, RouteMatch, ServerTls, Share, Terminated, Timeouts, TlsAction, TlsChain, Transport, Traffic, TransportRoute,
-    TrustBundle, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
+    Action, Backend, BackendTls, Certificate, ClientValidation, Cluster, Cors, Counted, EgressCaller, EgressHost, EgressRule, EgressUnit,
+    Endpoint, EndpointSet, FieldMatch, Filters, Forward, GatewayUnit, HeaderEdits, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit,
+    KeyPart, LimitService, Listening, Locality, Mirror, MtlsMode, NameRecord, NameTable, Origin, OriginMatch, OutboundUnit, PathEdit,
+    PathMatch, Pattern, Pause, PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RouteMatch, ServerTls, Share, Terminated, Timeouts,
+    TlsAction, TlsChain, Traffic, Transport, TransportRoute, TrustBundle, Unavailable, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use proptest::collection::{btree_set, vec};
@@ -255,9 +255,16 @@ fn any_action() -> impl Strategy<Value = Action> {
         pause: Pause::AtLeast(pause),
         ..Retry::default()
     });
-    let forward =
-        (vec(any_backend(), 0..4), timeouts, option::of(any_path_edit()), option::of(any_host()), vec(mirror, 0..2), retry)
-            .prop_map(|(backends, timeouts, path, host, mirrors, retry)| Forward { backends, timeouts, path, host, mirrors, retry, ..Forward::default() });
+    let forward = (vec(any_backend(), 0..4), timeouts, option::of(any_path_edit()), option::of(any_host()), vec(mirror, 0..2), retry)
+        .prop_map(|(backends, timeouts, path, host, mirrors, retry)| Forward {
+            backends,
+            timeouts,
+            path,
+            host,
+            mirrors,
+            retry,
+            ..Forward::default()
+        });
     let redirect = (
         option::of("https?"),
         option::of(any_host()),
@@ -277,20 +284,19 @@ fn any_origin() -> impl Strategy<Value = Origin> {
 fn any_limit() -> impl Strategy<Value = RateLimit> {
     let quota = || (any::<u32>(), any_duration(), any::<u32>()).prop_map(|(requests, per, burst)| Quota { requests, per, burst });
     let unavailable = prop_oneof![Just(Unavailable::LocalShare), Just(Unavailable::Allow), Just(Unavailable::Deny)];
-    let service = (any_port(), ".{0,6}", any_duration(), any::<bool>())
-        .prop_map(|(port, domain, timeout, fail_open)| LimitService { port, domain, timeout, fail_open });
+    let service = (any_port(), ".{0,6}", any_duration(), any::<bool>()).prop_map(|(port, domain, timeout, fail_open)| LimitService {
+        port,
+        domain,
+        timeout,
+        fail_open,
+    });
     let counted = prop_oneof![
         quota().prop_map(Counted::Local),
         (quota(), unavailable).prop_map(|(quota, unavailable)| Counted::Global { quota, unavailable }),
         any::<u32>().prop_map(Counted::Concurrent),
         service.prop_map(Counted::Service),
     ];
-    let part = prop_oneof![
-        Just(KeyPart::Caller),
-        "[a-z-]{1,6}".prop_map(KeyPart::Header),
-        Just(KeyPart::Path),
-        Just(KeyPart::Source)
-    ];
+    let part = prop_oneof![Just(KeyPart::Caller), "[a-z-]{1,6}".prop_map(KeyPart::Header), Just(KeyPart::Path), Just(KeyPart::Source)];
     let matches = (any_path(), option::of("[A-Z]{1,7}"), vec(any_field("[a-z]{1,8}"), 0..2))
         .prop_map(|(path, method, headers)| RouteMatch { path, method, headers, ..RouteMatch::any() });
     (any_origin(), ".{0,8}", counted, vec(part, 0..3), option::of(matches), any::<bool>()).prop_map(

@@ -48,6 +48,11 @@ async fn envoy_at_a_gateway_counts_as_lorica_does() -> anyhow::Result<()> {
         let refused = http2_send(at, call).await?;
         assert_eq!((refused.status.as_u16(), refused.header("grpc-status")), (200, Some("8")));
     }
+    // What Envoy does not do, whoever applies it is told.
+    let concurrent =
+        "{targetRefs: [{kind: Gateway, name: edge}], limits: [{name: at-once, concurrent: 1, match: {path: {value: /never}}}]}";
+    let told = mesh.apply(&policy("more", concurrent)).await?.stderr;
+    assert!(told.contains("does not hold to `at-once`: it counts nothing under way"), "{told}");
     // What the control plane counts, it counts for both.
     let user = [("x-user", "ann")];
     assert_eq!(statuses(envoy.bound(80)?, 2, "/global", &user).await?, [200, 200]);
@@ -93,7 +98,11 @@ async fn envoy_beside_an_app_counts_its_callers() -> anyhow::Result<()> {
     let (ann, ben) = (callers[0].1.address(), callers[1].1.address());
     assert_eq!((statuses(ann, 1, "/global", &[]).await?, statuses(ben, 2, "/global", &[]).await?), (vec![200], vec![200, 429]));
     // A change reaches the listener that the bootstrap has.
-    mesh.apply(&policy("web", "{targetRefs: [{kind: Service, name: web}], limits: [{name: none, requests: 1, per: 1h, match: {path: {value: /new}}}]}")).await?;
+    mesh.apply(&policy(
+        "web",
+        "{targetRefs: [{kind: Service, name: web}], limits: [{name: none, requests: 1, per: 1h, match: {path: {value: /new}}}]}",
+    ))
+    .await?;
     eventually("the new limit holds", PATIENCE, || async {
         let reply = ask(ann, "/new", &[]).await?;
         anyhow::ensure!(reply.status == 429, "{}", reply.status);

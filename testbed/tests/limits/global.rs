@@ -91,9 +91,11 @@ async fn a_slow_limit_is_exact_and_its_share_holds_without_a_control_plane() -> 
     let ((_one, one), (_two, two)) = (gateway(&mesh).await?, gateway(&mesh).await?);
     // Each token that was lent passes one request somewhere: those that were not spent go back after a second.
     let mut through = 0;
-    eventually("all twenty pass", PATIENCE, || async { Ok(passed(one, 3, "/few", &[("x-user", "ann")]).await? + passed(two, 3, "/few", &[("x-user", "ann")]).await?) })
-        .await
-        .map(|count| through += count)?;
+    eventually("all twenty pass", PATIENCE, || async {
+        Ok(passed(one, 3, "/few", &[("x-user", "ann")]).await? + passed(two, 3, "/few", &[("x-user", "ann")]).await?)
+    })
+    .await
+    .map(|count| through += count)?;
     let deadline = Instant::now() + PATIENCE;
     while through < 20 && Instant::now() < deadline {
         through += passed(one, 2, "/few", &[("x-user", "ann")]).await? + passed(two, 1, "/few", &[("x-user", "ann")]).await?;

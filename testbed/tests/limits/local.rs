@@ -131,7 +131,8 @@ async fn a_shadow_counts_and_a_refusal_costs_nothing_elsewhere() -> anyhow::Resu
     let of_gateway = "{targetRefs: [{kind: Gateway, name: edge}], limits: [
       {name: all, requests: 4, per: 1h},
       {name: seen, requests: 1, per: 1h, mode: Shadow}]}";
-    let of_route = "{targetRefs: [{kind: HTTPRoute, name: all}], limits: [{name: per-user, requests: 2, per: 1h, key: [{header: x-user}]}]}";
+    let of_route =
+        "{targetRefs: [{kind: HTTPRoute, name: all}], limits: [{name: per-user, requests: 2, per: 1h, key: [{header: x-user}]}]}";
     let text = edge(web.address()) + &policy("edge", of_gateway) + &policy("route", of_route);
     // What workers count, they count together.
     let (proxy, at) = run_gateway(&mesh, &text, &[80], &["--workers", "2"]).await?;

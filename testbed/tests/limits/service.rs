@@ -57,7 +57,8 @@ impl Two {
 }
 
 /// Whoever asks has a second: machines under test are slow.
-const LIMITS: &str = "{targetRefs: [{kind: Gateway, name: edge}], service: {name: counter, port: 80, domain: shop-limits, timeout: 1s}, limits: [
+const LIMITS: &str =
+    "{targetRefs: [{kind: Gateway, name: edge}], service: {name: counter, port: 80, domain: shop-limits, timeout: 1s}, limits: [
   {name: per-user, scope: Service, key: [{header: x-user}], match: {path: {value: /user}}}]}";
 
 #[tokio::test]

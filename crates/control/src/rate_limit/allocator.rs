@@ -89,7 +89,8 @@ impl Allocator {
             self.asking.retain(|_, asking| asking.values().any(|last| now.saturating_sub(*last) < ASKING));
         }
         // Requests of keys for which there is no room count together, rather than not at all.
-        let of = if known || self.buckets.len() < MAX_BUCKETS { of.clone() } else { Descriptor { limit: of.limit.clone(), key: Vec::new() } };
+        let of =
+            if known || self.buckets.len() < MAX_BUCKETS { of.clone() } else { Descriptor { limit: of.limit.clone(), key: Vec::new() } };
         let bucket = self.buckets.entry(of).or_insert_with(|| Bucket { rate, full: 0, lent: BTreeMap::new() });
         if bucket.rate != rate {
             // A limit that changed begins anew.
@@ -190,7 +191,10 @@ mod tests {
         let slow = Rate::new(1, Duration::from_secs(3600), 3);
         let mut allocator = Allocator::default();
         let mut lend = |number, ask: &Ask, now| allocator.lend(&proxy(number), ask, slow, now).tokens;
-        assert_eq!([lend(1, &ask(1, 0, 0), 0), lend(2, &ask(1, 0, 0), 0), lend(3, &ask(1, 0, 0), 0), lend(4, &ask(1, 0, 0), 0)], [1, 1, 1, 0]);
+        assert_eq!(
+            [lend(1, &ask(1, 0, 0), 0), lend(2, &ask(1, 0, 0), 0), lend(3, &ask(1, 0, 0), 0), lend(4, &ask(1, 0, 0), 0)],
+            [1, 1, 1, 0]
+        );
         assert_eq!(lend(1, &ask(0, 0, 1), SECOND), 0);
         assert_eq!(lend(4, &ask(1, 0, 0), SECOND), 1);
         // Nobody can give back what was not lent to it.

@@ -2,6 +2,7 @@
 //! begins with full buckets, and what was lent before is spent besides.
 
 mod allocator;
+mod envoy;
 #[cfg(test)]
 mod simulation;
 
@@ -17,6 +18,7 @@ use lorica_xds::rate_limit::{Ask, Descriptor, Grant, Ledger, Taken};
 use crate::mesh::Mesh;
 
 pub use allocator::{Allocator, Lent, MAX_BUCKETS};
+pub use envoy::not_held;
 
 /// What is said of limits, by id; none where there is no such global limit.
 type Known = HashMap<String, Option<Arc<(RateLimit, Quota)>>>;

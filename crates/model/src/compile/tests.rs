@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod edge;
+mod rate_limit;
 
 use proptest::prelude::*;
 

@@ -17,9 +17,9 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use kinds::{
     AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy, EgressTarget,
     Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, Listener, ListenerProtocol, ListenerSet,
-    ListenerTls, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget, RateLimitPolicy, RateLimitTarget, ReferenceGrant, RouteRetry, RouteRule, Secret, Service,
-    ServicePortSpec, Spec, Subset, TlsMode, TlsPolicyTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort,
-    WrittenCounted, WrittenLimit, WrittenService,
+    ListenerTls, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget, RateLimitPolicy, RateLimitTarget, ReferenceGrant,
+    RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Spec, Subset, TlsMode, TlsPolicyTarget, TransportRoute, TransportRouteRule,
+    Validation, Workload, WorkloadPort, WrittenCounted, WrittenLimit, WrittenService,
 };
 pub use nearest::nearest;
 pub use read::{ANY_SERVICE, Document, read, stored};

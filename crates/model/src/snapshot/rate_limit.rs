@@ -280,8 +280,7 @@ impl Rate {
 #[must_use]
 pub fn told(limit: &RateLimit, wait: Duration) -> Vec<(&'static str, String)> {
     let seconds = whole_seconds(wait);
-    let mut told =
-        vec![("retry-after", seconds.to_string()), ("ratelimit", format!("\"{}\";r=0;t={seconds}", limit.name()))];
+    let mut told = vec![("retry-after", seconds.to_string()), ("ratelimit", format!("\"{}\";r=0;t={seconds}", limit.name()))];
     told.extend(limit.policy().map(|policy| ("ratelimit-policy", policy)));
     told
 }
@@ -393,7 +392,8 @@ mod tests {
             matches: None,
             shadow: false,
         };
-        let text = |limit: &RateLimit, wait| told(limit, wait).into_iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>();
+        let text =
+            |limit: &RateLimit, wait| told(limit, wait).into_iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>();
         assert_eq!(
             text(&limit, Duration::from_millis(1600)),
             ["retry-after: 2", "ratelimit: \"per-user\";r=0;t=2", "ratelimit-policy: \"per-user\";q=100;w=60"]

@@ -48,7 +48,6 @@ impl Limits {
     }
 
     /// Those of a proxy whose control plane lends tokens, and the task that asks for them. `channel` leads to the control plane.
-    #[must_use]
     pub fn lending(workload: &WorkloadName, channel: Channel) -> (Self, impl Future<Output = ()> + 'static) {
         let (lending, questions) = Lending::by_control_plane(Instant::now());
         let proxies: Arc<Mutex<HashMap<String, Arc<AtomicU32>>>> = Arc::default();
@@ -64,7 +63,12 @@ impl Limits {
     }
 
     fn new(lending: Lending, proxies: Arc<Mutex<HashMap<String, Arc<AtomicU32>>>>) -> Self {
-        Self(Arc::new(Shared { lending: Arc::new(lending), hasher: foldhash::fast::RandomState::default(), states: Mutex::default(), proxies }))
+        Self(Arc::new(Shared {
+            lending: Arc::new(lending),
+            hasher: foldhash::fast::RandomState::default(),
+            states: Mutex::default(),
+            proxies,
+        }))
     }
 
     /// A worker's way to them.

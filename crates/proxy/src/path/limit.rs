@@ -96,12 +96,7 @@ fn over(limit: &RateLimit, state: &State, wait: Duration) -> Result<(), Failure>
 }
 
 /// Asks rate limit services: each once, about all limits that are its own.
-async fn services(
-    worker: &Rc<Worker>,
-    head: &RequestHead,
-    asking: Asking<'_>,
-    asked: &[(&RateLimit, Arc<State>)],
-) -> Result<(), Failure> {
+async fn services(worker: &Rc<Worker>, head: &RequestHead, asking: Asking<'_>, asked: &[(&RateLimit, Arc<State>)]) -> Result<(), Failure> {
     let mut rest = asked;
     while let Some(service) = rest.first().and_then(|(limit, _)| limit.service()) {
         // Limits of one policy stand together.

@@ -33,8 +33,7 @@ pub async fn ask(worker: &Rc<Worker>, service: &LimitService, descriptors: &[Des
 
 async fn call(worker: &Rc<Worker>, service: &LimitService, descriptors: &[Descriptor]) -> anyhow::Result<Said> {
     let reach = route::reach(worker, &service.port).await.map_err(|reason| anyhow::anyhow!("{}", reason.meaning().text))?;
-    let way =
-        Way { to: To::Endpoints(reach), protocol: Negotiated::Http2, timeouts: Timeouts::default(), rule: None, grpc_web: None };
+    let way = Way { to: To::Endpoints(reach), protocol: Negotiated::Http2, timeouts: Timeouts::default(), rule: None, grpc_web: None };
     let mut picked = pick::pick(worker, &way, &mut Tried::new(), Instant::now()).await?;
     let head = head(&service.port.to_string())?;
     let body = question(&service.domain, descriptors);

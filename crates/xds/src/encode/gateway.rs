@@ -101,7 +101,8 @@ pub fn gateway(unit: &GatewayUnit, dialect: Dialect, context: Context<'_>) -> Ve
     };
     let routes = encoder.routes;
     // What limits ask is asked by filters of the listener.
-    let asked: BTreeSet<&LimitService> = unit.hosts().flat_map(Hosts::all).flat_map(|host| host.rules.iter()).flat_map(|rule| rule.filters.services()).collect();
+    let asked: BTreeSet<&LimitService> =
+        unit.hosts().flat_map(Hosts::all).flat_map(|host| host.rules.iter()).flat_map(|rule| rule.filters.services()).collect();
     let version = Version::of(&(apart(unit), bound, asked));
     let mut resources = vec![Resource::new(Kind::Listener, &name, version, &listener)];
     resources.extend(quic.map(|quic| Resource::new(Kind::Listener, &quic.name, version, &quic)));

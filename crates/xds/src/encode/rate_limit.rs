@@ -29,7 +29,7 @@ use envoy_types::pb::google::protobuf::{Any, BoolValue};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Counted, KeyPart, LimitService, NO_VALUE, PathMatch, Quota, RateLimit, RouteMatch, Share};
 
-use super::route::{escaped, header, exact, safe_regex, string_matcher};
+use super::route::{escaped, exact, header, safe_regex, string_matcher};
 use super::{CONTROL_CLUSTER, duration, filter, number};
 use crate::rate_limit::{DOMAIN, LIMIT_ENTRY};
 use crate::resource::pack;
@@ -54,7 +54,8 @@ const MOST_KEYS: u32 = 10_000;
 pub(super) fn filters<'l>(limits: impl Iterator<Item = &'l RateLimit>) -> Vec<HttpFilter> {
     let local = LocalRateLimit { stat_prefix: "rate_limits".to_owned(), ..LocalRateLimit::default() };
     let mut filters = vec![made(LOCAL, pack(&local)), made(GLOBAL, pack(&asking(CONTROL_CLUSTER, DOMAIN, TIMEOUT, true)))];
-    let services: BTreeMap<String, LimitService> = limits.filter_map(RateLimit::service).map(|service| (service_filter(service), service.clone())).collect();
+    let services: BTreeMap<String, LimitService> =
+        limits.filter_map(RateLimit::service).map(|service| (service_filter(service), service.clone())).collect();
     filters.extend(services.into_iter().map(|(name, LimitService { port, domain, timeout, fail_open })| {
         made(&name, pack(&asking(&port.to_string(), &domain, timeout, fail_open)))
     }));
@@ -82,10 +83,7 @@ fn asking(cluster: &str, domain: &str, timeout: Duration, fail_open: bool) -> Ra
         enable_retry_after_header: true,
         response_headers_to_add: vec![reason()],
         rate_limit_service: Some(RateLimitServiceConfig {
-            grpc_service: Some(GrpcService {
-                target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy_grpc)),
-                ..GrpcService::default()
-            }),
+            grpc_service: Some(GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy_grpc)), ..GrpcService::default() }),
             transport_api_version: ApiVersion::V3.into(),
         }),
         ..RateLimitFilter::default()
@@ -94,11 +92,8 @@ fn asking(cluster: &str, domain: &str, timeout: Duration, fail_open: bool) -> Ra
 
 /// By which callers are told why.
 fn reason() -> HeaderValueOption {
-    let header = HeaderValue {
-        key: "x-lorica-reason".to_owned(),
-        value: Reason::RateLimited.meaning().word.to_owned(),
-        ..HeaderValue::default()
-    };
+    let header =
+        HeaderValue { key: "x-lorica-reason".to_owned(), value: Reason::RateLimited.meaning().word.to_owned(), ..HeaderValue::default() };
     HeaderValueOption {
         header: Some(header),
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
@@ -232,11 +227,8 @@ fn part(part: &KeyPart) -> ActionSpecifier {
         KeyPart::Header(name) => format!("'{name}' in request.headers ? request.headers['{name}'] : '{NO_VALUE}'"),
         KeyPart::Path => "request.url_path".to_owned(),
     };
-    let config = Descriptor {
-        descriptor_key: part.entry().into_owned(),
-        skip_if_error: false,
-        expr_specifier: Some(ExprSpecifier::Text(text)),
-    };
+    let config =
+        Descriptor { descriptor_key: part.entry().into_owned(), skip_if_error: false, expr_specifier: Some(ExprSpecifier::Text(text)) };
     ActionSpecifier::Extension(TypedExtensionConfig {
         name: "envoy.rate_limit_descriptors.expr".to_owned(),
         typed_config: Some(pack(&config)),

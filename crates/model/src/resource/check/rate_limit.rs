@@ -19,7 +19,8 @@ impl Checked<'_> {
         }
         if policy.targets.iter().any(|target| target.kind != Kind::Service) {
             for limit in policy.limits.iter().filter(|limit| limit.key.contains(&KeyPart::Caller)) {
-                let message = format!("the limit `{}` counts by caller, and who calls a gateway proves no identity of the mesh", limit.name);
+                let message =
+                    format!("the limit `{}` counts by caller, and who calls a gateway proves no identity of the mesh", limit.name);
                 let found = self.wrong(&limit.span, message).hint("count by `{source: Address}` or by a header there");
                 self.found.push(found);
             }
@@ -54,7 +55,8 @@ impl Checked<'_> {
         let found = self.after.of(target.kind, &metadata.namespace, &target.object.name);
         let Some(Spec::HttpRoute(route) | Spec::GrpcRoute(route)) = found.map(|found| &found.spec) else { return };
         if route.parents.iter().all(|parent| parent.object.is_service()) {
-            let message = format!("{} `{}` routes calls inside the mesh, which are limited where they arrive", target.kind, target.object.name);
+            let message =
+                format!("{} `{}` routes calls inside the mesh, which are limited where they arrive", target.kind, target.object.name);
             let hint = "name the Service that is called: `{kind: Service, name: …}`, with `match` for some of its requests";
             let found = self.wrong(&target.object.span, message).hint(hint);
             self.found.push(found);
@@ -68,7 +70,8 @@ impl Checked<'_> {
             return true;
         }
         let neighbours = self.after.of_kind(kind).filter(|found| found.metadata.namespace == metadata.namespace);
-        let hint = nearest(name.as_str(), neighbours.map(|found| found.metadata.name.as_str())).map(|near| format!("did you mean `{near}`?"));
+        let hint =
+            nearest(name.as_str(), neighbours.map(|found| found.metadata.name.as_str())).map(|near| format!("did you mean `{near}`?"));
         self.missing(&target.object.span, format!("there is no {kind} `{name}.{}`", metadata.namespace), hint);
         false
     }

@@ -11,7 +11,9 @@ pub use gateway::{
     Listener, ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ReferenceGrant, Secret, TlsMode, TlsPolicyTarget, Validation,
 };
 pub use rate_limit::{RateLimitPolicy, RateLimitTarget, WrittenCounted, WrittenLimit, WrittenService};
-pub use route::{BackendRef, HttpFilter, HttpRoute, ObjectRef, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule};
+pub use route::{
+    BackendRef, HttpFilter, HttpRoute, ObjectRef, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule,
+};
 
 use std::net::IpAddr;
 use std::ops::Range;

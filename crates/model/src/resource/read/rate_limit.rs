@@ -52,7 +52,11 @@ pub(super) fn policy(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Op
         found.push(limit);
     }
     if let (Some(span), false) = (service_span, found.iter().any(|limit| limit.counted == WrittenCounted::Service)) {
-        reader.wrong_with(&span, "no limit of the policy asks a service", "write `scope: Service` for those that do, or leave `service` out");
+        reader.wrong_with(
+            &span,
+            "no limit of the policy asks a service",
+            "write `scope: Service` for those that do, or leave `service` out",
+        );
     }
     Some(RateLimitPolicy { targets, limits: found, service })
 }
@@ -133,7 +137,11 @@ fn counted(object: &mut Object, scope: Option<Node>, reader: &mut Reader<'_>) ->
             return None;
         }
         let Some(node) = concurrent else {
-            reader.wrong_with(&span, "the limit says neither `requests` nor `concurrent`", "write `requests: 100, per: 1s`, or `concurrent: 50`");
+            reader.wrong_with(
+                &span,
+                "the limit says neither `requests` nor `concurrent`",
+                "write `requests: 100, per: 1s`, or `concurrent: 50`",
+            );
             return None;
         };
         if let (Scope::Global, Some(span)) = (scope, scope_span) {
