@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::views::{
-    ApplyReply, ApplyRequest, DeleteRequest, ErrorBody, ErrorReply, Receipt, Refusal, RefusedCalls, RenderedDiagnostic, ResourceList,
-    Status,
+    ApplyReply, ApplyRequest, DeleteRequest, EffectiveTraffic, ErrorBody, ErrorReply, Receipt, Refusal, RefusedCalls, RenderedDiagnostic,
+    ResourceList, Status,
 };
 
 /// The largest answer that is read, in bytes.
@@ -139,6 +139,14 @@ impl ApiClient {
     pub async fn refused(&self, namespace: Option<&str>) -> Result<RefusedCalls, ApiError> {
         let query = namespace.map(|namespace| format!("?namespace={namespace}")).unwrap_or_default();
         self.get(&format!("/v1/egress/refused{query}")).await
+    }
+
+    /// What holds for calls to a service, whoever said so.
+    ///
+    /// # Errors
+    /// 404 where there is no such service.
+    pub async fn effective_traffic(&self, namespace: &str, service: &str) -> Result<EffectiveTraffic, ApiError> {
+        self.get(&format!("/v1/services/{namespace}/{service}/traffic")).await
     }
 
     /// One resource.

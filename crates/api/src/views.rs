@@ -191,6 +191,9 @@ pub struct ProxyStatus {
     pub account: Label,
     /// The version label.
     pub version_label: Option<String>,
+    /// Where it runs, `REGION/ZONE`; none where it did not say.
+    #[serde(default)]
+    pub locality: Option<String>,
     /// `lorica 0.1.0`, `envoy`.
     pub software: String,
     /// Whether its stream is up.
@@ -303,4 +306,46 @@ pub struct ErrorBody {
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
+}
+
+/// What holds for calls to a service, whoever said so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EffectiveTraffic {
+    /// The service: `recording.contact`.
+    pub service: String,
+    /// Its ports.
+    pub ports: Vec<EffectivePort>,
+}
+
+/// What holds for calls to a port of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EffectivePort {
+    /// The port.
+    pub port: u16,
+    /// What holds for all calls.
+    pub settings: Vec<EffectiveSetting>,
+    /// What holds otherwise for requests by some rules of routes.
+    pub rules: Vec<EffectiveRule>,
+}
+
+/// What holds otherwise for requests by one rule of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EffectiveRule {
+    /// The route: `HTTPRoute split.contact`.
+    pub route: String,
+    /// Which of its rules: its name, or `#0` for the first of those without.
+    pub rule: String,
+    /// What holds.
+    pub settings: Vec<EffectiveSetting>,
+}
+
+/// One setting of a TrafficPolicy, as it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EffectiveSetting {
+    /// Its path in a policy's `spec`: `timeouts.request`.
+    pub setting: String,
+    /// Its value, as one would write it.
+    pub value: String,
+    /// Who says so: `TrafficPolicy slow.contact`, `HTTPRoute split.contact`, or `default`.
+    pub from: String,
 }

@@ -1,6 +1,7 @@
 //! The command line as typed: what clap reads, and the small grammars of its values.
 
 mod envoy;
+mod fault;
 mod proxy;
 
 use std::net::SocketAddr;
@@ -10,9 +11,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use lorica_model::name::{Label, Namespace, ServiceName, ServicePort};
-use lorica_model::snapshot::Protocol;
+use lorica_model::snapshot::{Locality, Protocol};
 
 pub use envoy::{EnvoyArgs, EnvoyCommand};
+pub use fault::{CallerArg, DelayArg, DnsArg, FaultAddArgs, FaultCommand, FaultListArgs, FaultRemoveArgs, HeaderArg};
 pub use proxy::{BindArg, InboundArg, ProxyArgs, WorkersArg};
 
 /// A service mesh in one binary.
@@ -73,6 +75,9 @@ pub enum Command {
     Diff(DiffArgs),
     /// Split a service's requests between its versions: a canary in one line.
     Split(SplitArgs),
+    /// Let calls fail on purpose, for a while.
+    #[command(subcommand)]
+    Fault(FaultCommand),
     /// What policies do.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -148,6 +153,7 @@ pub struct ControlArgs {
 #[command(after_help = "Examples:
   lorica run --service recording.contact --port 80:8080/http -- ./recording
   lorica run --service orders.shop --port 50051/grpc --version-label v2 -- ./orders --verbose
+  lorica run --service recording.contact --port 80:8080/http --locality eu-central/eu-central-1a -- ./recording
   lorica run -- curl http://recording.contact/recordings
   lorica run --host-port 5432 --service api.shop --port 80/http -- ./api    with a database on the host's loopback
   lorica run --upstream recording.contact:80=127.0.0.1:9001 -- ./app        where namespaces are not allowed")]
@@ -167,6 +173,9 @@ pub struct RunArgs {
     /// Its version label: `v2`.
     #[arg(long, value_name = "LABEL")]
     pub version_label: Option<String>,
+    /// Where it runs: `eu-central/eu-central-1a`. Policies that prefer near endpoints go by it, and others see it of this one.
+    #[arg(long, env = "LORICA_LOCALITY", value_name = "REGION[/ZONE]")]
+    pub locality: Option<Locality>,
     /// A local address that stands for a service port. Needs no privilege and no namespace; capture is off then.
     #[arg(long = "upstream", value_name = "NAME:PORT=LOCAL")]
     pub upstreams: Vec<UpstreamArg>,
@@ -341,9 +350,10 @@ pub struct DiffArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   lorica get httproutes -A
-  lorica get service recording -n contact -o yaml")]
+  lorica get service recording -n contact -o yaml
+  lorica get trafficpolicy --effective recording -n contact")]
 pub struct GetArgs {
-    /// The kind: `httproute`, `service`, `workload`, `authenticationpolicy`.
+    /// The kind: `httproute`, `service`, `workload`, `trafficpolicy`.
     pub kind: String,
     /// One of them.
     pub name: Option<String>,
@@ -353,6 +363,9 @@ pub struct GetArgs {
     /// All namespaces.
     #[arg(short = 'A', long)]
     pub all_namespaces: bool,
+    /// With `trafficpolicy`: what holds for calls to this service, and who says so; defaults among it.
+    #[arg(long, value_name = "SERVICE", conflicts_with_all = ["name", "all_namespaces"])]
+    pub effective: Option<String>,
     /// How to print.
     #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     pub output: ResourceFormat,

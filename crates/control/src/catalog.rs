@@ -21,6 +21,8 @@ pub struct Published {
     pub revision: u64,
     /// What users wrote.
     pub resources: Arc<Resources>,
+    /// What of it is in force: what units are made of.
+    pub in_force: Arc<Resources>,
     /// Who is there.
     pub registry: Arc<Registry>,
     /// Whose identities they have.
@@ -36,18 +38,18 @@ impl Published {
     #[must_use]
     pub fn new(
         revision: u64,
-        resources: Arc<Resources>,
+        (resources, in_force): (Arc<Resources>, Arc<Resources>),
         registry: Arc<Registry>,
         trust_domain: TrustDomain,
         bundle: Arc<TrustBundle>,
     ) -> Self {
-        Self { revision, resources, registry, trust_domain, bundle, encoded: Mutex::default() }
+        Self { revision, resources, in_force, registry, trust_domain, bundle, encoded: Mutex::default() }
     }
 
     /// What units are compiled from.
     #[must_use]
     pub fn world(&self) -> World<'_> {
-        World { resources: &self.resources, registry: &self.registry, trust_domain: &self.trust_domain }
+        World { resources: &self.in_force, registry: &self.registry, trust_domain: &self.trust_domain }
     }
 }
 
@@ -128,6 +130,15 @@ impl Viewed {
         encode::outbound(&unit, self.dialect, Context { node: &self.node, plaintext, grpc })
     }
 
+    fn endpoints(&self, port: &ServicePort) -> Option<Resource> {
+        let world = self.published.world();
+        let set = compile::endpoints(&world, port)?;
+        Some(match self.dialect {
+            Dialect::Envoy => encode::endpoints_near(&set, &self.node.locality, &compile::traffic(&world, port).balancing),
+            Dialect::Lorica | Dialect::Grpc => encode::endpoints(&set, self.dialect),
+        })
+    }
+
     /// Whether it is an Envoy that takes captured connections.
     fn captures(&self) -> bool {
         self.dialect == Dialect::Envoy && self.node.upstreams.is_empty() && self.node.gateway.is_none()
@@ -138,7 +149,7 @@ impl Viewed {
         match kind {
             Kind::Secret => (name == BUNDLE).then(|| encode::bundle(&self.published.bundle)),
             Kind::Names => compile::names(&world).get(&name.parse::<Namespace>().ok()?).map(encode::names),
-            Kind::Endpoints => compile::endpoints(&world, &name.parse().ok()?).map(|set| encode::endpoints(&set, self.dialect)),
+            Kind::Endpoints => self.endpoints(&name.parse().ok()?),
             Kind::Listener if self.workload.as_ref().is_some_and(|workload| encode::inbound_name(workload) == name) => {
                 compile::inbound(&world, self.workload.as_ref()?).map(|unit| encode::inbound(&unit))
             }

@@ -96,7 +96,12 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
         socket: config.socket,
     });
     let listener = serve::bind(&control.socket).await.with_context(|| format!("{} cannot be served", control.socket.display()))?;
-    let tasks = [tokio::spawn(issuer.keep_fresh(store.clone())), tokio::spawn(expire(mesh.clone())), tokio::spawn(catch_up(mesh))];
+    let tasks = [
+        tokio::spawn(issuer.keep_fresh(store.clone())),
+        tokio::spawn(expire(mesh.clone())),
+        tokio::spawn(end_faults(mesh.clone())),
+        tokio::spawn(catch_up(mesh)),
+    ];
     ready(&trust_domain);
     serve::serve(listener, control.clone(), shutdown).await;
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
@@ -129,6 +134,18 @@ async fn expire(mesh: Arc<Mesh>) {
         drop(tokio::time::timeout(Duration::from_millis(500), mesh.said.notified()).await);
         let expiring = mesh.clone();
         drop(tokio::task::spawn_blocking(move || expiring.expire(Instant::now())).await);
+    }
+}
+
+/// Takes faults away at their ends. Lorica's proxies hold to these by themselves; Envoys know of none.
+async fn end_faults(mesh: Arc<Mesh>) {
+    loop {
+        // The clock may be set: what is far away is looked at again each minute.
+        let wait = match mesh.end_faults(SystemTime::now()) {
+            Some(end) => end.duration_since(SystemTime::now()).unwrap_or_default().min(Duration::from_secs(60)),
+            None => Duration::from_secs(3600),
+        };
+        drop(tokio::time::timeout(wait, mesh.faults.notified()).await);
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Mesh {
     state: Mutex<State>,
     /// Told when something waits to be published.
     pub behind: Notify,
+    /// Told when there may be faults that end at other times.
+    pub faults: Notify,
     /// Told at every acknowledgement, refusal and end, for who waits for a receipt.
     pub said: Notify,
 }
@@ -49,6 +51,8 @@ pub type SessionId = u64;
 
 struct State {
     resources: Arc<Resources>,
+    /// What of the resources is in force: all but the faults that are over.
+    in_force: Arc<Resources>,
     registry: Arc<Registry>,
     addresses: Addresses,
     trust_domain: TrustDomain,
@@ -183,11 +187,14 @@ impl Mesh {
             registry.workloads.insert(name, workload);
         }
         let (resources, registry, bundle) = (Arc::new(resources), Arc::new(registry), Arc::new(bundle));
-        let published = Arc::new(Published::new(1, resources.clone(), registry.clone(), trust_domain.clone(), bundle.clone()));
+        let in_force = resources.in_force(now);
+        let both = (resources.clone(), in_force.clone());
+        let published = Arc::new(Published::new(1, both, registry.clone(), trust_domain.clone(), bundle.clone()));
         let revision = store.revision()?;
         let history = store.list(Table::History)?.into_iter().map(|(key, _)| key).collect();
         let state = State {
             resources,
+            in_force,
             registry,
             addresses,
             trust_domain,
@@ -206,7 +213,14 @@ impl Mesh {
             behind: false,
             ended: false,
         };
-        Ok(Arc::new(Self { store, writing: Mutex::new(()), state: Mutex::new(state), behind: Notify::new(), said: Notify::new() }))
+        Ok(Arc::new(Self {
+            store,
+            writing: Mutex::new(()),
+            state: Mutex::new(state),
+            behind: Notify::new(),
+            faults: Notify::new(),
+            said: Notify::new(),
+        }))
     }
 
     fn writing(&self) -> MutexGuard<'_, ()> {
@@ -323,12 +337,20 @@ impl Mesh {
         put.into_iter().for_each(|resource| drop(resources.insert(resource)));
         delete.iter().for_each(|key| drop(resources.remove(key)));
         state.resources = Arc::new(resources);
+        state.in_force = state.resources.in_force(SystemTime::now());
         state.registry = Arc::new(Registry { services, workloads: state.registry.workloads.clone() });
         state.revision = revision;
         let number = state.publish();
         drop(state);
         self.said.notify_waiters();
+        self.faults.notify_one();
         Ok((revision, number))
+    }
+
+    /// Whether somebody is here who is no proxy of Lorica's: an Envoy, or a client of gRPC.
+    #[must_use]
+    pub fn has_other_clients(&self) -> bool {
+        self.state().sessions.values().any(|session| session.dialect != Dialect::Lorica)
     }
 
     /// A stream begins.
@@ -437,6 +459,20 @@ impl Mesh {
         state.latest()
     }
 
+    /// Takes faults away that are over at `now`. The end of the next one; none: there is no other.
+    pub fn end_faults(&self, now: SystemTime) -> Option<SystemTime> {
+        let mut state = self.state();
+        let next = state.resources.in_force(now);
+        if next.len() != state.in_force.len() {
+            state.in_force = next;
+            state.publish();
+        }
+        let end = state.in_force.faults().map(|(_, policy)| policy.ends).min();
+        drop(state);
+        self.said.notify_waiters();
+        end
+    }
+
     /// Publishes what waits.
     pub fn catch_up(&self) {
         let mut state = self.state();
@@ -506,7 +542,7 @@ impl State {
         (self.behind, self.published_at) = (false, Instant::now());
         let next = Arc::new(Published::new(
             revision,
-            self.resources.clone(),
+            (self.resources.clone(), self.in_force.clone()),
             self.registry.clone(),
             self.trust_domain.clone(),
             self.bundle.clone(),

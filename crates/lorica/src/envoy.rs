@@ -87,6 +87,7 @@ impl Member {
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
         let mut metadata = NodeMetadata::client(namespace, account);
         metadata.service.clone_from(&arguments.service);
+        metadata.locality = arguments.locality.clone().unwrap_or_default();
         metadata.secrets_directory = Some(directory.clone());
         metadata.upstreams = arguments.upstreams.iter().map(|upstream| (upstream.port.clone(), upstream.local)).collect();
         for (index, port) in arguments.ports.iter().enumerate() {

@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         | Command::Delete(_)
         | Command::Diff(_)
         | Command::Split(_)
+        | Command::Fault(_)
         | Command::Policy(_)
         | Command::Get(_)
         | Command::Status(_)

@@ -108,6 +108,7 @@ fn gateway(gateway: GatewayName, arguments: ProxyArgs, global: &Global, printer:
             service: None,
             account: gateway.account(),
             version: arguments.version_label,
+            locality: arguments.locality.unwrap_or_default(),
             ports: Vec::new(),
             upstreams: Vec::new(),
             advertise: arguments.listen,
@@ -191,7 +192,8 @@ fn own(arguments: &ProxyArgs, id: Option<&SpiffeId>) -> anyhow::Result<Own> {
         (None, None) => "proxy",
     };
     let workload = WorkloadName::new(namespace.clone(), crate::run::unique(stem)?);
-    Ok(Own { workload, namespace, service: arguments.service.clone(), account, version: arguments.version_label.clone() })
+    let locality = arguments.locality.clone().unwrap_or_default();
+    Ok(Own { workload, namespace, service: arguments.service.clone(), account, version: arguments.version_label.clone(), locality })
 }
 
 /// Each address at which calls are taken, with the app port and the service port that it leads to.

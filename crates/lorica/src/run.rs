@@ -57,6 +57,7 @@ fn configuration(arguments: &RunArgs, global: &Global, places: &Places) -> anyho
         service: arguments.service.clone(),
         account,
         version: arguments.version_label.clone(),
+        locality: arguments.locality.clone().unwrap_or_default(),
         ports: arguments
             .ports
             .iter()

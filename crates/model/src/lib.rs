@@ -10,3 +10,4 @@ pub mod reason;
 pub mod resource;
 pub mod snapshot;
 pub mod spiffe;
+pub mod xxh64;

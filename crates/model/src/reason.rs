@@ -43,6 +43,10 @@ pub enum Reason {
     UpstreamProtocol,
     /// The request took longer than its timeout.
     RequestTimeout,
+    /// The time that the caller gave the request, or a request before it, is over.
+    DeadlineExceeded,
+    /// The stream lasted longer than it may.
+    StreamTimeout,
     /// The exchange was silent longer than the stream idle timeout.
     IdleTimeout,
     /// The caller closed or reset before the answer was complete.
@@ -71,6 +75,8 @@ pub enum Reason {
     RateLimited,
     /// A limit could not be asked for, and its policy lets nothing through then.
     RateLimitFailed,
+    /// A FaultPolicy asks for it: nothing is broken.
+    FaultInjected,
     /// The proxy is ending.
     Draining,
 }
@@ -106,7 +112,7 @@ const CANCELLED: u32 = 1;
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 32] = [
         Self::NoRoute,
         Self::NoBackend,
         Self::NoSuchPort,
@@ -121,6 +127,8 @@ impl Reason {
         Self::UpstreamReset,
         Self::UpstreamProtocol,
         Self::RequestTimeout,
+        Self::DeadlineExceeded,
+        Self::StreamTimeout,
         Self::IdleTimeout,
         Self::ClientClosed,
         Self::BadRequest,
@@ -135,6 +143,7 @@ impl Reason {
         Self::EgressDenied,
         Self::RateLimited,
         Self::RateLimitFailed,
+        Self::FaultInjected,
         Self::Draining,
     ];
 
@@ -181,6 +190,12 @@ impl Reason {
             Self::RequestTimeout => {
                 ("request_timeout", "UT", 504, DEADLINE_EXCEEDED, Upstream, false, "the request took longer than its timeout")
             }
+            Self::DeadlineExceeded => {
+                ("deadline_exceeded", "UMSDR", 504, DEADLINE_EXCEEDED, Client, false, "the time that the caller gave the request is over")
+            }
+            Self::StreamTimeout => {
+                ("stream_timeout", "UMSDR", 504, DEADLINE_EXCEEDED, Mesh, false, "the stream lasted longer than its stream timeout")
+            }
             Self::IdleTimeout => (
                 "idle_timeout",
                 "SI",
@@ -225,6 +240,7 @@ impl Reason {
             Self::RateLimitFailed => {
                 ("rate_limit_failed", "RLSE", 500, UNAVAILABLE, Mesh, true, "who counts requests did not answer, and then none may pass")
             }
+            Self::FaultInjected => ("fault_injected", "FI", 503, UNAVAILABLE, Mesh, true, "a FaultPolicy answers in place of the service"),
             Self::Draining => ("draining", "LR", 503, UNAVAILABLE, Mesh, true, "the proxy is ending"),
         };
         Meaning { word, flag, status, grpc, side, unsent, text }

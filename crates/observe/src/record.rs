@@ -152,6 +152,21 @@ impl fmt::Display for Route {
     }
 }
 
+/// A fault that an exchange met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FaultMet {
+    /// The policy that made it.
+    pub by: Arc<Origin>,
+    /// Whether it delayed the exchange.
+    pub delayed: bool,
+}
+
+impl fmt::Display for FaultMet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}.{}", self.by.kind, self.by.name, self.by.namespace)
+    }
+}
+
 /// The record of an exchange. It borrows what the exchange has, as it is told before the exchange lets go of it.
 #[derive(Debug, Clone)]
 pub struct Record<'x> {
@@ -171,6 +186,8 @@ pub struct Record<'x> {
     pub reason: Option<Reason>,
     /// What exactly happened then.
     pub detail: Cow<'x, str>,
+    /// The fault that it met, made on purpose.
+    pub fault: Option<FaultMet>,
     /// When it began.
     pub start: SystemTime,
     /// From its first byte to its end.
@@ -230,7 +247,12 @@ impl Record<'_> {
     /// Envoy's response flag; `-` where the mesh had nothing to say.
     #[must_use]
     pub fn flag(&self) -> &'static str {
-        self.reason.map_or("-", |reason| reason.meaning().flag)
+        match (self.reason, self.fault.as_ref().is_some_and(|fault| fault.delayed)) {
+            (Some(Reason::FaultInjected), true) => "DI,FI",
+            (Some(reason), _) => reason.meaning().flag,
+            (None, true) => "DI",
+            (None, false) => "-",
+        }
     }
 
     /// Whether the exchange was traced and is to be told to the collector.
@@ -275,6 +297,7 @@ pub(crate) mod sample {
             security: Security::Unknown,
             reason: None,
             detail: Cow::default(),
+            fault: None,
             start: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250),
             duration: Duration::from_micros(12_500),
             received: 20,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lorica_model::name::{Label, Namespace, ServiceName, ServicePort, WorkloadName};
-use lorica_model::snapshot::Protocol;
+use lorica_model::snapshot::{Locality, Protocol};
 use serde::{Deserialize, Serialize};
 
 /// All that one sidecar needs to know.
@@ -24,6 +24,8 @@ pub struct ProxyConfig {
     pub account: Label,
     /// Its version label: `v2`.
     pub version: Option<String>,
+    /// Where it runs.
+    pub locality: Locality,
     /// The app's ports.
     pub ports: Vec<DeclaredPort>,
     /// Service ports that the app calls through local listeners, without capture.
@@ -51,6 +53,8 @@ pub struct Own {
     pub account: Label,
     /// Its version label: `v2`.
     pub version: Option<String>,
+    /// Where it runs.
+    pub locality: Locality,
 }
 
 impl Own {
@@ -65,8 +69,8 @@ impl ProxyConfig {
     /// Whom the sidecar stands for.
     #[must_use]
     pub fn own(&self) -> Own {
-        let Self { workload, namespace, service, account, version, .. } = self.clone();
-        Own { workload, namespace, service, account, version }
+        let Self { workload, namespace, service, account, version, locality, .. } = self.clone();
+        Own { workload, namespace, service, account, version, locality }
     }
 }
 

@@ -8,12 +8,13 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket as StdUdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hickory_proto::op::{Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use lorica_model::name::{Namespace, ServiceName};
+use lorica_model::snapshot::{NameAnswer, inject_name};
 use lorica_observe::Telemetry;
 use lorica_observe::metrics::OwnMetric;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -45,6 +46,8 @@ enum Outcome {
     Forward,
     /// It is no query; silence is the only safe answer.
     Ignore,
+    /// What a FaultPolicy says in place of the answer; none: nothing.
+    Fault(Option<Vec<u8>>),
 }
 
 /// Answers queries for one namespace.
@@ -98,7 +101,7 @@ impl Dns {
                 Err(error) => return tracing::error!(%error, "the DNS socket failed"),
             };
             match self.outcome(&buffer[..length]) {
-                Outcome::Reply(reply) => {
+                Outcome::Reply(reply) | Outcome::Fault(Some(reply)) => {
                     let reply = fit(reply, &buffer[..length]);
                     if let Err(error) = socket.send_to(&reply, from).await {
                         tracing::debug!(%error, "a DNS answer could not be sent");
@@ -113,7 +116,7 @@ impl Dns {
                         }
                     });
                 }
-                Outcome::Ignore => {}
+                Outcome::Ignore | Outcome::Fault(None) => {}
             }
         }
     }
@@ -146,9 +149,10 @@ impl Dns {
         loop {
             let query = timeout(TCP_IDLE, read_framed(&mut stream)).await.map_err(|_| io::ErrorKind::TimedOut)??;
             let reply = match self.outcome(&query) {
-                Outcome::Reply(reply) => reply,
+                Outcome::Reply(reply) | Outcome::Fault(Some(reply)) => reply,
                 Outcome::Forward => self.forward(&query, true).await,
                 Outcome::Ignore => return Ok(()),
+                Outcome::Fault(None) => continue,
             };
             write_framed(&mut stream, &reply).await?;
         }
@@ -156,11 +160,19 @@ impl Dns {
 
     fn outcome(&self, query: &[u8]) -> Outcome {
         let view = self.views.borrow().clone();
-        let outcome = answer(query, &view, &self.namespace, self.app_has_ipv6, self.host_has_ipv6);
+        let fault = |service: &ServiceName| {
+            let faults = &view.snapshot.egress.as_ref()?.names;
+            let fault = inject_name(faults, service, SystemTime::now(), fastrand::f64)?;
+            tracing::debug!(%service, policy = %fault.origin, "a question for a name meets a fault");
+            self.telemetry.count(OwnMetric::FAULTS_INJECTED, "dns", 1);
+            Some(fault.answer)
+        };
+        let outcome = answer(query, &view, &self.namespace, self.app_has_ipv6, self.host_has_ipv6, fault);
         let word = match &outcome {
             Outcome::Reply(_) => "answered",
             Outcome::Forward => "forwarded",
             Outcome::Ignore => "ignored",
+            Outcome::Fault(_) => "fault",
         };
         self.telemetry.count(OwnMetric::DNS_QUERIES, word, 1);
         outcome
@@ -191,8 +203,15 @@ impl Dns {
     }
 }
 
-/// The answer to a query where the mesh knows it.
-fn answer(query: &[u8], view: &View, namespace: &Namespace, app_has_ipv6: bool, host_has_ipv6: bool) -> Outcome {
+/// The answer to a query where the mesh knows it. `fault`: what a question for a service's address is answered with in place of it.
+fn answer(
+    query: &[u8],
+    view: &View,
+    namespace: &Namespace,
+    app_has_ipv6: bool,
+    host_has_ipv6: bool,
+    fault: impl FnOnce(&ServiceName) -> Option<NameAnswer>,
+) -> Outcome {
     let Ok(message) = Message::from_vec(query) else {
         return if query.len() >= 12 && query[2] & 0x80 == 0 {
             Outcome::Reply(failure(query, ResponseCode::FormErr))
@@ -210,7 +229,18 @@ fn answer(query: &[u8], view: &View, namespace: &Namespace, app_has_ipv6: bool, 
         return Outcome::Forward;
     }
     let host = question.name().to_ascii().to_ascii_lowercase();
-    let records = match (view.lookup(&host, namespace), question.query_type()) {
+    let known = view.lookup(&host, namespace);
+    if let Some((namespace, record)) = known
+        && matches!(question.query_type(), RecordType::A | RecordType::AAAA)
+        && let Some(answer) = fault(&ServiceName::new(namespace.clone(), record.name.clone()))
+    {
+        return Outcome::Fault(match answer {
+            NameAnswer::ServerFailure => Some(failure(query, ResponseCode::ServFail)),
+            NameAnswer::NoSuchName => Some(failure(query, ResponseCode::NXDomain)),
+            NameAnswer::Timeout => None,
+        });
+    }
+    let records = match (known, question.query_type()) {
         (Some((_, record)), RecordType::A) => vec![RData::A(A(record.v4))],
         // An app without IPv6 gets no IPv6 address, and NODATA rather than NXDOMAIN: the name exists.
         (Some((_, record)), RecordType::AAAA) if app_has_ipv6 => vec![RData::AAAA(AAAA(record.v6))],
@@ -337,7 +367,37 @@ mod tests {
     fn ask(name: &str, kind: RecordType) -> Outcome {
         let mut message = Message::query();
         message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-        answer(&message.to_vec().unwrap(), &view(), &Namespace::new("contact").unwrap(), false, false)
+        answer(&message.to_vec().unwrap(), &view(), &Namespace::new("contact").unwrap(), false, false, |_| None)
+    }
+
+    #[test]
+    fn a_fault_is_answered_in_place_of_an_address() {
+        let ask = |name: &str, kind, given| {
+            let mut message = Message::query();
+            message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+            let mut asked = None;
+            let fault = |service: &ServiceName| {
+                asked = Some(service.to_string());
+                given
+            };
+            let outcome = answer(&message.to_vec().unwrap(), &view(), &Namespace::new("contact").unwrap(), false, false, fault);
+            (outcome, asked)
+        };
+        for (given, expected) in [
+            (NameAnswer::ServerFailure, Some(ResponseCode::ServFail)),
+            (NameAnswer::NoSuchName, Some(ResponseCode::NXDomain)),
+            (NameAnswer::Timeout, None),
+        ] {
+            for kind in [RecordType::A, RecordType::AAAA] {
+                let (Outcome::Fault(reply), asked) = ask("recording.", kind, Some(given)) else { panic!("{given:?}") };
+                assert_eq!(reply.map(|reply| Message::from_vec(&reply).unwrap().metadata.response_code), expected);
+                assert_eq!(asked.as_deref(), Some("recording.contact"));
+            }
+        }
+        // Names that are none of the mesh's, and questions for something else, meet none.
+        let (outcome, asked) = ask("example.com.", RecordType::A, Some(NameAnswer::Timeout));
+        assert!(matches!(outcome, Outcome::Forward) && asked.is_none());
+        assert!(ask("recording.", RecordType::MX, Some(NameAnswer::Timeout)).1.is_none());
     }
 
     #[track_caller]
@@ -380,7 +440,7 @@ mod tests {
     #[test]
     fn what_is_no_query_is_refused_or_ignored() {
         let view = view();
-        let answer = |bytes: &[u8]| answer(bytes, &view, &Namespace::default(), true, true);
+        let answer = |bytes: &[u8]| answer(bytes, &view, &Namespace::default(), true, true, |_| None);
         assert!(matches!(answer(b"x"), Outcome::Ignore));
         let Outcome::Reply(reply) = answer(&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 63]) else { panic!() };
         assert_eq!(reply[..2], [0, 7]);

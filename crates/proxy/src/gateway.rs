@@ -321,6 +321,7 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
     let metadata = NodeMetadata {
         gateway: Some(gateway.clone()),
         metrics: Some(scraped),
+        locality: proxy.locality.clone(),
         ..NodeMetadata::client(proxy.namespace.clone(), proxy.account.clone())
     };
     let node = serde_json::json!({ "id": proxy.workload, "metadata": metadata }).to_string();
@@ -339,7 +340,7 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
     let (_, listening) = watch::channel(Vec::new());
     let (mut views, mut running, mut listeners, mut adopting) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for number in 0..count {
-        let (views_in, view) = watch::channel(standalone::first_view(&client.snapshot().borrow()));
+        let (views_in, view) = watch::channel(standalone::first_view(&client.snapshot().borrow(), &own.locality));
         let (listeners_in, gateway) = mpsc::channel(MAX_WAITING);
         let (adopted, runs) = watch::channel(0);
         adopting.push(runs);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use lorica_capture::{AppListener, FromProxy, ListenerLabel, ProxyChannel};
 use lorica_identity::TlsEpoch;
-use lorica_model::snapshot::{InboundUnit, Locality};
+use lorica_model::snapshot::InboundUnit;
 use lorica_xds::client::{Client, ClientConfig, ConnectionState, Endpoint};
 use lorica_xds::refused::Teller;
 use lorica_xds::{NodeMetadata, NodePort};
@@ -72,7 +72,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
 
     let (epochs, epoch) = watch::channel(None);
     spawn_local(Keeper { control_socket: config.control_socket.clone(), node, snapshots: client.snapshot(), epochs }.run());
-    let (views_in, views) = watch::channel(Arc::new(View::default()));
+    let (views_in, views) = watch::channel(Arc::new(View::at(config.locality.clone())));
     let (adopted, running) = watch::channel(0);
     let followed = view::follow(client.clone(), views_in, running);
     spawn_local(followed);
@@ -165,7 +165,7 @@ fn metadata(config: &ProxyConfig, listeners: &[Listener], metrics: SocketAddr) -
         ports: config.ports.iter().map(port).collect::<anyhow::Result<_>>()?,
         metrics: Some(metrics),
         streams: true,
-        locality: Locality::default(),
+        locality: config.locality.clone(),
         ..NodeMetadata::client(config.namespace.clone(), config.account.clone())
     })
 }

@@ -14,7 +14,7 @@ use lorica_capture::{ListenerLabel, listen};
 use lorica_identity::TlsEpoch;
 use lorica_identity::files::IdentityFiles;
 use lorica_model::name::ServicePort;
-use lorica_model::snapshot::Snapshot;
+use lorica_model::snapshot::{Locality, Snapshot};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -134,7 +134,7 @@ async fn serve(
     let (mut views, mut gateways) = (Vec::new(), Vec::new());
     let mut running = Vec::new();
     for (number, listeners) in listeners.into_iter().enumerate() {
-        let (views_in, view) = watch::channel(first_view(&proxy.snapshot));
+        let (views_in, view) = watch::channel(first_view(&proxy.snapshot, &own.locality));
         views.push(views_in);
         let (gateway_in, gateway) = mpsc::channel(MAX_WAITING);
         gateways.push(gateway_in);
@@ -186,8 +186,9 @@ async fn serve(
     Ok(())
 }
 
-pub(crate) fn first_view(snapshot: &Snapshot) -> Arc<View> {
-    Arc::new(View::next(&View::default(), Arc::new(snapshot.unshared()), Instant::now()))
+/// The first view of a proxy that runs at `own`.
+pub(crate) fn first_view(snapshot: &Snapshot, own: &Locality) -> Arc<View> {
+    Arc::new(View::next(&View::at(own.clone()), Arc::new(snapshot.unshared()), Instant::now()))
 }
 
 fn renewed(read: Result<&TlsEpoch, &anyhow::Error>) -> String {

@@ -10,15 +10,18 @@ use std::time::Instant;
 
 use lorica_identity::{AcceptedIdentities, edge};
 use lorica_model::name::{Namespace, SUFFIX, ServiceName, ServicePort};
-use lorica_model::snapshot::{BackendTls, HostPattern, Listening, NameRecord, OutboundUnit, ServerTls, Snapshot, Terminated, TlsAction};
+use lorica_model::snapshot::{
+    BackendTls, HostPattern, Listening, Locality, NameRecord, OutboundUnit, ServerTls, Snapshot, Terminated, TlsAction,
+};
 #[cfg(feature = "http3")]
 use lorica_model::snapshot::{Certificate, TlsChain};
 use lorica_xds::client::Client;
+use smallvec::SmallVec;
 use tokio::sync::watch;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 
-use crate::endpoints::{self, LiveSet, LiveSets};
+use crate::endpoints::{self, Active, LiveSet, LiveSets, NoPick, Wanted};
 use crate::path::mtls::Negotiated;
 
 /// The snapshot, the live endpoints, and which service each virtual address means.
@@ -30,12 +33,19 @@ pub struct View {
     pub snapshot: Arc<Snapshot>,
     /// The endpoints and what is known of each.
     pub live: LiveSets,
-    reaches: HashMap<ServicePort, Arc<Reach>, foldhash::fast::RandomState>,
+    /// Where this proxy runs.
+    own: Locality,
+    /// Service ports as far as their own endpoints go.
+    alone: Reaches,
+    reaches: Reaches,
     addresses: Arc<HashMap<IpAddr, ServiceName>>,
     servers: BTreeMap<(u16, HostPattern), Server>,
     #[cfg(feature = "http3")]
     quic: BTreeMap<u16, Quic>,
 }
+
+/// How each service port is reached.
+type Reaches = HashMap<ServicePort, Arc<Reach>, foldhash::fast::RandomState>;
 
 /// How TLS ends inside QUIC on a port: what each server name shows, what was made of it, or why nothing could be.
 #[cfg(feature = "http3")]
@@ -59,6 +69,8 @@ pub struct Reach {
     pub unit: Arc<OutboundUnit>,
     /// Its endpoints.
     pub live: Arc<LiveSet>,
+    /// The service ports that take over, in this order, as its own endpoints fail; each with its own endpoints alone.
+    pub failover: Vec<Arc<Self>>,
     /// The identities that they may prove.
     pub accepted: AcceptedIdentities,
     /// A number that stands for `accepted` and `edge` in pools: the same one for as long as these stay the same.
@@ -110,26 +122,74 @@ impl Reach {
             return Arc::new(Self::new(unit, live, NEXT.fetch_add(1, Ordering::Relaxed)));
         }
         let (accepted, edge) = (before.accepted.clone(), before.edge.clone());
-        Arc::new(Self { unit: unit.clone(), live, accepted, accepted_number: before.accepted_number, edge })
+        Arc::new(Self { unit: unit.clone(), live, failover: Vec::new(), accepted, accepted_number: before.accepted_number, edge })
     }
 
     fn new(unit: &Arc<OutboundUnit>, live: Arc<LiveSet>, accepted_number: u64) -> Self {
         let accepted = AcceptedIdentities::new(unit.cluster.accepted.iter().cloned());
         let edge = unit.cluster.tls.as_ref().map(EdgeClient::new);
-        Self { unit: unit.clone(), live, accepted, accepted_number, edge }
+        Self { unit: unit.clone(), live, failover: Vec::new(), accepted, accepted_number, edge }
+    }
+
+    /// The same with those that take over, as far as they are known.
+    fn with_failover(self: &Arc<Self>, before: Option<&Arc<Self>>, alone: &Reaches) -> Arc<Self> {
+        let named = &self.unit.cluster.traffic.failover;
+        let failover: Vec<Arc<Self>> = named.iter().filter_map(|port| alone.get(port)).cloned().collect();
+        if failover.is_empty() {
+            return self.clone();
+        }
+        let same = |before: &&Arc<Self>| {
+            let same_others =
+                before.failover.len() == failover.len() && before.failover.iter().zip(&failover).all(|(old, new)| Arc::ptr_eq(old, new));
+            same_others && Arc::ptr_eq(&before.unit, &self.unit) && Arc::ptr_eq(&before.live, &self.live)
+        };
+        before.filter(same).cloned().unwrap_or_else(|| {
+            let (accepted, edge) = (self.accepted.clone(), self.edge.clone());
+            let (unit, live, accepted_number) = (self.unit.clone(), self.live.clone(), self.accepted_number);
+            Arc::new(Self { unit, live, failover, accepted, accepted_number, edge })
+        })
+    }
+
+    /// The endpoint that takes a call, and how it is reached: as one of this service port, or of one that takes over.
+    ///
+    /// # Errors
+    /// [`NoPick`] where there is none.
+    pub fn pick(&self, wanted: Wanted<'_>, now: Instant, random: impl FnMut() -> f64) -> Result<(&Self, Active), NoPick> {
+        let (at, active) = endpoints::pick(&self.sets(), wanted, now, random)?;
+        let of = at.checked_sub(1).and_then(|at| self.failover.get(at)).map_or(self, |other| &**other);
+        Ok((of, active))
+    }
+
+    /// Whether every endpoint that a call could be given is among those `tried`.
+    #[must_use]
+    pub fn is_exhausted(&self, tried: &[u64]) -> bool {
+        endpoints::is_exhausted(&self.sets(), tried)
+    }
+
+    /// Its own endpoints, then those that take over.
+    fn sets(&self) -> SmallVec<[&LiveSet; 1]> {
+        std::iter::once(&*self.live).chain(self.failover.iter().map(|other| &*other.live)).collect()
     }
 }
 
 impl View {
+    /// The view of a proxy that knows nothing yet but where it runs.
+    #[must_use]
+    pub fn at(own: Locality) -> Self {
+        Self { own, ..Self::default() }
+    }
+
     /// The view of `snapshot`, keeping what `before` knew.
     #[must_use]
     pub fn next(before: &Self, snapshot: Arc<Snapshot>, now: Instant) -> Self {
-        let live = endpoints::update(&before.live, &snapshot.endpoints, &snapshot.outbound, now);
+        let live = endpoints::update(&before.live, &snapshot.endpoints, &snapshot.outbound, &before.own, now);
         let reach = |(port, unit): (&ServicePort, &Arc<OutboundUnit>)| {
             let live = live.get(port).cloned().unwrap_or_default();
-            (port.clone(), Reach::next(before.reaches.get(port), unit, live))
+            (port.clone(), Reach::next(before.alone.get(port), unit, live))
         };
-        let reaches = snapshot.outbound.iter().map(reach).collect();
+        let alone: Reaches = snapshot.outbound.iter().map(reach).collect();
+        let whole = |(port, reach): (&ServicePort, &Arc<Reach>)| (port.clone(), reach.with_failover(before.reaches.get(port), &alone));
+        let reaches = alone.iter().map(whole).collect();
         // Names change seldom, endpoints often: the index is made again only when a table did.
         let same = before.snapshot.names.len() == snapshot.names.len()
             && before.snapshot.names.values().zip(snapshot.names.values()).all(|(old, new)| Arc::ptr_eq(old, new));
@@ -141,6 +201,8 @@ impl View {
             number: before.number + 1,
             snapshot,
             live,
+            own: before.own.clone(),
+            alone,
             reaches,
             addresses,
             servers,
@@ -280,5 +342,81 @@ pub async fn follow(client: Client, views: watch::Sender<Arc<View>>, mut running
 pub async fn adopted(running: &mut watch::Receiver<u64>, number: u64) {
     if running.wait_for(|newest| *newest >= number).await.is_err() {
         tracing::debug!("a worker ended before it ran the newest view");
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use lorica_model::snapshot::{Cluster, Endpoint, EndpointSet, Protocol, RuleTable, Traffic, Transport};
+
+    /// A unit that says nothing special.
+    pub(crate) fn unit(port: &ServicePort) -> OutboundUnit {
+        OutboundUnit {
+            port: port.clone(),
+            virtual_v4: [240, 0, 0, 1].into(),
+            virtual_v6: "fd00::1".parse().unwrap(),
+            protocol: Protocol::Http,
+            rules: RuleTable::default(),
+            http_only: true,
+            cluster: Cluster {
+                port: port.clone(),
+                protocol: Protocol::Http,
+                accepted: ["spiffe://mesh.local/ns/contact/sa/a".parse().unwrap()].into(),
+                connect_timeout: std::time::Duration::from_secs(1),
+                server: port.clone(),
+                tls: None,
+                traffic: Traffic::default(),
+            },
+        }
+    }
+
+    fn snapshot(units: &[(&str, &[&str], usize)]) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (name, failover, endpoints) in units {
+            let port: ServicePort = name.parse().unwrap();
+            let mut unit = unit(&port);
+            unit.cluster.traffic.failover = failover.iter().map(|name| name.parse().unwrap()).collect();
+            let endpoint = |index: usize| Endpoint {
+                workload: format!("{}-{index}.contact", port.service.name).parse().unwrap(),
+                address: ([127, 0, 0, 1], 1000 + u16::try_from(index).unwrap()).into(),
+                transport: Transport::MutualTls,
+                weight: 1,
+                version: None,
+                virtual_address: None,
+                locality: Locality::default(),
+            };
+            let set = EndpointSet { port: port.clone(), endpoints: (0..*endpoints).map(endpoint).collect() };
+            snapshot.endpoints.insert(port.clone(), Arc::new(set));
+            snapshot.outbound.insert(port, Arc::new(unit));
+        }
+        snapshot
+    }
+
+    const A: &str = "a.contact.mesh:80";
+    const B: &str = "b.contact.mesh:80";
+
+    #[test]
+    fn each_of_two_services_takes_over_for_the_other() {
+        let all = Arc::new(snapshot(&[(A, &[B], 0), (B, &[A, "gone.contact.mesh:80"], 1)]));
+        let view = View::next(&View::default(), all.clone(), Instant::now());
+        let (a, b) = (view.reach(&A.parse().unwrap()).unwrap(), view.reach(&B.parse().unwrap()).unwrap());
+        let (reach, active) = a.pick(Wanted::default(), Instant::now(), || 0.5).unwrap();
+        assert_eq!((&reach.unit.port, reach.accepted_number), (&b.unit.port, b.accepted_number));
+        assert_eq!(active.live.endpoint.workload.to_string(), "b-0.contact");
+        assert_eq!(b.failover.len(), 1, "what is not known yet cannot take over");
+        assert!(!a.is_exhausted(&[]) && a.is_exhausted(&[active.live.id]));
+        // What did not change is the same as before.
+        let next = View::next(&view, all, Instant::now());
+        assert!([A, B].iter().all(|port| {
+            let port = port.parse().unwrap();
+            Arc::ptr_eq(view.reach(&port).unwrap(), next.reach(&port).unwrap())
+        }));
+        // Endpoints of the other are seen at once, and connections stay.
+        let next = View::next(&next, Arc::new(snapshot(&[(A, &[B], 0), (B, &[A], 2)])), Instant::now());
+        let again = next.reach(&A.parse().unwrap()).unwrap();
+        assert_eq!((again.failover[0].live.len(), again.accepted_number), (2, a.accepted_number));
+        assert_eq!(again.failover[0].accepted_number, b.accepted_number);
     }
 }

@@ -19,6 +19,7 @@ use crate::config::Own;
 use crate::limits::WorkerLimits;
 use crate::path::caller::{Caller, Entry};
 use crate::path::connect::ClientConfigs;
+use crate::path::deadline::Heirs;
 use crate::path::mtls::Negotiated;
 use crate::path::record::{Parties, UnderWay};
 use crate::path::relay::Relayed;
@@ -54,6 +55,8 @@ pub struct Worker {
     pub copies: Cell<usize>,
     /// Which names the app was told for which addresses.
     pub told: Arc<Told>,
+    /// What requests with the app hand down to its calls.
+    pub heirs: Heirs,
     /// How many names are being looked up.
     pub lookups: Cell<usize>,
     /// The ports of the gateway on which HTTP/3 is served, on whichever worker.
@@ -125,6 +128,7 @@ impl Worker {
             connections: Cell::new(0),
             copies: Cell::new(0),
             told,
+            heirs: Heirs::default(),
             lookups: Cell::new(0),
             refusals,
             #[cfg(feature = "http3")]

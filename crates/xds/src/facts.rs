@@ -7,7 +7,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use lorica_model::name::{Label, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Affinity, Cors, EgressRule, Forward, HashOn, Hedge, MtlsMode, Origin, PathEdit, Protocol, RateLimit, Retry, Traffic, TransportRoute,
+    Affinity, Cors, EgressRule, Fault, Forward, HashOn, Hedge, MtlsMode, Origin, PathEdit, Protocol, RateLimit, Retry, Traffic, TransportRoute,
 };
 use lorica_model::spiffe::SpiffeId;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,9 @@ pub(crate) const TRANSPORT_MATCH: &str = "envoy.transport_socket_match";
 pub(crate) struct ListenerFacts {
     pub(crate) protocol: Protocol,
     pub(crate) http_only: bool,
+    /// What connections meet whose bytes are not looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) faults: Vec<Fault>,
 }
 
 /// Of a route.
@@ -49,6 +52,9 @@ pub(crate) struct RouteFacts {
     /// How requests are tried again, and to which endpoint they belong: Envoy's fields say less.
     #[serde(default, skip_serializing_if = "AttemptFacts::is_default")]
     pub(crate) attempt: AttemptFacts,
+    /// What requests meet first: Envoy's filter says less.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) faults: Vec<Fault>,
 }
 
 /// What a rule says of attempts.
@@ -57,6 +63,8 @@ pub(crate) struct RouteFacts {
 pub(crate) struct AttemptFacts {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) limit: Option<Duration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stream: Option<Duration>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retry: Option<Retry>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,6 +79,7 @@ impl AttemptFacts {
     pub(crate) fn of(forward: &Forward) -> Self {
         Self {
             limit: forward.timeouts.backend_request,
+            stream: forward.timeouts.stream,
             retry: Some(forward.retry.clone()).filter(|retry| *retry != Retry::default()),
             hedge: forward.hedge,
             hash: forward.hash.clone(),

@@ -3,16 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use lorica_model::name::{GatewayName, Label, Namespace, SecretName, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Action, Backend, BackendTls, Certificate, ClientValidation, Cluster, Cors, Counted, EgressCaller, EgressHost, EgressRule, EgressUnit,
-    Endpoint, EndpointSet, FieldMatch, Filters, Forward, GatewayUnit, HeaderEdits, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit,
-    KeyPart, LimitService, Listening, Locality, Mirror, MtlsMode, NameRecord, NameTable, Origin, OriginMatch, OutboundUnit, PathEdit,
-    PathMatch, Pattern, Pause, PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RouteMatch, ServerTls, Share, Terminated, Timeouts,
-    TlsAction, TlsChain, Traffic, Transport, TransportRoute, TrustBundle, Unavailable, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
+    Abort, AbortAnswer, Action, Adaptive, Affinity, Algorithm, Backend, BackendTls, Balancing, Bandwidth, Certificate, ClientValidation, Cluster, Connections, Cors, Counted, Delay, DelayTime, EgressCaller, EgressHost, EgressRule, EgressUnit, Ejection, Endpoint, EndpointSet, FailurePercentage, Fault, FieldMatch, Filters, Forward, GatewayUnit, HashOn, HeaderEdits, HealthCheck, HealthQuestion, Hedge, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, KeyPart, LimitService, Limits, Listening, Locality, Mirror, MtlsMode, NameAnswer, NameFault, NameRecord, NameTable, Nearness, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, Pattern, Pause, PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RetryLimit, RetryOn, RouteMatch, ServerTls, Share, SlowStart, SuccessRate, Terminated, Timeouts, TlsAction, TlsChain, Traffic, Transport, TransportRoute, TrustBundle, Unavailable, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use proptest::collection::{btree_set, vec};
@@ -61,6 +57,7 @@ pub(crate) fn unit(text: &str, backends: &[&str]) -> OutboundUnit {
         }]
         .into(),
         http_only: false,
+        faults: Vec::new(),
         cluster: Cluster {
             port: own.clone(),
             protocol: Protocol::Detect,
@@ -246,25 +243,24 @@ fn any_cors() -> impl Strategy<Value = Cors> {
 }
 
 fn any_action() -> impl Strategy<Value = Action> {
-    let timeouts = (option::of(any_duration()), option::of(any_duration()), option::of(any_duration()))
-        .prop_map(|(request, backend_request, idle)| Timeouts { request, backend_request, idle, stream: None });
+    let timeouts = (option::of(any_duration()), option::of(any_duration()), option::of(any_duration()), option::of(any_duration()))
+        .prop_map(|(request, backend_request, idle, stream)| Timeouts { request, backend_request, idle, stream });
     let mirror = (any_destination(), any_share()).prop_map(|(backend, share)| Mirror { backend, share });
-    let retry = (any::<u32>(), vec(400..600u16, 0..3), any_duration()).prop_map(|(attempts, codes, pause)| Retry {
-        attempts,
-        codes,
-        pause: Pause::AtLeast(pause),
-        ..Retry::default()
-    });
-    let forward = (vec(any_backend(), 0..4), timeouts, option::of(any_path_edit()), option::of(any_host()), vec(mirror, 0..2), retry)
-        .prop_map(|(backends, timeouts, path, host, mirrors, retry)| Forward {
-            backends,
-            timeouts,
-            path,
-            host,
-            mirrors,
-            retry,
-            ..Forward::default()
-        });
+    let to = (vec(any_backend(), 0..4), option::of(any_path_edit()), option::of(any_host()), vec(mirror, 0..2));
+    let hedge = (any_duration(), 1..4u32).prop_map(|(after, attempts)| Hedge { after, attempts });
+    let affinity = ("[a-z]{1,6}", option::of(any_duration())).prop_map(|(cookie, ttl)| Affinity { cookie, ttl, path: "/".to_owned() });
+    let faults = vec(any_fault(), 0..6);
+    let forward = (to, timeouts, any_retry(), option::of(hedge), vec(any_hash(), 0..3), option::of(affinity), faults).prop_map(
+        |((backends, path, host, mirrors), timeouts, retry, hedge, hash, affinity, mut faults)| {
+            // Some are for where the rule leads, as those of services are.
+            for (fault, backend) in faults.iter_mut().zip(&backends) {
+                if let (Some(to), Backend::Port(port)) = (&mut fault.to, &backend.backend) {
+                    to.clone_from(port);
+                }
+            }
+            Forward { backends, timeouts, path, host, mirrors, retry, hedge, hash, affinity, faults }
+        },
+    );
     let redirect = (
         option::of("https?"),
         option::of(any_host()),
@@ -274,6 +270,133 @@ fn any_action() -> impl Strategy<Value = Action> {
     )
         .prop_map(|(scheme, host, port, path, status)| Redirect { scheme, host, port, path, status });
     prop_oneof![4 => forward.prop_map(Action::Forward), 1 => redirect.prop_map(Action::Redirect), 1 => (200..600u16).prop_map(Action::Respond)]
+}
+
+fn any_retry() -> impl Strategy<Value = Retry> {
+    let on = btree_set(
+        prop_oneof![
+            Just(RetryOn::ConnectFailure),
+            Just(RetryOn::Reset),
+            Just(RetryOn::Timeout),
+            Just(RetryOn::GatewayError),
+            Just(RetryOn::ServerError),
+            Just(RetryOn::GrpcUnavailable)
+        ],
+        0..4,
+    );
+    let pause = prop_oneof![
+        any_duration().prop_map(Pause::AtLeast),
+        (any_duration(), any_duration()).prop_map(|(base, most)| Pause::Growing { base, most })
+    ];
+    (any::<u32>(), on, vec(400..600u16, 0..3), pause, any::<bool>(), any::<bool>(), any_duration()).prop_map(
+        |(attempts, on, codes, pause, non_idempotent, avoid_tried, retry_after_most)| Retry {
+            attempts,
+            on,
+            codes,
+            pause,
+            non_idempotent,
+            avoid_tried,
+            retry_after_most,
+        },
+    )
+}
+
+fn any_hash() -> impl Strategy<Value = HashOn> {
+    prop_oneof![
+        "[a-z-]{1,8}".prop_map(HashOn::Header),
+        ("[a-z]{1,6}", option::of(any_duration())).prop_map(|(name, ttl)| HashOn::Cookie { name, ttl, path: "/".to_owned() }),
+        "[a-z]{1,6}".prop_map(HashOn::Query),
+        Just(HashOn::SourceAddress)
+    ]
+}
+
+fn any_traffic() -> impl Strategy<Value = Traffic> {
+    let algorithm = prop_oneof![
+        Just(Algorithm::PeakEwma),
+        Just(Algorithm::LeastRequest),
+        Just(Algorithm::RoundRobin),
+        Just(Algorithm::Random),
+        (1..9999u32).prop_map(|minimum_size| Algorithm::RingHash { minimum_size }),
+        (2..9999u32).prop_map(|table_size| Algorithm::Maglev { table_size })
+    ];
+    let nearness = prop_oneof![Just(Nearness::Anywhere), Just(Nearness::Region), Just(Nearness::Zone)];
+    let slow_start = (any_duration(), 1..=100u32).prop_map(|(window, minimum_percent)| SlowStart { window, minimum_percent });
+    let balancing = (algorithm, nearness, 100..999u32, 0..=100u32, option::of(slow_start)).prop_map(
+        |(algorithm, prefer, overprovisioning_percent, panic_percent, slow_start)| Balancing {
+            algorithm,
+            prefer,
+            overprovisioning_percent,
+            panic_percent,
+            slow_start,
+        },
+    );
+    let retries = prop_oneof![
+        any::<u32>().prop_map(RetryLimit::AtMost),
+        (0..=100u32, any::<u32>()).prop_map(|(percent, minimum)| RetryLimit::Budget { percent, minimum })
+    ];
+    let adaptive = (any::<u32>(), any::<u32>(), any_duration(), any::<u32>())
+        .prop_map(|(minimum, maximum, interval, tolerance_percent)| Adaptive { minimum, maximum, interval, tolerance_percent });
+    let limits = (option::of(any::<u32>()), any::<u32>(), option::of(any::<u32>()), any_duration(), retries, option::of(adaptive))
+        .prop_map(|(connections, pending, requests, queue_timeout, retries, adaptive)| Limits {
+            connections,
+            pending,
+            requests,
+            queue_timeout,
+            retries,
+            adaptive,
+        });
+    let consecutive = || option::of(1..99u32);
+    let success_rate = (any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(minimum_hosts, request_volume, stdev_factor)| SuccessRate {
+        minimum_hosts,
+        request_volume,
+        stdev_factor,
+    });
+    let failures = (any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(threshold, minimum_hosts, request_volume)| FailurePercentage {
+        threshold,
+        minimum_hosts,
+        request_volume,
+    });
+    let rates = (option::of(success_rate), option::of(failures));
+    let times = (any_duration(), any_duration(), any_duration());
+    let ejection = (consecutive(), consecutive(), consecutive(), times, 0..=100u32, rates).prop_map(
+        |(consecutive_5xx, consecutive_gateway, consecutive_local, (interval, base_time, max_time), max_percent, rates)| Ejection {
+            consecutive_5xx,
+            consecutive_gateway,
+            consecutive_local,
+            interval,
+            base_time,
+            max_time,
+            max_percent,
+            success_rate: rates.0,
+            failure_percentage: rates.1,
+        },
+    );
+    let ask = prop_oneof![
+        ("/[a-z]{0,5}", option::of(any_host()), vec((100..600u16).prop_map(|status| status..=status), 1..3))
+            .prop_map(|(path, host, expected)| HealthQuestion::Http { path, host, expected }),
+        "[a-z.]{0,6}".prop_map(|service| HealthQuestion::Grpc { service }),
+        Just(HealthQuestion::Tcp)
+    ];
+    let health_check = (ask, any_duration(), any_duration(), 1..9u32, 1..9u32).prop_map(
+        |(ask, interval, timeout, unhealthy_threshold, healthy_threshold)| HealthCheck {
+            ask,
+            interval,
+            timeout,
+            unhealthy_threshold,
+            healthy_threshold,
+        },
+    );
+    let connections = (any_duration(), option::of(any_duration())).prop_map(|(idle, max_age)| Connections { idle, max_age });
+    (balancing, limits, option::of(ejection), option::of(health_check), connections, vec(any_port(), 0..2)).prop_map(
+        |(balancing, limits, ejection, health_check, connections, failover)| Traffic {
+            balancing,
+            limits,
+            ejection,
+            health_check,
+            connections,
+            failover,
+        },
+    )
 }
 
 fn any_origin() -> impl Strategy<Value = Origin> {
@@ -309,6 +432,39 @@ fn any_limit() -> impl Strategy<Value = RateLimit> {
             shadow,
         },
     )
+}
+
+fn any_caller() -> impl Strategy<Value = EgressCaller> {
+    (option::of(any_namespace()), option::of(any_label())).prop_map(|(namespace, account)| EgressCaller { namespace, account })
+}
+
+fn any_time() -> impl Strategy<Value = SystemTime> {
+    any_duration().prop_map(|since| SystemTime::UNIX_EPOCH + since)
+}
+
+fn any_fault() -> impl Strategy<Value = Fault> {
+    let time = prop_oneof![
+        any_duration().prop_map(DelayTime::Fixed),
+        (any_duration(), any_duration()).prop_map(|(from, more)| DelayTime::Uniform { from, to: from + more }),
+        (any_duration(), any_duration()).prop_map(|(mean, more)| DelayTime::Exponential { mean, most: mean + more }),
+    ];
+    let delay = (any_share(), time).prop_map(|(share, time)| Delay { share, time });
+    let answer = prop_oneof![(200..600u16).prop_map(AbortAnswer::Http), (0..17u32).prop_map(AbortAnswer::Grpc)];
+    let abort = (any_share(), answer).prop_map(|(share, answer)| Abort { share, answer });
+    let bandwidth = (any_share(), 1..1u64 << 40).prop_map(|(share, bytes_per_second)| Bandwidth { share, bytes_per_second });
+    let whom = (option::of(any_port()), vec(any_field("[a-z][a-z-]{0,8}"), 0..2), vec(any_caller(), 0..2));
+    let what = (option::of(delay), option::of(any_share()), option::of(abort), option::of(bandwidth));
+    (any_origin(), any_time(), whom, what).prop_map(|(origin, ends, (to, headers, callers), (delay, reset, abort, bandwidth))| Fault {
+        origin: std::sync::Arc::new(origin),
+        ends,
+        to,
+        headers,
+        callers,
+        delay,
+        reset,
+        abort,
+        bandwidth,
+    })
 }
 
 fn any_rule() -> impl Strategy<Value = HttpRule> {
@@ -396,40 +552,53 @@ fn any_egress_rule() -> impl Strategy<Value = EgressRule> {
         (any::<Ipv6Addr>(), 0..=128u8).prop_map(|(address, length)| IpNet::new(address.into(), length).unwrap().trunc()),
     ];
     let host = prop_oneof![network.prop_map(EgressHost::Network), any_pattern_of_hosts().prop_map(EgressHost::Name)];
-    let caller =
-        (option::of(any_namespace()), option::of(any_label())).prop_map(|(namespace, account)| EgressCaller { namespace, account });
-    (any_origin(), host, vec(1..=u16::MAX, 0..3), vec(caller, 0..2), option::of(any_destination()))
+    (any_origin(), host, vec(1..=u16::MAX, 0..3), vec(any_caller(), 0..2), option::of(any_destination()))
         .prop_map(|(origin, host, ports, callers, via)| EgressRule { origin: std::sync::Arc::new(origin), host, ports, callers, via })
 }
 
 pub(crate) fn any_egress() -> impl Strategy<Value = EgressUnit> {
     let unlisted = prop_oneof![Just(Unlisted::Allow), any_origin().prop_map(|origin| Unlisted::Deny(std::sync::Arc::new(origin)))];
-    (any_namespace(), any_label(), vec(any_egress_rule(), 0..5), unlisted).prop_map(|(namespace, name, rules, unlisted)| EgressUnit {
-        workload: WorkloadName::new(namespace, name),
-        rules,
-        unlisted,
-    })
+    let answer = prop_oneof![Just(NameAnswer::ServerFailure), Just(NameAnswer::NoSuchName), Just(NameAnswer::Timeout)];
+    let fault = (any_origin(), any_time(), any_service(), any_share(), answer)
+        .prop_map(|(origin, ends, service, share, answer)| NameFault { origin: std::sync::Arc::new(origin), ends, service, share, answer });
+    (any_namespace(), any_label(), vec(any_egress_rule(), 0..5), unlisted, vec(fault, 0..3)).prop_map(
+        |(namespace, name, rules, unlisted, names)| EgressUnit { workload: WorkloadName::new(namespace, name), rules, unlisted, names },
+    )
 }
 
 pub(crate) fn any_unit() -> impl Strategy<Value = OutboundUnit> {
-    let cluster = (any_protocol(), btree_set(any_identity(), 0..3), any_duration(), option::of(any_port()), option::of(any_backend_tls()));
-    (any_port(), any::<Ipv4Addr>(), any::<Ipv6Addr>(), any_protocol(), vec(any_rule(), 1..4), any::<bool>(), cluster).prop_map(
-        |(port, virtual_v4, virtual_v6, protocol, rules, http_only, (speaks, accepted, connect_timeout, server, tls))| OutboundUnit {
-            cluster: Cluster {
-                server: server.unwrap_or_else(|| port.clone()),
-                port: port.clone(),
-                protocol: speaks,
-                accepted,
-                connect_timeout,
-                tls,
-                traffic: Traffic::default(),
-            },
+    let reached = (option::of(any_port()), option::of(any_backend_tls()));
+    let cluster = (any_protocol(), btree_set(any_identity(), 0..3), any_duration(), reached, any_traffic());
+    let faults = vec(any_fault(), 0..3);
+    (any_port(), any::<Ipv4Addr>(), any::<Ipv6Addr>(), any_protocol(), vec(any_rule(), 1..4), any::<bool>(), faults, cluster).prop_map(
+        |(
             port,
             virtual_v4,
             virtual_v6,
             protocol,
-            rules: rules.into(),
+            rules,
             http_only,
+            faults,
+            (speaks, accepted, connect_timeout, (server, tls), traffic),
+        )| {
+            OutboundUnit {
+                cluster: Cluster {
+                    server: server.unwrap_or_else(|| port.clone()),
+                    port: port.clone(),
+                    protocol: speaks,
+                    accepted,
+                    connect_timeout,
+                    tls,
+                    traffic,
+                },
+                port,
+                virtual_v4,
+                virtual_v6,
+                protocol,
+                rules: rules.into(),
+                http_only,
+                faults,
+            }
         },
     )
 }

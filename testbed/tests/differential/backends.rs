@@ -83,6 +83,16 @@ impl Backends {
     }
 }
 
+/// What the request itself says of its answer: `x-script: close,503,200` for its first arrival, its second, and all others. `503/1` asks to wait
+/// for a second; `hang` never answers.
+fn scripted(seen: &Seen, log: &Log) -> Option<String> {
+    let field = |name: &str| seen.fields.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let script = field("x-script")?;
+    let before = log.lock().unwrap_or_else(PoisonError::into_inner).get(&field("x-request-id")?).map_or(0, Vec::len);
+    let steps: Vec<&str> = script.split(',').collect();
+    steps.get(before).or(steps.last()).map(|step| (*step).to_owned())
+}
+
 fn note(log: &Log, seen: Seen) {
     let id = seen.fields.iter().find(|(name, _)| name == "x-request-id").map(|(_, id)| id.clone()).unwrap_or_default();
     log.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().push(seen);
@@ -135,7 +145,19 @@ async fn http1(mut stream: TcpStream, server: &str, log: &Log) -> anyhow::Result
     loop {
         let Some(seen) = read(&mut stream, &mut inbox, server).await? else { return Ok(()) };
         let head = seen.method == "HEAD";
+        let scripted = scripted(&seen, log);
         note(log, seen);
+        match scripted.as_deref() {
+            None | Some("200") => {}
+            Some("close") => return Ok(()),
+            Some("hang") => std::future::pending().await,
+            Some(status) => {
+                let (status, after) = status.split_once('/').unwrap_or((status, ""));
+                let after = if after.is_empty() { String::new() } else { format!("retry-after: {after}\r\n") };
+                stream.write_all(format!("HTTP/1.1 {status} Scripted\r\n{after}content-length: 0\r\n\r\n").as_bytes()).await?;
+                continue;
+            }
+        }
         let body = if head { "" } else { "answered" };
         let answer = format!(
             "HTTP/1.1 200 OK\r\ncontent-length: 8\r\ncontent-type: text/plain\r\nx-answered-by: {server}\r\nx-multi: one\r\nX-Multi: two\r\nset-cookie: a=1\r\nset-cookie: b=2\r\nvary: accept\r\n\r\n{body}"

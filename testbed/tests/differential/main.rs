@@ -6,6 +6,7 @@
 //!
 //! `LORICA_DIFFERENTIAL_CASES` asks for more route sets than the usual run has, `LORICA_DIFFERENTIAL_SEED` for those of another run.
 
+mod attempts;
 mod backends;
 mod client;
 mod deliberate;
@@ -27,6 +28,11 @@ const CASES: u32 = 80;
 #[tokio::test]
 async fn requests_picked_by_hand() -> anyhow::Result<()> {
     picked::run().await
+}
+
+#[tokio::test]
+async fn retries_and_times_of_a_policy() -> anyhow::Result<()> {
+    attempts::run().await
 }
 
 #[tokio::test]

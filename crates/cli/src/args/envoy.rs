@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use lorica_model::name::{GatewayName, Label, Namespace, ServiceName};
+use lorica_model::snapshot::Locality;
 
 use super::{BindArg, PortArg, UpstreamArg};
 
@@ -31,6 +32,9 @@ pub struct EnvoyArgs {
     /// The account whose identity it has.
     #[arg(long, value_name = "NAME")]
     pub account: Option<Label>,
+    /// Where it runs: `eu-central/eu-central-1a`. Policies that prefer near endpoints go by it, and others see it of this one.
+    #[arg(long, env = "LORICA_LOCALITY", value_name = "REGION[/ZONE]")]
+    pub locality: Option<Locality>,
     /// A port that the app listens on.
     #[arg(long = "port", value_name = "[SERVICE_PORT:]APP_PORT[/http|h2|grpc|tcp]", requires = "service")]
     pub ports: Vec<PortArg>,

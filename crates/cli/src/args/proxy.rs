@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use lorica_model::name::{GatewayName, Namespace, ServiceName};
+use lorica_model::snapshot::Locality;
 
 use super::{PortArg, UpstreamArg, duration, port};
 
@@ -24,7 +25,7 @@ Examples:
   lorica proxy --config mesh.yaml --upstream web.shop:80=127.0.0.1:9000
   lorica proxy --config mesh.yaml --identity /etc/lorica/cart --upstream web.shop:80=127.0.0.1:9000
   lorica proxy --config mesh.yaml --identity /etc/lorica/web --service web.shop --port 80:8080/http --inbound 8080=0.0.0.0:9443
-  lorica proxy --gateway edge.shop --listen 0.0.0.0 --bind 80=8080 --bind 443=8443
+  lorica proxy --gateway edge.shop --listen 0.0.0.0 --bind 80=8080 --bind 443=8443 --locality eu-central/eu-central-1a
   lorica proxy --gateway edge --config gateway.yaml --bind 80=8080
   kill -HUP PID                                take the changed files into use";
 
@@ -65,6 +66,9 @@ pub struct ProxyArgs {
     /// Its version label: `v2`.
     #[arg(long, value_name = "LABEL")]
     pub version_label: Option<String>,
+    /// Where it runs: `eu-central/eu-central-1a`. Policies that prefer near endpoints go by it, and others see it of this one.
+    #[arg(long, env = "LORICA_LOCALITY", value_name = "REGION[/ZONE]")]
+    pub locality: Option<Locality>,
     /// Where the access log goes: `off`, `stdout`, `stderr` or a file.
     #[arg(long, default_value = "off", value_name = "TARGET")]
     pub access_log: String,

@@ -8,12 +8,22 @@ use lorica_api::ApiClient;
 use lorica_model::resource::{Kind, nearest};
 use serde_json::Value;
 
+use super::fault;
 use crate::args::{GetArgs, ResourceFormat};
 use crate::printer::Printer;
 
 pub(super) async fn get(client: &ApiClient, arguments: GetArgs, printer: &mut Printer) -> anyhow::Result<ExitCode> {
     let kind = kind(&arguments.kind)?;
     let namespace = arguments.namespace.as_deref().unwrap_or("default");
+    if let Some(service) = &arguments.effective {
+        if kind != Kind::TrafficPolicy {
+            bail!(
+                "`--effective` shows what holds for a service by traffic policies, not by {}\nhint: lorica get trafficpolicy --effective {service}",
+                kind.plural()
+            );
+        }
+        return super::effective::effective(client, service, namespace, arguments.output, printer).await;
+    }
     let (items, one) = match &arguments.name {
         Some(name) => (vec![client.resource(kind, namespace, name).await?], true),
         None => (client.list(kind, (!arguments.all_namespaces).then_some(namespace)).await?.items, false),
@@ -64,8 +74,10 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
         Kind::GatewayClass => vec!["CONTROLLER", "STATUS"],
         Kind::ReferenceGrant => vec!["FROM", "TO"],
         Kind::BackendTlsPolicy => vec!["TARGETS", "SERVER NAME", "STATUS"],
+        Kind::TrafficPolicy => vec!["ABOUT", "SAYS"],
         Kind::EgressPolicy => vec!["ABOUT", "ALLOWS", "DEFAULT", "STATUS"],
         Kind::RateLimitPolicy => vec!["TARGETS", "LIMITS", "STATUS"],
+        Kind::FaultPolicy => vec!["ABOUT", "FAULTS", "LEFT"],
         Kind::Namespace => vec!["LABELS"],
         Kind::Secret | Kind::ConfigMap => vec!["HOLDS"],
     });
@@ -110,12 +122,18 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
             Kind::BackendTlsPolicy => {
                 vec![list(item, "/spec/targetRefs", |target| text(&target["name"])), at("/spec/validation/hostname"), condition(item)]
             }
-            Kind::RateLimitPolicy => vec![targets(item), list(item, "/spec/limits", limit), condition(item)],
+            Kind::RateLimitPolicy => vec![about(item), list(item, "/spec/limits", limit), condition(item)],
+            Kind::TrafficPolicy => vec![about(item), says(item)],
             Kind::EgressPolicy => vec![
-                targets(item),
+                about(item),
                 list(item, "/spec/allow", |allow| list(allow, "/hosts", text)),
                 item.pointer("/spec/default").map_or_else(|| "Deny".to_owned(), text),
                 condition(item),
+            ],
+            Kind::FaultPolicy => vec![
+                fault::about(item),
+                fault::what(item).join(", "),
+                fault::remaining(item, jiff::Timestamp::now()).map_or_else(|| "ended".to_owned(), fault::left),
             ],
             Kind::Namespace => vec![keys(item, "/metadata/labels")],
             Kind::Secret | Kind::ConfigMap => vec![keys(item, "/data")],
@@ -132,12 +150,6 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
         table.add_row(row);
     }
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
-}
-
-/// What a policy is about.
-fn targets(item: &Value) -> String {
-    let one = |target: &Value| format!("{} {}", target.get("kind").map_or_else(|| "Service".to_owned(), text), text(&target["name"]));
-    Some(list(item, "/spec/targetRefs", one)).filter(|targets| !targets.is_empty()).unwrap_or_else(|| "its namespace".to_owned())
 }
 
 /// `per-user 100/1s Global`.
@@ -159,6 +171,20 @@ fn declared(item: &Value) -> String {
 
 fn list(item: &Value, pointer: &str, each: impl Fn(&Value) -> String) -> String {
     item.pointer(pointer).and_then(Value::as_array).map(|list| list.iter().map(each).collect::<Vec<_>>().join(", ")).unwrap_or_default()
+}
+
+/// What a policy targets.
+fn about(item: &Value) -> String {
+    let targets = list(item, "/spec/targetRefs", |target| {
+        format!("{} {}", target.get("kind").map_or_else(|| "Service".to_owned(), text), text(&target["name"]))
+    });
+    if targets.is_empty() { "its namespace".to_owned() } else { targets }
+}
+
+/// The sections that a policy has something in.
+fn says(item: &Value) -> String {
+    let fields = item.pointer("/spec").and_then(Value::as_object).into_iter().flatten();
+    fields.map(|(name, _)| name.as_str()).filter(|name| *name != "targetRefs").collect::<Vec<_>>().join(", ")
 }
 
 /// The names of an object's fields.

@@ -3,6 +3,8 @@
 mod apply;
 mod completions;
 mod delete;
+mod effective;
+mod fault;
 mod get;
 mod refused;
 mod split;
@@ -34,6 +36,7 @@ pub fn execute(command: Command, global: &Global, printer: &mut Printer) -> anyh
         Command::Diff(arguments) => runtime.block_on(apply::diff(&client()?, arguments, printer)),
         Command::Delete(arguments) => runtime.block_on(delete::delete(&client()?, arguments, printer)),
         Command::Split(arguments) => runtime.block_on(split::split(&client()?, arguments, printer)),
+        Command::Fault(command) => runtime.block_on(fault::fault(&client()?, command, printer)),
         Command::Policy(PolicyCommand::Refused(arguments)) => runtime.block_on(refused::refused(&client()?, arguments, printer)),
         Command::Get(arguments) => runtime.block_on(get::get(&client()?, arguments, printer)),
         Command::Status(arguments) => runtime.block_on(status::status(&client()?, arguments, printer)),

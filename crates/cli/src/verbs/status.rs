@@ -40,9 +40,15 @@ fn shown(status: &Status, now: Timestamp) -> String {
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["PROXY", "SERVICE", "SOFTWARE", "STATE", "PORTS", "CERTIFICATE", "LAST ACK"]);
+    // Most meshes run in one place, and need no column for it.
+    let placed = status.proxies.iter().any(|proxy| proxy.locality.is_some());
+    let locality = placed.then(|| "LOCALITY".to_owned());
+    table.set_header(
+        ["PROXY", "SERVICE", "SOFTWARE", "STATE", "PORTS", "CERTIFICATE", "LAST ACK"].map(str::to_owned).into_iter().chain(locality),
+    );
     for proxy in &status.proxies {
-        table.add_row(row(proxy, now));
+        let locality = placed.then(|| proxy.locality.clone().unwrap_or_else(|| "-".to_owned()));
+        table.add_row(row(proxy, now).into_iter().chain(locality));
     }
     text.push('\n');
     text.push_str(&table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n"));

@@ -25,6 +25,10 @@ pub(super) async fn apply(
     let documents = read(&request.files)?;
     let text = |file: &str| request.files.iter().find(|known| known.name == file).map(|known| known.text.clone()).unwrap_or_default();
     let mut found = resource::check(&documents, &world, Options { allow_missing: request.allow_missing }, text);
+    found.extend(resource::over(&documents, SystemTime::now(), text));
+    if control.mesh.has_other_clients() {
+        found.extend(resource::beyond_envoy(&documents, text));
+    }
     found.extend(lorica_identity::secrets::mistakes(&documents, text));
     found.extend(crate::rate_limit::not_held(&documents, &seen.proxies, text));
     let (errors, warnings): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.severity == Severity::Error);

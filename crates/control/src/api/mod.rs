@@ -3,6 +3,7 @@
 mod change;
 mod request;
 mod status;
+mod traffic;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,7 @@ pub fn router(control: Arc<ControlPlane>) -> Router {
         .route("/v1/delete", post(change::delete))
         .route("/v1/receipts/{revision}", get(receipt))
         .route("/v1/egress/refused", get(refused))
+        .route("/v1/services/{namespace}/{name}/traffic", get(traffic::effective))
         .route("/v1/resources/{kind}", get(list))
         .route("/v1/resources/{kind}/{namespace}/{name}", get(one))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "the API has no such path", None))

@@ -37,6 +37,7 @@ fn proxy((id, workload, proxy): (WorkloadName, RegisteredWorkload, Proxy)) -> Pr
         service: workload.service,
         account: workload.account,
         version_label: workload.version,
+        locality: Some(workload.locality.to_string()).filter(|text| !text.is_empty()),
         software: proxy.software,
         connected: proxy.session.is_some(),
         since: timestamp(proxy.since),

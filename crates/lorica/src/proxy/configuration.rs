@@ -7,7 +7,7 @@ use lorica_cli::args::PortArg;
 use lorica_model::compile::{self, RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses, World};
 use lorica_model::name::{GatewayName, Label, ServiceName, ServicePort};
 use lorica_model::resource::{self, Diagnostic, Kind, Options, Resources, Service, Severity, nearest};
-use lorica_model::snapshot::{Locality, MtlsMode, Snapshot, Transport};
+use lorica_model::snapshot::{MtlsMode, Snapshot, Transport};
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use lorica_proxy::config::Own;
 
@@ -207,7 +207,7 @@ fn own(asked: &Asked) -> RegisteredWorkload {
         version: asked.own.version.clone(),
         weight: 1,
         transport: Transport::Lorica,
-        locality: Locality::default(),
+        locality: asked.own.locality.clone(),
         addresses: VirtualAddresses::NONE,
         ports: asked.ports.iter().map(port).collect(),
         gateway: None,

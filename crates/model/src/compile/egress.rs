@@ -7,10 +7,10 @@ use crate::name::{GatewayName, Label, Namespace, ServiceName, ServicePort, Workl
 use crate::resource::{EgressAllow, EgressPolicy, EgressTarget, Kind, ListenerProtocol, Metadata, ObjectRef};
 use crate::snapshot::{Backend, EgressCaller, EgressRule, EgressUnit, Origin, Unlisted};
 
-use super::World;
 use super::listeners::{Bound, Frame};
 use super::reference::Problem;
 use super::rules::age;
+use super::{World, fault};
 
 /// A policy with what tells it apart.
 type Policy<'w> = (&'w Metadata, &'w EgressPolicy);
@@ -47,6 +47,7 @@ pub fn egress(world: &World<'_>, name: &WorkloadName, account: &Label) -> Egress
         workload: name.clone(),
         rules: ordered(rules),
         unlisted: denying.map_or(Unlisted::Allow, |metadata| Unlisted::Deny(Arc::new(origin(metadata, 0)))),
+        names: fault::of_names(world, namespace, account),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::snapshot::{
 
 use super::listeners::{Bound, Frame};
 use super::rules::{self, Entrance, Route, age};
-use super::{World, egress, rate_limit};
+use super::{World, egress, fault, rate_limit};
 
 /// The units of a gateway, ordered by port; none where the gateway does not exist or is not ours.
 #[must_use]
@@ -25,7 +25,7 @@ pub fn gateway(world: &World<'_>, name: &GatewayName) -> Vec<GatewayUnit> {
             bound.listener.port == port && bound.refused.is_none() && (bound.listener.protocol == ListenerProtocol::Udp) == udp
         };
         let listeners: Vec<&Bound<'_>> = frame.listeners.iter().filter(of_port).collect();
-        let entrance = |tls: bool| Entrance { port, tls, home: None };
+        let entrance = |tls: bool| Entrance { port, tls, called: None };
         let listening = match listeners.first()?.listener.protocol {
             ListenerProtocol::Http => Listening::Http(Hosts::new(hosts(world, &frame, &listeners, entrance(false)))),
             ListenerProtocol::Https | ListenerProtocol::Tls => Listening::Tls(chains(world, &frame, &listeners, entrance(true))),
@@ -91,6 +91,7 @@ fn hosts<'w>(world: &World<'w>, frame: &Frame<'w>, listeners: &[&Bound<'w>], ent
             let mut rules: Vec<HttpRule> = rules.collect();
             let name = GatewayName::new(frame.metadata.namespace.clone(), frame.metadata.name.clone());
             rate_limit::at_gateway(world, &name, &mut rules);
+            fault::meet(world, &frame.metadata.namespace, None, &mut rules);
             made.insert((*pattern).clone(), rules.into());
         }
     }

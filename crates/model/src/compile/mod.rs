@@ -2,6 +2,7 @@
 //! check. Whatever is missing in the world is taken, with the Gateway API's answer to it: the world changes later.
 
 mod egress;
+mod fault;
 mod gateway;
 mod listeners;
 mod outbound;
@@ -11,6 +12,7 @@ mod registry;
 mod rules;
 mod status;
 mod tls;
+mod traffic;
 mod whole;
 
 pub use egress::{egress, egress_ports};
@@ -21,6 +23,7 @@ pub use rate_limit::global_limit;
 pub use reference::{TLS_FILES, certificate};
 pub use registry::{RegisteredGateway, RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses};
 pub use status::{Condition, status};
+pub use traffic::{Effective, EffectiveRule, SaidBy, effective, traffic};
 pub use whole::snapshot;
 
 use std::collections::BTreeMap;

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use crate::name::{GatewayName, Namespace, ServicePort};
 use crate::resource::Kind;
 use crate::snapshot::{
-    Action, Backend, Cluster, DEFAULT_CONNECT_TIMEOUT, Filters, Forward, HttpRule, Origin, OutboundUnit, Protocol, RouteMatch,
-    Traffic, WeightedBackend,
+    Action, Backend, Cluster, DEFAULT_CONNECT_TIMEOUT, Filters, HttpRule, Origin, OutboundUnit, Protocol, RouteMatch, Traffic,
+    WeightedBackend,
 };
 use crate::spiffe::SpiffeId;
 
 use super::reference::Found;
 use super::rules::{self, Entrance, Route};
-use super::{VirtualAddresses, World, egress, tls};
+use super::traffic::{Attempts, Policies};
+use super::{VirtualAddresses, World, egress, fault, tls};
 
 /// The unit of a service port for callers in `viewer`; none where the service or the port does not exist.
 #[must_use]
@@ -24,19 +25,23 @@ pub fn outbound(world: &World<'_>, viewer: &Namespace, port: &ServicePort) -> Op
     let protocol = found.port.protocol;
     let addresses = world.registry.services.get(&port.service)?;
     let routes = routes(world, viewer, port);
+    let policies = Policies::of(world, port, None);
     let http_only = protocol.is_http() || !routes.is_empty();
-    let rules = match routes.as_slice() {
-        [] => vec![default_rule(Kind::Service, port)],
-        routes => rules::merged(world, routes, Entrance { port: port.port, tls: false, home: Some(&port.service.namespace) }),
+    let mut rules = match routes.as_slice() {
+        [] => vec![default_rule(Kind::Service, port, policies.attempts(None))],
+        routes => rules::merged(world, routes, Entrance { port: port.port, tls: false, called: Some(port) }),
     };
+    let http_only = http_only && protocol != Protocol::Tcp;
+    fault::meet(world, viewer, Some(&port.service), &mut rules);
     Some(OutboundUnit {
         port: port.clone(),
         virtual_v4: addresses.v4,
         virtual_v6: addresses.v6,
         protocol,
         rules: rules.into(),
-        http_only: http_only && protocol != Protocol::Tcp,
-        cluster: cluster(world, port, &found),
+        http_only,
+        faults: if http_only { Vec::new() } else { fault::of_bytes(world, viewer, &port.service) },
+        cluster: cluster(world, port, &found, &policies),
     })
 }
 
@@ -49,8 +54,9 @@ fn through(world: &World<'_>, port: &ServicePort, gateway: &GatewayName) -> Outb
         virtual_v4: VirtualAddresses::NONE.v4,
         virtual_v6: VirtualAddresses::NONE.v6,
         protocol: Protocol::Http2,
-        rules: vec![default_rule(Kind::Gateway, port)].into(),
+        rules: vec![default_rule(Kind::Gateway, port, Policies::none().attempts(None))].into(),
         http_only: true,
+        faults: Vec::new(),
         cluster: Cluster {
             port: port.clone(),
             protocol: Protocol::Http2,
@@ -84,7 +90,7 @@ pub(super) fn attached<'w>(world: &World<'w>, namespace: &Namespace, port: &Serv
     world.resources.routes().filter(attaches).collect()
 }
 
-fn default_rule(kind: Kind, port: &ServicePort) -> HttpRule {
+fn default_rule(kind: Kind, port: &ServicePort, attempts: Attempts) -> HttpRule {
     HttpRule {
         origin: Arc::new(Origin {
             kind: kind.to_string(),
@@ -97,11 +103,11 @@ fn default_rule(kind: Kind, port: &ServicePort) -> HttpRule {
         }),
         matches: RouteMatch::any(),
         filters: Filters::default(),
-        action: Action::Forward(Forward { backends: vec![WeightedBackend::plain(1, Backend::Port(port.clone()))], ..Forward::default() }),
+        action: Action::Forward(attempts.forward(vec![WeightedBackend::plain(1, Backend::Port(port.clone()))])),
     }
 }
 
-fn cluster(world: &World<'_>, port: &ServicePort, found: &Found<'_>) -> Cluster {
+fn cluster(world: &World<'_>, port: &ServicePort, found: &Found<'_>, policies: &Policies<'_>) -> Cluster {
     let service = &found.workloads_of;
     let accepted = world.accounts(service, found.accounts);
     let accepted = accepted.iter().map(|account| SpiffeId::of_account(world.trust_domain, &service.namespace, account)).collect();
@@ -109,9 +115,9 @@ fn cluster(world: &World<'_>, port: &ServicePort, found: &Found<'_>) -> Cluster 
         port: port.clone(),
         protocol: found.port.protocol,
         accepted,
-        connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+        connect_timeout: policies.connect_timeout(),
         server: ServicePort { service: service.clone(), port: port.port },
         tls: tls::towards(world, port, found),
-        traffic: Traffic::default(),
+        traffic: policies.endpoints(),
     }
 }

@@ -3,14 +3,15 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use crate::name::{Namespace, SUFFIX};
-use crate::resource::{ANY_SERVICE, BackendRef, HttpFilter, HttpRoute, Kind, Metadata, PathModifier, RouteRetry, RouteRule};
+use crate::name::{Namespace, SUFFIX, ServicePort};
+use crate::resource::{ANY_SERVICE, BackendRef, HttpFilter, HttpRoute, Kind, Metadata, PathModifier, RouteRule};
 use crate::snapshot::{
-    Action, Backend, Filters, Forward, HttpRule, Mirror, Origin, PathEdit, PathMatch, Pause, Protocol, Redirect, Retry, RetryOn, RouteMatch, Share, Timeouts,
+    Action, Backend, Filters, Forward, HttpRule, Mirror, Origin, PathEdit, PathMatch, Protocol, Redirect, RouteMatch, Share,
     WeightedBackend,
 };
 
 use super::World;
+use super::traffic::{Attempts, ByRule, Policies};
 
 /// Where rules are to hold: redirects that name no port lead to this one.
 #[derive(Debug, Clone, Copy)]
@@ -19,8 +20,15 @@ pub(super) struct Entrance<'e> {
     pub(super) port: u16,
     /// Whether they use TLS on it.
     pub(super) tls: bool,
-    /// The namespace of the service whose calls are routed; none at gateways.
-    pub(super) home: Option<&'e Namespace>,
+    /// The service port whose calls are routed; none at gateways.
+    pub(super) called: Option<&'e ServicePort>,
+}
+
+impl<'e> Entrance<'e> {
+    /// The namespace of the service whose calls are routed.
+    fn home(self) -> Option<&'e Namespace> {
+        self.called.map(|port| &port.service.namespace)
+    }
 }
 
 /// A route for HTTP with what tells it apart.
@@ -114,23 +122,25 @@ impl Place<'_, '_> {
                 (self.weighted(backend, &said), said)
             })
             .collect();
-        let forward = |backends: Vec<WeightedBackend>| Forward {
-            backends,
-            timeouts: Timeouts { request: rule.request_timeout, backend_request: rule.backend_request_timeout, ..Timeouts::default() },
+        let attempts: Vec<Option<Attempts>> = backends.iter().map(|(backend, _)| self.attempts(rule, backend)).collect();
+        // What nothing is sent to says nothing of how it is sent.
+        let shared = attempts.iter().flatten().next().cloned().unwrap_or_else(|| Policies::none().attempts(Some(rule)));
+        let attempts: Vec<Attempts> = attempts.into_iter().map(|attempts| attempts.unwrap_or_else(|| shared.clone())).collect();
+        let forward = |backends: Vec<WeightedBackend>, attempts: Attempts| Forward {
             path: said.path.clone(),
             host: said.host.clone(),
             mirrors: said.mirrors.clone(),
-            retry: rule.retry.as_ref().map(retry).unwrap_or_default(),
-            ..Forward::default()
+            ..attempts.forward(backends)
         };
-        if !backends.iter().any(|(_, said)| said.needs_a_rule()) {
+        let all_same = attempts.windows(2).all(|pair| pair[0] == pair[1]);
+        if all_same && !backends.iter().any(|(_, said)| said.needs_a_rule()) {
             let backends = backends.into_iter().map(|(backend, _)| backend).collect();
-            return vec![made(matches.clone(), said.filters, Action::Forward(forward(backends)))];
+            return vec![made(matches.clone(), said.filters, Action::Forward(forward(backends, shared)))];
         }
         let total: u64 = backends.iter().map(|(backend, _)| u64::from(backend.weight)).sum();
         let mut sum = 0;
         let mut rules = Vec::new();
-        for (backend, own) in backends.into_iter().filter(|(backend, _)| backend.weight > 0) {
+        for ((backend, own), attempts) in backends.into_iter().zip(attempts).filter(|((backend, _), _)| backend.weight > 0) {
             sum += u64::from(backend.weight);
             let share = (sum < total).then(|| Share::of(sum, total));
             let mut filters = said.filters.clone();
@@ -139,7 +149,7 @@ impl Place<'_, '_> {
                 _ if own.unknown => Action::Respond(500),
                 Some(redirect) => Action::Redirect(redirect),
                 None => {
-                    let mut forward = forward(vec![WeightedBackend { weight: 1, ..backend }]);
+                    let mut forward = forward(vec![WeightedBackend { weight: 1, ..backend }], attempts);
                     forward.path = own.path.or(forward.path);
                     forward.mirrors.extend(own.mirrors);
                     Action::Forward(forward)
@@ -149,14 +159,24 @@ impl Place<'_, '_> {
             rules.push(made(RouteMatch { share, ..matches.clone() }, filters, action));
         }
         if rules.is_empty() {
-            rules.push(made(matches.clone(), said.filters.clone(), Action::Forward(forward(Vec::new()))));
+            rules.push(made(matches.clone(), said.filters.clone(), Action::Forward(forward(Vec::new(), shared))));
         }
         rules
     }
 
+    /// How requests of the rule to one of its backends are timed and tried again; nothing where none are sent.
+    fn attempts(&self, rule: &RouteRule, backend: &WeightedBackend) -> Option<Attempts> {
+        let Backend::Port(port) = &backend.backend else { return None };
+        if backend.weight == 0 {
+            return None;
+        }
+        let by = ByRule { kind: self.kind, route: self.metadata, rule: rule.name.as_deref(), called: self.entrance.called };
+        Some(Policies::of(self.world, port, Some(by)).attempts(Some(rule)))
+    }
+
     /// Whether the rule takes gRPC-Web for gRPC: at gateways, where browsers call, if its route says gRPC or all of its backends speak nothing else.
     fn translates_grpc_web(&self, rule: &RouteRule) -> bool {
-        if self.entrance.home.is_some() {
+        if self.entrance.called.is_some() {
             return false;
         }
         let declared = |backend: &BackendRef| match self.backend(backend) {
@@ -226,7 +246,7 @@ impl Place<'_, '_> {
     }
 
     fn backend(&self, backend: &BackendRef) -> Backend {
-        led(self.world, (self.kind, self.metadata), self.entrance.home, backend)
+        led(self.world, (self.kind, self.metadata), self.entrance.home(), backend)
     }
 }
 
@@ -240,18 +260,6 @@ pub(super) fn led(world: &World<'_>, from: (Kind, &Metadata), home: Option<&Name
         },
         Backend::Port,
     )
-}
-
-/// When a rule's requests are tried again: after the answers that it lists, too, and each time after its own pause.
-fn retry(rule: &RouteRetry) -> Retry {
-    let by_default = Retry::default();
-    Retry {
-        attempts: rule.attempts,
-        on: [RetryOn::ConnectFailure, RetryOn::Reset, RetryOn::Timeout].into(),
-        codes: rule.codes.clone(),
-        pause: rule.backoff.map_or(by_default.pause, Pause::AtLeast),
-        ..by_default
-    }
 }
 
 /// A prefix is replaced where one was matched; the reader lets nothing else in.

@@ -82,6 +82,14 @@ pub fn status(world: &World<'_>, resource: &Resource) -> Option<Value> {
             let resolved = Condition::of("ResolvedRefs", unresolved.as_ref(), metadata);
             Some(json!({ "conditions": [Condition::of("Accepted", None, metadata), resolved] }))
         }
+        Spec::FaultPolicy(_) => {
+            // What is over is no part of the world.
+            let active = match world.resources.get(&resource.key()) {
+                Some(_) => Condition::of("Active", None, metadata),
+                None => Condition::new("Active", false, "Ended", "it has ended and does nothing any more", metadata),
+            };
+            Some(json!({ "conditions": [Condition::of("Accepted", None, metadata), active] }))
+        }
         _ => None,
     }
 }

@@ -4,6 +4,8 @@
 
 mod edge;
 mod rate_limit;
+mod fault;
+mod traffic;
 
 use proptest::prelude::*;
 

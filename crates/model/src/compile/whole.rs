@@ -8,7 +8,7 @@ use crate::name::{GatewayName, Namespace, ServicePort, WorkloadName};
 use crate::snapshot::{RateLimit, Snapshot};
 
 /// What a proxy in `viewer` runs that calls `ports` and stands beside `workload`: their units, those of all service ports that
-/// their rules lead to, and the workload's inbound. What does not exist is `absent`. Names and roots are no part of it: nobody
+/// their rules lead to or that take over from them, and the workload's inbound. What does not exist is `absent`. Names and roots are no part of it: nobody
 /// looks names up in such a proxy, and its roots lie beside its key.
 #[must_use]
 pub fn snapshot(
@@ -37,6 +37,7 @@ pub fn snapshot(
             continue;
         };
         ahead.extend(unit.rules.iter().flat_map(|rule| rule.leads_to()).cloned());
+        ahead.extend(unit.cluster.traffic.failover.iter().cloned());
         snapshot.endpoints.insert(port.clone(), Arc::new(endpoints));
         snapshot.outbound.insert(port, Arc::new(unit));
     }

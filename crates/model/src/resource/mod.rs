@@ -12,20 +12,18 @@ mod read;
 mod reader;
 mod tree;
 
-pub use check::{Options, check};
+pub use check::{Options, beyond_envoy, check, over};
 pub use diagnostic::{Diagnostic, Severity};
 pub use kinds::{
-    AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy, EgressTarget,
-    Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, Listener, ListenerProtocol, ListenerSet,
-    ListenerTls, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget, RateLimitPolicy, RateLimitTarget, ReferenceGrant,
-    RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Spec, Subset, TlsMode, TlsPolicyTarget, TransportRoute, TransportRouteRule,
-    Validation, Workload, WorkloadPort, WrittenCounted, WrittenLimit, WrittenService,
+    About, AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy, EgressTarget, FaultPolicy, FaultTarget, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, Listener, ListenerProtocol, ListenerSet, ListenerTls, Mode, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget, RateLimitPolicy, RateLimitTarget, ReferenceGrant, RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Set, SettingNames, Settings, Spec, Subset, TlsMode, TlsPolicyTarget, TrafficPolicy, TrafficTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort, WrittenCounted, WrittenLimit, WrittenService,
 };
 pub use nearest::nearest;
 pub use read::{ANY_SERVICE, Document, read, stored};
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -92,10 +90,14 @@ kinds! {
     Workload = "Workload", LORICA_API, "workloads", "wl";
     /// How callers of services prove who they are.
     AuthenticationPolicy = "AuthenticationPolicy", LORICA_API, "authenticationpolicies", "authn";
+    /// How calls are balanced, limited, timed and tried again.
+    TrafficPolicy = "TrafficPolicy", LORICA_API, "trafficpolicies", "tp";
     /// What may leave the mesh.
     EgressPolicy = "EgressPolicy", LORICA_API, "egresspolicies", "egress";
     /// How many requests may come.
     RateLimitPolicy = "RateLimitPolicy", LORICA_API, "ratelimitpolicies", "rl";
+    /// What is made to fail, for a test.
+    FaultPolicy = "FaultPolicy", LORICA_API, "faultpolicies", "fault";
     /// Who may refer to resources of another namespace.
     ReferenceGrant = "ReferenceGrant", GATEWAY_API, "referencegrants", "refgrant";
     /// TLS towards backends that are no part of the mesh.
@@ -331,6 +333,13 @@ impl Resources {
             .filter_map(|resource| if let Spec::Workload(workload) = &resource.spec { Some((&resource.metadata, workload)) } else { None })
     }
 
+    /// All traffic policies.
+    pub fn traffic(&self) -> impl Iterator<Item = (&Metadata, &TrafficPolicy)> {
+        self.of_kind(Kind::TrafficPolicy).filter_map(|resource| {
+            if let Spec::TrafficPolicy(policy) = &resource.spec { Some((&resource.metadata, &**policy)) } else { None }
+        })
+    }
+
     /// All egress policies.
     pub fn egress(&self) -> impl Iterator<Item = (&Metadata, &EgressPolicy)> {
         self.of_kind(Kind::EgressPolicy)
@@ -342,6 +351,23 @@ impl Resources {
         self.of_kind(Kind::RateLimitPolicy).filter_map(|resource| {
             if let Spec::RateLimitPolicy(policy) = &resource.spec { Some((&resource.metadata, policy)) } else { None }
         })
+    }
+
+    /// All fault policies.
+    pub fn faults(&self) -> impl Iterator<Item = (&Metadata, &FaultPolicy)> {
+        self.of_kind(Kind::FaultPolicy)
+            .filter_map(|resource| if let Spec::FaultPolicy(policy) = &resource.spec { Some((&resource.metadata, policy)) } else { None })
+    }
+
+    /// What of them is in force at `now`: all but the faults that are over.
+    #[must_use]
+    pub fn in_force(self: &Arc<Self>, now: SystemTime) -> Arc<Self> {
+        let is_over = |resource: &Resource| matches!(&resource.spec, Spec::FaultPolicy(policy) if policy.ends <= now);
+        if !self.of_kind(Kind::FaultPolicy).any(is_over) {
+            return self.clone();
+        }
+        let left = self.0.iter().filter(|(_, resource)| !is_over(resource));
+        Arc::new(Self(left.map(|(key, resource)| (key.clone(), resource.clone())).collect()))
     }
 
     /// All authentication policies.

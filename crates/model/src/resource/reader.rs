@@ -178,6 +178,12 @@ impl Object {
         Some(self.fields.remove(at).1).filter(|node| !matches!(node.value, Value::Null))
     }
 
+    /// The text of a field that stays.
+    pub(super) fn peek(&self, name: &str) -> Option<&str> {
+        let (_, node) = self.fields.iter().find(|(key, _)| key.name == name)?;
+        if let Value::Text(text) = &node.value { Some(text) } else { None }
+    }
+
     /// Takes a field that must be there.
     pub(super) fn need(&mut self, name: &'static str, reader: &mut Reader<'_>) -> Option<Node> {
         let taken = self.take(name);

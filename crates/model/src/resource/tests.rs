@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod rate_limit;
+mod fault;
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -349,7 +350,7 @@ fn durations_are_those_of_the_gateway_api() {
         assert_eq!(route.rules[0].request_timeout.map(|limit| limit.as_millis()), Some(millis), "{written}");
     }
     let Spec::HttpRoute(unlimited) = &taken(&timeouts("0s"))[0].spec else { panic!() };
-    assert_eq!(unlimited.rules[0].request_timeout, None);
+    assert_eq!(unlimited.rules[0].request_timeout, Some(std::time::Duration::ZERO));
     for bad in ["10", "10 s", "-1s", "1.5s", "1d", "s", "100000s", "1s1s1s1s1s", "1µs", "''"] {
         assert_eq!(pointed(&timeouts(bad)).len(), 1, "{bad}");
     }
@@ -560,6 +561,123 @@ fn the_rest_is_told_where_it_stands() {
             assert!(pointed.contains(&(message.to_owned(), under.to_owned())), "{pointed:?}");
         }
     }
+}
+
+fn traffic(name: &str, spec: &str) -> String {
+    format!("apiVersion: lorica.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}, namespace: contact}}\nspec: {spec}\n---\n")
+}
+
+const OF_RECORDING: &str = "targetRefs: [{kind: Service, name: recording}]";
+
+#[test]
+fn what_a_traffic_policy_cannot_mean_is_told_where_it_stands() {
+    let of = |spec: &str| traffic("p", &format!("{{{OF_RECORDING}, {spec}}}"));
+    for (text, message, under) in [
+        (of("timeouts: {request: 1s, perTry: 2s}"), "`perTry` is longer than `request`, of which it is a part", "2s"),
+        (
+            of("retries: {attempts: 0}, limits: {retries: {percent: 20}}"),
+            "this limits retries, and `retries.attempts: 0` lets none be",
+            "{percent: 20}",
+        ),
+        (
+            of("balancing: {algorithm: Maglev, hashOn: [{header: Connection}]}"),
+            "no request carries `connection` on: it would belong to no endpoint",
+            "Connection",
+        ),
+        (
+            of("balancing: {algorithm: Maglev, hashOn: [{header: x-lorica-reason}]}"),
+            "no request carries `x-lorica-reason` on: it would belong to no endpoint",
+            "x-lorica-reason",
+        ),
+        (of("balancing: {algorithm: Random, hashOn: [{query: id}]}"), "nothing is hashed with this algorithm", "[{query: id}]"),
+        (of("balancing: {hashOn: [{query: id}]}"), "nothing is hashed for `recording.contact`: its algorithm is PeakEwma", "[{query: id}]"),
+        (of("balancing: {algorithm: Maglev}"), "nothing says what `Maglev` is to hash: any endpoint takes any request", "Maglev"),
+        (of("balancing: {panicPercent: 101}"), "`panicPercent` is from 0 to 100, not 101", "101"),
+        (of("ejection: {maxPercent: 150}"), "`maxPercent` is from 0 to 100, not 150", "150"),
+        (of("balancing: {algorithm: Maglev, hashOn: [{query: id}], tableSize: 1000}"), "`tableSize` is a prime, which 1000 is not", "1000"),
+        (of("balancing: {algorithm: Random, tableSize: 7}"), "`tableSize` is the size of what `Maglev` looks up", "7"),
+        (of("ejection: {baseTime: 2m, maxTime: 1m}"), "`baseTime` is longer than `maxTime`, which no ejection exceeds", "2m"),
+        (
+            of("timeouts: {request: 1s}, hedging: {after: 2s}"),
+            "`hedging.after` is longer than `timeouts.request`: no second attempt would ever be made",
+            "2s",
+        ),
+        (of("healthCheck: {http: {path: /}, tcp: {}}"), "an endpoint is asked one question", "{http: {path: /}, tcp: {}}"),
+        (of("healthCheck: {http: {path: health}}"), "`health` is no path", "health"),
+        (of("healthCheck: {tcp: {}, interval: 1s, timeout: 2s}"), "a health check would begin before the last one is given up", "2s"),
+        (of("retries: {on: [ConnectionFailure]}"), "`ConnectionFailure` is no condition", "ConnectionFailure"),
+        (of("retries: {backoff: {base: 1s, max: 500ms}}"), "`backoff.base` is longer than `backoff.max`, which no pause exceeds", "1s"),
+        (of("timeouts: {connect: 0s}"), "a time of 0 leaves none", "0s"),
+        (of("limits: {retries: {atMost: 3, percent: 20}}"), "retries are limited by their number or by their share", "3"),
+        (of("failover: [{name: recording, port: 80}]"), "`recording.contact` cannot take over from itself", "recording"),
+        (of("failover: [{name: transcript, port: 81}]"), "the service `transcript.contact` has no port 81", "transcript"),
+        (of("failover: [{name: transcripts, port: 80}]"), "there is no service `transcripts.contact`", "transcripts"),
+        (traffic("p", "{}"), "TrafficPolicy p says nothing", "p"),
+        (
+            traffic("p", "{targetRefs: [{kind: Gateway, name: edge}], retries: {attempts: 1}}"),
+            "nothing of a Gateway is balanced or timed",
+            "edge",
+        ),
+        (
+            traffic("p", "{targetRefs: [{kind: Service, name: recording, namespace: other}], retries: {attempts: 1}}"),
+            "a policy of `contact` cannot hold for a Service of `other`",
+            "recording",
+        ),
+        (traffic("p", "{targetRefs: [{kind: HTTPRoute, name: r}], retries: {attempts: 1}}"), "there is no HTTPRoute `r.contact`", "r"),
+        (
+            route("r", RECORDING, "  - {name: all}")
+                + &traffic("p", "{targetRefs: [{kind: HTTPRoute, name: r}], ejection: {interval: 1s}}"),
+            "`ejection.interval` is about the endpoints of a service, which its routes share",
+            "1s",
+        ),
+        (
+            route("r", RECORDING, "  - {name: all}")
+                + &traffic("p", "{targetRefs: [{kind: HTTPRoute, name: r, sectionName: al}], retries: {attempts: 1}}"),
+            "no rule of the HTTPRoute `r` is named `al`",
+            "r",
+        ),
+        (
+            of("retries: {attempts: 1}") + &traffic("q", &format!("{{{OF_RECORDING}, retries: {{attempts: 2}}}}")),
+            "TrafficPolicy q says `retries.attempts` of the same, too",
+            "1",
+        ),
+        (
+            service("bytes", "{port: 1, appProtocol: tcp}")
+                + &traffic("p", "{targetRefs: [{kind: Service, name: bytes}], retries: {attempts: 1}}"),
+            "`bytes.contact` is declared as tcp: it has no requests, so `retries.attempts` would do nothing",
+            "1",
+        ),
+    ] {
+        let pointed = pointed(&text);
+        assert!(pointed.contains(&(message.to_owned(), under.to_owned())), "{message}: {pointed:?}");
+    }
+}
+
+#[test]
+fn a_traffic_policy_says_all_it_can() {
+    let spec = "
+  targetRefs: [{kind: Service, name: recording}]
+  balancing: {algorithm: Maglev, tableSize: 251, hashOn: [{header: X-User}, {cookie: {name: s, ttl: 1h}}, {query: id}, {source: Address}],
+    affinity: {cookie: stay}, prefer: Zone, overprovisioningPercent: 150, panicPercent: 0, slowStart: {window: 30s, minimumPercent: 20}}
+  failover: [{name: transcript, port: 80}]
+  limits: {connections: 10, pending: 20, requests: None, queueTimeout: 2s, retries: {atMost: 4},
+    adaptive: {minimum: 5, maximum: 50, interval: 1s, tolerancePercent: 50}}
+  ejection: {consecutive5xx: 3, consecutiveGatewayErrors: None, consecutiveLocalErrors: 2, interval: 5s, baseTime: 10s, maxTime: 1m,
+    maxPercent: 40, successRate: {stdevFactor: 1500}, failurePercentage: {threshold: 50}}
+  healthCheck: {http: {path: /healthz, statuses: [204, 300-399]}, interval: 3s, timeout: 1s, unhealthyThreshold: 1, healthyThreshold: 1}
+  timeouts: {connect: 1s, request: 10s, perTry: 3s, idle: 0s, stream: 1h, pooledIdle: 2s, connectionAge: 5m}
+  retries: {attempts: 4, on: [ConnectFailure, GatewayError], statusCodes: [429, 429, 409], backoff: {base: 10ms, max: 1s}, nonIdempotent: true,
+    avoidTried: false, retryAfterMax: 10s}
+  hedging: {after: 100ms, attempts: 2}";
+    let found = found(&traffic("p", spec), Options::default());
+    assert!(found.is_empty(), "{}", rendered(&found, &traffic("p", spec)));
+    let resources = taken(&traffic("p", spec));
+    let Spec::TrafficPolicy(policy) = &resources[0].spec else { panic!() };
+    // Every setting that there is.
+    let names: std::collections::BTreeSet<_> = policy.settings.written().map(|(name, _, _)| name).collect();
+    assert_eq!((names.len(), policy.settings.retry_codes.as_ref().unwrap().value.as_slice()), (51, &[409, 429][..]));
+    assert_eq!(policy.settings.idle.as_ref().unwrap().value, None);
+    assert_eq!(policy.settings.requests.as_ref().unwrap().value, None);
 }
 
 #[test]

@@ -35,7 +35,7 @@ impl Default for Timeouts {
 pub struct Retry {
     /// How often, the first try not counted. 2 by default, as in Istio.
     pub attempts: u32,
-    /// After what.
+    /// After what. By default after connections that did not come about or broke, and attempts that took too long.
     pub on: BTreeSet<RetryOn>,
     /// After answers of these statuses, too.
     pub codes: Vec<u16>,
@@ -53,7 +53,7 @@ impl Default for Retry {
     fn default() -> Self {
         Self {
             attempts: 2,
-            on: [RetryOn::ConnectFailure, RetryOn::Reset].into(),
+            on: [RetryOn::ConnectFailure, RetryOn::Reset, RetryOn::Timeout].into(),
             codes: Vec::new(),
             pause: Pause::default(),
             non_idempotent: false,

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, HostPattern, Origin};
+use super::{Backend, HostPattern, NameFault, Origin};
 use crate::name::{Label, Namespace, ServicePort, WorkloadName};
 use crate::spiffe::SpiffeId;
 
-/// What the app beside one proxy may call outside the mesh.
+/// What the app beside one proxy may call outside the mesh, and what it is told wrongly of names inside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EgressUnit {
     /// The workload.
@@ -23,6 +23,9 @@ pub struct EgressUnit {
     pub rules: Vec<EgressRule>,
     /// What becomes of calls that no rule lists.
     pub unlisted: Unlisted,
+    /// The faults that the app's questions for names of services meet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<NameFault>,
 }
 
 /// What becomes of calls that no rule lists.
@@ -175,7 +178,7 @@ impl EgressUnit {
     /// What nothing was said about: everything may leave.
     #[must_use]
     pub fn open(workload: WorkloadName) -> Self {
-        Self { workload, rules: Vec::new(), unlisted: Unlisted::Allow }
+        Self { workload, rules: Vec::new(), unlisted: Unlisted::Allow, names: Vec::new() }
     }
 
     /// Whether nothing is forbidden and nothing goes elsewhere: then nobody need look at a connection.

@@ -7,6 +7,7 @@
 mod attempt;
 mod egress;
 mod endpoint;
+mod fault;
 mod gateway;
 mod inbound;
 mod names;
@@ -20,11 +21,16 @@ mod traffic;
 mod version;
 
 pub mod lease;
+pub mod hash;
 pub mod route;
 
 pub use attempt::{Affinity, HashOn, Hedge, Pause, Retry, RetryOn, Timeouts};
 pub use egress::{EgressCaller, EgressHost, EgressRule, EgressUnit, Unlisted, Verdict, is_special, listed};
-pub use endpoint::{Endpoint, EndpointSet, Locality, Transport};
+pub use endpoint::{Endpoint, EndpointSet, Locality, LocalityError, Transport};
+pub use fault::{
+    Abort, AbortAnswer, Bandwidth, Delay, DelayTime, Fault, FaultCall, FaultCaller, Injected, InjectedEnd, NameAnswer, NameFault, inject,
+    inject_name,
+};
 pub use gateway::{
     BackendTls, Certificate, ClientValidation, GatewayUnit, HostPattern, Hosts, Listening, PrivateKey, ServerTls, Terminated, TlsAction,
     TlsChain, TransportRoute, VirtualHost, without_port,

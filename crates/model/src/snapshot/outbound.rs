@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackendTls, RuleTable, Traffic};
+use super::{BackendTls, Fault, RuleTable, Traffic};
 use crate::name::ServicePort;
 use crate::spiffe::SpiffeId;
 
@@ -59,6 +59,9 @@ pub struct OutboundUnit {
     pub rules: RuleTable,
     /// Whether a user wrote HTTP rules: then bytes that are no HTTP are refused, as they would pass the rules by.
     pub http_only: bool,
+    /// The faults that connections meet whose bytes are not looked at. Those of requests stand with the rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
     /// How the service port itself is reached, by TCP and by rules that name it. Other backends have units of their own.
     pub cluster: Cluster,
 }

@@ -132,7 +132,7 @@ fn path_matches(matches: &PathMatch, path: &str) -> bool {
 }
 
 /// Several fields of one name count as one value joined by commas (RFC 9110, 5.3).
-fn header_matches(field: &FieldMatch, head: &RequestHead) -> bool {
+pub(super) fn header_matches(field: &FieldMatch, head: &RequestHead) -> bool {
     let mut values = head.fields.get_all(&field.name);
     let Some(first) = values.next() else { return false };
     match values.next() {

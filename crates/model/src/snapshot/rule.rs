@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Affinity, HashOn, Hedge, LimitService, Origin, Pattern, RateLimit, Retry, Timeouts};
+use super::{Affinity, Fault, HashOn, Hedge, LimitService, Origin, Pattern, RateLimit, Retry, Timeouts};
 use crate::name::ServicePort;
 
 /// One rule: the first that matches decides.
@@ -81,6 +81,9 @@ pub struct Forward {
     pub hash: Vec<HashOn>,
     /// How a caller stays with one endpoint; none: it does not.
     pub affinity: Option<Affinity>,
+    /// The faults that it meets first, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
 }
 
 /// What is changed in heads, and how calls are translated.

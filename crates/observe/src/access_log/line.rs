@@ -110,6 +110,7 @@ impl LineWriter {
         // Ours.
         plain(out, br#","reason":"#, word);
         text(out, br#","detail":"#, detail);
+        displayed(out, br#","fault":"#, record.fault.as_ref());
         number(out, br#","grpc_status":"#, http.and_then(|http| http.grpc_status).map(u64::from));
         number(out, br#","attempts":"#, http.map(|http| http.attempts.into()));
         let context = http.and_then(|http| http.span).map(|span| span.context);

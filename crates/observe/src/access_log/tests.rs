@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::record::sample::{http, tcp, with};
-use crate::record::{Protocol, Reporter};
+use crate::record::{FaultMet, Protocol, Reporter};
 use crate::trace::Span;
 use lorica_model::reason::Reason;
+use lorica_model::snapshot::Origin;
 
 /// Long enough for any machine; a test that passes never waits for it.
 const LONG: Duration = Duration::from_secs(60);
@@ -84,6 +85,29 @@ fn a_failure_says_why_where_envoy_says_it() {
     let closed = failed(tcp(), Reason::PlaintextRefused);
     assert_eq!(closed["connection_termination_details"], json!("connection refused"));
     assert_eq!(closed["upstream_transport_failure_reason"], Value::Null);
+}
+
+#[test]
+fn what_is_made_to_fail_names_its_policy() {
+    let by = |delayed| {
+        let origin = Origin {
+            kind: "FaultPolicy".to_owned(),
+            namespace: "contact".to_owned(),
+            name: "slow".to_owned(),
+            generation: 1,
+            rule: 0,
+            matched: 0,
+        };
+        Some(FaultMet { by: Arc::new(origin), delayed })
+    };
+    let delayed = line(&Record { fault: by(true), ..http() });
+    assert_eq!((&delayed["response_flags"], &delayed["fault"]), (&json!("DI"), &json!("FaultPolicy/slow.contact")));
+    let injected = |delayed| line(&Record { fault: by(delayed), reason: Some(Reason::FaultInjected), ..http() })["response_flags"].clone();
+    assert_eq!((injected(true), injected(false)), (json!("DI,FI"), json!("FI")));
+    // What failed after a delay failed by itself.
+    let failed = line(&Record { fault: by(true), reason: Some(Reason::ConnectFailed), ..http() });
+    assert_eq!(failed["response_flags"], json!("UF"));
+    assert_eq!(line(&http()).get("fault"), None);
 }
 
 #[test]

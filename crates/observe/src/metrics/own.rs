@@ -39,8 +39,14 @@ impl OwnMetric {
     /// Exchanges that the mesh ended.
     pub const EXCHANGES_FAILED: Self =
         Self::counter("lorica_exchanges_failed_total", "reason", "Exchanges that the mesh itself ended, by reason");
+    /// What FaultPolicies did.
+    pub const FAULTS_INJECTED: Self =
+        Self::counter("lorica_faults_injected_total", "fault", "What FaultPolicies did to calls, by what it was");
     /// Copies of requests.
     pub const MIRRORED: Self = Self::counter("lorica_mirrored_requests_total", "result", "Copies of requests, by what became of them");
+    /// Calls that went to any endpoint.
+    pub const PANIC_PICKS: Self =
+        Self::counter("lorica_balancing_panic_total", "", "Calls given to any endpoint, whatever its health, as too few were well");
     /// Upstream connections made.
     pub const POOL_CONNECTS: Self = Self::counter("lorica_pool_connects_total", "", "Upstream connections made");
     /// Upstream connections used again.

@@ -90,6 +90,7 @@ fn attributes(record: &Record<'_>, http: &Http<'_>) -> Vec<KeyValue> {
         attributes.extend(http.grpc_status.map(|status| number("rpc.grpc.status_code", i64::from(status))));
     }
     attributes.extend(record.route.as_ref().map(|route| text("lorica.route", &route.to_string())));
+    attributes.extend(record.fault.as_ref().map(|fault| text("lorica.fault", &fault.to_string())));
     if let Some(reason) = record.reason.map(|reason| reason.meaning().word) {
         attributes.extend([text("lorica.reason", reason), text("error.type", reason)]);
     } else if http.status >= 500 {

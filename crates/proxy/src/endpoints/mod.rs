@@ -2,6 +2,15 @@
 //!
 //! In: endpoint sets as the control plane sends them, and the outcome of every call. Out: one endpoint a call. What is
 //! known of an endpoint outlives every change of routes. Counters are atomics that workers share; nothing here waits.
+//!
+//! `choose` picks: the level (`locality`), then one of its endpoints (`balance`, `hash`). `arranged` holds what both need, made ahead.
+
+mod arranged;
+mod balance;
+mod choose;
+mod ewma;
+mod hash;
+mod locality;
 
 pub mod health;
 
@@ -10,25 +19,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, Guard};
 use lorica_model::name::ServicePort;
-use lorica_model::snapshot::{Endpoint, EndpointSet, OutboundUnit, Traffic};
+use lorica_model::snapshot::{Endpoint, EndpointSet, Locality, OutboundUnit, Traffic};
+use lorica_model::xxh64::xxh64;
 
+pub use self::choose::{NoPick, Wanted, is_exhausted, pick};
+
+use self::arranged::Arranged;
+use self::ewma::{FAILURE_LATENCY, PeakEwma, penalty};
 use self::health::Health;
-use crate::config::MAX_ACTIVE_PER_ENDPOINT;
-
-/// The latency that an endpoint never called is taken to have: Linkerd's default.
-const ASSUMED_LATENCY: Duration = Duration::from_millis(30);
-/// How fast old latencies are forgotten: Linkerd's default.
-const DECAY: Duration = Duration::from_secs(10);
-/// The latency that a failed connection counts as, so that others are preferred for some seconds.
-const FAILURE_LATENCY: Duration = Duration::from_secs(5);
 
 /// The endpoints of one service port.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LiveSet {
     endpoints: Vec<Arc<LiveEndpoint>>,
     /// What holds for calls to them.
     traffic: Traffic,
+    /// Their indices by how far they are, the nearest first.
+    levels: Vec<Vec<u32>>,
+    /// The same with what follows from the health of each.
+    arranged: ArcSwap<Arranged>,
+    /// Whose turn it is in round robin. It begins anywhere, so that many proxies do not go in step.
+    turn: AtomicU64,
 }
 
 /// One endpoint and what is known of it.
@@ -38,8 +51,12 @@ pub struct LiveEndpoint {
     pub endpoint: Endpoint,
     /// Tells endpoints apart in pools, for the life of the process.
     pub id: u64,
+    /// By which a caller's cookie names it: a hash of its workload and port. It is the same in every proxy, and tells no address.
+    pub token: u64,
     /// Whether it is to be called.
     pub health: Health,
+    /// When it came to a set that was there before; none for one that came with its set.
+    new_since: Option<Instant>,
     active: AtomicU32,
     load: PeakEwma,
 }
@@ -47,15 +64,15 @@ pub struct LiveEndpoint {
 /// The live sets of all service ports, replaced as a whole when an endpoint set changes.
 pub type LiveSets = HashMap<ServicePort, Arc<LiveSet>>;
 
-/// The sets for `endpoints`, with what `before` knew of those that stay, and what the `units` say of calls to them.
+/// The sets for `endpoints`, with what `before` knew of those that stay, and what the `units` say of calls to them. `own`: where this proxy runs.
 #[must_use]
 pub fn update(
     before: &LiveSets,
     endpoints: &HashMap<ServicePort, Arc<EndpointSet>>,
     units: &HashMap<ServicePort, Arc<OutboundUnit>>,
+    own: &Locality,
     now: Instant,
 ) -> LiveSets {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
     let set = |(port, set): (&ServicePort, &Arc<EndpointSet>)| {
         let known = before.get(port);
         let traffic = units.get(port).map(|unit| unit.cluster.traffic.clone()).unwrap_or_default();
@@ -66,30 +83,29 @@ pub fn update(
         let live = set.endpoints.iter().map(|endpoint| {
             let same = known.and_then(|known| known.endpoints.iter().find(|live| live.endpoint == *endpoint));
             same.cloned().unwrap_or_else(|| {
-                Arc::new(LiveEndpoint {
-                    endpoint: endpoint.clone(),
-                    id: NEXT.fetch_add(1, Ordering::Relaxed),
-                    health: Health::default(),
-                    active: AtomicU32::new(0),
-                    load: PeakEwma::new(now),
-                })
+                let new_since = known.and_then(|known| known.new_since(endpoint, now));
+                Arc::new(LiveEndpoint::new(endpoint.clone(), new_since, now))
             })
         });
-        (port.clone(), Arc::new(LiveSet { endpoints: live.collect(), traffic }))
+        let turn = known.map_or_else(|| fastrand::u64(..), |known| known.turn.load(Ordering::Relaxed));
+        (port.clone(), Arc::new(LiveSet::new(live.collect(), traffic, own, turn)))
     };
     endpoints.iter().map(set).collect()
 }
 
-/// Why no endpoint could be picked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoPick {
-    /// There is none, or all were tried.
-    None,
-    /// Those there are have as many calls as they may.
-    Full,
+impl Default for LiveSet {
+    fn default() -> Self {
+        Self::new(Vec::new(), Traffic::default(), &Locality::default(), 0)
+    }
 }
 
 impl LiveSet {
+    fn new(endpoints: Vec<Arc<LiveEndpoint>>, traffic: Traffic, own: &Locality, turn: u64) -> Self {
+        let levels = arranged::levels(&endpoints, own, &traffic.balancing);
+        let arranged = ArcSwap::from_pointee(Arranged::new(&levels, &endpoints, &traffic.balancing));
+        Self { endpoints, traffic, levels, arranged, turn: AtomicU64::new(turn) }
+    }
+
     /// How many endpoints there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -102,49 +118,48 @@ impl LiveSet {
         self.endpoints.is_empty()
     }
 
-    /// The less loaded of two endpoints drawn at random by weight, leaving out those `tried` already while others are there.
-    ///
-    /// # Errors
-    /// [`NoPick`] where there is none.
-    pub fn pick(&self, tried: &[u64], now: Instant, mut random: impl FnMut() -> f64) -> Result<Active, NoPick> {
-        let fresh: smallvec::SmallVec<[&Arc<LiveEndpoint>; 16]> = self.endpoints.iter().filter(|live| !tried.contains(&live.id)).collect();
-        let picked = match fresh.as_slice() {
-            [] => return Err(NoPick::None),
-            [only] => only,
-            candidates => {
-                let first = draw(candidates, None, random());
-                let second = draw(candidates, Some(first), random());
-                let cost = |index: usize| candidates[index].cost(now);
-                &candidates[if cost(second) < cost(first) { second } else { first }]
-            }
-        };
-        if picked.active.load(Ordering::Relaxed) >= MAX_ACTIVE_PER_ENDPOINT {
-            return Err(NoPick::Full);
-        }
-        Ok(Active::begin(Arc::clone(picked), now))
+    /// Whether a call's hash decides which endpoint takes it.
+    #[must_use]
+    pub fn by_hash(&self) -> bool {
+        self.traffic.balancing.algorithm.by_hash()
     }
-}
 
-/// An index drawn by weight, never `except`.
-fn draw(candidates: &[&Arc<LiveEndpoint>], except: Option<usize>, random: f64) -> usize {
-    let weight = |index: usize| if Some(index) == except { 0 } else { u64::from(candidates[index].endpoint.weight) };
-    let total: u64 = (0..candidates.len()).map(weight).sum();
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "random is in 0..1")]
-    let mut ticket = ((random * total as f64) as u64).min(total.saturating_sub(1));
-    for index in 0..candidates.len() {
-        if ticket < weight(index) {
-            return index;
+    /// The endpoints as they stand now.
+    fn arranged(&self) -> Guard<Arc<Arranged>> {
+        let present = self.arranged.load();
+        if present.holds(&self.endpoints) {
+            return present;
         }
-        ticket -= weight(index);
+        self.arranged.store(Arc::new(Arranged::new(&self.levels, &self.endpoints, &self.traffic.balancing)));
+        self.arranged.load()
     }
-    // Only reached where every other weight is 0, which the control plane never sends.
-    usize::from(except == Some(0)).min(candidates.len() - 1)
+
+    /// Since when an endpoint is new of which only something was changed, or which was not there.
+    fn new_since(&self, endpoint: &Endpoint, now: Instant) -> Option<Instant> {
+        let is_it = |live: &&Arc<LiveEndpoint>| live.endpoint.workload == endpoint.workload && live.endpoint.address == endpoint.address;
+        self.endpoints.iter().find(is_it).map_or(Some(now), |live| live.new_since)
+    }
 }
 
 impl LiveEndpoint {
-    /// What one more call would cost here: its latency times the calls it would share with.
-    fn cost(&self, now: Instant) -> f64 {
-        self.load.at(now) * f64::from(self.active.load(Ordering::Relaxed) + 1) / f64::from(self.endpoint.weight.max(1))
+    fn new(endpoint: Endpoint, new_since: Option<Instant>, now: Instant) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let name = format!("{}:{}", endpoint.workload, endpoint.address.port());
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            token: xxh64(name.as_bytes(), 0),
+            health: Health::default(),
+            new_since,
+            active: AtomicU32::new(0),
+            load: PeakEwma::new(now),
+            endpoint,
+        }
+    }
+
+    /// How many calls to it are under way.
+    #[must_use]
+    pub fn active(&self) -> u32 {
+        self.active.load(Ordering::Relaxed)
     }
 
     /// The latency that calls to it are expected to have.
@@ -159,17 +174,26 @@ impl LiveEndpoint {
 pub struct Active {
     /// The endpoint.
     pub live: Arc<LiveEndpoint>,
+    /// Whether it was picked whatever its health, as too few are well.
+    pub panic: bool,
     begun: Instant,
 }
 
 impl Active {
-    fn begin(live: Arc<LiveEndpoint>, now: Instant) -> Self {
+    fn begin(live: Arc<LiveEndpoint>, panic: bool, now: Instant) -> Self {
         live.active.fetch_add(1, Ordering::Relaxed);
-        Self { live, begun: now }
+        Self { live, panic, begun: now }
     }
 
-    /// Tells that the endpoint answered.
-    pub fn answered(&self, now: Instant) {
+    /// Tells that the endpoint answered with this status. Where that says that it is overloaded or fails, others are preferred for a while: for as
+    /// long as `retry_after` asks, or some seconds.
+    pub fn answered(&self, status: u16, retry_after: Option<Duration>, now: Instant) {
+        let took = now.saturating_duration_since(self.begun);
+        self.live.load.observe(penalty(status, retry_after).map_or(took, |penalty| penalty.max(took)), now);
+    }
+
+    /// Tells that the endpoint took a connection, of which nothing more is known.
+    pub fn connected(&self, now: Instant) {
         self.live.load.observe(now.saturating_duration_since(self.begun), now);
     }
 
@@ -185,116 +209,5 @@ impl Drop for Active {
     }
 }
 
-/// A latency average that rises at once to a peak and comes down slowly. Writers race without harm: a lost update is one sample.
-#[derive(Debug)]
-struct PeakEwma {
-    /// Seconds, as bits of an `f64`.
-    value: AtomicU64,
-    /// Nanoseconds after `epoch` at which `value` held.
-    stamp: AtomicU64,
-    epoch: Instant,
-}
-
-impl PeakEwma {
-    fn new(now: Instant) -> Self {
-        Self { value: AtomicU64::new(ASSUMED_LATENCY.as_secs_f64().to_bits()), stamp: AtomicU64::new(0), epoch: now }
-    }
-
-    fn at(&self, now: Instant) -> f64 {
-        f64::from_bits(self.value.load(Ordering::Relaxed)) * self.kept(now)
-    }
-
-    /// The share of the value that is left at `now`.
-    fn kept(&self, now: Instant) -> f64 {
-        let stamp = self.epoch + Duration::from_nanos(self.stamp.load(Ordering::Relaxed));
-        (-now.saturating_duration_since(stamp).as_secs_f64() / DECAY.as_secs_f64()).exp()
-    }
-
-    fn observe(&self, latency: Duration, now: Instant) {
-        let latency = latency.as_secs_f64();
-        let old = f64::from_bits(self.value.load(Ordering::Relaxed));
-        let kept = self.kept(now);
-        let new = if latency > old { latency } else { old * kept + latency * (1.0 - kept) };
-        self.value.store(new.to_bits(), Ordering::Relaxed);
-        let nanos = now.saturating_duration_since(self.epoch).as_nanos();
-        self.stamp.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use lorica_model::snapshot::{Locality, Transport};
-
-    fn set(weights: &[u32]) -> (LiveSets, ServicePort, Instant) {
-        let port: ServicePort = "recording.contact.mesh:80".parse().unwrap();
-        let endpoint = |(index, weight): (usize, &u32)| Endpoint {
-            workload: format!("recording-{index}.contact").parse().unwrap(),
-            address: ([127, 0, 0, 1], 1000 + u16::try_from(index).unwrap()).into(),
-            transport: Transport::MutualTls,
-            weight: *weight,
-            version: None,
-            virtual_address: None,
-            locality: Locality::default(),
-        };
-        let endpoints = weights.iter().enumerate().map(endpoint).collect();
-        let sets = HashMap::from([(port.clone(), Arc::new(EndpointSet { port: port.clone(), endpoints }))]);
-        let now = Instant::now();
-        (update(&LiveSets::new(), &sets, &HashMap::new(), now), port, now)
-    }
-
-    #[test]
-    fn the_less_loaded_of_two_is_picked() {
-        let (sets, port, now) = set(&[1, 1]);
-        let busy = sets[&port].pick(&[], now, || 0.0).unwrap();
-        for random in [0.0, 0.3, 0.6, 0.99] {
-            let picked = sets[&port].pick(&[], now, || random).unwrap();
-            assert_ne!(picked.live.id, busy.live.id);
-        }
-    }
-
-    #[test]
-    fn a_slow_endpoint_is_left_alone_until_it_is_forgotten() {
-        let (sets, port, now) = set(&[1, 1]);
-        let slow = sets[&port].pick(&[], now, || 0.0).unwrap();
-        slow.failed(now);
-        let id = slow.live.id;
-        drop(slow);
-        assert_ne!(sets[&port].pick(&[], now, || 0.0).unwrap().live.id, id);
-        let fast = sets[&port].pick(&[id], now, || 0.0).unwrap();
-        let later = now + Duration::from_secs(120);
-        fast.live.load.observe(Duration::from_millis(200), later);
-        drop(fast);
-        assert_eq!(sets[&port].pick(&[], later, || 0.0).unwrap().live.id, id);
-    }
-
-    #[test]
-    fn what_was_tried_is_not_picked_again() {
-        let (sets, port, now) = set(&[1, 1]);
-        let first = sets[&port].pick(&[], now, || 0.0).unwrap().live.id;
-        let second = sets[&port].pick(&[first], now, || 0.0).unwrap().live.id;
-        assert_eq!(sets[&port].pick(&[first, second], now, || 0.0).unwrap_err(), NoPick::None);
-    }
-
-    #[test]
-    fn what_is_known_outlives_a_change_of_the_set() {
-        let (sets, port, now) = set(&[1, 1]);
-        let endpoints = |sets: &LiveSets| sets[&port].endpoints.iter().map(|live| live.id).collect::<Vec<_>>();
-        let kept = EndpointSet { port: port.clone(), endpoints: vec![sets[&port].endpoints[1].endpoint.clone()] };
-        let after = update(&sets, &HashMap::from([(port.clone(), Arc::new(kept))]), &HashMap::new(), now);
-        assert_eq!(endpoints(&after), endpoints(&sets)[1..]);
-    }
-
-    #[test]
-    fn weights_share_the_draws() {
-        let (sets, port, _) = set(&[1, 3]);
-        let candidates: Vec<_> = sets[&port].endpoints.iter().collect();
-        let mut hits = [0; 2];
-        for step in 0..100 {
-            hits[draw(&candidates, None, f64::from(step) / 100.0)] += 1;
-        }
-        assert_eq!(hits, [25, 75]);
-        assert_eq!(draw(&candidates, Some(1), 0.99), 0);
-    }
-}
+mod tests;

@@ -181,10 +181,11 @@ fn detected<'a>(worker: &'a Rc<Worker>, caller: Caller, mut stream: Stream, reac
     Box::pin(async move {
         let mut sent = BytesMut::with_capacity(http::FIRST_READ);
         let mut answered = BytesMut::new();
+        let remote = caller.remote.ip();
         let mut connecting = Box::pin(async {
             // Who speaks first has mostly done so by then, and its connection may be another one.
             tokio::time::sleep(SILENCE).await;
-            tcp::connect(worker, reach).await
+            tcp::connect(worker, reach, remote).await
         });
         let mut upstream: Option<Result<tcp::Upstream, super::connect::NotConnected>> = None;
         let spoken = loop {

@@ -32,7 +32,7 @@ use super::respond::{self, own_answer};
 use super::tcp::TCP_IDLE;
 use super::{gateway, pick, route};
 use crate::config::{HEAD_TIMEOUT, MAX_ATTEMPTS};
-use crate::endpoints::NoPick;
+use crate::endpoints::Wanted;
 use crate::source::Source;
 use crate::stream::{Stream, prepare};
 use crate::wire::{self, Body, Http1Server, Http2Server, Responder};
@@ -279,23 +279,20 @@ async fn through(worker: &Rc<Worker>, gateway: &Backend, asked: &str, record: &m
             return Err(NotConnected::new(Reason::NoBackend, format!("it is to go through {name}, which is no egress gateway")));
         }
     };
-    let reach = route::reach(worker, port).await.map_err(|reason| NotConnected::new(reason, format!("the egress gateway {port}")))?;
+    let called = route::reach(worker, port).await.map_err(|reason| NotConnected::new(reason, format!("the egress gateway {port}")))?;
     let mut tried = pick::Tried::new();
     loop {
-        let active = reach.live.pick(&tried, Instant::now(), fastrand::f64).map_err(|none| match none {
-            NoPick::None => NotConnected::new(Reason::NoEndpoint, format!("no proxy of the egress gateway {port} is there")),
-            NoPick::Full => NotConnected::new(Reason::Overflow, format!("the egress gateway {port} has too much under way")),
-        })?;
+        let (reach, active) = pick::choose(worker, &called, Wanted { tried: &tried, ..Wanted::default() }, Instant::now())?;
         tried.push(active.live.id);
         let answered = async {
-            let lease = pick::endpoint(worker, &reach, &active, Negotiated::Http2, Instant::now()).await?;
+            let lease = pick::endpoint(worker, reach, &active, Negotiated::Http2, Instant::now()).await?;
             let peer = lease.facts.peer.clone();
             let answered = lease.connect(asked).await.map_err(|error| NotConnected::new(Reason::ConnectFailed, error.to_string()))?;
             Ok((answered, peer))
         };
         let failed = match timeout(THROUGH_TIMEOUT, answered).await {
             Ok(Ok((Ok(stream), peer))) => {
-                active.answered(Instant::now());
+                active.connected(Instant::now());
                 record.upstream(active.live.id, &active.live.endpoint, peer.as_deref());
                 return Ok(stream);
             }
@@ -309,7 +306,7 @@ async fn through(worker: &Rc<Worker>, gateway: &Backend, asked: &str, record: &m
         };
         active.failed(Instant::now());
         tracing::debug!(endpoint = %active.live.endpoint.address, error = %failed, "an egress gateway could not be reached");
-        if tried.len() >= reach.live.len() || tried.len() >= MAX_ATTEMPTS as usize {
+        if called.is_exhausted(&tried) || tried.len() >= MAX_ATTEMPTS as usize {
             return Err(failed);
         }
     }

@@ -1,11 +1,11 @@
 //! One exchange, top to bottom: a request that came in, what was decided about it, and the answer that went back.
 //!
-//! clean → route → limit → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
+//! clean → route → limit → fault → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
 //! written once, when the exchange is over or dropped.
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lorica_model::head::{Edits, RequestHead};
 use lorica_model::reason::{Reason, Side};
@@ -14,7 +14,9 @@ use lorica_model::snapshot::HttpRule;
 use super::accept::Boxed;
 use super::caller::{Caller, Entry};
 use super::clean;
-use super::failure::Failure;
+use super::deadline::{self, Told};
+use super::failure::{Again, Failure};
+use super::fault;
 use super::filter;
 use super::gateway;
 use super::limit;
@@ -25,11 +27,11 @@ use super::quic;
 use super::record::ExchangeRecord;
 use super::replay::Replay;
 use super::respond;
+use super::retry::Terms;
 use super::route;
-use super::send::{self, Attempt};
+use super::send::{self, AnswersGivenUp, Attempt};
 use super::time::Times;
-use super::way::{self, Asked, Decided, Way};
-use crate::config::MAX_ATTEMPTS;
+use super::way::{self, Asked, Decided, Leave, Way};
 use crate::wire::{Body, Responder};
 use crate::worker::Worker;
 
@@ -80,11 +82,21 @@ async fn pass<'x>(
         (Entry::Inbound { .. }, None) | (Entry::Gateway { .. } | Entry::Egress { .. }, _) => clean::From::Stranger,
     };
     let mut edits = clean::edits(head, from);
+    let mut told = Told::of(head, from, record.begun());
+    // What the app says on is what it was told; what it does not, its proxy remembers.
+    let bequest = match &caller.entry {
+        Entry::Inbound { .. } => deadline::bequeath(worker, head, told),
+        Entry::Outbound { .. } => {
+            told = worker.heirs.inherited(head, told);
+            None
+        }
+        Entry::Gateway { .. } | Entry::Egress { .. } => None,
+    };
     record.identify(head, &mut edits);
     if let Entry::Gateway { tls, .. } = &caller.entry {
         clean::forwarded(head, &mut edits, caller.remote.ip(), *tls);
     }
-    let way = match decide(worker, caller, head).await? {
+    let mut way = match decide(worker, caller, head).await? {
         Decided::Way(way) => way,
         Decided::Answer(answer, rule) => {
             record.rule(&rule);
@@ -109,90 +121,131 @@ async fn pass<'x>(
         }
         record.is_grpc();
     }
+    if fault::request(worker, head, &mut way, told.deadline, responder, decided.as_ref(), alternative, record).await? {
+        return Ok(());
+    }
     if let Some((rule, backend)) = way.decided() {
         filter::request(head, rule, backend, &mut edits);
     }
     let mirrors = mirror::begin(worker, &way, head, &edits, body);
-    let passed = attempts(worker, &way, head, &edits, body, responder, alternative, record).await;
+    let tries = Tries { worker, way: &way, head, edits: &edits, told, alternative, body: &mut *body, responder, record };
+    let passed = tries.run().await;
     mirrors.end(body);
+    drop(bequest);
     passed
 }
 
-/// Tries one endpoint after another, as far as that is safe and the rule allows.
-#[expect(clippy::too_many_arguments, reason = "what an exchange holds, borrowed apart")]
-async fn attempts<'x>(
-    worker: &Rc<Worker>,
-    way: &Way,
+/// What is tried, until it is answered or nothing may be tried any more.
+struct Tries<'t, 'x> {
+    worker: &'t Rc<Worker>,
+    way: &'t Way,
     head: &'x RequestHead,
-    edits: &Edits,
-    body: &mut Replay,
-    responder: &mut Option<Responder>,
-    alternative: Option<&str>,
-    record: &mut ExchangeRecord<'x>,
-) -> Result<(), Failure> {
-    let retry = way.decided().and_then(|(rule, _)| rule.forward()).map(|forward| &forward.retry);
-    let most = retry.map_or(MAX_ATTEMPTS, |retry| retry.attempts.saturating_add(1));
-    let mut now = record.begun();
-    let times = Times::begin(&way.timeouts, now.into());
-    let mut tried = Tried::new();
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
-        record.attempt(now);
-        times.attempt(now.into());
-        let failure = match pick::pick(worker, way, &mut tried, now).await {
-            Ok(mut picked) => {
-                record.picked(&picked);
-                worker.count_pool_use(picked.lease.reused);
-                let parts = Attempt {
-                    worker,
-                    head,
-                    edits,
-                    way,
-                    again_after: retry.filter(|_| attempt < most).map(|retry| retry.codes.as_slice()).unwrap_or_default(),
-                    body: &mut *body,
-                    responder: &mut *responder,
-                    alternative,
-                    record: &mut *record,
-                    times: &times,
-                };
-                match send::attempt(parts, &mut picked).await {
-                    Ok(()) => return Ok(()),
-                    Err(failure) => {
-                        if let Some(active) = picked.active.as_ref().filter(|_| failure.reason.meaning().side != Side::Client) {
-                            active.failed(Instant::now());
+    edits: &'t Edits,
+    told: Told,
+    alternative: Option<&'t str>,
+    body: &'t mut Replay,
+    responder: &'t mut Option<Responder>,
+    record: &'t mut ExchangeRecord<'x>,
+}
+
+impl Tries<'_, '_> {
+    /// Tries one endpoint after another, as far as that is safe, the policy allows, and there is time.
+    async fn run(self) -> Result<(), Failure> {
+        let Tries { worker, way, head, edits, told, alternative, body, responder, record } = self;
+        let terms = Terms::of(way.retry(), head, told.is_retry);
+        let mut now = record.ready();
+        let times = Times::begin(&way.timeouts, told.deadline.map(Into::into), now.into());
+        times.check(now.into())?;
+        let mut tried = Tried::new();
+        let (mut number, mut unseen) = (1, 0);
+        let mut leave: Option<Leave> = None;
+        loop {
+            record.attempt(now);
+            times.attempt(now.into());
+            let edits = deadline::said_on(head, edits, times.left(now.into()), number);
+            let answers = AnswersGivenUp { terms, may: number <= terms.retry.attempts };
+            let mut failure = match pick::pick(worker, way, &mut tried, now).await {
+                Ok(mut picked) => {
+                    record.picked(&picked);
+                    worker.count_pool_use(picked.lease.reused);
+                    let attempt = Attempt {
+                        worker,
+                        head,
+                        edits: &edits,
+                        way,
+                        answers,
+                        body: &mut *body,
+                        responder: &mut *responder,
+                        alternative,
+                        record: &mut *record,
+                        times: &times,
+                    };
+                    match send::attempt(attempt, &mut picked).await {
+                        Ok(()) => return Ok(()),
+                        Err(failure) => {
+                            if let Some(active) = picked.active.as_ref().filter(|_| failure.reason.meaning().side != Side::Client) {
+                                active.failed(Instant::now());
+                            }
+                            if picked.lease.reused {
+                                // A kept connection that broke says little of its endpoint: a new one there may do.
+                                tried.pop();
+                                picked.lease.forget_others();
+                            }
+                            Failure { stale: picked.lease.reused && is_stale(&failure, terms), ..failure }
                         }
-                        if picked.lease.reused {
-                            // A kept connection that broke says little of its endpoint: a new one there may do.
-                            tried.pop();
-                            picked.lease.forget_others();
-                        }
-                        failure
                     }
                 }
+                Err(error) => error.into(),
+            };
+            if !body.is_replayable() {
+                return Err(failure);
             }
-            Err(error) => error.into(),
-        };
-        let may_repeat = match retry {
-            None => may_repeat(head, body, &failure) && !way.is_exhausted(&tried),
-            Some(_) => may_retry(head, body, &failure),
-        };
-        if attempt >= most || !may_repeat || !times.is_left() {
-            return Err(failure);
+            if failure.stale && unseen < MAX_UNSEEN {
+                // Nobody need know: it is no attempt of the user's.
+                unseen += 1;
+            } else {
+                if number > terms.retry.attempts || !terms.after(&failure) || times.check(Instant::now().into()).is_err() {
+                    return Err(failure);
+                }
+                // Held until the next attempt has ended: it counts as a retry under way.
+                drop(leave.take());
+                let again = match failure.again.take() {
+                    Some(again) => again,
+                    None => match way.leave_to_retry() {
+                        Some(leave) => Again { wait: None, leave },
+                        None => return Err(failure),
+                    },
+                };
+                leave = Some(again.leave);
+                let others = !way.is_exhausted(&tried);
+                if !others || !terms.retry.avoid_tried {
+                    tried.clear();
+                }
+                // Where nothing was sent and another endpoint is there, nothing is gained by waiting.
+                let pause = match again.wait {
+                    Some(wait) => wait,
+                    None if failure.unsent && others && number == 1 => Duration::ZERO,
+                    None => terms.retry.pause.before(number, fastrand::f64()),
+                };
+                if !pause.is_zero() {
+                    times.pause(pause).await?;
+                }
+                number += 1;
+            }
+            tracing::debug!(reason = %failure.reason, detail = failure.detail, number, "another attempt");
+            body.rewind();
+            now = Instant::now();
         }
-        if let Some(retry) = retry {
-            if way.is_exhausted(&tried) {
-                // All were tried: the rule asks for another round.
-                tried.clear();
-            }
-            if times.pause(retry.pause.before(attempt, fastrand::f64())).await.is_err() {
-                return Err(Reason::RequestTimeout.into());
-            }
-        }
-        tracing::debug!(reason = %failure.reason, detail = failure.detail, attempt, "another attempt");
-        body.rewind();
-        now = Instant::now();
     }
+}
+
+/// How often a request is repeated that met a connection which its upstream had closed. The second time it goes on a new connection.
+const MAX_UNSEEN: u32 = 2;
+
+/// Whether a kept connection turned out to have been closed by its upstream, so that the request is repeated on another, unseen: nothing was
+/// processed, or repeating it repeats nothing.
+fn is_stale(failure: &Failure, terms: Terms<'_>) -> bool {
+    !failure.answered && failure.reason == Reason::UpstreamClosed && (failure.unsent || terms.is_repeatable)
 }
 
 /// What is done with the request.
@@ -207,7 +260,7 @@ async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Res
                     reach
                 }
             };
-            let asked = Asked { called: Some(&reach), view: &worker.view(), scheme: "http" };
+            let asked = Asked { called: Some(&reach), view: &worker.view(), scheme: "http", source: caller.remote };
             Ok(way::by_rules(asked, &reach.unit.rules, head, fastrand::f64())?)
         }
         // What an egress gateway takes is no exchange.
@@ -217,30 +270,8 @@ async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Res
             let view = worker.view();
             let hosts = gateway::hosts(&view, *port, chain.as_ref()).ok_or(Reason::NoRoute)?;
             let rules = hosts.rules(head.authority()).ok_or(Reason::NoRoute)?;
-            let asked = Asked { called: None, view: &view, scheme: if *tls { "https" } else { "http" } };
+            let asked = Asked { called: None, view: &view, scheme: if *tls { "https" } else { "http" }, source: caller.remote };
             Ok(way::by_rules(asked, rules, head, fastrand::f64())?)
         }
     }
-}
-
-/// Whether a rule that asks for retries may have one: after an answer that it lists; after a connection that failed, or an attempt that took too
-/// long, where repeating is safe.
-fn may_retry(head: &RequestHead, body: &Replay, failure: &Failure) -> bool {
-    let listed = failure.again;
-    let slow = failure.reason == Reason::RequestTimeout && head.is_idempotent();
-    !failure.answered && body.is_replayable() && (listed || slow || may_repeat(head, body, failure))
-}
-
-/// Whether sending the request again can repeat nothing, or nothing that matters. A payment is never sent twice.
-fn may_repeat(head: &RequestHead, body: &Replay, failure: &Failure) -> bool {
-    let transient = matches!(
-        failure.reason,
-        Reason::ConnectFailed
-            | Reason::ConnectTimeout
-            | Reason::UpstreamTls
-            | Reason::UpstreamIdentity
-            | Reason::UpstreamClosed
-            | Reason::UpstreamReset
-    );
-    transient && !failure.answered && body.is_replayable() && (failure.unsent || head.is_idempotent())
 }

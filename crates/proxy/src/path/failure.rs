@@ -1,10 +1,12 @@
 //! Why an exchange failed, and what may still be done about it.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use lorica_model::reason::Reason;
 
 use super::connect::NotConnected;
+use super::way::Leave;
 use crate::wire::WireError;
 
 /// Why an exchange failed.
@@ -18,16 +20,27 @@ pub struct Failure {
     pub unsent: bool,
     /// The answer had begun; no other can be given.
     pub answered: bool,
-    /// There was an answer, after which the rule asks for another attempt.
-    pub again: bool,
+    /// There was an answer, which was given up for another attempt.
+    pub again: Option<Again>,
+    /// It met a kept connection that its upstream had closed: it is repeated on another, unseen.
+    pub stale: bool,
     /// Fields of the answer that say more than the reason does.
     pub told: Vec<(Cow<'static, str>, String)>,
+}
+
+/// An answer that was given up for another attempt.
+#[derive(Debug)]
+pub struct Again {
+    /// How long it asked to wait before.
+    pub wait: Option<Duration>,
+    /// The leave to make the attempt.
+    pub leave: Leave,
 }
 
 impl Failure {
     /// A failure before the answer began.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), unsent: reason.meaning().unsent, answered: false, again: false, told: Vec::new() }
+        Self { reason, detail: detail.into(), unsent: reason.meaning().unsent, answered: false, again: None, stale: false, told: Vec::new() }
     }
 
     /// The same, after the answer began.

@@ -33,7 +33,15 @@ pub async fn ask(worker: &Rc<Worker>, service: &LimitService, descriptors: &[Des
 
 async fn call(worker: &Rc<Worker>, service: &LimitService, descriptors: &[Descriptor]) -> anyhow::Result<Said> {
     let reach = route::reach(worker, &service.port).await.map_err(|reason| anyhow::anyhow!("{}", reason.meaning().text))?;
-    let way = Way { to: To::Endpoints(reach), protocol: Negotiated::Http2, timeouts: Timeouts::default(), rule: None, grpc_web: None };
+    let way = Way {
+        to: To::Endpoints(reach),
+        protocol: Negotiated::Http2,
+        timeouts: Timeouts::default(),
+        rule: None,
+        grpc_web: None,
+        belongs: Belonging::default(),
+        bytes_per_second: None,
+    };
     let mut picked = pick::pick(worker, &way, &mut Tried::new(), Instant::now()).await?;
     let head = head(&service.port.to_string())?;
     let body = question(&service.domain, descriptors);
@@ -44,7 +52,7 @@ async fn call(worker: &Rc<Worker>, service: &LimitService, descriptors: &[Descri
     loop {
         let Answer::Final(response, mut body) = receiver.answer().await? else { continue };
         if let Some(active) = &picked.active {
-            active.answered(Instant::now());
+            active.answered(response.status, None, Instant::now());
         }
         let status = |fields: &lorica_model::head::Fields| fields.get_str("grpc-status").map(str::to_owned);
         let mut told = status(&response.fields);

@@ -14,8 +14,9 @@ use tokio::time::timeout;
 
 use super::pick::{self, Tried};
 use super::replay::Replay;
+use super::retry::retry_after;
 use super::send::upgrade;
-use super::way::{To, Way};
+use super::way::{Belonging, To, Way};
 use crate::view::Reach;
 use crate::wire::{Answer, Outgoing};
 use crate::worker::Worker;
@@ -54,7 +55,15 @@ pub fn begin(worker: &Rc<Worker>, way: &Way, head: &RequestHead, edits: &Edits, 
     };
     let drawn = forward.mirrors.iter().filter(|mirror| mirror.share.takes(fastrand::f64()));
     let copy = |reach: Arc<Reach>| Copy {
-        way: Way { to: To::Endpoints(reach), protocol: way.protocol, timeouts: Timeouts::default(), rule: None, grpc_web: None },
+        way: Way {
+            to: To::Endpoints(reach),
+            protocol: way.protocol,
+            timeouts: Timeouts::default(),
+            rule: None,
+            grpc_web: None,
+            belongs: Belonging::default(),
+            bytes_per_second: None,
+        },
         head: head.clone(),
         edits: edits.clone(),
     };
@@ -100,9 +109,9 @@ async fn send(worker: &Rc<Worker>, copy: &Copy, frames: Vec<Bytes>) -> anyhow::R
     }
     sender.end(None).await?;
     loop {
-        if let Answer::Final(_, mut body) = receiver.answer().await? {
+        if let Answer::Final(response, mut body) = receiver.answer().await? {
             if let Some(active) = &picked.active {
-                active.answered(Instant::now());
+                active.answered(response.status, retry_after(&response), Instant::now());
             }
             while let Some(frame) = body.frame().await {
                 frame?;

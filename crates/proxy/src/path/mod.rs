@@ -7,10 +7,12 @@
 //! | `detect` | what the connection speaks |
 //! | `http` / `relay` | one exchange after another, or bytes |
 //! | `clean` | what an app or a stranger may not tell the mesh |
+//! | `deadline` | how much time is left, by caller and policy |
 //! | `gateway` | at a gateway: by port, server name and host, which rules are asked |
 //! | `quic` | the same for what comes by QUIC: HTTP/3 |
 //! | `route` / `way` | which service port the request goes to, or what the rule answers |
 //! | `limit` | whether it is one too many, by what is counted here, by the control plane or by a service (`limit_service`) |
+//! | `fault` | what FaultPolicies do before anything is tried |
 //! | `filter` | what the rule changes in request and answer |
 //! | `grpc_web` | at a gateway: calls of browsers become calls of gRPC |
 //! | `mirror` | copies, of which nobody waits for the answer |
@@ -18,16 +20,19 @@
 //! | `pick` | which endpoint takes it |
 //! | `connect` | a connection to it: pooled, or new, with its identity checked |
 //! | `send` / `respond` | request and answer, both ways at once |
+//! | `retry` | whether another attempt follows |
 //! | `record` | what became of it: one record an exchange |
 
 pub mod accept;
 pub mod caller;
 pub mod clean;
 pub mod connect;
+pub mod deadline;
 pub mod detect;
 pub mod egress;
 pub mod exchange;
 pub mod failure;
+pub mod fault;
 pub mod filter;
 pub mod gateway;
 pub mod grpc_web;
@@ -43,6 +48,7 @@ pub mod record;
 pub mod relay;
 pub mod replay;
 pub mod respond;
+pub mod retry;
 pub mod route;
 pub mod send;
 pub mod tcp;

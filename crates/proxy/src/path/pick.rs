@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::Transport;
+use lorica_observe::metrics::OwnMetric;
 use tokio::task::spawn_local;
 
 use super::connect::{self, Connected, NotConnected};
 use super::mtls::Negotiated;
 use super::way::{To, Way};
-use crate::endpoints::{Active, NoPick};
+use crate::endpoints::{Active, NoPick, Wanted};
 use crate::pool::{Destination, Facts, Key, Lease, StreamKind};
 use crate::stream::Stream;
 use crate::view::Reach;
@@ -35,11 +36,7 @@ pub type Tried = smallvec::SmallVec<[u64; 4]>;
 pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, now: Instant) -> Result<Picked, NotConnected> {
     match &way.to {
         To::Endpoints(reach) => {
-            let cluster = &reach.unit.cluster;
-            let active = reach.live.pick(tried, now, fastrand::f64).map_err(|none| match none {
-                NoPick::None => NotConnected::new(Reason::NoEndpoint, format!("{} has no endpoint left to try", cluster.port)),
-                NoPick::Full => NotConnected::new(Reason::Overflow, format!("{} has too many requests under way", cluster.port)),
-            })?;
+            let (reach, active) = choose(worker, reach, way.wanted(tried), now)?;
             tried.push(active.live.id);
             match endpoint(worker, reach, &active, way.protocol, now).await {
                 Ok(lease) => Ok(Picked { lease, active: Some(active) }),
@@ -64,6 +61,22 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, now: Instan
             Ok(Picked { lease, active: None })
         }
     }
+}
+
+/// The endpoint that takes a call to a service port, and how that is reached.
+///
+/// # Errors
+/// Where there is none, or the one that is has as many calls as it may.
+pub fn choose<'r>(worker: &Worker, reach: &'r Reach, wanted: Wanted<'_>, now: Instant) -> Result<(&'r Reach, Active), NotConnected> {
+    let port = &reach.unit.cluster.port;
+    let picked = reach.pick(wanted, now, fastrand::f64).map_err(|none| match none {
+        NoPick::None => NotConnected::new(Reason::NoEndpoint, format!("{port} has no endpoint left to try")),
+        NoPick::Full => NotConnected::new(Reason::Overflow, format!("{port} has too many requests under way")),
+    })?;
+    if picked.1.panic {
+        worker.telemetry.metrics.count(OwnMetric::PANIC_PICKS, "", 1);
+    }
+    Ok(picked)
 }
 
 /// A connection to an endpoint, pooled or new.

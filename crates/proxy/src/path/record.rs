@@ -14,7 +14,7 @@ use lorica_model::name::ServicePort;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Endpoint, HttpRule, Origin};
 use lorica_observe::Record;
-use lorica_observe::record::{Called, Http, Party, Protocol, Reporter, Route, Security, UNKNOWN};
+use lorica_observe::record::{Called, FaultMet, Http, Party, Protocol, Reporter, Route, Security, UNKNOWN};
 use lorica_observe::trace::{Span, TRACEPARENT, TRACESTATE, keeps_tracestate};
 use tokio::net::TcpStream;
 
@@ -180,6 +180,7 @@ impl<'x> Open<'x> {
             security,
             reason: None,
             detail: Cow::Borrowed(""),
+            fault: None,
             start: SystemTime::now(),
             duration: std::time::Duration::ZERO,
             received: 0,
@@ -192,6 +193,10 @@ impl<'x> Open<'x> {
             http: None,
         };
         Self { worker, record, begun: Instant::now() }
+    }
+
+    fn fault(&mut self, by: &Arc<Origin>, delayed: bool) {
+        self.record.fault = Some(FaultMet { by: by.clone(), delayed });
     }
 
     fn fail(&mut self, reason: Reason, detail: String) {
@@ -250,6 +255,7 @@ pub struct ExchangeRecord<'x> {
     open: Open<'x>,
     /// Only the way tells which service is called.
     at_gateway: bool,
+    ready: Instant,
     attempted: Instant,
 }
 
@@ -268,8 +274,8 @@ impl<'x> ExchangeRecord<'x> {
             forwarded_for: head.fields.get_str("x-forwarded-for"),
             ..Http::default()
         });
-        let attempted = open.begun;
-        Self { open, at_gateway: matches!(caller.entry, Entry::Gateway { .. }), attempted }
+        let begun = open.begun;
+        Self { open, at_gateway: matches!(caller.entry, Entry::Gateway { .. }), ready: begun, attempted: begun }
     }
 
     fn http(&mut self, change: impl FnOnce(&mut Http<'x>)) {
@@ -317,6 +323,22 @@ impl<'x> ExchangeRecord<'x> {
     #[must_use]
     pub fn begun(&self) -> Instant {
         self.open.begun
+    }
+
+    /// It meets a fault of this policy, which delays it or does not.
+    pub fn fault(&mut self, by: &Arc<Origin>, delayed: bool) {
+        self.open.fault(by, delayed);
+    }
+
+    /// A fault has held it up until now.
+    pub fn held_up(&mut self) {
+        self.ready = Instant::now();
+    }
+
+    /// From when on its times count: its beginning, or when a fault let it go, as with Envoy.
+    #[must_use]
+    pub fn ready(&self) -> Instant {
+        self.ready
     }
 
     /// An attempt begins at `now`.
@@ -428,6 +450,11 @@ impl<'x> ConnectionRecord<'x> {
     pub fn route(&mut self, origin: &Arc<Origin>, port: &ServicePort) {
         self.open.record.route = Some(Route::Rule(origin.clone()));
         self.open.record.called = self.open.worker.parties.called(port);
+    }
+
+    /// It meets a fault of this policy, which delays it or does not.
+    pub fn fault(&mut self, by: &Arc<Origin>, delayed: bool) {
+        self.open.fault(by, delayed);
     }
 
     /// It leaves the mesh by this rule.

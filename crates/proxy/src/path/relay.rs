@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::stream::Stream;
-use crate::wire::{SEND_BUFFER, Tunnel};
+use crate::wire::{Paced, SEND_BUFFER, Tunnel};
 
 /// The largest read in one direction, in bytes: what a stream takes at once, four whole TLS records with their frames' headers.
 const CHUNK: usize = SEND_BUFFER;
@@ -51,6 +51,7 @@ pub trait Side: AsyncRead + AsyncWrite + Unpin {
 }
 
 impl Side for TcpStream {}
+impl<S: AsyncRead + AsyncWrite + Unpin> Side for Paced<S> {}
 #[cfg(test)]
 impl Side for tokio::io::DuplexStream {}
 
@@ -129,6 +130,19 @@ where
     })
     .await;
     Relayed { up: up.bytes, down: down.bytes, reason }
+}
+
+/// Relays until the end; `pace`: at most so many bytes a second come from the upstream.
+pub async fn relay_at<C, U>(pace: Option<u64>, client: &mut C, mut upstream: U, read: Read, idle: Option<Duration>) -> Relayed
+where
+    C: Side,
+    U: Side,
+{
+    match pace {
+        None => relay(client, &mut upstream, read, idle).await,
+        // Boxed, as it is seldom and would make every relay larger.
+        Some(pace) => Box::pin(relay(client, &mut Paced::new(upstream, pace), read, idle)).await,
+    }
 }
 
 /// Which side of a direction failed.

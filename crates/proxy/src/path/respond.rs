@@ -33,11 +33,17 @@ pub struct OwnAnswer {
 #[must_use]
 pub fn own_answer(reason: Reason, head: Option<&RequestHead>) -> OwnAnswer {
     let meaning = reason.meaning();
+    own_answer_as(reason, (meaning.status, meaning.grpc), head)
+}
+
+/// The same with statuses of HTTP and gRPC that are not the reason's.
+fn own_answer_as(reason: Reason, (status, grpc_status): (u16, u32), head: Option<&RequestHead>) -> OwnAnswer {
+    let meaning = reason.meaning();
     let told = (super::clean::REASON, meaning.word.to_owned());
     if let Some(content_type) = head.and_then(grpc) {
         let fields = vec![
             ("content-type", content_type.to_owned()),
-            ("grpc-status", meaning.grpc.to_string()),
+            ("grpc-status", grpc_status.to_string()),
             // Percent-encoding is due only for bytes that our texts do not have.
             ("grpc-message", format!("lorica: {}", meaning.text)),
             told,
@@ -45,7 +51,9 @@ pub fn own_answer(reason: Reason, head: Option<&RequestHead>) -> OwnAnswer {
         return OwnAnswer { status: 200, fields, body: String::new(), as_it_is: true };
     }
     let fields = vec![("content-type", "text/plain".to_owned()), told];
-    OwnAnswer { status: meaning.status, fields, body: format!("lorica: {}: {}\n", meaning.word, meaning.text), as_it_is: true }
+    // These have no body.
+    let body = if matches!(status, 204 | 304) { String::new() } else { format!("lorica: {}: {}\n", meaning.word, meaning.text) };
+    OwnAnswer { status, fields, body, as_it_is: true }
 }
 
 /// What an answer to a caller is declared as who speaks gRPC, or gRPC-Web.
@@ -64,13 +72,26 @@ pub async fn refuse(
     alternative: Option<&str>,
     record: &mut ExchangeRecord<'_>,
 ) {
-    let reason = failure.reason;
-    let answer = own_answer(reason, Some(head));
+    let meaning = failure.reason.meaning();
+    refuse_as(responder, head, (failure.reason, &failure.told), (meaning.status, meaning.grpc), decided, alternative, record).await;
+}
+
+/// The same with statuses of HTTP and gRPC that are not the reason's.
+pub async fn refuse_as(
+    responder: Responder,
+    head: &RequestHead,
+    (reason, told): (Reason, &[(Cow<'static, str>, String)]),
+    statuses: (u16, u32),
+    decided: Option<&ByRule>,
+    alternative: Option<&str>,
+    record: &mut ExchangeRecord<'_>,
+) {
+    let answer = own_answer_as(reason, statuses, Some(head));
     if answer.status == 0 {
         return responder.reset();
     }
-    record.answered(answer.status, grpc(head).map(|_| reason.meaning().grpc), answer.body.len());
-    let own = fields(&answer, &failure.told);
+    record.answered(answer.status, grpc(head).map(|_| statuses.1), answer.body.len());
+    let own = fields(&answer, told);
     let edits = decided.map(|(rule, drawn)| filter::response(head, rule, drawn.and_then(|drawn| rule.backends().get(drawn)), &own));
     send(responder, answer, &own, edits.unwrap_or_default(), alternative).await;
 }

@@ -7,18 +7,20 @@ use std::time::{Duration, Instant};
 use lorica_model::head::{Edits, RequestHead, ResponseHead};
 use lorica_model::reason::Reason;
 
-use super::failure::Failure;
+use super::failure::{Again, Failure};
 use super::filter;
 use super::grpc_web;
 use super::pick::Picked;
 use super::record::ExchangeRecord;
-use super::relay::{Read, relay};
+use super::relay::{Read, relay_at};
 use super::replay::Replay;
 use super::respond::ALTERNATIVE;
+use super::retry::{Terms, retry_after};
 use super::time::Times;
 use super::way::Way;
 use crate::config::REPLAY_BYTES;
-use crate::wire::{Answer, Body, Frame, Outgoing, Responder, Sender, Tunnel, WireError};
+use crate::endpoints::Active;
+use crate::wire::{Answer, Body, Frame, Outgoing, PacedBody, Responder, Sender, Tunnel, WireError};
 use crate::worker::Worker;
 
 /// What an attempt needs of its exchange.
@@ -31,8 +33,8 @@ pub struct Attempt<'x, 'h> {
     pub edits: &'x Edits,
     /// Where it goes.
     pub way: &'x Way,
-    /// The answers after which another attempt is made: they are not passed on.
-    pub again_after: &'x [u16],
+    /// The answers that are not passed on.
+    pub answers: AnswersGivenUp<'x>,
     /// The request's body.
     pub body: &'x mut Replay,
     /// Where the answer goes; taken once the answer has ended.
@@ -43,6 +45,22 @@ pub struct Attempt<'x, 'h> {
     pub record: &'x mut ExchangeRecord<'h>,
     /// The times.
     pub times: &'x Times,
+}
+
+/// Which answers are given up for another attempt.
+pub struct AnswersGivenUp<'x> {
+    /// The terms of the request.
+    pub terms: Terms<'x>,
+    /// Whether there may be another attempt at all.
+    pub may: bool,
+}
+
+impl AnswersGivenUp<'_> {
+    /// What follows if this answer is given up; nothing where it is passed on.
+    fn takes(&self, way: &Way, response: &ResponseHead) -> Option<Again> {
+        let wait = self.terms.instead_of(response).filter(|_| self.may)?;
+        Some(Again { wait, leave: way.leave_to_retry()? })
+    }
 }
 
 /// The protocol that a request asks to upgrade to: by `Upgrade` in HTTP/1, by an extended CONNECT in HTTP/2.
@@ -61,11 +79,10 @@ pub fn upgrade(head: &RequestHead) -> Option<&[u8]> {
 /// # Errors
 /// What went wrong; with `answered` set where the answer had begun.
 pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<(), Failure> {
-    let Attempt { worker, head, edits, way, again_after, body, responder: slot, alternative, record, times } = attempt;
+    let Attempt { worker, head, edits, way, answers, body, responder: slot, alternative, record, times } = attempt;
     let upgrade = upgrade(head);
     // An answer is only given up where the body can certainly be sent again.
     let kept = body.length().is_some_and(|length| length <= REPLAY_BYTES as u64);
-    let again_after = if kept { again_after } else { &[] };
     let outgoing = Outgoing { head, edits, length: body.length(), upgrade };
     let (mut sender, mut receiver) = picked.lease.send(&outgoing).await.map_err(|error| Failure::upstream(&error))?;
     let upgraded = {
@@ -98,20 +115,24 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
         };
         let now = Instant::now();
         if let Some(active) = &picked.active {
-            active.answered(now);
+            active.answered(response.status, retry_after(&response), now);
         }
         record.response(&response, now);
-        if again_after.contains(&response.status) {
+        if kept && let Some(again) = answers.takes(way, &response) {
             // Told only if there is no time left for the attempt.
             let detail = format!("the last attempt was answered with {}", response.status);
-            return Err(Failure { again: true, ..Failure::new(Reason::RequestTimeout, detail) });
+            return Err(Failure { again: Some(again), ..Failure::new(Reason::RequestTimeout, detail) });
         }
         match rest {
             Err(tunnel) => Some((response, tunnel)),
             Ok(download) => {
-                let mut changes = changes(way, head, &response, alternative);
+                let mut changes = changes(way, head, &response, picked.active.as_ref(), alternative);
                 let goes_on = way.grpc_web.is_none_or(|call| call.answer(&response, download.is_end(), &mut changes));
-                let download = if goes_on { download } else { Body::Empty };
+                let download = match way.bytes_per_second {
+                    _ if !goes_on => Body::Empty,
+                    None => download,
+                    Some(pace) => Body::Paced(Box::new(PacedBody::new(download, pace))),
+                };
                 let mut passing = pin!(pass(&response, &changes, download, way.grpc_web, slot, times, record));
                 loop {
                     tokio::select! {
@@ -135,19 +156,22 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
     };
     match (upgraded, slot.take()) {
         (Some((response, tunnel)), Some(responder)) => {
-            let changes = changes(way, head, &response, alternative);
+            let changes = changes(way, head, &response, picked.active.as_ref(), alternative);
             let client = responder.upgrade(head, upgrade.unwrap_or_default(), &response, &changes, body.take_source()).await;
             let client = client.map_err(|error| Failure::client(&error).answered())?;
-            tunnelled(worker, client, tunnel, record).await
+            tunnelled(worker, client, tunnel, way.bytes_per_second, times, record).await
         }
         _ => Ok(()),
     }
 }
 
-/// What changes in the answer.
-fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, alternative: Option<&str>) -> Edits {
+/// What changes in the answer that came from `active`.
+fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, active: Option<&Active>, alternative: Option<&str>) -> Edits {
     let changes = way.decided().map(|(rule, backend)| filter::response(head, rule, Some(backend), &response.fields));
     let mut changes = changes.unwrap_or_default();
+    if let Some(active) = active {
+        way.cookies(&active.live).for_each(|cookie| changes.add("set-cookie", cookie));
+    }
     if let Some(alternative) = alternative {
         changes.set(&response.fields, ALTERNATIVE, alternative);
     }
@@ -155,8 +179,22 @@ fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, alternative: 
 }
 
 /// Bytes both ways until the end, as WebSocket wants.
-async fn tunnelled(worker: &Rc<Worker>, mut client: Tunnel, mut upstream: Tunnel, record: &mut ExchangeRecord<'_>) -> Result<(), Failure> {
-    let relayed = worker.until_ended(relay(&mut client, &mut upstream, Read::default(), Some(TUNNEL_IDLE))).await;
+async fn tunnelled(
+    worker: &Rc<Worker>,
+    mut client: Tunnel,
+    upstream: Tunnel,
+    pace: Option<u64>,
+    times: &Times,
+    record: &mut ExchangeRecord<'_>,
+) -> Result<(), Failure> {
+    let relayed = worker.until_ended(relay_at(pace, &mut client, upstream, Read::default(), Some(TUNNEL_IDLE)));
+    let relayed = match times.stream_end() {
+        None => relayed.await,
+        Some(end) => match tokio::time::timeout_at(end, relayed).await {
+            Ok(relayed) => relayed,
+            Err(_) => return Err(Failure::from(Reason::StreamTimeout).answered()),
+        },
+    };
     record.tunnelled(&relayed);
     match relayed.reason {
         // Either side of a WebSocket may simply close.

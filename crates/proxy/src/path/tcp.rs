@@ -1,21 +1,23 @@
 //! tcp: a connection whose bytes are not looked at, from its first to its last.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Origin, Transport};
+use lorica_model::snapshot::{Origin, Transport, hash};
 
 use super::accept::Boxed;
 use super::caller::{Caller, Entry};
 use super::connect::{self, Connected, NotConnected};
+use super::fault;
 use super::pick::{self, Tried};
 use super::record::ConnectionRecord;
-use super::relay::{Read, relay};
+use super::relay::{Read, relay, relay_at};
 use crate::config::MAX_ATTEMPTS;
-use crate::endpoints::{Active, NoPick};
+use crate::endpoints::{Active, Wanted};
 use crate::pool::StreamKind;
 use crate::stream::Stream;
 use crate::view::Reach;
@@ -42,14 +44,13 @@ pub struct Early {
     pub answered: Bytes,
 }
 
-/// Connects to an endpoint of a service port, trying others where one cannot be reached: nothing was sent yet.
-pub async fn connect(worker: &Rc<Worker>, reach: &Reach) -> Result<Upstream, NotConnected> {
+/// Connects to an endpoint of a service port, trying others where one cannot be reached: nothing was sent yet. Where a hash decides on the endpoint, it
+/// is that of the address that the connection came from, the only thing known of it.
+pub async fn connect(worker: &Rc<Worker>, called: &Reach, source: IpAddr) -> Result<Upstream, NotConnected> {
     let mut tried = Tried::new();
+    let hash = called.live.by_hash().then(|| hash::source(source));
     loop {
-        let active = reach.live.pick(&tried, Instant::now(), fastrand::f64).map_err(|none| match none {
-            NoPick::None => NotConnected::new(Reason::NoEndpoint, ""),
-            NoPick::Full => NotConnected::new(Reason::Overflow, ""),
-        })?;
+        let (reach, active) = pick::choose(worker, called, Wanted { tried: &tried, hash, stay: None }, Instant::now())?;
         tried.push(active.live.id);
         let endpoint = &active.live.endpoint;
         let connected = if endpoint.transport == Transport::Lorica {
@@ -62,13 +63,13 @@ pub async fn connect(worker: &Rc<Worker>, reach: &Reach) -> Result<Upstream, Not
         };
         match connected {
             Ok(Connected { stream, peer }) => {
-                active.answered(Instant::now());
+                active.connected(Instant::now());
                 return Ok(Upstream { stream, peer, active });
             }
             Err(error) => {
                 active.failed(Instant::now());
                 tracing::debug!(endpoint = %endpoint.address, %error, "an endpoint could not be connected to");
-                if tried.len() >= reach.live.len() || tried.len() >= MAX_ATTEMPTS as usize {
+                if called.is_exhausted(&tried) || tried.len() >= MAX_ATTEMPTS as usize {
                     return Err(error);
                 }
             }
@@ -88,11 +89,18 @@ pub fn gateway<'a>(
     Box::pin(async move {
         let mut record = ConnectionRecord::begin(worker, caller);
         record.route(origin, &reach.unit.port);
-        match connect(worker, reach).await {
-            Ok(mut upstream) => {
+        let pace = match fault::connection(worker, &reach.unit.faults, &mut record).await {
+            Ok(pace) => pace,
+            Err(by) => {
+                record.fail(Reason::FaultInjected, by);
+                return stream.reset_on_close();
+            }
+        };
+        match connect(worker, reach, caller.remote.ip()).await {
+            Ok(upstream) => {
                 record.upstream(upstream.active.live.id, &upstream.active.live.endpoint, upstream.peer.as_deref());
                 let read = Read { client: sent, upstream: Bytes::new() };
-                let relayed = worker.until_ended(relay(&mut stream, &mut upstream.stream, read, Some(TCP_IDLE))).await;
+                let relayed = worker.until_ended(relay_at(pace, &mut stream, upstream.stream, read, Some(TCP_IDLE))).await;
                 record.end(relayed);
             }
             Err(error) => {
@@ -114,15 +122,22 @@ pub fn outbound<'a>(
 ) -> Boxed<'a> {
     Box::pin(async move {
         let mut record = ConnectionRecord::begin(worker, caller);
+        let pace = match fault::connection(worker, &reach.unit.faults, &mut record).await {
+            Ok(pace) => pace,
+            Err(by) => {
+                record.fail(Reason::FaultInjected, by);
+                return stream.reset_on_close();
+            }
+        };
         let (upstream, answered) = match early {
             Some(Early { upstream: Some(upstream), answered }) => (upstream, answered),
-            _ => (connect(worker, reach).await, Bytes::new()),
+            _ => (connect(worker, reach, caller.remote.ip()).await, Bytes::new()),
         };
         match upstream {
-            Ok(mut upstream) => {
+            Ok(upstream) => {
                 record.upstream(upstream.active.live.id, &upstream.active.live.endpoint, upstream.peer.as_deref());
                 let read = Read { client: sent, upstream: answered };
-                let relayed = worker.until_ended(relay(&mut stream, &mut upstream.stream, read, Some(TCP_IDLE))).await;
+                let relayed = worker.until_ended(relay_at(pace, &mut stream, upstream.stream, read, Some(TCP_IDLE))).await;
                 record.end(relayed);
             }
             Err(error) => {

@@ -10,22 +10,31 @@ use tokio::time::{Instant, sleep_until};
 /// The times of one exchange.
 #[derive(Debug)]
 pub struct Times {
-    request: Option<Instant>,
+    /// When all of it must be over, and why: the earliest of what policy and caller say.
+    end: Option<(Instant, Reason)>,
     attempt: Cell<Option<Instant>>,
     backend_request: Option<Duration>,
     idle: Option<Duration>,
+    stream: Option<Instant>,
     moved: Cell<Instant>,
 }
 
 impl Times {
-    /// The times of an exchange that begins at `now`.
+    /// The times of an exchange that begins at `now`. `deadline`: what its caller gives it.
     #[must_use]
-    pub fn begin(timeouts: &Timeouts, now: Instant) -> Self {
+    pub fn begin(timeouts: &Timeouts, deadline: Option<Instant>, now: Instant) -> Self {
+        let stream = timeouts.stream.map(|limit| now + limit);
+        let ends = [
+            timeouts.request.map(|limit| (now + limit, Reason::RequestTimeout)),
+            deadline.map(|deadline| (deadline, Reason::DeadlineExceeded)),
+            stream.map(|end| (end, Reason::StreamTimeout)),
+        ];
         Self {
-            request: timeouts.request.map(|request| now + request),
+            end: ends.into_iter().flatten().min_by_key(|(end, _)| *end),
             attempt: Cell::new(None),
             backend_request: timeouts.backend_request,
             idle: timeouts.idle,
+            stream,
             moved: Cell::new(now),
         }
     }
@@ -41,22 +50,34 @@ impl Times {
         self.moved.set(Instant::now());
     }
 
-    /// Whether there is time for another attempt.
+    /// How long the attempt under way may take from `now`; none: as long as it likes.
     #[must_use]
-    pub fn is_left(&self) -> bool {
-        self.request.is_none_or(|request| request > Instant::now())
+    pub fn left(&self, now: Instant) -> Option<Duration> {
+        let end = self.end.map(|(end, _)| end);
+        [end, self.attempt.get()].into_iter().flatten().min().map(|end| end.saturating_duration_since(now))
+    }
+
+    /// Whether there is time for another attempt.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub fn check(&self, now: Instant) -> Result<(), Reason> {
+        match self.end {
+            Some((end, reason)) if end <= now => Err(reason),
+            _ => Ok(()),
+        }
     }
 
     /// Waits for `pause`; an error where the time for the request is over before.
     ///
     /// # Errors
-    /// [`Reason::RequestTimeout`].
+    /// The reason why it is.
     pub async fn pause(&self, pause: Duration) -> Result<(), Reason> {
         let until = Instant::now() + pause;
-        match self.request.filter(|request| *request < until) {
-            Some(request) => {
-                sleep_until(request).await;
-                Err(Reason::RequestTimeout)
+        match self.end.filter(|(end, _)| *end < until) {
+            Some((end, reason)) => {
+                sleep_until(end).await;
+                Err(reason)
             }
             None => {
                 sleep_until(until).await;
@@ -65,16 +86,23 @@ impl Times {
         }
     }
 
+    /// When the stream must end, whatever moves on it.
+    #[must_use]
+    pub fn stream_end(&self) -> Option<Instant> {
+        self.stream
+    }
+
     /// Waits until one of the times is over, and says which.
     pub async fn over(&self) -> Reason {
         loop {
-            let hard = [self.request, self.attempt.get()].into_iter().flatten().min();
+            let attempt = self.attempt.get().map(|end| (end, Reason::RequestTimeout));
+            let hard = [self.end, attempt].into_iter().flatten().min_by_key(|(end, _)| *end);
             let silent = self.idle.map(|idle| self.moved.get() + idle);
-            let Some(next) = [hard, silent].into_iter().flatten().min() else { return std::future::pending().await };
+            let Some(next) = [hard.map(|(end, _)| end), silent].into_iter().flatten().min() else { return std::future::pending().await };
             sleep_until(next).await;
             let now = Instant::now();
-            if hard.is_some_and(|hard| hard <= now) {
-                return Reason::RequestTimeout;
+            if let Some((_, reason)) = hard.filter(|(end, _)| *end <= now) {
+                return reason;
             }
             if self.idle.is_some_and(|idle| self.moved.get() + idle <= now) {
                 return Reason::IdleTimeout;
@@ -90,30 +118,43 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_time_that_is_over_counts() {
         let seconds = Duration::from_secs;
-        let times = Times::begin(
-            &Timeouts { request: Some(seconds(10)), backend_request: Some(seconds(3)), idle: Some(seconds(5)), stream: None },
-            Instant::now(),
-        );
-        assert_eq!(times.over().await, Reason::IdleTimeout);
-        times.attempt(Instant::now());
+        let timeouts =
+            Timeouts { request: Some(seconds(10)), backend_request: Some(seconds(3)), idle: Some(seconds(5)), stream: Some(seconds(60)) };
+        let times = Times::begin(&timeouts, None, Instant::now());
+        let begun = Instant::now();
+        times.attempt(begun);
+        assert_eq!(times.left(begun), Some(seconds(3)));
         assert_eq!(times.over().await, Reason::RequestTimeout);
-        assert!(times.is_left());
-        tokio::time::advance(seconds(3)).await;
-        assert!(!times.is_left());
+        assert_eq!(begun.elapsed(), seconds(3));
+        assert_eq!(times.pause(seconds(1)).await, Ok(()));
+        assert_eq!(times.pause(seconds(100)).await, Err(Reason::RequestTimeout));
+        assert_eq!((begun.elapsed(), times.check(Instant::now())), (seconds(10), Err(Reason::RequestTimeout)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_moves_is_not_idle() {
-        let times = Times::begin(&Timeouts { idle: Some(Duration::from_secs(5)), ..Timeouts::default() }, Instant::now());
-        let moving = async {
-            for _ in 0..10 {
-                tokio::time::sleep(Duration::from_secs(4)).await;
-                times.moved();
-            }
-        };
-        tokio::select! {
-            reason = times.over() => assert_eq!(reason, Reason::IdleTimeout, "it moved all the time"),
-            () = moving => {}
-        }
+    async fn what_the_caller_gives_is_never_exceeded() {
+        let seconds = Duration::from_secs;
+        let begun = Instant::now();
+        let timeouts = Timeouts { request: Some(seconds(10)), ..Timeouts::default() };
+        let times = Times::begin(&timeouts, Some(begun + seconds(2)), begun);
+        times.attempt(begun);
+        assert_eq!(times.left(begun), Some(seconds(2)));
+        assert_eq!(times.over().await, Reason::DeadlineExceeded);
+        assert_eq!(begun.elapsed(), seconds(2));
+        let times = Times::begin(&Timeouts { stream: Some(seconds(4)), ..Timeouts::default() }, None, begun);
+        times.attempt(begun);
+        assert_eq!(times.over().await, Reason::StreamTimeout);
+        assert_eq!(begun.elapsed(), seconds(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_counted_from_the_last_move() {
+        let times = Times::begin(&Timeouts { idle: Some(Duration::from_secs(5)), ..Timeouts::default() }, None, Instant::now());
+        let begun = Instant::now();
+        times.attempt(begun);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        times.moved();
+        assert_eq!(times.over().await, Reason::IdleTimeout);
+        assert_eq!(begun.elapsed(), Duration::from_secs(9));
     }
 }

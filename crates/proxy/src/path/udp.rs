@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Backend, Listening, Transport, route};
+use lorica_model::snapshot::{Backend, Listening, Transport, hash, route};
 use lorica_observe::metrics::OwnMetric;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::caller::{Caller, Entry};
+use super::pick;
 use super::record::ConnectionRecord;
 use super::relay::Relayed;
+use crate::endpoints::Wanted;
 use crate::worker::Worker;
 
 /// After so long without a datagram either way a sender is forgotten. Envoy's default for UDP.
@@ -88,7 +90,11 @@ async fn open(worker: &Rc<Worker>, port: u16, socket: &Rc<UdpSocket>, sender: So
         return fail(Reason::NoBackend, "the route leads to no service");
     };
     let Some(reach) = view.reach(service) else { return fail(Reason::NoConfiguration, "what is known of the service has not come yet") };
-    let Ok(active) = reach.live.pick(&[], Instant::now(), fastrand::f64) else { return fail(Reason::NoEndpoint, "") };
+    let hash = reach.live.by_hash().then(|| hash::source(sender.ip()));
+    let (_, active) = match pick::choose(&worker, reach, Wanted { hash, ..Wanted::default() }, Instant::now()) {
+        Ok(picked) => picked,
+        Err(error) => return fail(error.reason, &error.detail),
+    };
     if active.live.endpoint.transport != Transport::Plaintext {
         return fail(Reason::ConnectFailed, "an endpoint of the mesh takes no datagrams: mutual TLS is for connections");
     }

@@ -1,16 +1,19 @@
 //! The way of one exchange: what route settled, for every attempt. A pure function of head, unit and a random number.
 
-use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, LazyLock};
 
 use lorica_model::head::{RequestHead, Version};
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Action, Backend, HttpRule, Protocol, RuleTable, Timeouts, WeightedBackend, route as rules};
+use lorica_model::snapshot::hash::{self, RequestHash};
+use lorica_model::snapshot::{Action, Backend, Forward, HttpRule, Protocol, Retry, RuleTable, Timeouts, WeightedBackend, route as rules};
 
 use super::filter;
 use super::grpc_web;
 use super::mtls::Negotiated;
 use super::respond::OwnAnswer;
+use crate::endpoints::{LiveEndpoint, Wanted};
 use crate::view::{Reach, View};
 
 /// What is done with a request.
@@ -36,16 +39,61 @@ pub struct Way {
     pub rule: Option<(Arc<HttpRule>, usize)>,
     /// What the caller asked for in gRPC-Web, and the backend is asked for in gRPC.
     pub grpc_web: Option<grpc_web::Call>,
+    /// To which endpoint it belongs, if to any.
+    pub belongs: Belonging,
+    /// How many bytes of the answer's body come in a second, where a fault slows it down.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// To which endpoint an exchange belongs.
+#[derive(Debug, Clone, Default)]
+pub struct Belonging {
+    /// Its hash, where that decides.
+    hash: RequestHash,
+    /// The token of the endpoint that its cookie names.
+    stay: Option<u64>,
+}
+
+impl Belonging {
+    fn of(forward: &Forward, reached: &Reach, head: &RequestHead, source: SocketAddr) -> Self {
+        let hash = if reached.live.by_hash() { RequestHash::of(&forward.hash, head, source) } else { RequestHash::default() };
+        Self { hash, stay: forward.affinity.as_ref().and_then(|affinity| hash::token(affinity, head)) }
+    }
 }
 
 impl Way {
+    /// When the request is tried again. The app beside a proxy is not: who called may try another.
+    #[must_use]
+    pub fn retry(&self) -> &Retry {
+        self.decided().and_then(|(rule, _)| rule.forward()).map_or(&NEVER, |forward| &forward.retry)
+    }
+
+    /// Leave for one more retry, as far as the service's limit of retries allows it.
+    #[must_use]
+    pub fn leave_to_retry(&self) -> Option<Leave> {
+        Some(Leave)
+    }
+
     /// Whether nobody is left whom `tried` does not name. The app beside a proxy is tried once: it is there, or it is not.
     #[must_use]
     pub fn is_exhausted(&self, tried: &[u64]) -> bool {
         match &self.to {
-            To::Endpoints(reach) => tried.len() >= reach.live.len(),
+            To::Endpoints(reach) => reach.is_exhausted(tried),
             To::App { .. } => false,
         }
+    }
+
+    /// What it asks of whoever picks its endpoint.
+    #[must_use]
+    pub fn wanted<'t>(&self, tried: &'t [u64]) -> Wanted<'t> {
+        Wanted { tried, hash: self.belongs.hash.hash, stay: self.belongs.stay }
+    }
+
+    /// The cookies by which the caller's next requests go where this one went, to `live`: those that it does not have.
+    pub fn cookies(&self, live: &LiveEndpoint) -> impl Iterator<Item = String> {
+        let affinity = self.decided().and_then(|(rule, _)| rule.forward()?.affinity.as_ref());
+        let stay = affinity.filter(|_| self.belongs.stay != Some(live.token)).map(|affinity| hash::stay(affinity, live.token));
+        self.belongs.hash.cookies.iter().cloned().chain(stay)
     }
 
     /// The rule that decided, and its backend.
@@ -55,6 +103,13 @@ impl Way {
         Some((rule, rule.backends().get(*drawn)?))
     }
 }
+
+/// A retry under way.
+#[derive(Debug)]
+pub struct Leave;
+
+/// Nothing is tried again.
+static NEVER: LazyLock<Retry> = LazyLock::new(|| Retry { attempts: 0, on: BTreeSet::new(), ..Retry::default() });
 
 /// Where an exchange goes.
 #[derive(Debug, Clone)]
@@ -79,6 +134,8 @@ pub struct Asked<'a> {
     pub view: &'a View,
     /// By which scheme the request came.
     pub scheme: &'static str,
+    /// From where it came.
+    pub source: SocketAddr,
 }
 
 /// What `rules` do with a request. `random` is uniform in 0..1.
@@ -114,15 +171,25 @@ pub fn by_rules(asked: Asked<'_>, table: &RuleTable, head: &RequestHead, random:
         Some(_) => spoken(declared, head.version),
         None => beyond_gateway(declared, head),
     };
+    let belongs = Belonging::of(forward, reached, head, asked.source);
     let (to, rule) = (To::Endpoints(reached.clone()), Some((rule.clone(), drawn)));
-    Ok(Decided::Way(Way { to, protocol, timeouts: forward.timeouts, rule, grpc_web }))
+    Ok(Decided::Way(Way { to, protocol, timeouts: forward.timeouts, rule, grpc_web, belongs, bytes_per_second: None }))
 }
 
 /// The way of a request for the app's port.
 #[must_use]
 pub fn inbound(port: u16, declared: Protocol, caller: Option<Ipv4Addr>, head: &RequestHead) -> Way {
     let protocol = spoken(declared, head.version);
-    Way { to: To::App { port, caller }, protocol, timeouts: Timeouts::default(), rule: None, grpc_web: None }
+    let belongs = Belonging::default();
+    Way {
+        to: To::App { port, caller },
+        protocol,
+        timeouts: Timeouts::default(),
+        rule: None,
+        grpc_web: None,
+        belongs,
+        bytes_per_second: None,
+    }
 }
 
 /// What is spoken onwards: HTTP/2 where the port is declared so, else what the caller speaks.

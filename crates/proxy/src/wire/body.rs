@@ -11,6 +11,7 @@ use super::http1::Http1Body;
 use super::http2::Http2Body;
 #[cfg(feature = "http3")]
 use super::http3::Http3Body;
+use super::pace::PacedBody;
 
 /// A piece of a body.
 #[derive(Debug, Clone)]
@@ -32,6 +33,8 @@ pub enum Body {
     /// From HTTP/3.
     #[cfg(feature = "http3")]
     Http3(Box<Http3Body>),
+    /// One of these, at a pace.
+    Paced(Box<PacedBody>),
 }
 
 impl Body {
@@ -48,6 +51,7 @@ impl Body {
             Self::Http2(body) => body.poll_frame(cx),
             #[cfg(feature = "http3")]
             Self::Http3(body) => body.poll_frame(cx),
+            Self::Paced(body) => body.poll_frame(cx),
         }
     }
 
@@ -60,6 +64,7 @@ impl Body {
             Self::Http2(body) => body.is_end(),
             #[cfg(feature = "http3")]
             Self::Http3(body) => body.is_end(),
+            Self::Paced(body) => body.is_end(),
         }
     }
 
@@ -72,6 +77,7 @@ impl Body {
             Self::Http2(body) => body.length(),
             #[cfg(feature = "http3")]
             Self::Http3(body) => body.length(),
+            Self::Paced(body) => body.length(),
         }
     }
 }

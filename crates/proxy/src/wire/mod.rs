@@ -11,6 +11,7 @@ mod http1;
 mod http2;
 #[cfg(feature = "http3")]
 pub mod http3;
+mod pace;
 mod upstream;
 
 pub use body::{Body, Frame};
@@ -18,6 +19,7 @@ pub use error::WireError;
 pub(crate) use fields::trailers as passed_trailers;
 pub use http1::{Http1Client, Http1Server, host};
 pub use http2::{Http2Client, Http2Server, SEND_BUFFER};
+pub use pace::{Paced, PacedBody};
 pub use upstream::{Answer, Outgoing, Receiver, Responder, Sender, Tunnel};
 
 #[cfg(test)]

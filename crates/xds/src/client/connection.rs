@@ -217,8 +217,12 @@ impl Connection<'_> {
         }
         self.subscribe();
         self.publish();
-        let named = response.resources.iter().map(|one| &one.name).filter(|name| kind == Kind::Route || name.starts_with(GATEWAY_PREFIX));
-        let names: Vec<String> = named.filter(|name| self.known.is_behind(name)).cloned().collect();
+        let named = response
+            .resources
+            .iter()
+            .map(|one| &one.name)
+            .filter(|name| matches!(kind, Kind::Route | Kind::Cluster) || name.starts_with(GATEWAY_PREFIX));
+        let names: Vec<String> = named.filter(|name| self.known.is_behind(kind, name)).cloned().collect();
         if rejected.is_empty() && !names.is_empty() {
             self.deferred.push_back(Deferred { kind, nonce: response.nonce, names, until: Instant::now() + DEFERRAL });
             if self.deferred.len() > MAX_DEFERRED
@@ -237,7 +241,7 @@ impl Connection<'_> {
         self.snapshots.send_replace(Arc::new(self.known.snapshot(&wanted)));
         self.shared.published.fetch_add(1, Ordering::Release);
         for deferred in std::mem::take(&mut self.deferred) {
-            if deferred.names.iter().any(|name| self.known.is_behind(name)) {
+            if deferred.names.iter().any(|name| self.known.is_behind(deferred.kind, name)) {
                 self.deferred.push_back(deferred);
             } else {
                 self.acknowledge(deferred.kind, deferred.nonce, None);

@@ -81,6 +81,12 @@ impl Port {
         let rules = Said::is(&self.route).map(|(_, rules)| &**rules).unwrap_or_default();
         backends(rules)
     }
+
+    /// The service ports that take over, by its newest cluster and by the one in force.
+    fn taken_over_by(&self) -> impl Iterator<Item = &ServicePort> {
+        let newest = Said::is(&self.cluster).map(|(_, cluster)| cluster);
+        newest.into_iter().chain(self.unit.iter().map(|(_, unit)| &unit.cluster)).flat_map(|cluster| &cluster.traffic.failover)
+    }
 }
 
 fn backends(rules: &[Arc<HttpRule>]) -> impl Iterator<Item = &ServicePort> {
@@ -121,13 +127,14 @@ impl Known {
         let mut ports: HashMap<ServicePort, Port> = HashMap::new();
         for (name, unit) in &last_good.outbound {
             let version = Version::of(&**unit).to_string();
-            let OutboundUnit { port, virtual_v4, virtual_v6, protocol, rules, http_only, cluster } = &**unit;
+            let OutboundUnit { port, virtual_v4, virtual_v6, protocol, rules, http_only, faults, cluster } = &**unit;
             let listener = OutboundListener {
                 port: port.clone(),
                 virtual_v4: *virtual_v4,
                 virtual_v6: *virtual_v6,
                 protocol: *protocol,
                 http_only: *http_only,
+                faults: faults.clone(),
             };
             let slot = ports.entry(name.clone()).or_default();
             slot.listener = Some(Said::Is(version.clone(), listener));
@@ -170,6 +177,9 @@ impl Known {
             ports.extend(listener.unit.iter().flat_map(|unit| unit.leads_to()));
         }
         ports.extend(self.egress.iter().flat_map(|(_, unit)| unit.leads_to()));
+        // Those that take over do so with their own endpoints: who takes over from them is of no concern.
+        let others: Vec<&ServicePort> = ports.iter().filter_map(|port| self.ports.get(*port)).flat_map(Port::taken_over_by).collect();
+        ports.extend(others);
         let names: BTreeSet<String> = ports.into_iter().map(ToString::to_string).collect();
         let mut listeners = names.clone();
         listeners.insert(self.inbound_name.clone());
@@ -374,8 +384,13 @@ impl Known {
         snapshot
     }
 
-    /// Whether the newest rules of `name` wait for what they lead to, while older ones are in force.
-    pub(super) fn is_behind(&self, name: &str) -> bool {
+    /// Whether what was said newest of `name` is not in force yet: its rules wait for what they lead to, or a service that is to take over is not
+    /// known yet.
+    pub(super) fn is_behind(&self, kind: Kind, name: &str) -> bool {
+        if kind == Kind::Cluster {
+            let port = name.parse().ok().and_then(|port: ServicePort| self.ports.get(&port));
+            return port.is_some_and(|port| !port.taken_over_by().all(|other| self.is_settled(other)));
+        }
         if let Some(listener) = self.listeners.get(name) {
             return listener.unit.as_ref().is_none_or(|unit| !Arc::ptr_eq(unit, &listener.newest));
         }

@@ -292,6 +292,38 @@ async fn a_proxy_that_confirms_is_waited_for() {
     }
 }
 
+/// A unit of which others take over.
+fn taken_over(text: &str, backends: &[&str], by: &[&str]) -> OutboundUnit {
+    let mut unit = samples::unit(text, backends);
+    unit.cluster.traffic.failover = by.iter().map(|port| samples::port(port)).collect();
+    unit
+}
+
+#[tokio::test]
+async fn what_takes_over_is_subscribed_to_and_known_before_a_change_is_acknowledged() {
+    let world = World::basic()
+        .service(&samples::unit(A, &[B]), &[1])
+        .service(&samples::unit(B, &[]), &[2])
+        .service(&taken_over(C, &[], &[A]), &[3]);
+    let mut bench = Bench::new(world.clone());
+    bench.serve();
+    let client = bench.client(None);
+    client.want(samples::port(A));
+    let before = snapshot(&client, |snapshot| snapshot.outbound.contains_key(&samples::port(A))).await;
+    assert!(!before.outbound.contains_key(&samples::port(C)));
+    // Of what the rules lead to, and not of what is called alone.
+    let revision = bench.publish(world.clone().service(&taken_over(B, &[], &[C]), &[2]));
+    bench.reached(revision).await;
+    let seen = client.snapshot().borrow().clone();
+    assert_eq!(seen.outbound[&samples::port(B)].cluster.traffic.failover, [samples::port(C)]);
+    assert!(seen.outbound.contains_key(&samples::port(C)) && seen.endpoints.contains_key(&samples::port(C)));
+    // Who does not exist cannot take over, and holds nothing up.
+    let revision = bench.publish(world.clone().service(&taken_over(B, &[], &["gone.contact.mesh:80"]), &[2]));
+    bench.reached(revision).await;
+    let seen = snapshot(&client, |snapshot| !snapshot.outbound.contains_key(&samples::port(C))).await;
+    assert!(seen.absent.contains(&samples::port("gone.contact.mesh:80")));
+}
+
 #[tokio::test]
 async fn what_is_refused_leaves_what_was_there_and_is_named() {
     let world = World::basic().service(&samples::unit(A, &[]), &[1]).service(&samples::unit(B, &[]), &[2]);

@@ -23,7 +23,7 @@ use prost::Name as _;
 
 use super::{At, Fault, Rejected, apart, duration, facts, from_ads, gateway, open, present, service_port, unpack};
 use crate::Kind;
-use crate::encode::{self, BUNDLE, LEAST_REQUEST, NOBODY, PLAINTEXT, SVID, alpn, tls_parameters, transport_match};
+use crate::encode::{self, BUNDLE, NOBODY, PLAINTEXT, SVID, TrafficFields, alpn, tls_parameters, transport_match};
 use crate::facts::ClusterFacts;
 use crate::node::Dialect;
 
@@ -38,21 +38,21 @@ pub fn cluster(name: &str, body: &Any) -> Result<Cluster, Rejected> {
 fn read(at: &At<'_>, cluster: EnvoyCluster) -> Result<Cluster, Fault> {
     apart!(at, cluster => EnvoyCluster {
         transport_socket_matches, name, eds_cluster_config, connect_timeout, lb_policy, transport_socket, metadata, cluster_discovery_type,
+        lb_config, common_lb_config, circuit_breakers, outlier_detection, health_checks,
     } unset {
         transport_socket_matcher, alt_stat_name, stats_matcher, per_connection_buffer_limit_bytes,
-        per_connection_buffer_high_watermark_timeout, load_assignment, health_checks, max_requests_per_connection, circuit_breakers,
+        per_connection_buffer_high_watermark_timeout, load_assignment, max_requests_per_connection,
         upstream_http_protocol_options, common_http_protocol_options, http_protocol_options, http2_protocol_options,
         typed_extension_protocol_options, dns_refresh_rate, dns_jitter, dns_failure_refresh_rate, respect_dns_ttl, dns_lookup_family,
-        dns_resolvers, use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config, wait_for_warm_on_init, outlier_detection,
-        cleanup_interval, upstream_bind_config, lb_subset_config, common_lb_config, protocol_selection, upstream_connection_options,
+        dns_resolvers, use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config, wait_for_warm_on_init,
+        cleanup_interval, upstream_bind_config, lb_subset_config, protocol_selection, upstream_connection_options,
         close_connections_on_host_health_failure, ignore_health_on_host_removal, filters, load_balancing_policy, lrs_server,
         lrs_report_endpoint_metrics, track_timeout_budgets, upstream_config, track_cluster_stats, preconnect_policy,
-        connection_pool_per_downstream_connection, queuing_policies, lb_config,
+        connection_pool_per_downstream_connection, queuing_policies,
     });
     let port = service_port(&at.field("name"), &name)?;
     let ClusterFacts { protocol, server, traffic } = facts(at, metadata)?;
     let server = server.unwrap_or_else(|| port.clone());
-    at.equal("lb_policy", &lb_policy, &LEAST_REQUEST)?;
     let eds = ClusterDiscoveryType::Type(DiscoveryType::Eds.into());
     at.equal("type", &cluster_discovery_type, &Some(eds))?;
     let at_eds = at.field("eds_cluster_config");
@@ -63,7 +63,15 @@ fn read(at: &At<'_>, cluster: EnvoyCluster) -> Result<Cluster, Fault> {
     let connect_timeout = duration(&at_timeout, present(&at_timeout, connect_timeout)?)?;
     let tls = plaintext_exception(at, transport_socket_matches)?;
     let accepted = transport(&at.field("transport_socket"), transport_socket, &server, protocol)?;
-    Ok(Cluster { port, protocol, accepted, connect_timeout, server, tls, traffic: traffic.unwrap_or_default() })
+    let cluster = Cluster { port, protocol, accepted, connect_timeout, server, tls, traffic: traffic.unwrap_or_default() };
+    let said = TrafficFields::of(&cluster, Dialect::Lorica);
+    at.equal("lb_policy", &lb_policy, &said.lb_policy)?;
+    at.equal("lb_config", &lb_config, &said.lb_config)?;
+    at.equal("common_lb_config", &common_lb_config, &said.common_lb_config)?;
+    at.equal("circuit_breakers", &circuit_breakers, &said.circuit_breakers)?;
+    at.equal("outlier_detection", &outlier_detection, &said.outlier_detection)?;
+    at.equal("health_checks", &health_checks, &said.health_checks)?;
+    Ok(cluster)
 }
 
 /// Endpoints that are marked so are called in plaintext, or by TLS that knows nothing of the mesh; there is no other exception.

@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier};
 use envoy_types::pb::google::protobuf::Any;
 use lorica_model::name::ServicePort;
-use lorica_model::snapshot::Protocol;
+use lorica_model::snapshot::{Fault as MadeFault, Protocol};
 use prost::{Message, Name};
 
 use super::{At, Fault, Rejected, address, apart, facts, from_ads, open, present, service_port, unpack};
@@ -32,6 +32,8 @@ pub struct OutboundListener {
     pub protocol: Protocol,
     /// Whether bytes that are no HTTP are refused.
     pub http_only: bool,
+    /// The faults that connections meet whose bytes are not looked at.
+    pub faults: Vec<MadeFault>,
 }
 
 /// Reads the listener of a service port.
@@ -56,7 +58,7 @@ fn read(at: &At<'_>, listener: Listener) -> Result<OutboundListener, Fault> {
     let port = service_port(&at.field("name"), &name)?;
     at.equal("bind_to_port", &bind_to_port, &no())?;
     at.equal("traffic_direction", &traffic_direction, &TrafficDirection::Outbound.into())?;
-    let ListenerFacts { protocol, http_only } = facts(at, metadata)?;
+    let ListenerFacts { protocol, http_only, faults } = facts(at, metadata)?;
     let (virtual_v4, virtual_v6) = addresses(at, &port, v4, additional_addresses)?;
 
     let both = protocol == Protocol::Detect && !http_only;
@@ -87,7 +89,7 @@ fn read(at: &At<'_>, listener: Listener) -> Result<OutboundListener, Fault> {
         (None, true) => return Err(at_default.fault(format!("is missing, where protocol {protocol:?} takes bytes"))),
         (Some(_), false) => return Err(at_default.fault("is there, where only HTTP is taken".to_owned())),
     }
-    Ok(OutboundListener { port, virtual_v4, virtual_v6, protocol, http_only })
+    Ok(OutboundListener { port, virtual_v4, virtual_v6, protocol, http_only, faults })
 }
 
 fn addresses(

@@ -68,8 +68,8 @@ pub fn outbound(
     rules: impl Into<lorica_model::snapshot::RuleTable>,
     cluster: lorica_model::snapshot::Cluster,
 ) -> OutboundUnit {
-    let OutboundListener { port, virtual_v4, virtual_v6, protocol, http_only } = listener;
-    OutboundUnit { port, virtual_v4, virtual_v6, protocol, rules: rules.into(), http_only, cluster }
+    let OutboundListener { port, virtual_v4, virtual_v6, protocol, http_only, faults } = listener;
+    OutboundUnit { port, virtual_v4, virtual_v6, protocol, rules: rules.into(), http_only, faults, cluster }
 }
 
 /// Opens the message of a resource and reads it with `read`.

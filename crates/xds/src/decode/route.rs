@@ -20,13 +20,13 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, s
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 use envoy_types::pb::google::protobuf::Any;
 use lorica_model::snapshot::{
-    Action as RuleAction, Backend, FieldMatch, Filters, Forward, HeaderEdits, HttpRule, Mirror, PathEdit, PathMatch, Pattern, Redirect,
-    RouteMatch, Share, Timeouts, ValueMatch, WeightedBackend,
+    Action as RuleAction, Backend, Fault as MadeFault, FieldMatch, Filters, Forward, HeaderEdits, HttpRule, Mirror, PathEdit, PathMatch,
+    Pattern, Redirect, RouteMatch, Share, Timeouts, ValueMatch, WeightedBackend,
 };
 
 use super::{At, Fault, Rejected, apart, facts, limit, open, present, service_port};
 use crate::Kind;
-use crate::encode::{GRPC_WEB, MISSING_PREFIX, path_specifier, per_filter, redirect as encode_redirect, retry as encode_retry};
+use crate::encode::{AttemptFields, GRPC_WEB, MISSING_PREFIX, path_specifier, per_backend, per_filter, redirect as encode_redirect};
 use crate::facts::{AttemptFacts, RouteFacts};
 
 /// Reads the rules of a service port, in order.
@@ -81,7 +81,7 @@ fn route(at: &At<'_>, route: Route) -> Result<HttpRule, Fault> {
         name: _name, r#match: wanted, metadata, action, typed_per_filter_config, request_headers_to_add, request_headers_to_remove,
         response_headers_to_add, response_headers_to_remove,
     } unset { decorator, tracing, per_request_buffer_limit_bytes, stat_prefix, request_body_buffer_limit, route_specifiers });
-    let RouteFacts { origin, prefix, path, cors, unanswered, limits, attempt } = facts(at, metadata)?;
+    let RouteFacts { origin, prefix, path, cors, unanswered, limits, attempt, faults } = facts(at, metadata)?;
     let matches = matches(&at.field("match"), wanted, prefix)?;
     let filters = Filters {
         request: edits(at, ("request_headers_to_add", request_headers_to_add), request_headers_to_remove)?,
@@ -90,9 +90,9 @@ fn route(at: &At<'_>, route: Route) -> Result<HttpRule, Fault> {
         grpc_web: typed_per_filter_config.contains_key(GRPC_WEB),
         limits,
     };
-    at.equal("typed_per_filter_config", &typed_per_filter_config, &per_filter(&filters))?;
+    at.equal("typed_per_filter_config", &typed_per_filter_config, &per_filter(&filters, &faults))?;
     let action = match (present(&at.field("action"), action)?, unanswered) {
-        (Action::Route(action), None) => RuleAction::Forward(forward(&at.field("route"), action, path, attempt)?),
+        (Action::Route(action), None) => RuleAction::Forward(forward(&at.field("route"), action, path, attempt, faults)?),
         (Action::DirectResponse(action), unanswered) => {
             let at = at.field("direct_response");
             apart!(at, action => DirectResponseAction { status } unset { body, body_format });
@@ -259,18 +259,24 @@ fn share(at: &At<'_>, fraction: RuntimeFractionalPercent) -> Result<Share, Fault
     Ok(Share(numerator))
 }
 
-fn forward(at: &At<'_>, action: RouteAction, path: Option<PathEdit>, attempt: AttemptFacts) -> Result<Forward, Fault> {
+fn forward(
+    at: &At<'_>,
+    action: RouteAction,
+    path: Option<PathEdit>,
+    attempt: AttemptFacts,
+    faults: Vec<MadeFault>,
+) -> Result<Forward, Fault> {
     apart!(at, action => RouteAction {
         cluster_not_found_response_code, timeout, idle_timeout, retry_policy, cluster_specifier, prefix_rewrite, regex_rewrite,
-        request_mirror_policies, host_rewrite_specifier,
+        request_mirror_policies, host_rewrite_specifier, hash_policy, hedge_policy, max_stream_duration,
     } unset {
         metadata_match, path_rewrite_policy, path_rewrite, append_x_forwarded_host, flush_timeout, early_data_policy,
-        retry_policy_typed_config, priority, rate_limits, include_vh_rate_limits, hash_policy, cors, max_grpc_timeout, grpc_timeout_offset,
-        upgrade_configs, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy, max_stream_duration,
+        retry_policy_typed_config, priority, rate_limits, include_vh_rate_limits, cors, max_grpc_timeout, grpc_timeout_offset,
+        upgrade_configs, internal_redirect_policy, internal_redirect_action, max_internal_redirects,
     });
     let backends = match present(&at.field("cluster_specifier"), cluster_specifier)? {
         ClusterSpecifier::Cluster(name) => vec![WeightedBackend::plain(1, backend(&at.field("cluster"), &name)?)],
-        ClusterSpecifier::WeightedClusters(weighted) => weighted_backends(&at.field("weighted_clusters"), weighted)?,
+        ClusterSpecifier::WeightedClusters(weighted) => weighted_backends(&at.field("weighted_clusters"), weighted, &faults)?,
         ClusterSpecifier::ClusterHeader(_)
         | ClusterSpecifier::ClusterSpecifierPlugin(_)
         | ClusterSpecifier::InlineClusterSpecifierPlugin(_) => {
@@ -291,15 +297,19 @@ fn forward(at: &At<'_>, action: RouteAction, path: Option<PathEdit>, attempt: At
     let mirrors =
         request_mirror_policies.into_iter().enumerate().map(|(index, one)| mirror(&at.index("request_mirror_policies", index), one));
     let mirrors = mirrors.collect::<Result<_, _>>()?;
-    let AttemptFacts { limit: backend_request, retry, hedge, hash, affinity } = attempt;
+    let AttemptFacts { limit: backend_request, stream, retry, hedge, hash, affinity } = attempt;
     let timeouts = Timeouts {
         request: limit(&at.field("timeout"), timeout)?,
         backend_request,
         idle: limit(&at.field("idle_timeout"), idle_timeout)?,
-        stream: None,
+        stream,
     };
-    let forward = Forward { backends, timeouts, path, host, mirrors, retry: retry.unwrap_or_default(), hedge, hash, affinity };
-    at.equal("retry_policy", &retry_policy, &encode_retry(&forward))?;
+    let forward = Forward { backends, timeouts, path, host, mirrors, retry: retry.unwrap_or_default(), hedge, hash, affinity, faults };
+    let said = AttemptFields::of(&forward);
+    at.equal("retry_policy", &retry_policy, &said.retry_policy)?;
+    at.equal("hedge_policy", &hedge_policy, &said.hedge_policy)?;
+    at.equal("hash_policy", &hash_policy, &said.hash_policy)?;
+    at.equal("max_stream_duration", &max_stream_duration, &said.max_stream_duration)?;
     Ok(forward)
 }
 
@@ -313,18 +323,20 @@ fn mirror(at: &At<'_>, policy: RequestMirrorPolicy) -> Result<Mirror, Fault> {
     Ok(Mirror { backend: backend(&at.field("cluster"), &cluster)?, share })
 }
 
-fn weighted_backends(at: &At<'_>, weighted: WeightedCluster) -> Result<Vec<WeightedBackend>, Fault> {
+fn weighted_backends(at: &At<'_>, weighted: WeightedCluster, faults: &[MadeFault]) -> Result<Vec<WeightedBackend>, Fault> {
     apart!(at, weighted => WeightedCluster { clusters } unset { total_weight, runtime_key_prefix, random_value_specifier });
     let one = |(index, one): (usize, ClusterWeight)| {
         let at = at.index("clusters", index);
         apart!(at, one => ClusterWeight {
             name, weight, request_headers_to_add, request_headers_to_remove, response_headers_to_add, response_headers_to_remove,
-            host_rewrite_specifier,
-        } unset { cluster_header, metadata_match, typed_per_filter_config });
+            host_rewrite_specifier, typed_per_filter_config,
+        } unset { cluster_header, metadata_match });
         let weight = present(&at.field("weight"), weight)?.value;
+        let backend = backend(&at.field("name"), &name)?;
+        at.equal("typed_per_filter_config", &typed_per_filter_config, &per_backend(faults, &backend))?;
         Ok(WeightedBackend {
             weight,
-            backend: backend(&at.field("name"), &name)?,
+            backend,
             request: edits(&at, ("request_headers_to_add", request_headers_to_add), request_headers_to_remove)?,
             response: edits(&at, ("response_headers_to_add", response_headers_to_add), response_headers_to_remove)?,
             host: host_rewrite_specifier.map(|cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host)| host),

@@ -14,8 +14,8 @@ use envoy_types::pb::envoy::data::dns::v3::DnsTable;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret};
 use lorica_model::snapshot::{
-    Certificate, EndpointSet, GatewayUnit, HostPattern, Hosts, HttpRule, InboundUnit, Listening, NameTable, OutboundUnit, PrivateKey,
-    Protocol, ServerTls, Terminated, TlsAction, TlsChain, TrustBundle, VirtualHost,
+    Balancing, Certificate, EndpointSet, GatewayUnit, HostPattern, Hosts, HttpRule, InboundUnit, Listening, NameTable, Nearness,
+    OutboundUnit, PrivateKey, Protocol, ServerTls, Terminated, TlsAction, TlsChain, TrustBundle, VirtualHost,
 };
 use proptest::prelude::*;
 use prost::{Message, Name};
@@ -284,6 +284,31 @@ fn grpc_gets_no_secret_service_and_no_transport_matches() {
     let weights = encode::endpoints(&samples::endpoints("recording.contact.mesh:80", &[1, 2]), Dialect::Grpc);
     let assignment = ClusterLoadAssignment::decode(weights.body.value.as_slice()).unwrap();
     assert_eq!(assignment.endpoints[0].load_balancing_weight.unwrap().value, 2);
+}
+
+#[test]
+fn an_envoy_is_told_what_is_near_by_priorities() {
+    let mut set = samples::endpoints("recording.contact.mesh:80", &[1, 2, 3, 4]);
+    for (endpoint, place) in set.endpoints.iter_mut().zip(["eu/a", "eu/b", "us/a", "us/b"]) {
+        endpoint.locality = place.parse().unwrap();
+    }
+    let near = |own: &str, prefer, overprovisioning_percent| {
+        let balancing = Balancing { prefer, overprovisioning_percent, ..Balancing::default() };
+        let resource = encode::endpoints_near(&set, &own.parse().unwrap(), &balancing);
+        let assignment = ClusterLoadAssignment::decode(resource.body.value.as_slice()).unwrap();
+        let factor = assignment.policy.and_then(|policy| policy.overprovisioning_factor).map(|factor| factor.value);
+        (assignment.endpoints.iter().map(|group| group.priority).collect::<Vec<_>>(), factor, resource.version)
+    };
+    let plain = encode::endpoints(&set, Dialect::Envoy).version;
+    let (priorities, factor, version) = near("eu/b", Nearness::Zone, 140);
+    assert_eq!((priorities.as_slice(), factor), (&[1, 0, 2, 2][..], None));
+    assert_ne!(version, plain);
+    assert_eq!(near("us/a", Nearness::Region, 140).0, [1, 1, 0, 0]);
+    // Where nothing is near, what is not so far is the first: priorities have no gaps.
+    assert_eq!(near("asia/a", Nearness::Zone, 200).0, [0, 0, 0, 0]);
+    assert_eq!(near("us/c", Nearness::Zone, 140).0, [1, 1, 0, 0]);
+    assert_eq!(near("eu/b", Nearness::Anywhere, 200).1, Some(200));
+    assert_eq!(near("eu/b", Nearness::Anywhere, 140), (vec![0; 4], None, plain));
 }
 
 #[test]

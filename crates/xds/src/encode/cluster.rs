@@ -5,7 +5,7 @@
 
 use envoy_types::pb::envoy::config::cluster::v3::{
     Cluster as EnvoyCluster,
-    cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch},
+    cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, TransportSocketMatch},
 };
 use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, TransportSocket, transport_socket::ConfigType};
 use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
@@ -16,6 +16,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
 use envoy_types::pb::google::protobuf::Struct;
 use lorica_model::snapshot::{Cluster, Protocol, Traffic};
 
+use super::traffic::{self, TrafficFields};
 use super::{Context, ads, duration, tls};
 use crate::facts::{ClusterFacts, metadata};
 use crate::node::Dialect;
@@ -26,8 +27,6 @@ use crate::value::to_struct;
 pub(crate) const MUTUAL_TLS: &str = "mutual-tls";
 /// The mark of an endpoint that takes plaintext.
 pub(crate) const PLAINTEXT: &str = "plaintext";
-/// The balancing that Lorica's proxy is told: the less loaded of two.
-pub(crate) const LEAST_REQUEST: i32 = LbPolicy::LeastRequest as i32;
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 pub(super) fn cluster(cluster: &Cluster, dialect: Dialect, context: Context<'_>) -> EnvoyCluster {
@@ -37,7 +36,6 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect, context: Context<'_>)
         eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(ads()), service_name: name.clone() }),
         name,
         connect_timeout: Some(duration(cluster.connect_timeout)),
-        lb_policy: LEAST_REQUEST,
         metadata: Some(metadata(&ClusterFacts {
             protocol: cluster.protocol,
             server: Some(cluster.server.clone()).filter(|server| *server != cluster.port),
@@ -46,17 +44,16 @@ pub(super) fn cluster(cluster: &Cluster, dialect: Dialect, context: Context<'_>)
         transport_socket: Some(tls::upstream(cluster, dialect, context)),
         ..EnvoyCluster::default()
     };
+    TrafficFields::of(cluster, dialect).write(&mut out);
     match dialect {
         Dialect::Lorica => out.transport_socket_matches = vec![plaintext(cluster, dialect)],
         Dialect::Envoy => {
             out.transport_socket_matches = vec![plaintext(cluster, dialect)];
-            if let Some(options) = http_options(cluster.protocol, context) {
+            if let Some(options) = http_options(cluster, context) {
                 out.typed_extension_protocol_options = [(HTTP_OPTIONS.to_owned(), pack(&options))].into();
             }
         }
         Dialect::Grpc => {
-            // Not every gRPC has the policy, and those without refuse the cluster.
-            out.lb_policy = LbPolicy::RoundRobin.into();
             if context.plaintext {
                 out.transport_socket = None;
             }
@@ -91,10 +88,10 @@ fn plaintext(cluster: &Cluster, dialect: Dialect) -> TransportSocketMatch {
 
 /// What Envoy speaks with endpoints: HTTP/2 where the port is declared so, else what the caller does. What comes in at a gateway says nothing
 /// of what stands behind it, except that gRPC is HTTP/2.
-fn http_options(protocol: Protocol, context: Context<'_>) -> Option<HttpProtocolOptions> {
+fn http_options(cluster: &Cluster, context: Context<'_>) -> Option<HttpProtocolOptions> {
     let explicit = |protocol| UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config: Some(protocol) });
     let http2 = || explicit(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()));
-    let options = match protocol {
+    let options = match cluster.protocol {
         Protocol::Tcp => return None,
         Protocol::Detect | Protocol::Http if context.node.gateway.is_none() => {
             UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
@@ -107,5 +104,9 @@ fn http_options(protocol: Protocol, context: Context<'_>) -> Option<HttpProtocol
         Protocol::Detect | Protocol::Http => explicit(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())),
         Protocol::Http2 | Protocol::Grpc => http2(),
     };
-    Some(HttpProtocolOptions { upstream_protocol_options: Some(options), ..HttpProtocolOptions::default() })
+    Some(HttpProtocolOptions {
+        common_http_protocol_options: Some(traffic::connections(&cluster.traffic.connections)),
+        upstream_protocol_options: Some(options),
+        ..HttpProtocolOptions::default()
+    })
 }

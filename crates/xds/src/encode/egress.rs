@@ -128,7 +128,9 @@ pub fn capture(unit: &EgressUnit) -> Resource {
         traffic_direction: TrafficDirection::Outbound.into(),
         ..Listener::default()
     };
-    Resource::new(Kind::Listener, CAPTURE, Version::of(unit), &listener)
+    // An Envoy answers no questions for names, so what these meet makes no difference to it.
+    let version = Version::of(&EgressUnit { names: Vec::new(), ..unit.clone() });
+    Resource::new(Kind::Listener, CAPTURE, version, &listener)
 }
 
 /// The clusters by which Envoy leaves the mesh.

@@ -7,29 +7,24 @@ use envoy_types::pb::envoy::config::core::v3::{
     HeaderValue, HeaderValueOption, RuntimeFractionalPercent, header_value_option::HeaderAppendAction,
 };
 use envoy_types::pb::envoy::config::route::v3::{
-    FilterConfig, RedirectAction, RetryPolicy,
+    FilterConfig, RedirectAction,
     redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
-    retry_policy::RetryBackOff,
     route_action::RequestMirrorPolicy,
 };
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 use envoy_types::pb::google::protobuf::{Any, BoolValue};
-use lorica_model::snapshot::{Cors, Filters, Forward, HeaderEdits, Mirror, OriginMatch, PathEdit, Pause, Redirect, Retry, Share};
+use lorica_model::snapshot::{Cors, Fault, Filters, HeaderEdits, Mirror, OriginMatch, PathEdit, Redirect, Share};
 
 use super::route::{cluster_name, escaped, exact, regex};
-use super::{duration, number, yes};
+use super::{fault, yes};
 use crate::resource::pack;
 
 /// The name of Envoy's filter for CORS.
 pub(crate) const CORS: &str = "envoy.filters.http.cors";
 /// The name of Envoy's filter for gRPC-Web.
 pub(crate) const GRPC_WEB: &str = "envoy.filters.http.grpc_web";
-/// After what Envoy tries again besides the listed answers: when nobody can have processed the request, or the connection broke before an answer.
-const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
-const RETRY_ON_CODES: &str = "connect-failure,refused-stream,reset-before-request,retriable-status-codes";
-
 /// Fields set and added, in this order, and fields removed. A single `%` would begin one of Envoy's commands.
 pub(super) fn header_edits(edits: &HeaderEdits) -> (Vec<HeaderValueOption>, Vec<String>) {
     let option = |action: HeaderAppendAction| {
@@ -78,29 +73,12 @@ pub(super) fn mirrors(mirrors: &[Mirror]) -> Vec<RequestMirrorPolicy> {
     mirrors.iter().map(one).collect()
 }
 
-/// Without a retry condition nothing is tried again; the policy is then there for the time limit of an attempt alone.
-pub(crate) fn retry(forward: &Forward) -> Option<RetryPolicy> {
-    let limit = forward.timeouts.backend_request.map(duration);
-    let Retry { attempts, codes, pause, .. } = &forward.retry;
-    let (base_interval, max_interval) = match *pause {
-        Pause::AtLeast(pause) => (pause, pause),
-        Pause::Growing { base, most } => (base, most),
-    };
-    Some(RetryPolicy {
-        retry_on: if codes.is_empty() { RETRY_ON } else { RETRY_ON_CODES }.to_owned(),
-        num_retries: number(*attempts),
-        retriable_status_codes: codes.iter().map(|code| u32::from(*code)).collect(),
-        retry_back_off: Some(RetryBackOff { base_interval: Some(duration(base_interval)), max_interval: Some(duration(max_interval)) }),
-        per_try_timeout: limit,
-        ..RetryPolicy::default()
-    })
-}
-
 /// What a rule says to filters of Envoy's by their names: to one that is off what switches it on, to another what it is to do.
-pub(crate) fn per_filter(filters: &Filters) -> HashMap<String, Any> {
+pub(crate) fn per_filter(filters: &Filters, faults: &[Fault]) -> HashMap<String, Any> {
     let cors = filters.cors.as_ref().map(|policy| (CORS.to_owned(), pack(&cors(policy))));
     let on = || pack(&FilterConfig { config: Some(Any::default()), ..FilterConfig::default() });
-    cors.into_iter().chain(filters.grpc_web.then(|| (GRPC_WEB.to_owned(), on()))).collect()
+    let grpc_web = filters.grpc_web.then(|| (GRPC_WEB.to_owned(), on()));
+    cors.into_iter().chain(grpc_web).chain(fault::per_filter(faults, None)).collect()
 }
 
 pub(crate) fn redirect(rule: &Redirect) -> RedirectAction {

@@ -41,9 +41,9 @@ use lorica_model::snapshot::{
 use super::access_log::{access_log, access_log_of_refused};
 use super::certificate::{by_name, certificate, inline, shown};
 use super::egress::gateway_chain;
-use super::listener::{grpc_web_filter, listener_filter, manager, network_filter};
+use super::listener::{by_source, grpc_web_filter, listener_filter, manager, network_filter};
 use super::route::{cluster_name, host};
-use super::{Context, MISSING_PREFIX, address as socket, ads, rate_limit, yes};
+use super::{Context, MISSING_PREFIX, address as socket, ads, fault, rate_limit, yes};
 use crate::facts::{EgressFacts, TransportFacts, metadata};
 use crate::node::Dialect;
 use crate::resource::pack;
@@ -156,6 +156,7 @@ struct Encoder<'e> {
 
 impl Encoder<'_> {
     fn http(&mut self, name: &str, hosts: &Hosts, over: Over) -> Filter {
+        let hosts = &*fault::hosts(hosts, self.dialect, self.context.node);
         let virtual_hosts = hosts.all().iter().map(|one| host(&one.host.to_string(), &one.host.to_string(), &one.rules, self.dialect));
         let mut routes = RouteConfiguration {
             name: name.to_owned(),
@@ -185,9 +186,10 @@ impl Encoder<'_> {
                 ..Http1ProtocolOptions::default()
             });
             manager.access_log = access_log(self.dialect, self.context);
-            let router = manager.http_filters.len().saturating_sub(1);
-            let filters = rate_limit::filters(limits()).into_iter().chain([grpc_web_filter()]);
-            manager.http_filters.splice(router..router, filters);
+            // Behind CORS, whose questions are none of gRPC's, and before faults, so that these answer in gRPC.
+            manager.http_filters.insert(1, grpc_web_filter());
+            // Before faults, too: who is one too many is not kept waiting.
+            manager.http_filters.splice(2..2, rate_limit::filters(limits()));
         }
         match (over, self.dialect) {
             (Over::Tcp, _) => {}
@@ -238,6 +240,7 @@ impl Encoder<'_> {
     fn bytes(&self, name: &str, route: Option<&TransportRoute>) -> FilterChain {
         let mut proxy = tcp_proxy(name, route);
         proxy.access_log = access_log(self.dialect, self.context);
+        proxy.hash_policy = by_source(self.dialect);
         FilterChain {
             filters: vec![network_filter("envoy.filters.network.tcp_proxy", pack(&proxy))],
             metadata: Some(metadata(&TransportFacts { route: route.cloned() })),

@@ -87,7 +87,7 @@ pub(crate) fn inbound_chains(namespace: &Namespace, account: &Label, port: &Inbo
     let filters = if port.protocol.is_http() {
         vec![listener::network_filter("envoy.filters.network.http_connection_manager", pack(&connection_manager(&app)))]
     } else {
-        vec![listener::tcp_filter(&app, Vec::new())]
+        vec![listener::tcp_filter(&app, Vec::new(), Vec::new())]
     };
     let matches = |transport: &str, server_names| FilterChainMatch {
         destination_port: number(port.app_port.into()),

@@ -24,13 +24,17 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier};
 use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation;
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use envoy_types::pb::envoy::r#type::v3::{
+    HashPolicy,
+    hash_policy::{PolicySpecifier, SourceIp},
+};
 use envoy_types::pb::google::protobuf::Any;
 use lorica_model::name::ServicePort;
 use lorica_model::snapshot::{OutboundUnit, Protocol};
 
 use super::access_log::access_log;
 use super::local_reply::local_reply;
-use super::{CORS, Context, GRPC_WEB, address, ads, duration, no};
+use super::{CORS, Context, GRPC_WEB, address, ads, duration, fault, no};
 use crate::facts::{ListenerFacts, metadata};
 use crate::node::Dialect;
 use crate::resource::pack;
@@ -53,7 +57,7 @@ pub(super) fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'
     }
     let mut listener = Listener {
         stat_prefix: String::new(),
-        metadata: Some(metadata(&ListenerFacts { protocol: unit.protocol, http_only: unit.http_only })),
+        metadata: Some(metadata(&ListenerFacts { protocol: unit.protocol, http_only: unit.http_only, faults: unit.faults.clone() })),
         traffic_direction: TrafficDirection::Outbound.into(),
         ..Listener::default()
     };
@@ -77,7 +81,7 @@ pub(super) fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'
             vec![FilterChain { name: "http".to_owned(), filter_chain_match: matches, filters: http(), ..FilterChain::default() }];
     }
     if both || unit.protocol == Protocol::Tcp {
-        let filters = vec![tcp_filter(&name, access_log(dialect, context))];
+        let filters = vec![tcp_filter(&name, access_log(dialect, context), by_source(dialect))];
         listener.default_filter_chain = Some(FilterChain { name: "tcp".to_owned(), filters, ..FilterChain::default() });
     }
     if both && dialect == Dialect::Envoy {
@@ -103,7 +107,11 @@ pub(super) fn manager(name: &str, routes: RouteSpecifier, dialect: Dialect) -> H
         route_specifier: Some(routes),
         ..HttpConnectionManager::default()
     };
+    if dialect != Dialect::Lorica {
+        manager.http_filters.splice(0..0, fault::filters(dialect));
+    }
     if dialect == Dialect::Envoy {
+        // What it answers by itself, it answers before any fault.
         manager.http_filters.insert(0, cors_filter());
         manager.server_header_transformation = ServerHeaderTransformation::PassThrough.into();
         manager.early_header_mutation_extensions = vec![ours_removed()];
@@ -145,8 +153,15 @@ pub(super) fn grpc_web_filter() -> HttpFilter {
     HttpFilter { name: GRPC_WEB.to_owned(), config_type, disabled: true, ..HttpFilter::default() }
 }
 
-pub(super) fn tcp_filter(cluster: &str, access_log: Vec<AccessLog>) -> Filter {
+/// What an Envoy hashes of a connection where a hash decides on the endpoint; Lorica's proxy does so by itself.
+pub(super) fn by_source(dialect: Dialect) -> Vec<HashPolicy> {
+    let source = HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})) };
+    Some(source).filter(|_| dialect == Dialect::Envoy).into_iter().collect()
+}
+
+pub(super) fn tcp_filter(cluster: &str, access_log: Vec<AccessLog>, hash_policy: Vec<HashPolicy>) -> Filter {
     let proxy = TcpProxy {
+        hash_policy,
         stat_prefix: cluster.to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
         access_log,

@@ -4,12 +4,14 @@
 //! encoding is complete: [`crate::decode`] gives the unit back. For Envoy and gRPC it says what they can honour.
 
 mod access_log;
+mod attempt;
 mod bundle;
 mod certificate;
 mod cluster;
 mod egress;
 mod endpoint;
 mod envoy;
+mod fault;
 mod filter;
 mod gateway;
 mod inbound;
@@ -19,6 +21,7 @@ mod names;
 mod rate_limit;
 mod route;
 mod tls;
+mod traffic;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -35,20 +38,23 @@ pub use access_log::ACCESS_LOG;
 pub use bundle::bundle;
 pub use certificate::certificate;
 pub use egress::{CAPTURE, EGRESS_PREFIX, REFUSED_LOG, capture, egress, egress_clusters, egress_name};
-pub use endpoint::endpoints;
+pub use endpoint::{endpoints, endpoints_near};
 pub use gateway::{GATEWAY_PREFIX, gateway, gateway_name};
 pub use inbound::{inbound, inbound_name, inbound_routes, inbound_routes_name};
 pub use names::names;
 pub use rate_limit::{GLOBAL as GLOBAL_LIMITS, LOCAL as LOCAL_LIMITS, TIMEOUT as LIMIT_TIMEOUT};
 
-pub(crate) use cluster::{LEAST_REQUEST, MUTUAL_TLS, PLAINTEXT, transport_match};
+pub(crate) use attempt::AttemptFields;
+pub(crate) use cluster::{MUTUAL_TLS, PLAINTEXT, transport_match};
 pub(crate) use egress::{egress_listener, gateway_chain};
-pub(crate) use filter::{CORS, GRPC_WEB, path_rewrite, per_filter, redirect, retry};
+pub(crate) use fault::per_backend;
+pub(crate) use filter::{CORS, GRPC_WEB, path_rewrite, per_filter, redirect};
 pub(crate) use gateway::tcp_proxy;
 pub(crate) use inbound::inbound_chains;
 pub(crate) use listener::HTTP_PROTOCOLS;
 pub(crate) use route::{MISSING_PREFIX, path_specifier};
 pub(crate) use tls::{BUNDLE, NOBODY, SVID, alpn, outside, tls_parameters};
+pub(crate) use traffic::TrafficFields;
 
 use crate::node::{Dialect, NodeMetadata};
 use crate::{Kind, Resource};
@@ -92,6 +98,7 @@ impl<'a> Context<'a> {
 /// listener for others.
 #[must_use]
 pub fn outbound(unit: &OutboundUnit, dialect: Dialect, context: Context<'_>) -> Vec<Resource> {
+    let unit = &*fault::unit(unit, dialect, context.node);
     let mut version = Version::of(unit);
     let name = unit.port.to_string();
     let mut resources = Vec::with_capacity(4);

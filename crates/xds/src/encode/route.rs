@@ -17,11 +17,12 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
 use lorica_model::snapshot::{
-    Action as RuleAction, Backend, FieldMatch, Forward, HttpRule, OutboundUnit, PathMatch, RouteMatch, RuleTable, ValueMatch,
+    Action as RuleAction, Backend, Fault, FieldMatch, Forward, HttpRule, OutboundUnit, PathMatch, RouteMatch, RuleTable, ValueMatch,
     WeightedBackend,
 };
 
-use super::{duration, envoy, filter, number, rate_limit};
+use super::attempt::{self, AttemptFields};
+use super::{duration, envoy, fault, filter, number, rate_limit};
 use crate::facts::{AttemptFacts, RouteFacts, metadata};
 use crate::node::Dialect;
 
@@ -40,8 +41,13 @@ pub(super) fn host(name: &str, domain: &str, rules: &RuleTable, dialect: Dialect
         domains: domains(domain, dialect),
         routes: rules
             .iter()
-            .map(|rule| if dialect == Dialect::Envoy { route(&envoy::rule(rule), dialect) } else { route(rule, dialect) })
+            .flat_map(|rule| match dialect {
+                Dialect::Envoy => attempt::safe(&envoy::rule(rule)).iter().map(|rule| route(rule, dialect)).collect(),
+                Dialect::Lorica | Dialect::Grpc => vec![route(rule, dialect)],
+            })
             .collect(),
+        // An Envoy behind it, and an app, see which attempt it is.
+        include_request_attempt_count: dialect == Dialect::Envoy,
         ..VirtualHost::default()
     }
 }
@@ -68,8 +74,10 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     };
     let cors = rule.filters.cors.clone();
     let attempt = rule.forward().filter(|_| unanswered.is_none()).map(AttemptFacts::of).unwrap_or_default();
+    let faults = rule.forward().filter(|_| unanswered.is_none()).map(|forward| forward.faults.clone()).unwrap_or_default();
+    let typed_per_filter_config = filter::per_filter(&rule.filters, &faults).into_iter().chain(asked).collect();
     let limits = rule.filters.limits.clone();
-    let facts = RouteFacts { origin: (*rule.origin).clone(), prefix, path, cors, unanswered, limits, attempt };
+    let facts = RouteFacts { origin: (*rule.origin).clone(), prefix, path, cors, unanswered, limits, attempt, faults };
     let (request_headers_to_add, request_headers_to_remove) = filter::header_edits(&rule.filters.request);
     let (response_headers_to_add, response_headers_to_remove) = filter::header_edits(&rule.filters.response);
     Route {
@@ -82,7 +90,7 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
         request_headers_to_remove,
         response_headers_to_add,
         response_headers_to_remove,
-        typed_per_filter_config: filter::per_filter(&rule.filters).into_iter().chain(asked).collect(),
+        typed_per_filter_config,
         ..Route::default()
     }
 }
@@ -107,28 +115,28 @@ fn action(rule: &HttpRule) -> (Action, Option<Forward>) {
             ClusterSpecifier::Cluster(cluster_name(&only.backend))
         }
         backends => ClusterSpecifier::WeightedClusters(WeightedCluster {
-            clusters: backends.iter().map(weighted).collect(),
+            clusters: backends.iter().map(|backend| weighted(backend, &forward.faults)).collect(),
             ..WeightedCluster::default()
         }),
     };
     let (prefix_rewrite, regex_rewrite) = forward.path.as_ref().map(filter::path_rewrite).unwrap_or_default();
-    let action = RouteAction {
+    let mut action = RouteAction {
         cluster_specifier: Some(specifier),
         cluster_not_found_response_code: if missing { ClusterNotFoundResponseCode::InternalServerError.into() } else { 0 },
         // Unset would mean 15 s and 5 min; 0 means no limit.
         timeout: Some(duration(forward.timeouts.request.unwrap_or_default())),
         idle_timeout: Some(duration(forward.timeouts.idle.unwrap_or_default())),
-        retry_policy: filter::retry(forward),
         prefix_rewrite,
         regex_rewrite,
         host_rewrite_specifier: forward.host.clone().map(HostRewriteSpecifier::HostRewriteLiteral),
         request_mirror_policies: filter::mirrors(&forward.mirrors),
         ..RouteAction::default()
     };
+    AttemptFields::of(forward).write(&mut action);
     (Action::Route(action), None)
 }
 
-fn weighted(backend: &WeightedBackend) -> ClusterWeight {
+fn weighted(backend: &WeightedBackend, faults: &[Fault]) -> ClusterWeight {
     let (request_headers_to_add, request_headers_to_remove) = filter::header_edits(&backend.request);
     let (response_headers_to_add, response_headers_to_remove) = filter::header_edits(&backend.response);
     ClusterWeight {
@@ -139,6 +147,7 @@ fn weighted(backend: &WeightedBackend) -> ClusterWeight {
         response_headers_to_add,
         response_headers_to_remove,
         host_rewrite_specifier: backend.host.clone().map(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral),
+        typed_per_filter_config: fault::per_backend(faults, &backend.backend),
         ..ClusterWeight::default()
     }
 }
@@ -199,11 +208,16 @@ fn matches(matches: &RouteMatch, specifier: PathSpecifier) -> EnvoyMatch {
     let method = matches.method.iter().map(|method| header(":method", exact(method)));
     EnvoyMatch {
         path_specifier: Some(specifier),
-        headers: method.chain(matches.headers.iter().map(|field| header(&field.name, string_matcher(&field.value)))).collect(),
+        headers: method.chain(matches.headers.iter().map(field)).collect(),
         query_parameters: matches.query.iter().map(query).collect(),
         runtime_fraction: matches.share.map(filter::fraction),
         ..EnvoyMatch::default()
     }
+}
+
+/// A header field that must be there.
+pub(super) fn field(field: &FieldMatch) -> HeaderMatcher {
+    header(&field.name, string_matcher(&field.value))
 }
 
 pub(super) fn header(name: &str, matcher: StringMatcher) -> HeaderMatcher {

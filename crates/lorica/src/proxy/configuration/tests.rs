@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use lorica_model::snapshot::Transport;
+use lorica_model::snapshot::{Locality, Transport};
 
 use lorica_model::name::Namespace;
 
@@ -49,6 +49,7 @@ fn asked() -> Asked {
         service: None,
         account: Label::new("default").unwrap(),
         version: None,
+        locality: Locality::default(),
     };
     Asked { own, upstreams: Vec::new(), gateway: None, ports: Vec::new(), identity: None, colours: false }
 }
@@ -66,6 +67,7 @@ fn serves(identity: Option<&str>) -> Asked {
         service: Some("web.shop".parse().unwrap()),
         account: Label::new(account).unwrap(),
         version: None,
+        locality: Locality::default(),
     };
     asked.ports = vec!["80:8080/http".parse().unwrap()];
     asked.identity = identity.map(|id| (id.parse().unwrap(), "/id/svid.pem".to_owned()));

@@ -1,9 +1,13 @@
 //! What only all resources together can tell: a change is held against the world it would make.
 
+mod fault;
 mod gateway;
 mod overlap;
 mod rate_limit;
 mod route;
+mod traffic;
+
+pub use fault::{beyond_envoy, over};
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -97,8 +101,10 @@ impl Checked<'_> {
                     self.service(&ServiceName::new(metadata.namespace.clone(), target.name.clone()), &target.span);
                 }
             }
+            Spec::TrafficPolicy(policy) => self.traffic(metadata, policy),
             Spec::EgressPolicy(policy) => self.egress(metadata, policy),
             Spec::RateLimitPolicy(policy) => self.rate_limits(metadata, policy),
+            Spec::FaultPolicy(policy) => self.fault(metadata, policy),
             Spec::Gateway(gateway) => {
                 self.http3(gateway);
                 self.certificates(metadata, gateway.references());

@@ -1,11 +1,14 @@
 //! What each kind means, checked: the only form in which the rest of the program sees a resource.
 
 mod egress;
+mod fault;
 mod gateway;
 mod rate_limit;
 mod route;
+mod traffic;
 
 pub use egress::{EgressAllow, EgressPolicy, EgressTarget};
+pub use fault::{FaultPolicy, FaultTarget};
 pub use gateway::{
     AllowedRoutes, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo,
     Listener, ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ReferenceGrant, Secret, TlsMode, TlsPolicyTarget, Validation,
@@ -14,6 +17,8 @@ pub use rate_limit::{RateLimitPolicy, RateLimitTarget, WrittenCounted, WrittenLi
 pub use route::{
     BackendRef, HttpFilter, HttpRoute, ObjectRef, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule,
 };
+
+pub use traffic::{About, Mode, Set, SettingNames, Settings, TrafficPolicy, TrafficTarget};
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -30,10 +35,14 @@ pub enum Spec {
     Workload(Workload),
     /// `AuthenticationPolicy`.
     AuthenticationPolicy(AuthenticationPolicy),
+    /// `TrafficPolicy`.
+    TrafficPolicy(Box<TrafficPolicy>),
     /// `EgressPolicy`.
     EgressPolicy(EgressPolicy),
     /// `RateLimitPolicy`.
     RateLimitPolicy(RateLimitPolicy),
+    /// `FaultPolicy`.
+    FaultPolicy(FaultPolicy),
     /// `HTTPRoute`.
     HttpRoute(HttpRoute),
     /// `GRPCRoute`: its matches are those of the HTTP that gRPC is.

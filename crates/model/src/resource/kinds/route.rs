@@ -92,9 +92,9 @@ pub struct RouteRule {
     pub filters: Vec<(HttpFilter, Range<usize>)>,
     /// Where it leads.
     pub backends: Vec<BackendRef>,
-    /// How long a request may take.
+    /// How long a request may take; 0: for ever. None: as policies have it.
     pub request_timeout: Option<Duration>,
-    /// How long one attempt may take.
+    /// The same for one attempt.
     pub backend_request_timeout: Option<Duration>,
     /// When a request is tried again.
     pub retry: Option<RouteRetry>,

@@ -1,12 +1,14 @@
 //! Documents in, resources out: strictly at the door, leniently from the store. One file a family of kinds.
 
 mod egress;
+mod fault;
 mod filter;
 mod gateway;
 mod matches;
 mod rate_limit;
 mod route;
 mod service;
+mod traffic;
 
 pub use matches::ANY_SERVICE;
 
@@ -98,8 +100,10 @@ fn document(node: Node, reader: &mut Reader<'_>) -> Option<(Resource, Range<usiz
         Kind::Service => Spec::Service(service::service(spec, &namespace, reader)?),
         Kind::Workload => Spec::Workload(service::workload(spec, &namespace, reader)?),
         Kind::AuthenticationPolicy => Spec::AuthenticationPolicy(service::authentication(spec, reader)?),
+        Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(traffic::policy(spec, &namespace, reader)?)),
         Kind::EgressPolicy => Spec::EgressPolicy(egress::policy(spec, &namespace, reader)?),
         Kind::RateLimitPolicy => Spec::RateLimitPolicy(rate_limit::policy(spec, &namespace, reader)?),
+        Kind::FaultPolicy => Spec::FaultPolicy(fault::policy(spec, &namespace, reader)?),
         Kind::HttpRoute => Spec::HttpRoute(route::route(spec, kind, &namespace, reader)?),
         Kind::GrpcRoute => Spec::GrpcRoute(route::route(spec, kind, &namespace, reader)?),
         Kind::TcpRoute => Spec::TcpRoute(route::transport_route(spec, kind, &namespace, reader)?),

@@ -6,7 +6,9 @@ use super::filter::filters;
 use super::matches::{route_match, route_match_of_grpc};
 use super::{hostname, port, reference};
 use crate::name::{Label, Namespace};
-use crate::resource::kinds::{BackendRef, HttpFilter, HttpRoute, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule};
+use crate::resource::kinds::{
+    BackendRef, HttpFilter, HttpRoute, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule,
+};
 use crate::resource::reader::{Object, Reader};
 use crate::resource::tree::Node;
 use crate::resource::{GATEWAY_GROUP, Kind};
@@ -121,9 +123,10 @@ pub(super) fn rule(node: Node, of: Kind, own: &Namespace, names: &mut Vec<String
     if let Some(mut object) = timeouts.and_then(|node| reader.object(node, "`timeouts`")) {
         let (request, attempt) = (object.take("request"), object.take("backendRequest"));
         reader.end(object);
-        rule.request_timeout = request.as_ref().and_then(|node| duration(node, reader)).filter(|limit| !limit.is_zero());
-        rule.backend_request_timeout = attempt.as_ref().and_then(|node| duration(node, reader)).filter(|limit| !limit.is_zero());
+        rule.request_timeout = request.as_ref().and_then(|node| duration(node, reader));
+        rule.backend_request_timeout = attempt.as_ref().and_then(|node| duration(node, reader));
         if let (Some(request), Some(limit), Some(node)) = (rule.request_timeout, rule.backend_request_timeout, attempt)
+            && !request.is_zero()
             && limit > request
         {
             reader.wrong(&node.span, "`backendRequest` is longer than `request`, of which it is a part");
