@@ -88,6 +88,8 @@ pub enum Peer {
     Node,
     /// Python 3.
     Python,
+    /// nginx.
+    Nginx,
     /// Wireshark's program for terminals.
     Tshark,
     /// The nftables program.
@@ -101,6 +103,7 @@ impl Peer {
             Self::Curl => ("LORICA_TEST_CURL", "curl"),
             Self::Node => ("LORICA_TEST_NODE", "node"),
             Self::Python => ("LORICA_TEST_PYTHON", "python3"),
+            Self::Nginx => ("LORICA_TEST_NGINX", "nginx"),
             Self::Tshark => ("LORICA_TEST_TSHARK", "tshark"),
             Self::Nft => ("LORICA_TEST_NFT", "nft"),
         }
@@ -155,6 +158,16 @@ pub fn aioquic_path() -> Result<PathBuf, String> {
     } else {
         Err("the Python package aioquic is not fetched (`cargo xtask test` does)".to_owned())
     }
+}
+
+/// The directory with a Python server that tests run as an app, `uvicorn` or `gunicorn`, for `PYTHONPATH`.
+///
+/// # Errors
+/// It was not fetched; a sentence for [`left_out`].
+pub fn python_server_path(name: &str) -> Result<PathBuf, String> {
+    let given = std::env::var_os(format!("LORICA_TEST_{}", name.to_uppercase())).map(PathBuf::from);
+    let path = given.unwrap_or_else(|| binary::root().join("target/peers").join(name));
+    if path.join(name).exists() { Ok(path) } else { Err(format!("the Python package {name} is not fetched (`cargo xtask test` does)")) }
 }
 
 /// The directory with the Node packages that tests use (grpc-web), for `NODE_PATH`.

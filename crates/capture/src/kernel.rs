@@ -224,3 +224,18 @@ pub(crate) fn bind_address_no_port(socket: BorrowedFd<'_>) -> io::Result<()> {
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// How many bytes a TCP socket has taken to send that its peer's kernel has not acknowledged, those that it has not sent included. The number
+/// stays as it was when the connection ends, by whichever side.
+///
+/// # Errors
+/// When `socket` is none of TCP, or listens.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the pointer is to a live int, which is what TIOCOUTQ (SIOCOUTQ of a socket) writes.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    u64::try_from(count).map_err(|_| io::ErrorKind::InvalidData.into())
+}

@@ -16,7 +16,7 @@
 //!
 //! The crate is synchronous, runs no other program (neither `nft` nor `ip`), knows nothing of
 //! services, routes or policy, and reads no configuration. It is the only one with `unsafe`, and for
-//! that alone holds [`release_start_pages`], too.
+//! that alone holds [`release_start_pages`] and [`unacknowledged`], too.
 //! Capture is no sandbox: an app can still ask its host through any Unix socket it may open, so
 //! nothing rests on it; the callee's mTLS and authorization decide.
 
@@ -46,6 +46,7 @@ mod terminal;
 mod watch;
 
 pub use helper::helper_main;
+pub use kernel::unacknowledged;
 pub use listeners::listen;
 pub use message::{AppListener, Family, FromProxy, ListenerLabel, ToProxy};
 pub use missing::{Missing, Step};

@@ -13,6 +13,7 @@ pub mod gateway;
 pub mod identity;
 pub mod identity_files;
 pub mod limits;
+pub mod lifetime;
 pub mod path;
 pub mod pool;
 pub mod sidecar;

@@ -360,6 +360,7 @@ pub(crate) mod tests {
             protocol: Protocol::Http,
             rules: RuleTable::default(),
             http_only: true,
+            faults: Vec::new(),
             cluster: Cluster {
                 port: port.clone(),
                 protocol: Protocol::Http,

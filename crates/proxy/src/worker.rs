@@ -69,6 +69,7 @@ pub struct Worker {
     refusals: Option<Teller>,
     pool_connects: Counter,
     pool_reuses: Counter,
+    pool_stale: Counter,
     view: RefCell<Arc<View>>,
     epoch: RefCell<Option<Arc<TlsEpoch>>>,
     client_configs: RefCell<ClientConfigs>,
@@ -115,6 +116,7 @@ impl Worker {
         let worker = Rc::new(Self {
             pool_connects: counter(OwnMetric::POOL_CONNECTS),
             pool_reuses: counter(OwnMetric::POOL_REUSES),
+            pool_stale: counter(OwnMetric::POOL_STALE_REPEATS),
             own,
             source,
             view,
@@ -154,6 +156,8 @@ impl Worker {
                 *newest.epoch.borrow_mut() = unshared(&epochs.borrow_and_update());
             }
         });
+        let pool = worker.pool.clone();
+        tokio::task::spawn_local(async move { pool.watch().await });
         let ticking = worker.clone();
         tokio::task::spawn_local(async move {
             let mut second = tokio::time::interval(std::time::Duration::from_secs(1));
@@ -188,6 +192,11 @@ impl Worker {
     /// Counts an upstream connection that is taken, `reused` or new.
     pub fn count_pool_use(&self, reused: bool) {
         if reused { &self.pool_reuses } else { &self.pool_connects }.add(1);
+    }
+
+    /// Counts a request that is repeated because a kept connection had been closed.
+    pub fn count_stale(&self) {
+        self.pool_stale.add(1);
     }
 
     /// Takes a view into use that a wait has brought, before the worker's own task does.

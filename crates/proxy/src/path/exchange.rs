@@ -32,6 +32,8 @@ use super::route;
 use super::send::{self, AnswersGivenUp, Attempt};
 use super::time::Times;
 use super::way::{self, Asked, Decided, Leave, Way};
+use crate::config::REPLAY_BYTES;
+use crate::pool::Reuse;
 use crate::wire::{Body, Responder};
 use crate::worker::Worker;
 
@@ -157,6 +159,9 @@ impl Tries<'_, '_> {
         let times = Times::begin(&way.timeouts, told.deadline.map(Into::into), now.into());
         times.check(now.into())?;
         let mut tried = Tried::new();
+        // A body that may be too long to be kept is sent once.
+        let kept = body.length().is_some_and(|length| length <= REPLAY_BYTES as u64);
+        let mut reuse = if kept { Reuse::Any } else { Reuse::Recent };
         let (mut number, mut unseen) = (1, 0);
         let mut leave: Option<Leave> = None;
         loop {
@@ -164,7 +169,7 @@ impl Tries<'_, '_> {
             times.attempt(now.into());
             let edits = deadline::said_on(head, edits, times.left(now.into()), number);
             let answers = AnswersGivenUp { terms, may: number <= terms.retry.attempts };
-            let mut failure = match pick::pick(worker, way, &mut tried, now).await {
+            let mut failure = match pick::pick(worker, way, &mut tried, reuse, now).await {
                 Ok(mut picked) => {
                     record.picked(&picked);
                     worker.count_pool_use(picked.lease.reused);
@@ -183,15 +188,18 @@ impl Tries<'_, '_> {
                     match send::attempt(attempt, &mut picked).await {
                         Ok(()) => return Ok(()),
                         Err(failure) => {
-                            if let Some(active) = picked.active.as_ref().filter(|_| failure.reason.meaning().side != Side::Client) {
+                            let was_closed = picked.lease.reused && !failure.answered && failure.reason == Reason::UpstreamClosed;
+                            let counts = !was_closed && failure.reason.meaning().side != Side::Client;
+                            if let Some(active) = picked.active.as_ref().filter(|_| counts) {
                                 active.failed(Instant::now());
                             }
-                            if picked.lease.reused {
+                            if was_closed {
                                 // A kept connection that broke says little of its endpoint: a new one there may do.
                                 tried.pop();
-                                picked.lease.forget_others();
+                                picked.lease.was_closed();
+                                reuse = Reuse::No;
                             }
-                            Failure { stale: picked.lease.reused && is_stale(&failure, terms), ..failure }
+                            Failure { stale: was_closed && (failure.unsent || terms.is_repeatable), ..failure }
                         }
                     }
                 }
@@ -203,6 +211,8 @@ impl Tries<'_, '_> {
             if failure.stale && unseen < MAX_UNSEEN {
                 // Nobody need know: it is no attempt of the user's.
                 unseen += 1;
+                worker.count_stale();
+                record.unseen();
             } else {
                 if number > terms.retry.attempts || !terms.after(&failure) || times.check(Instant::now().into()).is_err() {
                     return Err(failure);
@@ -239,14 +249,8 @@ impl Tries<'_, '_> {
     }
 }
 
-/// How often a request is repeated that met a connection which its upstream had closed. The second time it goes on a new connection.
+/// How often a request is repeated unseen. After the first time it goes on a new connection; one of HTTP/2 may just then be leaving, too.
 const MAX_UNSEEN: u32 = 2;
-
-/// Whether a kept connection turned out to have been closed by its upstream, so that the request is repeated on another, unseen: nothing was
-/// processed, or repeating it repeats nothing.
-fn is_stale(failure: &Failure, terms: Terms<'_>) -> bool {
-    !failure.answered && failure.reason == Reason::UpstreamClosed && (failure.unsent || terms.is_repeatable)
-}
 
 /// What is done with the request.
 async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Result<Decided, Failure> {

@@ -52,7 +52,7 @@ fn http1<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, mut server: Http1Server
         loop {
             if worker.is_draining(caller) {
                 if server.is_idle() {
-                    return;
+                    return server.leave().await;
                 }
                 server.close_after_next();
             }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::mtls::Negotiated;
 use super::pick::{self, Tried};
 use super::route;
-use super::way::{To, Way};
+use super::way::{Belonging, To, Way};
 use crate::wire::{Answer, Frame, Outgoing};
 use crate::worker::Worker;
 

@@ -17,6 +17,7 @@ use super::replay::Replay;
 use super::retry::retry_after;
 use super::send::upgrade;
 use super::way::{Belonging, To, Way};
+use crate::pool::Reuse;
 use crate::view::Reach;
 use crate::wire::{Answer, Outgoing};
 use crate::worker::Worker;
@@ -100,7 +101,7 @@ impl Mirrors {
 
 /// Sends one copy and drops its answer.
 async fn send(worker: &Rc<Worker>, copy: &Copy, frames: Vec<Bytes>) -> anyhow::Result<()> {
-    let mut picked = pick::pick(worker, &copy.way, &mut Tried::new(), Instant::now()).await?;
+    let mut picked = pick::pick(worker, &copy.way, &mut Tried::new(), Reuse::Any, Instant::now()).await?;
     let length = frames.iter().map(|frame| frame.len() as u64).sum();
     let outgoing = Outgoing { head: &copy.head, edits: &copy.edits, length: Some(length), upgrade: None };
     let (mut sender, mut receiver) = picked.lease.send(&outgoing).await?;

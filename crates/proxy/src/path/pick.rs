@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::Transport;
+use lorica_model::snapshot::{Connections, Transport};
 use lorica_observe::metrics::OwnMetric;
 use tokio::task::spawn_local;
 
@@ -12,7 +12,7 @@ use super::connect::{self, Connected, NotConnected};
 use super::mtls::Negotiated;
 use super::way::{To, Way};
 use crate::endpoints::{Active, NoPick, Wanted};
-use crate::pool::{Destination, Facts, Key, Lease, StreamKind};
+use crate::pool::{Destination, Facts, Keeping, Key, Lease, Reuse, StreamKind, Upstream};
 use crate::stream::Stream;
 use crate::view::Reach;
 use crate::wire::{Http1Client, Http2Client};
@@ -29,16 +29,17 @@ pub struct Picked {
 /// The endpoints that took the attempts so far, by their numbers.
 pub type Tried = smallvec::SmallVec<[u64; 4]>;
 
-/// Who takes the next attempt, those `tried` left out while others are there; it is added to them.
+/// Who takes the next attempt, those `tried` left out while others are there; it is added to them. `reuse`: on which of the connections that
+/// are there.
 ///
 /// # Errors
 /// Where nobody takes it.
-pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, now: Instant) -> Result<Picked, NotConnected> {
+pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, reuse: Reuse, now: Instant) -> Result<Picked, NotConnected> {
     match &way.to {
         To::Endpoints(reach) => {
             let (reach, active) = choose(worker, reach, way.wanted(tried), now)?;
             tried.push(active.live.id);
-            match endpoint(worker, reach, &active, way.protocol, now).await {
+            match endpoint(worker, reach, &active, way.protocol, reuse, now).await {
                 Ok(lease) => Ok(Picked { lease, active: Some(active) }),
                 Err(error) => {
                     active.failed(Instant::now());
@@ -48,7 +49,7 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, now: Instan
         }
         To::App { port, caller } => {
             let key = Key { to: Destination::App { port: *port, caller: *caller }, protocol: way.protocol };
-            if let Some(lease) = worker.pool.ready(&key, now) {
+            if let Some(lease) = worker.pool.ready(&key, reuse, now) {
                 return Ok(Picked { lease, active: None });
             }
             let tcp = worker
@@ -57,7 +58,8 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &mut Tried, now: Instan
                 .await
                 .map_err(|error| NotConnected::new(Reason::ConnectFailed, format!("the app's port {port}: {error}")))?;
             let facts = Facts { peer: None, remote: tcp.peer_addr().ok(), party: None };
-            let lease = take(worker, key, Stream::Plain(tcp), facts).await?;
+            let keeping = worker.pool.keeping(Connections::default(), Some(Upstream::App(*port)));
+            let lease = take(worker, key, Stream::Plain(tcp), keeping, facts);
             Ok(Picked { lease, active: None })
         }
     }
@@ -88,6 +90,7 @@ pub async fn endpoint(
     reach: &Reach,
     active: &Active,
     protocol: Negotiated,
+    reuse: Reuse,
     now: Instant,
 ) -> Result<Lease, NotConnected> {
     let endpoint = &active.live.endpoint;
@@ -103,23 +106,26 @@ pub async fn endpoint(
         accepted: reach.accepted_number,
     };
     let key = Key { to, protocol };
-    if let Some(lease) = worker.pool.ready(&key, now) {
+    if let Some(lease) = worker.pool.ready(&key, reuse, now) {
         return Ok(lease);
     }
+    let cluster = &reach.unit.cluster;
+    let connections = cluster.traffic.connections;
     if protocol == Negotiated::Http1 && endpoint.transport == Transport::Lorica {
         let (stream, facts) = stream(worker, reach, active, StreamKind::Http1).await?;
-        return take(worker, key, stream, facts).await;
+        return Ok(take(worker, key, stream, worker.pool.keeping(connections, None), facts));
     }
     let turn = worker.pool.turn(&key).await;
     if turn.is_some()
-        && let Some(lease) = worker.pool.ready(&key, Instant::now())
+        && let Some(lease) = worker.pool.ready(&key, reuse, Instant::now())
     {
         return Ok(lease);
     }
     let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, reach, Some(protocol))));
     let Connected { stream, peer } = connect::connect(reach, endpoint, tls, Some(protocol)).await?;
     let party = worker.parties.callee(active.live.id, endpoint, peer.as_deref());
-    take(worker, key, stream, Facts { peer, remote: Some(endpoint.address), party: Some(party) }).await
+    let keeping = worker.pool.keeping(connections, Some(Upstream::Port(cluster.port.clone())));
+    Ok(take(worker, key, stream, keeping, Facts { peer, remote: Some(endpoint.address), party: Some(party) }))
 }
 
 /// Opens a stream to a Lorica proxy, on a connection that is there or a new one.
@@ -128,20 +134,20 @@ pub async fn endpoint(
 /// Where there is no connection, or it takes no stream.
 pub async fn stream(worker: &Rc<Worker>, reach: &Reach, active: &Active, kind: StreamKind) -> Result<(Stream, Facts), NotConnected> {
     // Boxed, as the way to a connection for HTTP/1 leads over one for HTTP/2.
-    let lease = Box::pin(endpoint(worker, reach, active, Negotiated::Http2, Instant::now())).await?;
+    let lease = Box::pin(endpoint(worker, reach, active, Negotiated::Http2, Reuse::Any, Instant::now())).await?;
     let facts = lease.facts.clone();
     let stream = lease.carry(kind, &reach.unit.cluster.server.sni()).await;
     Ok((stream.map_err(|error| NotConnected::new(Reason::ConnectFailed, error.to_string()))?, facts))
 }
 
 /// Takes a new connection into the pool.
-async fn take(worker: &Rc<Worker>, key: Key, stream: Stream, facts: Facts) -> Result<Lease, NotConnected> {
+fn take(worker: &Rc<Worker>, key: Key, stream: Stream, keeping: Keeping, facts: Facts) -> Lease {
     match key.protocol {
-        Negotiated::Http1 => Ok(worker.pool.add_http1(key, Http1Client::new(stream), facts)),
+        Negotiated::Http1 => worker.pool.add_http1(key, Http1Client::new(stream), keeping, facts),
         Negotiated::Http2 => {
             let (client, driver) = Http2Client::start(stream);
             spawn_local(driver);
-            Ok(worker.pool.add_http2(key, client, facts))
+            worker.pool.add_http2(key, client, &keeping, facts)
         }
     }
 }

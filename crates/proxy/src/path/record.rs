@@ -347,6 +347,11 @@ impl<'x> ExchangeRecord<'x> {
         self.http(|http| http.attempts += 1);
     }
 
+    /// The attempt under way does not count: a kept connection had been closed.
+    pub fn unseen(&mut self) {
+        self.http(|http| http.attempts = http.attempts.saturating_sub(1));
+    }
+
     /// Somebody takes it.
     pub fn picked(&mut self, picked: &Picked) {
         let facts = &picked.lease.facts;

@@ -11,7 +11,7 @@ pub enum WireError {
     #[error("the connection was closed in the middle of a message")]
     Closed,
     /// The peer closed or refused the stream, and certainly did not process it (REFUSED_STREAM, GOAWAY below it, or a
-    /// pooled connection that was closed before a byte of the request went out).
+    /// connection of HTTP/1 that was closed before a byte of the request arrived).
     #[error("the peer did not take the request")]
     NotProcessed,
     /// The peer reset the stream with this HTTP/2 code.

@@ -19,6 +19,7 @@ mod measure;
 mod property;
 mod server;
 mod tunnel;
+mod untaken;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Buf;
 
@@ -10,6 +11,7 @@ use super::super::body::Frame;
 use super::super::error::WireError;
 use super::connection::Connection;
 use super::parse::{self, Framing};
+use crate::lifetime::KeepAlive;
 
 /// The longest line of a chunk, extensions included, in bytes.
 const CHUNK_LINE: usize = 1024;
@@ -24,11 +26,21 @@ pub(super) struct Exchange {
     pub(super) said: Cell<bool>,
     /// Whether the connection may serve another exchange.
     pub(super) keep: Cell<bool>,
+    /// When the head of the answer came, on the client's side.
+    pub(super) answered: Cell<Option<Instant>>,
+    /// What the answer announced of the connection's future.
+    pub(super) keep_alive: Cell<KeepAlive>,
 }
 
 impl Exchange {
     pub(super) fn new(body: State, said: bool, keep: bool) -> Rc<Self> {
-        Rc::new(Self { body: Cell::new(body), said: Cell::new(said), keep: Cell::new(keep) })
+        Rc::new(Self {
+            body: Cell::new(body),
+            said: Cell::new(said),
+            keep: Cell::new(keep),
+            answered: Cell::new(None),
+            keep_alive: Cell::default(),
+        })
     }
 }
 

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lorica_model::head::{Field, Fields, ResponseHead, Version};
@@ -16,6 +17,7 @@ use super::body::{Exchange, Http1Body, State};
 use super::connection::{Connection, flush};
 use super::outgoing::Shape;
 use super::parse::{self, Framing};
+use crate::lifetime::KeepAlive;
 use crate::stream::Stream;
 
 /// A connection to a server of HTTP/1. A clone is another handle of the same connection.
@@ -36,8 +38,32 @@ impl Http1Client {
     /// nor said anything unasked.
     #[must_use]
     pub fn is_reusable(&self) -> bool {
-        let received = self.exchange.body.get() == State::End;
-        self.exchange.said.get() && received && self.exchange.keep.get() && !self.connection.borrow_mut().is_stale()
+        self.is_kept() && self.is_open(Waker::noop())
+    }
+
+    /// Whether the last exchange is over on both sides, and neither wants the connection closed.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        let Exchange { body, said, keep, keep_alive, .. } = &*self.exchange;
+        said.get() && body.get() == State::End && keep.get() && keep_alive.get().max != Some(0)
+    }
+
+    /// Whether the server has neither closed the connection nor said anything unasked. While it has not, `waker` is told once it does.
+    #[must_use]
+    pub fn is_open(&self, waker: &Waker) -> bool {
+        !self.connection.borrow_mut().is_stale(waker)
+    }
+
+    /// When the head of the last answer came: the server has been idle since then at most.
+    #[must_use]
+    pub fn answered(&self) -> Option<Instant> {
+        self.exchange.answered.get()
+    }
+
+    /// How long the connection stays open when idle, as the last answer announced it.
+    #[must_use]
+    pub fn announced(&self) -> Option<Duration> {
+        self.exchange.keep_alive.get().timeout
     }
 
     /// Begins an exchange: queues the request's head. It leaves with the first bytes of the body, or at the next flush.
@@ -200,6 +226,10 @@ impl Http1Receiver {
             Version::Http10 => head.fields.has_token("connection", "keep-alive") && head.fields.position("transfer-encoding").is_none(),
             _ => !head.fields.has_token("connection", "close"),
         };
+        if let Some(announced) = head.fields.get("keep-alive") {
+            self.exchange.keep_alive.set(KeepAlive::read(announced));
+        }
+        self.exchange.answered.set(Some(Instant::now()));
         let state = State::from(framing);
         self.exchange.keep.set(keep && state != State::UntilClose);
         self.exchange.body.set(state);
@@ -238,9 +268,9 @@ impl Http1Receiver {
                 Ok(0) => return Err(WireError::Invalid("the answer's head is cut off")),
                 Err(error) => error.into(),
             };
-            // A kept connection that its server closed before the request: nothing of it went out, so nothing came of it.
-            let unsent = error == WireError::Closed && self.connection.borrow().is_unwritten();
-            return Err(if unsent { WireError::NotProcessed } else { error });
+            // A kept connection that its server closed before the request came: so nothing came of it.
+            let untaken = error == WireError::Closed && self.informational == 0 && self.connection.borrow().is_untaken();
+            return Err(if untaken { WireError::NotProcessed } else { error });
         }
     }
 

@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use lorica_model::head::MAX_HEAD_BYTES;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::outbox::Outbox;
+use super::untaken;
 use crate::stream::Stream;
 
 /// How much is read at once, in bytes: one TLS record, so that a record's rest never waits in the TLS layer.
@@ -31,6 +32,8 @@ pub(super) struct Connection {
     pub(super) inbox: BytesMut,
     /// Whether the peer has ended its side.
     pub(super) ended: bool,
+    /// Whether a call failed as it does after a reset. The kernel tells that once, to whichever call comes first; reading then finds the end.
+    reset: bool,
     /// What is to be written.
     pub(super) outbox: Outbox,
     /// Whether much comes at once.
@@ -47,6 +50,7 @@ impl Connection {
             stream: Some(stream),
             inbox: BytesMut::from(read),
             ended: false,
+            reset: false,
             outbox: Outbox::default(),
             bulk: false,
             written: 0,
@@ -65,9 +69,9 @@ impl Connection {
         self.looked = 0;
     }
 
-    /// Whether nothing was written since [`Self::begin`].
-    pub(super) fn is_unwritten(&self) -> bool {
-        self.written == 0
+    /// Whether the peer, which has closed, certainly had nothing of what was written since [`Self::begin`] when it did.
+    pub(super) fn is_untaken(&self) -> bool {
+        untaken::is_untaken(self.stream.as_ref(), self.written, self.ended && !self.reset)
     }
 
     /// Whether everything queued was written.
@@ -121,7 +125,7 @@ impl Connection {
             }
             return Poll::Pending;
         };
-        let count = read?;
+        let count = self.noted(read)?;
         self.bulk = count >= READ / 2;
         self.ended = count == 0;
         Poll::Ready(Ok(count))
@@ -131,9 +135,18 @@ impl Connection {
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { stream: Some(stream), outbox, written, .. } = self else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         while !outbox.is_empty() {
-            *written += ready!(outbox.poll_write(stream, cx))? as u64;
+            match ready!(outbox.poll_write(stream, cx)) {
+                Ok(count) => *written += count as u64,
+                failed => return Poll::Ready(self.noted(failed).map(|_| ())),
+            }
         }
         Pin::new(stream).poll_flush(cx)
+    }
+
+    /// The same, with a reset kept in mind. A broken pipe is none: the kernel says so where the peer had ended its side before.
+    fn noted<T>(&mut self, done: io::Result<T>) -> io::Result<T> {
+        self.reset |= done.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::BrokenPipe);
+        done
     }
 
     /// Waits until there is room to queue more.
@@ -141,16 +154,15 @@ impl Connection {
         if self.outbox.waiting() < WRITE { Poll::Ready(Ok(())) } else { self.poll_flush(cx) }
     }
 
-    /// Whether the peer has closed, or sent what nobody asked for. Reads only what is there.
-    pub(super) fn is_stale(&mut self) -> bool {
+    /// Whether the peer has closed, or sent what nobody asked for. Reads only what is there; `waker` is told when there is something.
+    pub(super) fn is_stale(&mut self, waker: &Waker) -> bool {
         if self.ended || !self.inbox.is_empty() {
             return true;
         }
         let Some(stream) = self.stream.as_mut() else { return true };
         let mut byte = [0];
         let mut buffer = ReadBuf::new(&mut byte);
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        Pin::new(stream).poll_read(&mut cx, &mut buffer).is_ready()
+        Pin::new(stream).poll_read(&mut Context::from_waker(waker), &mut buffer).is_ready()
     }
 
     /// Waits until the peer ends its side. Bytes of a next request stay in the inbox; past a bound nobody waits any more.

@@ -8,6 +8,7 @@ mod outbox;
 mod outgoing;
 mod parse;
 mod server;
+mod untaken;
 
 use bytes::BytesMut;
 

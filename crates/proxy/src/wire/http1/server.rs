@@ -47,6 +47,11 @@ impl Http1Server {
         self.connection.borrow().inbox.is_empty()
     }
 
+    /// Ends the connection between two requests, so that the client can tell that one on its way was not taken.
+    pub async fn leave(self) {
+        linger(&self.connection).await;
+    }
+
     /// Makes the next answer the last: it says `Connection: close`.
     pub fn close_after_next(&mut self) {
         self.close_next = true;

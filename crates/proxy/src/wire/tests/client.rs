@@ -159,3 +159,24 @@ async fn answers_without_a_body_end_at_once() {
         assert!(body.is_end() && client.is_reusable(), "{answer:?}");
     }
 }
+
+#[tokio::test]
+async fn what_an_answer_announces_of_its_connection_is_kept() {
+    let edits = Edits::default();
+    let head = HeadBuilder::with_capacity(64).request(Version::Http2, "GET", "/", "x", None).unwrap();
+    for (field, timeout, kept) in [
+        ("", None, true),
+        ("Keep-Alive: timeout=5\r\n", Some(Duration::from_secs(5)), true),
+        ("Keep-Alive: timeout=5, max=1\r\n", Some(Duration::from_secs(5)), true),
+        ("Keep-Alive: timeout=5, max=0\r\n", Some(Duration::from_secs(5)), false),
+    ] {
+        let Wire { mut client, mut server } = wire();
+        let (mut sender, mut receiver) = client.send(&Outgoing { head: &head, edits: &edits, length: Some(0), upgrade: None });
+        assert_eq!((client.answered(), client.announced()), (None, None));
+        sender.end(None).await.unwrap();
+        server.write_all(format!("HTTP/1.1 200 OK\r\n{field}Content-Length: 0\r\n\r\n").as_bytes()).await.unwrap();
+        receiver.answer().await.unwrap();
+        assert_eq!((client.announced(), client.is_kept()), (timeout, kept), "{field}");
+        assert!(client.answered().is_some() && client.is_reusable() == kept);
+    }
+}
