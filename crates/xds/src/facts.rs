@@ -7,7 +7,8 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use lorica_model::name::{Label, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Affinity, Cors, EgressRule, Fault, Forward, HashOn, Hedge, MtlsMode, Origin, PathEdit, Protocol, RateLimit, Retry, Traffic, TransportRoute,
+    Affinity, Cors, EgressRule, Fault, Forward, HashOn, Hedge, MtlsMode, Origin, PathEdit, Protocol, RateLimit, Retry, Traffic,
+    TransportRoute,
 };
 use lorica_model::spiffe::SpiffeId;
 use serde::{Deserialize, Serialize};

@@ -8,7 +8,14 @@ use std::time::{Duration, SystemTime};
 use ipnet::IpNet;
 use lorica_model::name::{GatewayName, Label, Namespace, SecretName, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Abort, AbortAnswer, Action, Adaptive, Affinity, Algorithm, Backend, BackendTls, Balancing, Bandwidth, Certificate, ClientValidation, Cluster, Connections, Cors, Counted, Delay, DelayTime, EgressCaller, EgressHost, EgressRule, EgressUnit, Ejection, Endpoint, EndpointSet, FailurePercentage, Fault, FieldMatch, Filters, Forward, GatewayUnit, HashOn, HeaderEdits, HealthCheck, HealthQuestion, Hedge, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, KeyPart, LimitService, Limits, Listening, Locality, Mirror, MtlsMode, NameAnswer, NameFault, NameRecord, NameTable, Nearness, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, Pattern, Pause, PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RetryLimit, RetryOn, RouteMatch, ServerTls, Share, SlowStart, SuccessRate, Terminated, Timeouts, TlsAction, TlsChain, Traffic, Transport, TransportRoute, TrustBundle, Unavailable, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
+    Abort, AbortAnswer, Action, Adaptive, Affinity, Algorithm, Backend, BackendTls, Balancing, Bandwidth, Certificate, ClientValidation,
+    Cluster, Connections, Cors, Counted, Delay, DelayTime, EgressCaller, EgressHost, EgressRule, EgressUnit, Ejection, Endpoint,
+    EndpointSet, FailurePercentage, Fault, FieldMatch, Filters, Forward, GatewayUnit, HashOn, HeaderEdits, HealthCheck, HealthQuestion,
+    Hedge, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, KeyPart, LimitService, Limits, Listening, Locality, Mirror, MtlsMode,
+    NameAnswer, NameFault, NameRecord, NameTable, Nearness, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, Pattern, Pause,
+    PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RetryLimit, RetryOn, RouteMatch, ServerTls, Share, SlowStart, SuccessRate,
+    Terminated, Timeouts, TlsAction, TlsChain, Traffic, Transport, TransportRoute, TrustBundle, Unavailable, Unlisted, ValueMatch,
+    VirtualHost, WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use proptest::collection::{btree_set, vec};

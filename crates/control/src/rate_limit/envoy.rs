@@ -12,7 +12,7 @@ type Known = (WorkloadName, RegisteredWorkload, Proxy);
 
 /// A warning for each limit that an Envoy which it concerns does not hold to. `source` gives the text of a file.
 pub fn not_held(documents: &[Document], proxies: &[Known], source: impl Fn(&str) -> String) -> Vec<Diagnostic> {
-    let envoys: Vec<&Known> = proxies.iter().filter(|(_, _, proxy)| proxy.software.starts_with("envoy ")).collect();
+    let envoys: Vec<&Known> = proxies.iter().filter(|(_, _, proxy)| proxy.software.split(' ').next() == Some("envoy")).collect();
     let mut found = Vec::new();
     for document in documents {
         let Spec::RateLimitPolicy(policy) = &document.resource.spec else { continue };

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod edge;
-mod rate_limit;
 mod fault;
+mod rate_limit;
 mod traffic;
 
 use proptest::prelude::*;

@@ -15,7 +15,12 @@ mod tree;
 pub use check::{Options, beyond_envoy, check, over};
 pub use diagnostic::{Diagnostic, Severity};
 pub use kinds::{
-    About, AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy, EgressTarget, FaultPolicy, FaultTarget, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, Listener, ListenerProtocol, ListenerSet, ListenerTls, Mode, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget, RateLimitPolicy, RateLimitTarget, ReferenceGrant, RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Set, SettingNames, Settings, Spec, Subset, TlsMode, TlsPolicyTarget, TrafficPolicy, TrafficTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort, WrittenCounted, WrittenLimit, WrittenService,
+    About, AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy,
+    EgressTarget, FaultPolicy, FaultTarget, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute,
+    Listener, ListenerProtocol, ListenerSet, ListenerTls, Mode, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget,
+    RateLimitPolicy, RateLimitTarget, ReferenceGrant, RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Set, SettingNames, Settings,
+    Spec, Subset, TlsMode, TlsPolicyTarget, TrafficPolicy, TrafficTarget, TransportRoute, TransportRouteRule, Validation, Workload,
+    WorkloadPort, WrittenCounted, WrittenLimit, WrittenService,
 };
 pub use nearest::nearest;
 pub use read::{ANY_SERVICE, Document, read, stored};

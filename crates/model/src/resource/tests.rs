@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod rate_limit;
 mod fault;
+mod rate_limit;
 
 use proptest::prelude::*;
 use serde_json::json;

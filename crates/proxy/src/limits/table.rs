@@ -80,16 +80,19 @@ impl Rates {
 
     fn bucket(&self, key: u64, now: u64) -> (&AtomicU64, bool) {
         let places = self.set(key);
-        if let Some(own) = places.iter().find(|place| place.owner.load(Ordering::Relaxed) == key) {
+        let own = || places.iter().find(|place| place.owner.load(Ordering::SeqCst) == key);
+        if let Some(own) = own() {
             return (&own.full, true);
         }
         for place in places {
-            let owner = place.owner.load(Ordering::Relaxed);
+            let owner = place.owner.load(Ordering::SeqCst);
             // Of a full bucket nothing need be remembered. Whoever takes from it at this very moment does so for the new owner.
-            if place.full.load(Ordering::Relaxed) <= now
-                && let Ok(taken) | Err(taken) = place.owner.compare_exchange(owner, key, Ordering::Relaxed, Ordering::Relaxed)
-                && (taken == owner || taken == key)
-            {
+            let free = owner != key && place.full.load(Ordering::Relaxed) <= now;
+            if owner == key || (free && place.owner.compare_exchange(owner, key, Ordering::SeqCst, Ordering::SeqCst).is_ok()) {
+                // Another worker may have taken another place for the key meanwhile: the first of them is the key's.
+                return (&own().unwrap_or(place).full, true);
+            }
+            if place.owner.load(Ordering::SeqCst) == key {
                 return (&place.full, true);
             }
         }

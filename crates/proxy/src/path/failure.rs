@@ -40,7 +40,15 @@ pub struct Again {
 impl Failure {
     /// A failure before the answer began.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), unsent: reason.meaning().unsent, answered: false, again: None, stale: false, told: Vec::new() }
+        Self {
+            reason,
+            detail: detail.into(),
+            unsent: reason.meaning().unsent,
+            answered: false,
+            again: None,
+            stale: false,
+            told: Vec::new(),
+        }
     }
 
     /// The same, after the answer began.

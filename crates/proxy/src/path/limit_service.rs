@@ -13,6 +13,7 @@ use super::mtls::Negotiated;
 use super::pick::{self, Tried};
 use super::route;
 use super::way::{Belonging, To, Way};
+use crate::pool::Reuse;
 use crate::wire::{Answer, Frame, Outgoing};
 use crate::worker::Worker;
 
@@ -42,7 +43,7 @@ async fn call(worker: &Rc<Worker>, service: &LimitService, descriptors: &[Descri
         belongs: Belonging::default(),
         bytes_per_second: None,
     };
-    let mut picked = pick::pick(worker, &way, &mut Tried::new(), Instant::now()).await?;
+    let mut picked = pick::pick(worker, &way, &mut Tried::new(), Reuse::Any, Instant::now()).await?;
     let head = head(&service.port.to_string())?;
     let body = question(&service.domain, descriptors);
     let outgoing = Outgoing { head: &head, edits: &Edits::default(), length: None, upgrade: None };
