@@ -175,6 +175,10 @@ impl Viewed {
             Kind::Listener if self.workload.as_ref().is_some_and(|workload| encode::egress_name(workload) == name) => {
                 Some(encode::egress(&compile::egress(&world, self.workload.as_ref()?, &self.node.account)))
             }
+            Kind::Route if name.starts_with(INBOUND_PREFIX) && self.dialect == Dialect::Envoy => {
+                let unit = compile::inbound(&world, self.workload.as_ref()?)?;
+                encode::inbound_routes(&unit).into_iter().find(|resource| resource.name == name)
+            }
             Kind::Listener if name == encode::CAPTURE && self.captures() => {
                 Some(encode::capture(&compile::egress(&world, self.workload.as_ref()?, &self.node.account)))
             }
@@ -189,6 +193,8 @@ impl Viewed {
     }
 }
 
+/// What the names begin with of what a workload has for its own inbound.
+const INBOUND_PREFIX: &str = "inbound/";
 /// The secret that everybody may have: the roots to trust.
 const BUNDLE: &str = "bundle";
 
@@ -204,7 +210,7 @@ impl Catalog for Viewed {
             return self.gateway().get(kind, name);
         }
         // What depends on who asks is made for each.
-        let own = ["inbound/", encode::EGRESS_PREFIX].iter().any(|prefix| name.starts_with(prefix)) || self.node.gateway.is_some();
+        let own = [INBOUND_PREFIX, encode::EGRESS_PREFIX].iter().any(|prefix| name.starts_with(prefix)) || self.node.gateway.is_some();
         let shared = self.dialect == Dialect::Lorica && !own;
         if !shared {
             return self.make(kind, name).map(Arc::new);

@@ -8,6 +8,7 @@
 //! | [`receipt`] | who acknowledged a publication |
 //! | [`sessions`] | xDS streams, tied to the mesh |
 //! | [`issue`] | the CA's door |
+//! | [`rate_limit`] | tokens of global limits, lent to proxies |
 //! | [`refused`] | what was refused to leave the mesh |
 //! | [`addresses`], [`declare`] | virtual addresses; services that workloads declare |
 //! | [`api`] | the REST API's handlers |
@@ -20,6 +21,7 @@ pub mod catalog;
 pub mod declare;
 pub mod issue;
 pub mod mesh;
+pub mod rate_limit;
 pub mod receipt;
 pub mod refused;
 pub mod sessions;
@@ -40,6 +42,7 @@ pub use lorica_identity::authority::SVID_LIFETIME;
 
 use crate::issue::Issuer;
 use crate::mesh::Mesh;
+use crate::rate_limit::Limits;
 use crate::refused::Refused;
 use crate::store::{Embedded, Expected, Store, StoreError, Table, Write};
 
@@ -64,6 +67,8 @@ pub struct ControlPlane {
     pub issuer: Arc<Issuer>,
     /// What was refused to leave the mesh.
     pub refused: Arc<Refused>,
+    /// The tokens of global limits.
+    pub limits: Arc<Limits>,
     started_at: SystemTime,
     state_directory: PathBuf,
     socket: PathBuf,
@@ -85,6 +90,7 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
         mesh: mesh.clone(),
         issuer: issuer.clone(),
         refused: Arc::default(),
+        limits: Arc::new(Limits::new(mesh.clone(), Instant::now())),
         started_at: SystemTime::now(),
         state_directory: config.state_directory,
         socket: config.socket,

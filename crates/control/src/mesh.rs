@@ -249,6 +249,12 @@ impl Mesh {
         }
     }
 
+    /// The newest publication.
+    #[must_use]
+    pub fn published(&self) -> Arc<Published> {
+        self.state().published.clone()
+    }
+
     /// Whose identities it issues.
     #[must_use]
     pub fn trust_domain(&self) -> TrustDomain {

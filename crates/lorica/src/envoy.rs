@@ -15,10 +15,12 @@ use lorica_cli::printer::Printer;
 use lorica_identity::ca_api::request_certificate;
 use lorica_identity::{KeyPair, Svid, rotation};
 use lorica_model::name::{ServicePort, WorkloadName};
+use lorica_model::reason::Reason;
 use lorica_model::snapshot::Protocol;
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use lorica_proxy::identity::control_channel;
-use lorica_xds::encode::ACCESS_LOG;
+use lorica_xds::encode::{ACCESS_LOG, CONTROL_CLUSTER, GLOBAL_LIMITS, LIMIT_TIMEOUT, LOCAL_LIMITS, inbound_routes_name};
+use lorica_xds::rate_limit::DOMAIN;
 use lorica_xds::{NodeMetadata, NodePort};
 use serde_json::{Value, json};
 
@@ -147,7 +149,7 @@ impl Member {
         let mut bootstrap = json!({
             "node": { "id": self.workload, "cluster": self.metadata.service.as_ref().map_or_else(|| self.workload.namespace.to_string(), ToString::to_string), "metadata": { "lorica": self.metadata } },
             "dynamic_resources": {
-                "ads_config": { "api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": [{ "envoy_grpc": { "cluster_name": "lorica-control" } }] },
+                "ads_config": { "api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": [{ "envoy_grpc": { "cluster_name": CONTROL_CLUSTER } }] },
                 "lds_config": { "ads": {}, "resource_api_version": "V3" },
                 "cds_config": { "ads": {}, "resource_api_version": "V3" },
             },
@@ -160,11 +162,11 @@ impl Member {
             } }] },
             "static_resources": {
                 "clusters": [{
-                    "name": "lorica-control",
+                    "name": CONTROL_CLUSTER,
                     "type": "STATIC",
                     "connect_timeout": "5s",
                     "typed_extension_protocol_options": http2(),
-                    "load_assignment": { "cluster_name": "lorica-control", "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": { "pipe": { "path": self.socket } } } }] }] },
+                    "load_assignment": { "cluster_name": CONTROL_CLUSTER, "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": { "pipe": { "path": self.socket } } } }] }] },
                 }],
                 "listeners": [],
             },
@@ -201,8 +203,9 @@ impl Member {
                 "access_log": access_log,
                 "forward_client_cert_details": "SANITIZE_SET",
                 "set_current_client_cert_details": { "uri": true },
-                "route_config": { "virtual_hosts": [{ "name": name, "domains": ["*"], "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": name, "timeout": "0s" } }] }] },
-                "http_filters": [{ "name": "envoy.filters.http.router", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } }],
+                // Everything goes to the app, as far as policies let it.
+                "rds": { "config_source": { "ads": {}, "resource_api_version": "V3" }, "route_config_name": inbound_routes_name(&self.workload, port.app_port) },
+                "http_filters": limits().into_iter().chain([json!({ "name": "envoy.filters.http.router", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } })]).collect::<Vec<_>>(),
             } })
             }
         };
@@ -251,6 +254,24 @@ fn access_log(target: Option<&str>) -> Value {
         }
     });
     log.into_iter().collect()
+}
+
+/// The filters for limits, which do what routes say and nothing else.
+fn limits() -> [Value; 2] {
+    const FILTERS: &str = "type.googleapis.com/envoy.extensions.filters.http";
+    [
+        json!({ "name": LOCAL_LIMITS, "typed_config": { "@type": format!("{FILTERS}.local_ratelimit.v3.LocalRateLimit"), "stat_prefix": "rate_limits" } }),
+        json!({ "name": GLOBAL_LIMITS, "typed_config": {
+            "@type": format!("{FILTERS}.ratelimit.v3.RateLimit"),
+            "domain": DOMAIN,
+            "stage": 1,
+            "timeout": format!("{}s", LIMIT_TIMEOUT.as_secs_f64()),
+            "rate_limited_as_resource_exhausted": true,
+            "enable_retry_after_header": true,
+            "response_headers_to_add": [{ "header": { "key": "x-lorica-reason", "value": Reason::RateLimited.meaning().word } }],
+            "rate_limit_service": { "transport_api_version": "V3", "grpc_service": { "envoy_grpc": { "cluster_name": CONTROL_CLUSTER } } },
+        } }),
+    ]
 }
 
 /// The app beside Envoy.

@@ -73,6 +73,10 @@ pub enum Reason {
     OutsideFailed,
     /// The host is outside the mesh, and no EgressPolicy lets the caller call it.
     EgressDenied,
+    /// More requests came than a RateLimitPolicy lets through.
+    RateLimited,
+    /// A limit could not be asked for, and its policy lets nothing through then.
+    RateLimitFailed,
     /// A FaultPolicy asks for it: nothing is broken.
     FaultInjected,
     /// The proxy is ending.
@@ -110,7 +114,7 @@ const CANCELLED: u32 = 1;
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::NoRoute,
         Self::NoBackend,
         Self::NoSuchPort,
@@ -140,6 +144,8 @@ impl Reason {
         Self::NotHttp,
         Self::OutsideFailed,
         Self::EgressDenied,
+        Self::RateLimited,
+        Self::RateLimitFailed,
         Self::FaultInjected,
         Self::Draining,
     ];
@@ -233,6 +239,12 @@ impl Reason {
             }
             Self::EgressDenied => {
                 ("egress_denied", "UAEX", 403, PERMISSION_DENIED, Mesh, true, "no EgressPolicy lets this workload call that host")
+            }
+            Self::RateLimited => {
+                ("rate_limited", "RL", 429, RESOURCE_EXHAUSTED, Client, true, "more requests came than a RateLimitPolicy lets through")
+            }
+            Self::RateLimitFailed => {
+                ("rate_limit_failed", "RLSE", 500, UNAVAILABLE, Mesh, true, "who counts requests did not answer, and then none may pass")
             }
             Self::FaultInjected => ("fault_injected", "FI", 503, UNAVAILABLE, Mesh, true, "a FaultPolicy answers in place of the service"),
             Self::Draining => ("draining", "LR", 503, UNAVAILABLE, Mesh, true, "the proxy is ending"),

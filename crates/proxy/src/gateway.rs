@@ -339,6 +339,7 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
     let source = Source::ControlPlane(client.clone());
     let shared = Arc::new(Shared::new(count, telemetry.clone()));
     spawn_local(admin::serve(metrics, telemetry.clone(), source.clone(), epoch.clone(), shared.clone()));
+    let limits = sidecar::limits(&proxy);
     let (_, listening) = watch::channel(Vec::new());
     let (mut views, mut running, mut listeners, mut adopting) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for number in 0..count {
@@ -355,6 +356,7 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
             adopted,
             epochs: epoch.clone(),
             telemetry: telemetry.clone(),
+            limits: limits.clone(),
             told: Arc::default(),
             refusals: Some(refusals.clone()),
             listening: listening.clone(),

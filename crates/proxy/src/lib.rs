@@ -1,7 +1,7 @@
 //! The data plane: takes an app's calls and calls for the app, and passes them on as the snapshot says.
 //!
 //! `path/` is a request from top to bottom. Beside it stand what a request uses: `wire` (HTTP's versions), `endpoints`
-//! (who takes the next call), `pool` (connections kept), `view` (what the control plane said); and what runs beside
+//! (who takes the next call), `pool` (connections kept), `limits` (what was counted), `view` (what the control plane said); and what runs beside
 //! requests: `identity` (SVIDs), `checks` (of endpoints), `dns`, `admin`. Knows nothing of user resources.
 
 pub mod admin;
@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod identity;
 pub mod identity_files;
 pub mod lifetime;
+pub mod limits;
 pub mod path;
 pub mod pool;
 pub mod sidecar;

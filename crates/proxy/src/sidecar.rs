@@ -27,6 +27,7 @@ use crate::dns::Dns;
 use crate::endpoints::Vantage;
 use crate::endpoints::shared::Shared;
 use crate::identity::{Keeper, control_channel};
+use crate::limits::Limits;
 use crate::source::Source;
 use crate::supervisor::{Ending, Interior, Listener, Supervisor};
 use crate::view::{self, View};
@@ -102,6 +103,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
         adopted,
         epochs: epoch,
         telemetry: telemetry.clone(),
+        limits: limits(&config),
         told,
         refusals: Some(refusals),
         listening,
@@ -139,6 +141,13 @@ pub(crate) fn telling(config: &ProxyConfig, metadata: &NodeMetadata) -> (Teller,
     let node = lorica_xds::node(&config.workload.to_string(), env!("CARGO_PKG_VERSION"), metadata);
     let (teller, telling) = Teller::start(node, control_channel(&config.control_socket));
     (teller, spawn_local(telling))
+}
+
+/// What the proxy remembers of limits, with the task that asks the control plane for tokens of global ones.
+pub(crate) fn limits(config: &ProxyConfig) -> Limits {
+    let (limits, borrowing) = Limits::lending(&config.workload, control_channel(&config.control_socket));
+    spawn_local(borrowing);
+    limits
 }
 
 /// What the proxy says of itself when it registers.

@@ -24,6 +24,7 @@ use crate::config::{Own, TelemetryConfig};
 use crate::endpoints::Vantage;
 use crate::endpoints::shared::Shared;
 use crate::gateway::{Binds, MAX_WAITING, Ports};
+use crate::limits::Limits;
 use crate::source::{Files, Source};
 use crate::supervisor::{Ending, Listener};
 use crate::view::View;
@@ -130,6 +131,7 @@ async fn serve(
     let (files_in, files) = watch::channel(Files { taken: 1, ..Files::default() });
     let source = Source::Files(files);
     // The app is whatever answers at its port of this host's loopback.
+    let limits = Limits::alone();
     let (_, listening) = watch::channel(Vec::new());
     let shared = Arc::new(Shared::new(proxy.workers, telemetry.clone()));
     let (mut views, mut gateways) = (Vec::new(), Vec::new());
@@ -148,6 +150,7 @@ async fn serve(
             adopted: watch::channel(0).0,
             epochs: epochs.clone(),
             telemetry: telemetry.clone(),
+            limits: limits.clone(),
             told: Arc::default(),
             refusals: None,
             listening: listening.clone(),

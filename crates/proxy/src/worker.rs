@@ -17,6 +17,7 @@ use tokio_rustls::rustls::ClientConfig;
 use crate::app::App;
 use crate::checks;
 use crate::config::Own;
+use crate::limits::WorkerLimits;
 use crate::path::caller::{Caller, Entry};
 use crate::path::connect::ClientConfigs;
 use crate::path::deadline::Heirs;
@@ -41,6 +42,8 @@ pub struct Worker {
     pub app: App,
     /// Connections kept.
     pub pool: Rc<Pool>,
+    /// What is remembered of limits.
+    pub limits: WorkerLimits,
     /// Counts, spans and log lines.
     pub telemetry: WorkerTelemetry,
     /// How much this worker has under way.
@@ -89,6 +92,8 @@ pub struct Parts {
     pub app: App,
     /// See [`Worker::telemetry`].
     pub telemetry: WorkerTelemetry,
+    /// See [`Worker::limits`].
+    pub limits: WorkerLimits,
     /// See [`Worker::told`].
     pub told: Arc<Told>,
     /// By which the control plane is told what may not leave the mesh; none where there is no control plane.
@@ -105,7 +110,7 @@ impl Worker {
     /// A worker, with the tasks that keep its view and its epoch the newest. Called on its own thread's local set.
     #[must_use]
     pub fn start(parts: Parts) -> Rc<Self> {
-        let Parts { own, source, mut views, adopted, mut epochs, app, telemetry, told, refusals, under_way, ending, ended } = parts;
+        let Parts { own, source, mut views, adopted, mut epochs, app, telemetry, limits, told, refusals, under_way, ending, ended } = parts;
         let parties = Parties::new(&own);
         let view = RefCell::new(views.borrow_and_update().clone());
         let counter = |metric| telemetry.metrics.counter(metric, "");
@@ -119,6 +124,7 @@ impl Worker {
             views: views.clone(),
             app,
             pool: Rc::default(),
+            limits,
             telemetry,
             under_way,
             parties,

@@ -20,6 +20,7 @@ use tokio::task::{LocalSet, spawn_local};
 use crate::app::App;
 use crate::config::Own;
 use crate::gateway::{GatewayListener, Socket};
+use crate::limits::Limits;
 use crate::path::record::UnderWay;
 use crate::path::{self, accept, udp};
 use crate::source::Source;
@@ -44,6 +45,8 @@ pub struct Start {
     pub epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
     /// The proxy's telemetry.
     pub telemetry: Telemetry,
+    /// What the process remembers of limits.
+    pub limits: Limits,
     /// Which names the app was told for which addresses.
     pub told: Arc<Told>,
     /// By which the control plane is told what may not leave the mesh; none where there is no control plane.
@@ -131,8 +134,22 @@ fn work(
 }
 
 fn accepting(start: Start, under_way: Arc<UnderWay>, ending: watch::Receiver<Ending>, ended: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let Start { name: _, own, source, views, adopted, epochs, telemetry, told, refusals, listening, sockets, listeners, mut gateway } =
-        start;
+    let Start {
+        name: _,
+        own,
+        source,
+        views,
+        adopted,
+        epochs,
+        telemetry,
+        limits,
+        told,
+        refusals,
+        listening,
+        sockets,
+        listeners,
+        mut gateway,
+    } = start;
     let app = App::new(listening, sockets)?;
     let worker = Worker::start(Parts {
         own,
@@ -142,6 +159,7 @@ fn accepting(start: Start, under_way: Arc<UnderWay>, ending: watch::Receiver<End
         epochs,
         app,
         telemetry: telemetry.worker(),
+        limits: limits.worker(),
         told,
         refusals,
         under_way,

@@ -7,7 +7,8 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use lorica_model::name::{Label, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Affinity, Cors, EgressRule, Fault, Forward, HashOn, Hedge, MtlsMode, Origin, PathEdit, Protocol, Retry, Traffic, TransportRoute,
+    Affinity, Cors, EgressRule, Fault, Forward, HashOn, Hedge, MtlsMode, Origin, PathEdit, Protocol, RateLimit, Retry, Traffic,
+    TransportRoute,
 };
 use lorica_model::spiffe::SpiffeId;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,9 @@ pub(crate) struct RouteFacts {
     /// What a rule of no weight says, which Envoy is told to answer with 500 by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unanswered: Option<Forward>,
+    /// How many requests may come: Envoy's fields say it apart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) limits: Vec<RateLimit>,
     /// How requests are tried again, and to which endpoint they belong: Envoy's fields say less.
     #[serde(default, skip_serializing_if = "AttemptFacts::is_default")]
     pub(crate) attempt: AttemptFacts,
@@ -143,6 +147,8 @@ pub(crate) struct InboundFacts {
     pub(crate) virtual_v4: Ipv4Addr,
     pub(crate) virtual_v6: Ipv6Addr,
     pub(crate) withdrawn: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) limits: Vec<RateLimit>,
 }
 
 /// Of one app port, on its filter chain for mutual TLS.

@@ -15,6 +15,7 @@ pub mod encode;
 mod facts;
 mod kind;
 mod node;
+pub mod rate_limit;
 pub mod refused;
 mod resource;
 #[cfg(test)]
@@ -27,12 +28,16 @@ pub use kind::Kind;
 pub use node::{Dialect, Level, NodeError, NodeMetadata, NodePort, node};
 pub use resource::Resource;
 
-/// The messages of the protocol, as Envoy defines them, for who registers services or reads nodes.
+/// The messages of the protocols, as Envoy defines them, for who registers services, reads nodes or asks of limits.
 pub mod wire {
     pub use envoy_types::pb::envoy::config::core::v3::{Node, node};
+    pub use envoy_types::pb::envoy::extensions::common::ratelimit::v3::{RateLimitDescriptor, rate_limit_descriptor};
     pub use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
     pub use envoy_types::pb::envoy::service::discovery::v3::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    };
+    pub use envoy_types::pb::envoy::service::ratelimit::v3::{
+        RateLimitRequest, RateLimitResponse, rate_limit_response, rate_limit_service_client, rate_limit_service_server,
     };
     pub use envoy_types::pb::google::protobuf::{Any, Struct};
 }

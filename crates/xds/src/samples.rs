@@ -9,12 +9,13 @@ use ipnet::IpNet;
 use lorica_model::name::{GatewayName, Label, Namespace, SecretName, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
     Abort, AbortAnswer, Action, Adaptive, Affinity, Algorithm, Backend, BackendTls, Balancing, Bandwidth, Certificate, ClientValidation,
-    Cluster, Connections, Cors, Delay, DelayTime, EgressCaller, EgressHost, EgressRule, EgressUnit, Ejection, Endpoint, EndpointSet,
-    FailurePercentage, Fault, FieldMatch, Filters, Forward, GatewayUnit, HashOn, HeaderEdits, HealthCheck, HealthQuestion, Hedge,
-    HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, Limits, Listening, Locality, Mirror, MtlsMode, NameAnswer, NameFault,
-    NameRecord, NameTable, Nearness, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, Pattern, Pause, PrivateKey, Protocol,
-    Redirect, Retry, RetryLimit, RetryOn, RouteMatch, ServerTls, Share, SlowStart, SuccessRate, Terminated, Timeouts, TlsAction, TlsChain,
-    Traffic, Transport, TransportRoute, TrustBundle, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
+    Cluster, Connections, Cors, Counted, Delay, DelayTime, EgressCaller, EgressHost, EgressRule, EgressUnit, Ejection, Endpoint,
+    EndpointSet, FailurePercentage, Fault, FieldMatch, Filters, Forward, GatewayUnit, HashOn, HeaderEdits, HealthCheck, HealthQuestion,
+    Hedge, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, KeyPart, LimitService, Limits, Listening, Locality, Mirror, MtlsMode,
+    NameAnswer, NameFault, NameRecord, NameTable, Nearness, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, Pattern, Pause,
+    PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RetryLimit, RetryOn, RouteMatch, ServerTls, Share, SlowStart, SuccessRate,
+    Terminated, Timeouts, TlsAction, TlsChain, Traffic, Transport, TransportRoute, TrustBundle, Unavailable, Unlisted, ValueMatch,
+    VirtualHost, WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use proptest::collection::{btree_set, vec};
@@ -130,6 +131,7 @@ pub(crate) fn inbound() -> InboundUnit {
             },
         ],
         withdrawn: false,
+        limits: Vec::new(),
     }
 }
 
@@ -409,6 +411,36 @@ fn any_origin() -> impl Strategy<Value = Origin> {
         .prop_map(|(kind, namespace, name, generation, rule, matched)| Origin { kind, namespace, name, generation, rule, matched })
 }
 
+fn any_limit() -> impl Strategy<Value = RateLimit> {
+    let quota = || (any::<u32>(), any_duration(), any::<u32>()).prop_map(|(requests, per, burst)| Quota { requests, per, burst });
+    let unavailable = prop_oneof![Just(Unavailable::LocalShare), Just(Unavailable::Allow), Just(Unavailable::Deny)];
+    let service = (any_port(), ".{0,6}", any_duration(), any::<bool>()).prop_map(|(port, domain, timeout, fail_open)| LimitService {
+        port,
+        domain,
+        timeout,
+        fail_open,
+    });
+    let counted = prop_oneof![
+        quota().prop_map(Counted::Local),
+        (quota(), unavailable).prop_map(|(quota, unavailable)| Counted::Global { quota, unavailable }),
+        any::<u32>().prop_map(Counted::Concurrent),
+        service.prop_map(Counted::Service),
+    ];
+    let part = prop_oneof![Just(KeyPart::Caller), "[a-z-]{1,6}".prop_map(KeyPart::Header), Just(KeyPart::Path), Just(KeyPart::Source)];
+    let matches = (any_path(), option::of("[A-Z]{1,7}"), vec(any_field("[a-z]{1,8}"), 0..2))
+        .prop_map(|(path, method, headers)| RouteMatch { path, method, headers, ..RouteMatch::any() });
+    (any_origin(), ".{0,8}", counted, vec(part, 0..3), option::of(matches), any::<bool>()).prop_map(
+        |(origin, id, counted, key, matches, shadow)| RateLimit {
+            origin: std::sync::Arc::new(origin),
+            id: id.into(),
+            counted,
+            key,
+            matches,
+            shadow,
+        },
+    )
+}
+
 fn any_caller() -> impl Strategy<Value = EgressCaller> {
     (option::of(any_namespace()), option::of(any_label())).prop_map(|(namespace, account)| EgressCaller { namespace, account })
 }
@@ -446,8 +478,8 @@ fn any_rule() -> impl Strategy<Value = HttpRule> {
     let fields = (vec(any_field("[a-z][a-z-]{0,8}"), 0..3), vec(any_field(".{0,6}"), 0..3));
     let matches = (any_path(), option::of("[A-Z]{1,7}"), fields, option::of(any_share()))
         .prop_map(|(path, method, (headers, query), share)| RouteMatch { path, method, headers, query, share });
-    let filters = (any_edits(), any_edits(), option::of(any_cors()), any::<bool>())
-        .prop_map(|(request, response, cors, grpc_web)| Filters { request, response, cors, grpc_web });
+    let filters = (any_edits(), any_edits(), option::of(any_cors()), any::<bool>(), vec(any_limit(), 0..2))
+        .prop_map(|(request, response, cors, grpc_web, limits)| Filters { request, response, cors, grpc_web, limits });
     (any_origin(), matches, filters, any_action()).prop_map(|(origin, matches, filters, action)| HttpRule {
         origin: std::sync::Arc::new(origin),
         matches,
@@ -605,8 +637,9 @@ pub(crate) fn any_inbound() -> impl Strategy<Value = InboundUnit> {
         mtls,
     });
     let addresses = (any::<Ipv4Addr>(), any::<Ipv6Addr>());
-    (any_workload(), option::of(any_service()), any_label(), any_identity(), addresses, vec(one, 0..4), any::<bool>()).prop_map(
-        |(workload, service, account, identity, (virtual_v4, virtual_v6), ports, withdrawn)| InboundUnit {
+    let flags = (any::<bool>(), vec(any_limit(), 0..3));
+    (any_workload(), option::of(any_service()), any_label(), any_identity(), addresses, vec(one, 0..4), flags).prop_map(
+        |(workload, service, account, identity, (virtual_v4, virtual_v6), ports, (withdrawn, limits))| InboundUnit {
             workload,
             service,
             account,
@@ -615,6 +648,7 @@ pub(crate) fn any_inbound() -> impl Strategy<Value = InboundUnit> {
             virtual_v6,
             ports,
             withdrawn,
+            limits,
         },
     )
 }

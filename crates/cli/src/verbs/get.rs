@@ -76,6 +76,7 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
         Kind::BackendTlsPolicy => vec!["TARGETS", "SERVER NAME", "STATUS"],
         Kind::TrafficPolicy => vec!["ABOUT", "SAYS"],
         Kind::EgressPolicy => vec!["ABOUT", "ALLOWS", "DEFAULT", "STATUS"],
+        Kind::RateLimitPolicy => vec!["TARGETS", "LIMITS", "STATUS"],
         Kind::FaultPolicy => vec!["ABOUT", "FAULTS", "LEFT"],
         Kind::Namespace => vec!["LABELS"],
         Kind::Secret | Kind::ConfigMap => vec!["HOLDS"],
@@ -121,6 +122,7 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
             Kind::BackendTlsPolicy => {
                 vec![list(item, "/spec/targetRefs", |target| text(&target["name"])), at("/spec/validation/hostname"), condition(item)]
             }
+            Kind::RateLimitPolicy => vec![about(item), list(item, "/spec/limits", limit), condition(item)],
             Kind::TrafficPolicy => vec![about(item), says(item)],
             Kind::EgressPolicy => vec![
                 about(item),
@@ -148,6 +150,18 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
         table.add_row(row);
     }
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+/// `per-user 100/1s Global`.
+fn limit(limit: &Value) -> String {
+    let at = |field: &str| limit.get(field).map(text);
+    let much = match (at("requests"), at("concurrent")) {
+        (Some(requests), _) => format!(" {requests}/{}", at("per").unwrap_or_else(|| "1s".to_owned())),
+        (None, Some(most)) => format!(" {most} at once"),
+        (None, None) => String::new(),
+    };
+    let shadow = if at("mode").as_deref() == Some("Shadow") { " (shadow)" } else { "" };
+    format!("{}{much} {}{shadow}", at("name").unwrap_or_default(), at("scope").unwrap_or_else(|| "Local".to_owned()))
 }
 
 fn declared(item: &Value) -> String {

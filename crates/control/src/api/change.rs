@@ -20,7 +20,8 @@ pub(super) async fn apply(
     Body(request): Body<ApplyRequest>,
 ) -> Result<Json<ApplyReply>, Failure> {
     let wait = wait.duration()?;
-    let world = control.mesh.seen().published.resources.clone();
+    let seen = control.mesh.seen();
+    let world = seen.published.resources.clone();
     let documents = read(&request.files)?;
     let text = |file: &str| request.files.iter().find(|known| known.name == file).map(|known| known.text.clone()).unwrap_or_default();
     let mut found = resource::check(&documents, &world, Options { allow_missing: request.allow_missing }, text);
@@ -29,6 +30,7 @@ pub(super) async fn apply(
         found.extend(resource::beyond_envoy(&documents, text));
     }
     found.extend(lorica_identity::secrets::mistakes(&documents, text));
+    found.extend(crate::rate_limit::not_held(&documents, &seen.proxies, text));
     let (errors, warnings): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.severity == Severity::Error);
     if !errors.is_empty() {
         return Err(refused(errors, &request.files));

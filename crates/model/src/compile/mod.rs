@@ -6,6 +6,7 @@ mod fault;
 mod gateway;
 mod listeners;
 mod outbound;
+mod rate_limit;
 mod reference;
 mod registry;
 mod rules;
@@ -18,6 +19,7 @@ pub use egress::{egress, egress_ports};
 pub use gateway::{backend_certificate, gateway};
 pub use listeners::{CLASS, CONTROLLER};
 pub use outbound::outbound;
+pub use rate_limit::global_limit;
 pub use reference::{TLS_FILES, certificate};
 pub use registry::{RegisteredGateway, RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses};
 pub use status::{Condition, status};
@@ -160,6 +162,7 @@ pub fn inbound(world: &World<'_>, name: &WorkloadName) -> Option<InboundUnit> {
         virtual_v6: workload.addresses.v6,
         ports,
         withdrawn: workload.withdrawn,
+        limits: service.map(|service| rate_limit::of_service(world, service)).unwrap_or_default(),
     })
 }
 

@@ -4,6 +4,7 @@
 
 mod edge;
 mod fault;
+mod rate_limit;
 mod traffic;
 
 use proptest::prelude::*;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{World, endpoints, gateway, inbound, outbound};
 use crate::name::{GatewayName, Namespace, ServicePort, WorkloadName};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{RateLimit, Snapshot};
 
 /// What a proxy in `viewer` runs that calls `ports` and stands beside `workload`: their units, those of all service ports that
 /// their rules lead to or that take over from them, and the workload's inbound. What does not exist is `absent`. Names and roots are no part of it: nobody
@@ -25,6 +25,9 @@ pub fn snapshot(
         snapshot.gateway.insert(unit.port, Arc::new(unit));
     }
     let mut seen: BTreeSet<ServicePort> = BTreeSet::new();
+    if let Some(inbound) = &snapshot.inbound {
+        ahead.extend(inbound.limits.iter().filter_map(RateLimit::service).map(|service| service.port.clone()));
+    }
     while let Some(port) = ahead.pop() {
         if !seen.insert(port.clone()) {
             continue;

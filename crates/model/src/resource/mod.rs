@@ -18,8 +18,9 @@ pub use kinds::{
     About, AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy,
     EgressTarget, FaultPolicy, FaultTarget, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute,
     Listener, ListenerProtocol, ListenerSet, ListenerTls, Mode, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget,
-    ReferenceGrant, RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Set, SettingNames, Settings, Spec, Subset, TlsMode,
-    TlsPolicyTarget, TrafficPolicy, TrafficTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort,
+    RateLimitPolicy, RateLimitTarget, ReferenceGrant, RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Set, SettingNames, Settings,
+    Spec, Subset, TlsMode, TlsPolicyTarget, TrafficPolicy, TrafficTarget, TransportRoute, TransportRouteRule, Validation, Workload,
+    WorkloadPort, WrittenCounted, WrittenLimit, WrittenService,
 };
 pub use nearest::nearest;
 pub use read::{ANY_SERVICE, Document, read, stored};
@@ -98,6 +99,8 @@ kinds! {
     TrafficPolicy = "TrafficPolicy", LORICA_API, "trafficpolicies", "tp";
     /// What may leave the mesh.
     EgressPolicy = "EgressPolicy", LORICA_API, "egresspolicies", "egress";
+    /// How many requests may come.
+    RateLimitPolicy = "RateLimitPolicy", LORICA_API, "ratelimitpolicies", "rl";
     /// What is made to fail, for a test.
     FaultPolicy = "FaultPolicy", LORICA_API, "faultpolicies", "fault";
     /// Who may refer to resources of another namespace.
@@ -346,6 +349,13 @@ impl Resources {
     pub fn egress(&self) -> impl Iterator<Item = (&Metadata, &EgressPolicy)> {
         self.of_kind(Kind::EgressPolicy)
             .filter_map(|resource| if let Spec::EgressPolicy(policy) = &resource.spec { Some((&resource.metadata, policy)) } else { None })
+    }
+
+    /// All rate limit policies.
+    pub fn rate_limits(&self) -> impl Iterator<Item = (&Metadata, &RateLimitPolicy)> {
+        self.of_kind(Kind::RateLimitPolicy).filter_map(|resource| {
+            if let Spec::RateLimitPolicy(policy) = &resource.spec { Some((&resource.metadata, policy)) } else { None }
+        })
     }
 
     /// All fault policies.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod fault;
+mod rate_limit;
 
 use proptest::prelude::*;
 use serde_json::json;

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::Protocol;
+use super::{Protocol, RateLimit};
 use crate::name::{Label, ServiceName, ServicePort, WorkloadName};
 use crate::spiffe::SpiffeId;
 
@@ -27,6 +27,9 @@ pub struct InboundUnit {
     pub ports: Vec<InboundPort>,
     /// Whether every caller's proxy has acknowledged that this workload is no endpoint any more, so that a drain may go on.
     pub withdrawn: bool,
+    /// How many requests may come to its ports for HTTP.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<RateLimit>,
 }
 
 /// One app port of a workload.

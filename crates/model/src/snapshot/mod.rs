@@ -14,12 +14,14 @@ mod names;
 mod origin;
 mod outbound;
 mod pattern;
+mod rate_limit;
 mod rule;
 mod table;
 mod traffic;
 mod version;
 
 pub mod hash;
+pub mod lease;
 pub mod route;
 
 pub use attempt::{Affinity, HashOn, Hedge, Pause, Retry, RetryOn, Timeouts};
@@ -38,6 +40,7 @@ pub use names::{NameRecord, NameTable};
 pub use origin::Origin;
 pub use outbound::{Cluster, DEFAULT_CONNECT_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_POOL_IDLE_TIMEOUT, OutboundUnit, Protocol};
 pub use pattern::{Pattern, PatternError, PatternSet};
+pub use rate_limit::{Asking, Counted, KeyPart, LimitService, NO_VALUE, Quota, Rate, RateLimit, Unavailable, told, whole_seconds};
 pub use rule::{
     Action, Backend, Cors, FieldMatch, Filters, Forward, HeaderEdits, HttpRule, Mirror, OriginMatch, PathEdit, PathMatch, Redirect,
     RouteMatch, Share, ValueMatch, WeightedBackend,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Affinity, Fault, HashOn, Hedge, Origin, Pattern, Retry, Timeouts};
+use super::{Affinity, Fault, HashOn, Hedge, LimitService, Origin, Pattern, RateLimit, Retry, Timeouts};
 use crate::name::ServicePort;
 
 /// One rule: the first that matches decides.
@@ -36,14 +36,15 @@ impl HttpRule {
         self.forward().map(|forward| forward.backends.as_slice()).unwrap_or_default()
     }
 
-    /// Every service port that requests of the rule may go to, copies among them.
+    /// Every service port that requests of the rule may go to, copies and questions of limits among them.
     pub fn leads_to(&self) -> impl Iterator<Item = &ServicePort> {
         let mirrors = self.forward().map(|forward| forward.mirrors.as_slice()).unwrap_or_default();
         let backends = self.backends().iter().map(|weighted| &weighted.backend);
-        backends.chain(mirrors.iter().map(|mirror| &mirror.backend)).filter_map(|backend| match backend {
+        let backends = backends.chain(mirrors.iter().map(|mirror| &mirror.backend)).filter_map(|backend| match backend {
             Backend::Port(port) => Some(port),
             Backend::Missing { .. } => None,
-        })
+        });
+        backends.chain(self.filters.services().map(|service| &service.port))
     }
 }
 
@@ -96,6 +97,16 @@ pub struct Filters {
     pub cors: Option<Cors>,
     /// Whether calls of gRPC-Web, as browsers make them, become calls of gRPC, and their answers the other way round.
     pub grpc_web: bool,
+    /// How many requests may come.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<RateLimit>,
+}
+
+impl Filters {
+    /// The services that its limits ask.
+    pub fn services(&self) -> impl Iterator<Item = &LimitService> {
+        self.limits.iter().filter_map(RateLimit::service)
+    }
 }
 
 /// Changes of a head's fields, made in this order: remove, set, add.

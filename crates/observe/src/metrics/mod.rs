@@ -14,11 +14,13 @@ use crate::exposition::{Family, Kind, Sample, Value};
 use crate::record::{Called, OTHER, Party, Protocol, Record, Reporter, Security, UNKNOWN};
 
 mod cells;
+mod limits;
 mod own;
 #[cfg(test)]
 mod tests;
 
 pub use cells::{BYTES_BOUNDS, DURATION_BOUNDS};
+pub use limits::LimitCounts;
 pub use own::{Counter, Held, OwnMetric};
 
 use cells::{Cells, Histogram, add};
@@ -103,6 +105,7 @@ pub struct MetricsRegistry {
     folded: AtomicU64,
     workers: AtomicUsize,
     own: own::Numbers,
+    limits: limits::Limits,
 }
 
 impl MetricsRegistry {
@@ -178,6 +181,7 @@ impl MetricsRegistry {
             },
         ];
         families.extend(self.own.families());
+        families.push(self.limits.family());
         families
     }
 }
@@ -290,6 +294,12 @@ impl WorkerMetrics {
     /// else it opens under another series than it closes under.
     pub fn opened(&self, record: &Record<'_>) {
         add(&self.entry(record).cells.opened, 1);
+    }
+
+    /// What became of requests that a limit of a policy is about.
+    #[must_use]
+    pub fn limit(&self, policy: &str, limit: &str) -> Arc<LimitCounts> {
+        self.registry.limits.counts(policy, limit)
     }
 
     /// Adds to one of our own counters. `value` is that of its label, empty where it has none.

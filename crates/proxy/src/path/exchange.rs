@@ -1,6 +1,6 @@
 //! One exchange, top to bottom: a request that came in, what was decided about it, and the answer that went back.
 //!
-//! clean → route → fault → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
+//! clean → route → limit → fault → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
 //! written once, when the exchange is over or dropped.
 
 use std::cell::RefCell;
@@ -21,6 +21,7 @@ use super::fault;
 use super::filter;
 use super::gateway;
 use super::hedge;
+use super::limit;
 use super::mirror;
 use super::pick::{self, Tried};
 #[cfg(feature = "http3")]
@@ -58,7 +59,7 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
             record.fail(&failure);
             match responder {
                 Some(responder) if !failure.answered => {
-                    respond::refuse(responder, &head, failure.reason, decided.as_ref(), alternative.as_deref(), &mut record).await;
+                    respond::refuse(responder, &head, &failure, decided.as_ref(), alternative.as_deref(), &mut record).await;
                 }
                 // Half an answer must not look like a whole one.
                 Some(responder) => responder.reset(),
@@ -115,6 +116,8 @@ async fn pass<'x>(
     };
     *decided = way.rule.as_ref().map(|(rule, drawn)| (rule.clone(), Some(*drawn)));
     record.way(&way);
+    // Held to the end: of what counts requests under way, this is one.
+    let _held = limit::hold(worker, caller, head, &way).await?;
     if let Some(call) = way.grpc_web {
         call.ask(head, &mut edits);
         if let Some(decoder) = call.decoder() {

@@ -1,5 +1,6 @@
 //! Why an exchange failed, and what may still be done about it.
 
+use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub struct Failure {
     pub reset: bool,
     /// It met a kept connection that its upstream had closed: it is repeated on another, unseen.
     pub stale: bool,
+    /// Fields of the answer that say more than the reason does.
+    pub told: Vec<(Cow<'static, str>, String)>,
 }
 
 /// An answer that was given up for another attempt.
@@ -40,7 +43,16 @@ pub struct Again {
 impl Failure {
     /// A failure before the answer began.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), unsent: reason.meaning().unsent, answered: false, again: None, reset: false, stale: false }
+        Self {
+            reason,
+            detail: detail.into(),
+            unsent: reason.meaning().unsent,
+            answered: false,
+            again: None,
+            reset: false,
+            stale: false,
+            told: Vec::new(),
+        }
     }
 
     /// The same, after the answer began.

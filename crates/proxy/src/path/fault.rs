@@ -67,7 +67,7 @@ pub async fn request(
         }
         InjectedEnd::Answer(answer) => {
             let statuses = (answer.http(), answer.grpc());
-            respond::refuse_as(responder, head, Reason::FaultInjected, statuses, decided, alternative, record).await;
+            respond::refuse_as(responder, head, (Reason::FaultInjected, &[]), statuses, decided, alternative, record).await;
         }
     }
     Ok(true)

@@ -11,6 +11,7 @@
 //! | `gateway` | at a gateway: by port, server name and host, which rules are asked |
 //! | `quic` | the same for what comes by QUIC: HTTP/3 |
 //! | `route` / `way` | which service port the request goes to, or what the rule answers |
+//! | `limit` | whether it is one too many, by what is counted here, by the control plane or by a service (`limit_service`) |
 //! | `fault` | what FaultPolicies do before anything is tried |
 //! | `filter` | what the rule changes in request and answer |
 //! | `grpc_web` | at a gateway: calls of browsers become calls of gRPC |
@@ -38,6 +39,8 @@ pub mod gateway;
 pub mod grpc_web;
 pub mod hedge;
 pub mod http;
+pub mod limit;
+pub mod limit_service;
 pub mod mirror;
 pub mod mtls;
 pub mod pick;

@@ -1,10 +1,13 @@
 //! respond: answers of the mesh's own. Status, word and text follow from the reason alone.
 
+use std::borrow::Cow;
+
 use lorica_model::head::{Edits, Fields, HeadBuilder, RequestHead};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::HttpRule;
 
 use super::exchange::ByRule;
+use super::failure::Failure;
 use super::filter;
 use super::grpc_web;
 use super::record::ExchangeRecord;
@@ -64,20 +67,20 @@ fn grpc(head: &RequestHead) -> Option<&'static str> {
 pub async fn refuse(
     responder: Responder,
     head: &RequestHead,
-    reason: Reason,
+    failure: &Failure,
     decided: Option<&ByRule>,
     alternative: Option<&str>,
     record: &mut ExchangeRecord<'_>,
 ) {
-    let meaning = reason.meaning();
-    refuse_as(responder, head, reason, (meaning.status, meaning.grpc), decided, alternative, record).await;
+    let meaning = failure.reason.meaning();
+    refuse_as(responder, head, (failure.reason, &failure.told), (meaning.status, meaning.grpc), decided, alternative, record).await;
 }
 
 /// The same with statuses of HTTP and gRPC that are not the reason's.
 pub async fn refuse_as(
     responder: Responder,
     head: &RequestHead,
-    reason: Reason,
+    (reason, told): (Reason, &[(Cow<'static, str>, String)]),
     statuses: (u16, u32),
     decided: Option<&ByRule>,
     alternative: Option<&str>,
@@ -88,7 +91,7 @@ pub async fn refuse_as(
         return responder.reset();
     }
     record.answered(answer.status, grpc(head).map(|_| statuses.1), answer.body.len());
-    let own = fields(&answer);
+    let own = fields(&answer, told);
     let edits = decided.map(|(rule, drawn)| filter::response(head, rule, drawn.and_then(|drawn| rule.backends().get(drawn)), &own));
     send(responder, answer, &own, edits.unwrap_or_default(), alternative).await;
 }
@@ -99,7 +102,7 @@ pub async fn refuse_connect(responder: Responder, reason: Reason) {
     if answer.status == 0 {
         return responder.reset();
     }
-    let fields = fields(&answer);
+    let fields = fields(&answer, &[]);
     send(responder, answer, &fields, Edits::default(), None).await;
 }
 
@@ -113,14 +116,16 @@ pub async fn answer(
     record: &mut ExchangeRecord<'_>,
 ) {
     record.answered(answer.status, None, answer.body.len());
-    let own = fields(&answer);
+    let own = fields(&answer, &[]);
     let edits = if answer.as_it_is { Edits::default() } else { filter::response(head, rule, None, &own) };
     send(responder, answer, &own, edits, alternative).await;
 }
 
-fn fields(answer: &OwnAnswer) -> Fields {
+/// An answer's fields, and `more` of them.
+fn fields(answer: &OwnAnswer, more: &[(Cow<'static, str>, String)]) -> Fields {
     let mut own = HeadBuilder::with_capacity(256);
-    for (name, value) in &answer.fields {
+    let fields = answer.fields.iter().map(|(name, value)| (*name, value));
+    for (name, value) in fields.chain(more.iter().map(|(name, value)| (&**name, value))) {
         if let Err(error) = own.field(name.as_bytes(), value.as_bytes()) {
             tracing::debug!(%error, name, "a field of an answer of our own was left out");
         }

@@ -3,6 +3,7 @@
 //! Lorica's proxy gets routes and certificates within the listener, so that a unit is one resource and is replaced as a whole. Envoy asks for
 //! them by RDS and SDS: in its hands a changed listener would end connections.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation as Mutation, header_mutation as mutation};
@@ -34,7 +35,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 use envoy_types::pb::google::protobuf::BoolValue;
 use lorica_model::name::GatewayName;
 use lorica_model::snapshot::{
-    GatewayUnit, HostPattern, Hosts, Listening, ServerTls, Terminated, TlsAction, TlsChain, TransportRoute, Version,
+    GatewayUnit, HostPattern, Hosts, LimitService, Listening, ServerTls, Terminated, TlsAction, TlsChain, TransportRoute, Version,
 };
 
 use super::access_log::{access_log, access_log_of_refused};
@@ -42,7 +43,7 @@ use super::certificate::{by_name, certificate, inline, shown};
 use super::egress::gateway_chain;
 use super::listener::{by_source, grpc_web_filter, listener_filter, manager, network_filter};
 use super::route::{cluster_name, host};
-use super::{Context, MISSING_PREFIX, address as socket, ads, fault, yes};
+use super::{Context, MISSING_PREFIX, address as socket, ads, fault, rate_limit, yes};
 use crate::facts::{EgressFacts, TransportFacts, metadata};
 use crate::node::Dialect;
 use crate::resource::pack;
@@ -99,7 +100,10 @@ pub fn gateway(unit: &GatewayUnit, dialect: Dialect, context: Context<'_>) -> Ve
         _ => None,
     };
     let routes = encoder.routes;
-    let version = Version::of(&(apart(unit), bound));
+    // What limits ask is asked by filters of the listener.
+    let asked: BTreeSet<&LimitService> =
+        unit.hosts().flat_map(Hosts::all).flat_map(|host| host.rules.iter()).flat_map(|rule| rule.filters.services()).collect();
+    let version = Version::of(&(apart(unit), bound, asked));
     let mut resources = vec![Resource::new(Kind::Listener, &name, version, &listener)];
     resources.extend(quic.map(|quic| Resource::new(Kind::Listener, &quic.name, version, &quic)));
     resources.extend(routes.iter().map(|(version, routes)| Resource::new(Kind::Route, &routes.name, *version, routes)));
@@ -154,13 +158,15 @@ impl Encoder<'_> {
     fn http(&mut self, name: &str, hosts: &Hosts, over: Over) -> Filter {
         let hosts = &*fault::hosts(hosts, self.dialect, self.context.node);
         let virtual_hosts = hosts.all().iter().map(|one| host(&one.host.to_string(), &one.host.to_string(), &one.rules, self.dialect));
-        let routes = RouteConfiguration {
+        let mut routes = RouteConfiguration {
             name: name.to_owned(),
             virtual_hosts: virtual_hosts.collect(),
             ignore_port_in_host_matching: true,
             ..RouteConfiguration::default()
         };
+        let limits = || hosts.all().iter().flat_map(|host| host.rules.iter()).flat_map(|rule| &rule.filters.limits);
         let specifier = if self.dialect == Dialect::Envoy {
+            routes.typed_per_filter_config.extend(rate_limit::buckets(limits()));
             if over != Over::Quic {
                 self.routes.push((Version::of(hosts), routes));
             }
@@ -182,6 +188,8 @@ impl Encoder<'_> {
             manager.access_log = access_log(self.dialect, self.context);
             // Behind CORS, whose questions are none of gRPC's, and before faults, so that these answer in gRPC.
             manager.http_filters.insert(1, grpc_web_filter());
+            // Before faults, too: who is one too many is not kept waiting.
+            manager.http_filters.splice(2..2, rate_limit::filters(limits()));
         }
         match (over, self.dialect) {
             (Over::Tcp, _) => {}

@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use lorica_model::name::{Label, Namespace, WorkloadName};
 use lorica_model::snapshot::{InboundPort, InboundUnit, MtlsMode, Version};
 
-use super::{Context, duration, listener, no, number, tls};
+use super::{Context, duration, listener, no, number, rate_limit, tls};
 use crate::facts::{InboundFacts, InboundPortFacts, metadata};
 use crate::node::NodeMetadata;
 use crate::resource::pack;
@@ -38,6 +38,7 @@ pub fn inbound(unit: &InboundUnit) -> Resource {
         virtual_v4: unit.virtual_v4,
         virtual_v6: unit.virtual_v6,
         withdrawn: unit.withdrawn,
+        limits: unit.limits.clone(),
     };
     let name = inbound_name(&unit.workload);
     let listener = Listener {
@@ -49,6 +50,32 @@ pub fn inbound(unit: &InboundUnit) -> Resource {
         ..Listener::default()
     };
     Resource::new(Kind::Listener, name, Version::of(unit), &listener)
+}
+
+/// The routes of an Envoy's listener for an app port, as its bootstrap names them: `inbound/recording-7f3a2c.contact:8080`.
+#[must_use]
+pub fn inbound_routes_name(workload: &WorkloadName, app_port: u16) -> String {
+    format!("{}:{app_port}", inbound_name(workload))
+}
+
+/// The routes of the listeners that an Envoy has from its bootstrap: one an app port, with the limits that hold there.
+#[must_use]
+pub fn inbound_routes(unit: &InboundUnit) -> Vec<Resource> {
+    let one = |port: &InboundPort| {
+        let name = inbound_routes_name(&unit.workload, port.app_port);
+        // As the bootstrap calls the cluster of the app.
+        let mut configuration = to_app(&format!("inbound-{}", port.app_port));
+        configuration.name.clone_from(&name);
+        configuration.typed_per_filter_config.extend(rate_limit::buckets(unit.limits.iter()));
+        for route in configuration.virtual_hosts.iter_mut().flat_map(|host| &mut host.routes) {
+            route.typed_per_filter_config.extend(rate_limit::per_route(&unit.limits));
+            if let Some(Action::Route(action)) = &mut route.action {
+                action.rate_limits = rate_limit::actions(&unit.limits);
+            }
+        }
+        Resource::new(Kind::Route, name, Version::of(&(port, &unit.limits)), &configuration)
+    };
+    unit.ports.iter().filter(|port| port.protocol.is_http()).map(one).collect()
 }
 
 /// The filter chains of one app port: the one for mutual TLS, and the one for plaintext where that is taken.
@@ -88,7 +115,7 @@ pub(crate) fn inbound_chains(namespace: &Namespace, account: &Label, port: &Inbo
 }
 
 /// Everything goes to the app; how long it takes is the caller's affair.
-fn connection_manager(app: &str) -> HttpConnectionManager {
+fn to_app(app: &str) -> RouteConfiguration {
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(app.to_owned())),
         timeout: Some(duration(std::time::Duration::ZERO)),
@@ -100,11 +127,14 @@ fn connection_manager(app: &str) -> HttpConnectionManager {
         ..Route::default()
     };
     let host = VirtualHost { name: app.to_owned(), domains: vec!["*".to_owned()], routes: vec![route], ..VirtualHost::default() };
-    let configuration = RouteConfiguration { name: app.to_owned(), virtual_hosts: vec![host], ..RouteConfiguration::default() };
+    RouteConfiguration { name: app.to_owned(), virtual_hosts: vec![host], ..RouteConfiguration::default() }
+}
+
+fn connection_manager(app: &str) -> HttpConnectionManager {
     HttpConnectionManager {
         stat_prefix: app.to_owned(),
         http_filters: vec![listener::router()],
-        route_specifier: Some(RouteSpecifier::RouteConfig(configuration)),
+        route_specifier: Some(RouteSpecifier::RouteConfig(to_app(app))),
         ..HttpConnectionManager::default()
     }
 }

@@ -18,6 +18,7 @@ mod inbound;
 mod listener;
 mod local_reply;
 mod names;
+mod rate_limit;
 mod route;
 mod tls;
 mod traffic;
@@ -40,8 +41,9 @@ pub use certificate::certificate;
 pub use egress::{CAPTURE, EGRESS_PREFIX, REFUSED_LOG, capture, egress, egress_clusters, egress_name};
 pub use endpoint::{endpoints, endpoints_near};
 pub use gateway::{GATEWAY_PREFIX, gateway, gateway_name};
-pub use inbound::{inbound, inbound_name};
+pub use inbound::{inbound, inbound_name, inbound_routes, inbound_routes_name};
 pub use names::names;
+pub use rate_limit::{GLOBAL as GLOBAL_LIMITS, LOCAL as LOCAL_LIMITS, TIMEOUT as LIMIT_TIMEOUT};
 
 pub(crate) use attempt::AttemptFields;
 pub(crate) use cluster::{MUTUAL_TLS, PLAINTEXT, transport_match};
@@ -57,6 +59,9 @@ pub(crate) use traffic::TrafficFields;
 
 use crate::node::{Dialect, NodeMetadata};
 use crate::{Kind, Resource};
+
+/// What an Envoy's bootstrap calls the control plane.
+pub const CONTROL_CLUSTER: &str = "lorica-control";
 
 /// What an encoding depends on besides the unit.
 #[derive(Debug, Clone, Copy)]

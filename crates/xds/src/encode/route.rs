@@ -22,7 +22,7 @@ use lorica_model::snapshot::{
 };
 
 use super::attempt::{self, AttemptFields};
-use super::{duration, envoy, fault, filter, number};
+use super::{duration, envoy, fault, filter, number, rate_limit};
 use crate::facts::{AttemptFacts, RouteFacts, metadata};
 use crate::node::Dialect;
 
@@ -61,7 +61,12 @@ fn domains(domain: &str, dialect: Dialect) -> Vec<String> {
 fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     let (specifier, prefix) = path_specifier(&rule.matches.path);
     let specifier = if dialect == Dialect::Grpc { without_separated_prefix(specifier) } else { specifier };
-    let (action, unanswered) = action(rule);
+    let (mut action, unanswered) = action(rule);
+    let limits = if dialect == Dialect::Envoy { rule.filters.limits.as_slice() } else { &[] };
+    let asked = rule.forward().into_iter().flat_map(|_| rate_limit::per_route(limits));
+    if let Action::Route(action) = &mut action {
+        action.rate_limits = rate_limit::actions(limits);
+    }
     let path = match &rule.action {
         RuleAction::Forward(forward) => forward.path.clone(),
         RuleAction::Redirect(redirect) => redirect.path.clone(),
@@ -70,11 +75,10 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     let cors = rule.filters.cors.clone();
     let attempt = rule.forward().filter(|_| unanswered.is_none()).map(AttemptFacts::of).unwrap_or_default();
     let faults = rule.forward().filter(|_| unanswered.is_none()).map(|forward| forward.faults.clone()).unwrap_or_default();
-    let mut typed_per_filter_config = filter::per_filter(&rule.filters, &faults);
-    if dialect == Dialect::Envoy {
-        typed_per_filter_config.extend(rule.forward().and_then(attempt::affinity));
-    }
-    let facts = RouteFacts { origin: (*rule.origin).clone(), prefix, path, cors, unanswered, attempt, faults };
+    let affinity = rule.forward().filter(|_| dialect == Dialect::Envoy).and_then(attempt::affinity);
+    let typed_per_filter_config = filter::per_filter(&rule.filters, &faults).into_iter().chain(asked).chain(affinity).collect();
+    let limits = rule.filters.limits.clone();
+    let facts = RouteFacts { origin: (*rule.origin).clone(), prefix, path, cors, unanswered, limits, attempt, faults };
     let (request_headers_to_add, request_headers_to_remove) = filter::header_edits(&rule.filters.request);
     let (response_headers_to_add, response_headers_to_remove) = filter::header_edits(&rule.filters.response);
     Route {
@@ -217,7 +221,7 @@ pub(super) fn field(field: &FieldMatch) -> HeaderMatcher {
     header(&field.name, string_matcher(&field.value))
 }
 
-fn header(name: &str, matcher: StringMatcher) -> HeaderMatcher {
+pub(super) fn header(name: &str, matcher: StringMatcher) -> HeaderMatcher {
     HeaderMatcher {
         name: name.to_owned(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(matcher)),
@@ -230,7 +234,7 @@ fn query(field: &FieldMatch) -> QueryParameterMatcher {
     QueryParameterMatcher { name: field.name.clone(), query_parameter_match_specifier: Some(specifier) }
 }
 
-fn string_matcher(value: &ValueMatch) -> StringMatcher {
+pub(super) fn string_matcher(value: &ValueMatch) -> StringMatcher {
     match value {
         ValueMatch::Exact(text) => exact(text),
         ValueMatch::Regex(pattern) => {

@@ -3,6 +3,7 @@
 mod fault;
 mod gateway;
 mod overlap;
+mod rate_limit;
 mod route;
 mod traffic;
 
@@ -102,6 +103,7 @@ impl Checked<'_> {
             }
             Spec::TrafficPolicy(policy) => self.traffic(metadata, policy),
             Spec::EgressPolicy(policy) => self.egress(metadata, policy),
+            Spec::RateLimitPolicy(policy) => self.rate_limits(metadata, policy),
             Spec::FaultPolicy(policy) => self.fault(metadata, policy),
             Spec::Gateway(gateway) => {
                 self.http3(gateway);

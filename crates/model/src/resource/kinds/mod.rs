@@ -3,6 +3,7 @@
 mod egress;
 mod fault;
 mod gateway;
+mod rate_limit;
 mod route;
 mod traffic;
 
@@ -12,6 +13,7 @@ pub use gateway::{
     AllowedRoutes, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo,
     Listener, ListenerProtocol, ListenerSet, ListenerTls, NamespacesFrom, ReferenceGrant, Secret, TlsMode, TlsPolicyTarget, Validation,
 };
+pub use rate_limit::{RateLimitPolicy, RateLimitTarget, WrittenCounted, WrittenLimit, WrittenService};
 pub use route::{
     BackendRef, HttpFilter, HttpRoute, ObjectRef, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule,
 };
@@ -37,6 +39,8 @@ pub enum Spec {
     TrafficPolicy(Box<TrafficPolicy>),
     /// `EgressPolicy`.
     EgressPolicy(EgressPolicy),
+    /// `RateLimitPolicy`.
+    RateLimitPolicy(RateLimitPolicy),
     /// `FaultPolicy`.
     FaultPolicy(FaultPolicy),
     /// `HTTPRoute`.

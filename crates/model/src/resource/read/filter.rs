@@ -219,7 +219,7 @@ pub(super) fn path_modifier(node: Node, reader: &mut Reader<'_>) -> Option<PathM
 }
 
 /// The name of a header field that a filter may change, in lower case.
-fn field_name(node: &Node, reader: &mut Reader<'_>) -> Option<String> {
+pub(super) fn field_name(node: &Node, reader: &mut Reader<'_>) -> Option<String> {
     let name = reader.text(node, "a name")?.to_ascii_lowercase();
     if !is_field_name(&name) {
         reader.wrong(&node.span, format!("`{name}` is no name of a header"));

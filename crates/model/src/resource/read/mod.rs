@@ -5,6 +5,7 @@ mod fault;
 mod filter;
 mod gateway;
 mod matches;
+mod rate_limit;
 mod route;
 mod service;
 mod traffic;
@@ -101,6 +102,7 @@ fn document(node: Node, reader: &mut Reader<'_>) -> Option<(Resource, Range<usiz
         Kind::AuthenticationPolicy => Spec::AuthenticationPolicy(service::authentication(spec, reader)?),
         Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(traffic::policy(spec, &namespace, reader)?)),
         Kind::EgressPolicy => Spec::EgressPolicy(egress::policy(spec, &namespace, reader)?),
+        Kind::RateLimitPolicy => Spec::RateLimitPolicy(rate_limit::policy(spec, &namespace, reader)?),
         Kind::FaultPolicy => Spec::FaultPolicy(fault::policy(spec, &namespace, reader)?),
         Kind::HttpRoute => Spec::HttpRoute(route::route(spec, kind, &namespace, reader)?),
         Kind::GrpcRoute => Spec::GrpcRoute(route::route(spec, kind, &namespace, reader)?),

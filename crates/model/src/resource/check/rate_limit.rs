@@ -1,0 +1,78 @@
+//! What limits name: services, gateways and routes, and the service that is asked.
+
+use crate::name::ServiceName;
+use crate::resource::kinds::{RateLimitPolicy, RateLimitTarget, Spec};
+use crate::resource::nearest::nearest;
+use crate::resource::{Kind, Metadata};
+use crate::snapshot::{KeyPart, Protocol};
+
+use super::Checked;
+
+impl Checked<'_> {
+    pub(super) fn rate_limits(&mut self, metadata: &Metadata, policy: &RateLimitPolicy) {
+        for target in &policy.targets {
+            match target.kind {
+                Kind::Service => self.limited_service(metadata, target),
+                Kind::Gateway => drop(self.limited(metadata, target)),
+                _ => self.limited_route(metadata, target),
+            }
+        }
+        if policy.targets.iter().any(|target| target.kind != Kind::Service) {
+            for limit in policy.limits.iter().filter(|limit| limit.key.contains(&KeyPart::Caller)) {
+                let message =
+                    format!("the limit `{}` counts by caller, and who calls a gateway proves no identity of the mesh", limit.name);
+                let found = self.wrong(&limit.span, message).hint("count by `{source: Address}` or by a header there");
+                self.found.push(found);
+            }
+        }
+        if let Some(service) = &policy.service
+            && let Some(ports) = self.service(&service.port.service, &service.span)
+            && let Some(protocol) = self.port(&service.port.service, &ports, service.port.port, &service.port_span)
+            && !matches!(protocol, Protocol::Grpc | Protocol::Http2)
+        {
+            let message = format!("port {} of `{}` is not declared to speak gRPC", service.port.port, service.port.service);
+            let found = self.wrong(&service.port_span, message).hint("write `appProtocol: grpc` in the Service");
+            self.found.push(found);
+        }
+    }
+
+    /// Requests are what is limited: bytes have neither header nor path, and nobody to be told 429.
+    fn limited_service(&mut self, metadata: &Metadata, target: &RateLimitTarget) {
+        let Some(name) = target.object.name.label() else { return };
+        let name = ServiceName::new(metadata.namespace.clone(), name);
+        let Some(ports) = self.service(&name, &target.object.span) else { return };
+        if !ports.is_empty() && ports.iter().all(|(_, protocol)| *protocol == Protocol::Tcp) {
+            let message = format!("the ports of `{name}` take bytes, and limits count requests");
+            let found = self.wrong(&target.object.span, message).hint("declare the port that speaks HTTP with `appProtocol: http`");
+            self.found.push(found);
+        }
+    }
+
+    fn limited_route(&mut self, metadata: &Metadata, target: &RateLimitTarget) {
+        if !self.limited(metadata, target) {
+            return;
+        }
+        let found = self.after.of(target.kind, &metadata.namespace, &target.object.name);
+        let Some(Spec::HttpRoute(route) | Spec::GrpcRoute(route)) = found.map(|found| &found.spec) else { return };
+        if route.parents.iter().all(|parent| parent.object.is_service()) {
+            let message =
+                format!("{} `{}` routes calls inside the mesh, which are limited where they arrive", target.kind, target.object.name);
+            let hint = "name the Service that is called: `{kind: Service, name: …}`, with `match` for some of its requests";
+            let found = self.wrong(&target.object.span, message).hint(hint);
+            self.found.push(found);
+        }
+    }
+
+    /// Whether the target is there.
+    fn limited(&mut self, metadata: &Metadata, target: &RateLimitTarget) -> bool {
+        let (kind, name) = (target.kind, &target.object.name);
+        if self.after.of(kind, &metadata.namespace, name).is_some() {
+            return true;
+        }
+        let neighbours = self.after.of_kind(kind).filter(|found| found.metadata.namespace == metadata.namespace);
+        let hint =
+            nearest(name.as_str(), neighbours.map(|found| found.metadata.name.as_str())).map(|near| format!("did you mean `{near}`?"));
+        self.missing(&target.object.span, format!("there is no {kind} `{name}.{}`", metadata.namespace), hint);
+        false
+    }
+}
