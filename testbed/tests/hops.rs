@@ -138,7 +138,7 @@ impl Chain {
         }
         mesh.apply(policies).await?;
         running.push(mesh.client().upstream(&format!("a.shop:80={to_a}")).start(["sleep", "1000"])?);
-        eventually("there is a way in", PATIENCE, || async { Ok(drop(tokio::net::TcpStream::connect(to_a).await?)) }).await?;
+        eventually("there is a way in", PATIENCE, || async { Ok(tokio::net::TcpStream::connect(to_a).await.map(drop)?) }).await?;
         Ok(Self { mesh, logs: vec![a_log, b_log, c_log], entrance: to_a, _running: running, _ports: ports.into() })
     }
 

@@ -62,6 +62,11 @@ impl Client {
         Self { address, http1: None, http2: None }
     }
 
+    /// Where it asks.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Sends a request under an id and gives the whole answer.
     pub(crate) async fn send(&mut self, asked: &Asked, id: &str) -> anyhow::Result<Answer> {
         let sent = timeout(PATIENCE, async { if asked.grpc { self.call(asked, id).await } else { self.exchange(asked, id).await } }).await;

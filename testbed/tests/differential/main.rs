@@ -11,6 +11,7 @@ mod backends;
 mod client;
 mod deliberate;
 mod generate;
+mod limited;
 mod picked;
 mod rig;
 mod shares;
@@ -33,6 +34,11 @@ async fn requests_picked_by_hand() -> anyhow::Result<()> {
 #[tokio::test]
 async fn retries_and_times_of_a_policy() -> anyhow::Result<()> {
     attempts::run().await
+}
+
+#[tokio::test]
+async fn limits_and_ejection_of_a_policy() -> anyhow::Result<()> {
+    limited::run().await
 }
 
 #[tokio::test]

@@ -203,6 +203,11 @@ impl Pair {
         Ok(())
     }
 
+    /// Where Lorica's proxy and Envoy are asked.
+    pub(crate) fn addresses(&self) -> [SocketAddr; 2] {
+        [self.lorica.client.address(), self.envoy.client.address()]
+    }
+
     /// Sends a request to both. The answers, and the ids under which backends have seen it.
     pub(crate) async fn send(&mut self, asked: &Asked, name: &str) -> anyhow::Result<[(Answer, String); 2]> {
         let id = |side: &Side| format!("{name}-{}", side.letter);

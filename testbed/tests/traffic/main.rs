@@ -3,5 +3,6 @@
 mod app;
 mod ejection;
 mod health;
+mod hedging;
 mod limits;
 mod rig;

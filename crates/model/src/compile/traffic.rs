@@ -224,10 +224,7 @@ impl<'w> Policies<'w> {
         let overprovisioning_percent = choose!(overprovisioning, default.balancing.overprovisioning_percent);
         let panic_percent = choose!(panic, default.balancing.panic_percent);
         let window = choose!(slow_start_window, None);
-        let slow_start = match window {
-            Some(window) => Some(SlowStart { window, minimum_percent: choose!(slow_start_minimum, 10) }),
-            None => None,
-        };
+        let slow_start = window.map(|window| SlowStart { window, minimum_percent: choose!(slow_start_minimum, 10) });
         let balancing = Balancing { algorithm, prefer, overprovisioning_percent, panic_percent, slow_start };
         let failover = choose!(failover, Vec::new()).into_iter().map(|set| set.value).collect();
         let by_default = Adaptive::default();
@@ -264,16 +261,13 @@ impl<'w> Policies<'w> {
         } else {
             None
         };
-        let health_check = match choose!(health_check, None) {
-            Some(ask) => Some(HealthCheck {
-                ask,
-                interval: choose!(health_interval, Duration::from_secs(5)),
-                timeout: choose!(health_timeout, Duration::from_secs(2)),
-                unhealthy_threshold: choose!(health_unhealthy, 3),
-                healthy_threshold: choose!(health_healthy, 2),
-            }),
-            None => None,
-        };
+        let health_check = choose!(health_check, None).map(|ask| HealthCheck {
+            ask,
+            interval: choose!(health_interval, Duration::from_secs(5)),
+            timeout: choose!(health_timeout, Duration::from_secs(2)),
+            unhealthy_threshold: choose!(health_unhealthy, 3),
+            healthy_threshold: choose!(health_healthy, 2),
+        });
         let connections = Connections {
             idle: choose!(pooled_idle, default.connections.idle),
             max_age: choose!(connection_age, default.connections.max_age),
@@ -337,10 +331,7 @@ impl<'w> Policies<'w> {
             avoid_tried: choose!(avoid_tried, default.avoid_tried),
             retry_after_most: choose!(retry_after, default.retry_after_most),
         };
-        let hedge = match choose!(hedge_after, None) {
-            Some(after) => Some(Hedge { after, attempts: choose!(hedge_attempts, 1) }),
-            None => None,
-        };
+        let hedge = choose!(hedge_after, None).map(|after| Hedge { after, attempts: choose!(hedge_attempts, 1) });
         Attempts { timeouts, retry, hedge, hash: choose!(hash, Vec::new()), affinity: choose!(affinity, None) }
     }
 }

@@ -51,6 +51,7 @@ impl HttpRule {
 /// What is done with a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "rules are shared, never moved about, and nearly all of them pass requests on")]
 pub enum Action {
     /// It is passed on.
     Forward(Forward),

@@ -34,8 +34,8 @@ const MAX_HEIRS: usize = 10_000;
 pub struct Told {
     /// When it must be over.
     pub deadline: Option<Instant>,
-    /// Whether its caller, or somebody before, tries again already.
-    pub is_retry: bool,
+    /// Which attempt it is of its caller's, or of somebody's before; 0: nobody said.
+    pub attempt: u32,
 }
 
 impl Told {
@@ -54,17 +54,23 @@ impl Told {
             }
         };
         let left = [grpc, ours, envoys].into_iter().flatten().min();
-        Self { deadline: left.and_then(|left| now.checked_add(left)), is_retry: attempt.is_some_and(|attempt| attempt > 1) }
+        Self { deadline: left.and_then(|left| now.checked_add(left)), attempt: attempt.unwrap_or_default() }
+    }
+
+    /// Whether its caller, or somebody before, tries again already.
+    #[must_use]
+    pub fn is_retry(self) -> bool {
+        self.attempt > 1
     }
 
     fn says_anything(self) -> bool {
-        self.deadline.is_some() || self.is_retry
+        self.deadline.is_some() || self.is_retry()
     }
 
     /// This and what `other` says: the sooner deadline.
     fn and(self, other: Self) -> Self {
         let deadline = [self.deadline, other.deadline].into_iter().flatten().min();
-        Self { deadline, is_retry: self.is_retry || other.is_retry }
+        Self { deadline, attempt: self.attempt.max(other.attempt) }
     }
 }
 
@@ -230,7 +236,7 @@ mod tests {
 
     #[test]
     fn the_second_attempt_is_a_retry() {
-        let told = |fields: &[(&str, &str)], from: From<'_>| Told::of(&head(fields), from, Instant::now()).is_retry;
+        let told = |fields: &[(&str, &str)], from: From<'_>| Told::of(&head(fields), from, Instant::now()).is_retry();
         let peer = Bytes::new();
         assert!(told(&[("x-lorica-attempt", "2")], From::App));
         assert!(!told(&[("x-lorica-attempt", "2")], From::Stranger));

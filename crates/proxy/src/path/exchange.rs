@@ -156,7 +156,7 @@ impl Tries<'_, '_> {
     /// Tries one endpoint after another, as far as that is safe, the policy allows, and there is time.
     async fn run(self) -> Result<(), Failure> {
         let Tries { worker, way, head, edits, told, alternative, body, responder, record } = self;
-        let terms = Terms::of(way.retry(), head, told.is_retry);
+        let terms = Terms::of(way.retry(), head, told.is_retry());
         let mut now = record.ready();
         let times = Times::begin(&way.timeouts, told.deadline.map(Into::into), now.into());
         times.check(now.into())?;
@@ -169,8 +169,9 @@ impl Tries<'_, '_> {
         loop {
             record.attempt(now);
             times.attempt(now.into());
-            let edits = deadline::said_on(head, edits, times.left(now.into()), number);
-            let answers = AnswersGivenUp { terms, may: number <= terms.retry.attempts };
+            let edits = deadline::said_on(head, edits, times.left(now.into()), number.max(told.attempt));
+            // Held until the attempt has ended: it counts as a retry under way.
+            let answers = AnswersGivenUp { terms, may: number <= terms.retry.attempts, leave: leave.take() };
             let attempt = Attempt {
                 worker,
                 head,
@@ -200,8 +201,6 @@ impl Tries<'_, '_> {
                 if number > terms.retry.attempts || !terms.after(&failure) || times.check(Instant::now().into()).is_err() {
                     return Err(failure);
                 }
-                // Held until the next attempt has ended: it counts as a retry under way.
-                drop(leave.take());
                 let again = match failure.again.take() {
                     Some(again) => again,
                     None => match way.leave_to_retry(worker) {

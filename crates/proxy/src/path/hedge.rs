@@ -71,7 +71,7 @@ struct Question<'x> {
 /// # Errors
 /// Where none was answered: why the last was not.
 pub async fn attempt(attempt: Attempt<'_, '_>, hedge: Hedge, number: u32, tried: &RefCell<Tried>, reuse: Reuse) -> Result<(), Failure> {
-    let Attempt { worker, head, edits, way, answers, body: _, responder: slot, alternative, record, times } = attempt;
+    let Attempt { worker, head, edits, way, mut answers, body: _, responder: slot, alternative, record, times } = attempt;
     let question = Question { worker, way, head, edits, times, tried, reuse };
     let mut asked = FuturesUnordered::new();
     asked.push(question.ask(number));
@@ -94,7 +94,9 @@ pub async fn attempt(attempt: Attempt<'_, '_>, hedge: Hedge, number: u32, tried:
             () = sleep_until(next), if more > 0 => {
                 next += hedge.after;
                 more -= 1;
-                match way.leave_to_retry(worker) {
+                // Asking one endpoint twice gains little.
+                let others = !way.is_exhausted(&tried.borrow());
+                match others.then(|| way.leave_to_retry(worker)).flatten() {
                     Some(leave) => {
                         worker.telemetry.metrics.count(OwnMetric::HEDGES, "", 1);
                         leaves.push(leave);

@@ -17,7 +17,7 @@ use super::replay::Replay;
 use super::respond::ALTERNATIVE;
 use super::retry::Terms;
 use super::time::Times;
-use super::way::Way;
+use super::way::{Leave, Way};
 use crate::config::REPLAY_BYTES;
 use crate::endpoints::Active;
 use crate::wire::{Answer, Body, Frame, Outgoing, PacedBody, Responder, Sender, Tunnel, WireError};
@@ -53,13 +53,16 @@ pub struct AnswersGivenUp<'x> {
     pub terms: Terms<'x>,
     /// Whether there may be another attempt at all.
     pub may: bool,
+    /// The leave by which this attempt is made, if it is a retry: one that follows takes it over.
+    pub leave: Option<Leave>,
 }
 
 impl AnswersGivenUp<'_> {
     /// What follows if this answer is given up; nothing where it is passed on.
-    pub(super) fn takes(&self, worker: &Worker, way: &Way, response: &ResponseHead) -> Option<Again> {
+    pub(super) fn takes(&mut self, worker: &Worker, way: &Way, response: &ResponseHead) -> Option<Again> {
         let wait = self.terms.instead_of(response).filter(|_| self.may)?;
-        Some(Again { wait, leave: way.leave_to_retry(worker)? })
+        let leave = self.leave.take().or_else(|| way.leave_to_retry(worker))?;
+        Some(Again { wait, leave })
     }
 }
 
@@ -79,7 +82,7 @@ pub fn upgrade(head: &RequestHead) -> Option<&[u8]> {
 /// # Errors
 /// What went wrong; with `answered` set where the answer had begun.
 pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<(), Failure> {
-    let Attempt { worker, head, edits, way, answers, body, responder: slot, alternative, record, times } = attempt;
+    let Attempt { worker, head, edits, way, mut answers, body, responder: slot, alternative, record, times } = attempt;
     let upgrade = upgrade(head);
     // An answer is only given up where the body can certainly be sent again.
     let kept = body.length().is_some_and(|length| length <= REPLAY_BYTES as u64);

@@ -222,6 +222,8 @@ fn health_check(check: &HealthCheck, protocol: Protocol, service: &str) -> Envoy
                 host: host.clone().unwrap_or_else(|| service.to_owned()),
                 path: path.clone(),
                 expected_statuses: expected.iter().map(range).collect(),
+                // Any other answer counts to the threshold; by itself Envoy would leave the endpoint out at once.
+                retriable_statuses: vec![Int64Range { start: 100, end: 600 }],
                 codec_client_type: codec.into(),
                 ..HttpHealthCheck::default()
             };

@@ -568,7 +568,8 @@ fn some_time(node: &Node, reader: &mut Reader<'_>) -> Option<Duration> {
 /// The size of Maglev's table: a prime, or keys would not spread.
 fn prime(node: &Node, reader: &mut Reader<'_>) -> Option<u32> {
     let size = count(node, "`tableSize`", 2..=LARGEST_TABLE, reader)?;
-    let is_prime = |number: u32| number >= 2 && (2..).take_while(|factor| factor * factor <= number).all(|factor| number % factor != 0);
+    let is_prime =
+        |number: u32| number >= 2 && (2..).take_while(|factor| factor * factor <= number).all(|factor| !number.is_multiple_of(factor));
     if !is_prime(size) {
         let near = (size..).find(|number| is_prime(*number)).unwrap_or(Algorithm::TABLE_SIZE);
         reader.wrong_with(&node.span, format!("`tableSize` is a prime, which {size} is not"), format!("write {near}"));
