@@ -23,12 +23,18 @@ fn is_refused_by_both(one: &Compared) -> bool {
 }
 
 fn redirects_to_another_port(one: &Compared) -> bool {
-    let Some((_, port)) = one.asked.host.as_deref().and_then(|host| host.rsplit_once(':')) else { return false };
+    (300..400).contains(&one.lorica.status) && keeps_no_port(one) == one.lorica
+}
+
+/// What Envoy answered, without the port that it keeps in a redirect.
+fn keeps_no_port(one: &Compared) -> Outcome {
     let mut kept = one.envoy.clone();
-    for (_, place) in kept.fields.iter_mut().filter(|(name, _)| name == "location") {
-        *place = place.replacen(&format!(":{port}/"), "/", 1);
+    if let Some((_, port)) = one.asked.host.as_deref().and_then(|host| host.rsplit_once(':')) {
+        for (_, place) in kept.fields.iter_mut().filter(|(name, _)| name == "location") {
+            *place = place.replacen(&format!(":{port}/"), "/", 1);
+        }
     }
-    (300..400).contains(&one.lorica.status) && kept == one.lorica
+    kept
 }
 
 fn has_encoded_query(one: &Compared) -> bool {
@@ -49,7 +55,8 @@ fn is_redirect_of_script(one: &Compared) -> bool {
     let mut silent = one.lorica.clone();
     silent.fields.retain(|(name, _)| !name.starts_with("access-control-"));
     let preflight = one.asked.method == "OPTIONS" && one.lorica.seen.is_none() && one.lorica.status == 200;
-    asks && (300..400).contains(&one.envoy.status) && one.envoy.seen.is_none() && (preflight || silent == one.envoy)
+    let same = silent == one.envoy || silent == keeps_no_port(one);
+    asks && (300..400).contains(&one.envoy.status) && one.envoy.seen.is_none() && (preflight || same)
 }
 
 /// Envoy makes a gRPC status of its redirect's.

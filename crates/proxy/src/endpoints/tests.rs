@@ -1,3 +1,5 @@
+//! What is picked, of live sets as the control plane and the calls leave them.
+
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss, clippy::cast_possible_truncation)]
 use std::collections::HashMap;
 
