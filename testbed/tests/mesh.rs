@@ -290,3 +290,28 @@ async fn a_request_is_counted_on_both_sides() -> anyhow::Result<()> {
     service.stop().await?;
     mesh.finish().await
 }
+
+#[tokio::test]
+async fn what_holds_for_a_service_is_shown_with_who_says_so() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let service = "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{port: 80, appProtocol: http}]}\n---\n";
+    let policy = |name: &str, spec: &str| {
+        format!("apiVersion: lorica.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n---\n")
+    };
+    let own = policy("web", "{targetRefs: [{kind: Service, name: web}], timeouts: {request: 2s}}");
+    mesh.apply(&(service.to_owned() + &policy("all", "{timeouts: {request: 9s, perTry: 1s}}") + &own)).await?.success()?;
+    let shown = mesh.lorica(["get", "trafficpolicy", "--effective", "web", "-n", "shop"]).await?.success()?.stdout;
+    let line = |setting: &str| {
+        shown
+            .lines()
+            .map(str::trim)
+            .find(|line| line.starts_with(setting))
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(line("timeouts.request").as_deref(), Some("timeouts.request 2s TrafficPolicy web.shop"), "{shown}");
+    assert_eq!(line("timeouts.perTry").as_deref(), Some("timeouts.perTry 1s TrafficPolicy all.shop"));
+    assert_eq!(line("timeouts.connect").as_deref(), Some("timeouts.connect 5s default"));
+    let told = mesh.lorica(["get", "trafficpolicy", "--effective", "wep.shop"]).await?;
+    assert!(told.stderr.contains("there is no service `wep.shop`") && told.stderr.contains("did you mean `web`?"), "{}", told.stderr);
+    mesh.finish().await
+}

@@ -1,9 +1,10 @@
 //! Limits across proxies: ten gateways with uneven load, held against the written bound; and what holds while no control plane answers.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::Request;
 use http_body_util::Full;
@@ -76,6 +77,59 @@ async fn ten_proxies_let_no_more_through_than_the_written_bound() -> anyhow::Res
     assert!(through <= most, "{through} of at most {most} passed");
     assert!(turned_away > 0, "there was not enough load to tell: {through} passed in {:?}", begun.elapsed());
     assert!(web.requests() <= most, "{} of at most {most} came through", web.requests());
+    mesh.finish().await
+}
+
+/// Calls ten times a second.
+async fn paced_calls(at: SocketAddr, passed: Arc<AtomicU64>, refused: Arc<AtomicU64>) -> anyhow::Result<Infallible> {
+    let mut connection = HttpConnection::open(at).await?;
+    let mut turn = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        turn.tick().await;
+        let reply = connection.send(Request::get("/").header("host", "web.shop").body(Full::default())?).await?;
+        match reply.status.as_u16() {
+            200 => passed.fetch_add(1, Ordering::Relaxed),
+            429 => refused.fetch_add(1, Ordering::Relaxed),
+            status => anyhow::bail!("{status} {}", reply.text()),
+        };
+    }
+}
+
+/// A rate needs a machine that has time for it, so that the usual run holds the bound alone. `LORICA_GLOBAL_LIMIT_SECONDS=60` asks for this one.
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "whoever asks for it wants the figures")]
+async fn a_thousand_a_second_pass_ten_proxies_with_uneven_load() -> anyhow::Result<()> {
+    let Ok(seconds) = std::env::var("LORICA_GLOBAL_LIMIT_SECONDS") else { return Ok(()) };
+    let (rate, time) = (1000_u64, Duration::from_secs(seconds.parse()?));
+    let mesh = Mesh::as_nobody().start().await?;
+    let web = EchoServer::start("web").await?;
+    let limits = format!(
+        "{{targetRefs: [{{kind: Gateway, name: edge}}], limits: [{{name: all, scope: Global, requests: {rate}, per: 1s, burst: 100, match: {{path: {{type: Exact, value: /}}}}}}]}}"
+    );
+    mesh.apply(&(edge(web.address()) + &policy("edge", &limits))).await?;
+    let mut gateways = Vec::new();
+    for _ in 0..10 {
+        gateways.push(gateway(&mesh).await?);
+    }
+    let (passed, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut callers = tokio::task::JoinSet::new();
+    for (number, (_, at)) in gateways.iter().enumerate() {
+        // Half of the load comes to the first; 1,800 a second are asked for in all.
+        for _ in 0..if number == 0 { 90 } else { 10 } {
+            let (at, passed, refused) = (*at, passed.clone(), refused.clone());
+            callers.spawn(paced_calls(at, passed, refused));
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let (begun, before) = (Instant::now(), passed.load(Ordering::Relaxed));
+    tokio::time::sleep(time).await;
+    let (took, count) = (begun.elapsed(), passed.load(Ordering::Relaxed) - before);
+    #[allow(clippy::cast_precision_loss, reason = "some thousands")]
+    let measured = count as f64 / took.as_secs_f64();
+    println!("{count} passed in {took:?}: {measured:.1} a second of {rate}; {} refused", refused.load(Ordering::Relaxed));
+    assert!((measured - 1000.0).abs() <= 20.0, "{measured:.1} a second");
+    assert!(callers.try_join_next().is_none(), "a caller has ended");
+    callers.abort_all();
     mesh.finish().await
 }
 

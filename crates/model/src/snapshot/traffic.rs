@@ -163,7 +163,7 @@ impl Default for Limits {
     }
 }
 
-/// How many of the requests under way may be retries or hedges.
+/// How many of the requests under way may be retries or hedges. What never reached an endpoint does not count: it adds nothing to its load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum RetryLimit {
@@ -171,7 +171,8 @@ pub enum RetryLimit {
     Budget {
         /// In percent. Envoy's and Linkerd's default: 20.
         percent: u32,
-        /// However few requests there are, so many retries are allowed. Envoy's default: 3.
+        /// However few requests there are, so many retries are allowed. 10 by default, the floor of Linkerd and of the Gateway API's retry budgets:
+        /// with Envoy's 3 an endpoint that dies with a few requests in flight fails some of them.
         minimum: u32,
     },
     /// This many.
@@ -194,7 +195,7 @@ impl RetryLimit {
 
 impl Default for RetryLimit {
     fn default() -> Self {
-        Self::Budget { percent: 20, minimum: 3 }
+        Self::Budget { percent: 20, minimum: 10 }
     }
 }
 

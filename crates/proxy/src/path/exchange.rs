@@ -203,6 +203,8 @@ impl Tries<'_, '_> {
                 }
                 let again = match failure.again.take() {
                     Some(again) => again,
+                    // What reached nobody adds nothing to anybody's load.
+                    None if failure.unsent => Again { wait: None, leave: Leave::unlimited() },
                     None => match way.leave_to_retry(worker) {
                         Some(leave) => Again { wait: None, leave },
                         None => return Err(failure.noted("it was not tried again, as limits.retries is reached")),

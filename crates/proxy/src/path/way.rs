@@ -74,7 +74,7 @@ impl Way {
     /// Leave for one more retry, as far as the service's limit of retries allows it.
     #[must_use]
     pub fn leave_to_retry(&self, worker: &Worker) -> Option<Leave> {
-        let To::Endpoints(reach) = &self.to else { return Some(Leave(None)) };
+        let To::Endpoints(reach) = &self.to else { return Some(Leave::unlimited()) };
         let leave = reach.live.begin_retry();
         if leave.is_none() {
             worker.telemetry.metrics.count(OwnMetric::LIMITS_REACHED, "retries", 1);
@@ -115,6 +115,14 @@ impl Way {
 /// A retry under way, until it is dropped. The app beside the proxy has no limit of its own.
 #[derive(Debug)]
 pub struct Leave(#[expect(dead_code, reason = "it is held")] Option<RetryGuard>);
+
+impl Leave {
+    /// Leave for what no limit is about.
+    #[must_use]
+    pub const fn unlimited() -> Self {
+        Self(None)
+    }
+}
 
 /// Nothing is tried again.
 static NEVER: LazyLock<Retry> = LazyLock::new(|| Retry { attempts: 0, on: BTreeSet::new(), ..Retry::default() });

@@ -264,7 +264,7 @@ fn limits(mut object: Object, settings: &mut Settings, reader: &mut Reader<'_>) 
         }
         let percent = percent.map(|node| count(&node, "`percent`", 0..=100, reader));
         let minimum = minimum.map(|node| count(&node, "`minimum`", 0..=MANY, reader));
-        Some(RetryLimit::Budget { percent: percent.unwrap_or(Some(20))?, minimum: minimum.unwrap_or(Some(3))? })
+        Some(RetryLimit::Budget { percent: percent.unwrap_or(Some(20))?, minimum: minimum.unwrap_or(Some(10))? })
     });
     if let Some(node) = adaptive {
         let span = node.span.clone();
