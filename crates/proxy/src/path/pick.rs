@@ -45,7 +45,8 @@ impl Picked {
         let Some(active) = &self.active else { return };
         let grpc_status = response.fields.get_str("grpc-status").and_then(|status| status.parse().ok());
         let status = judged_status(response.status, grpc_status);
-        active.answered(status, retry_after(response), now);
+        let wait = if status < 400 { None } else { retry_after(response) };
+        active.answered(status, wait, now);
         if let Some(request) = &self.request {
             request.answered(status, now);
         }
