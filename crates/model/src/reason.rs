@@ -73,6 +73,10 @@ pub enum Reason {
     OutsideFailed,
     /// The host is outside the mesh, and no EgressPolicy lets the caller call it.
     EgressDenied,
+    /// An AuthorizationPolicy denies it, or none allows it.
+    AccessDenied,
+    /// The path can be read in several ways, and AuthorizationPolicies look at paths.
+    AmbiguousPath,
     /// More requests came than a RateLimitPolicy lets through.
     RateLimited,
     /// A limit could not be asked for, and its policy lets nothing through then.
@@ -114,7 +118,7 @@ const CANCELLED: u32 = 1;
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::NoRoute,
         Self::NoBackend,
         Self::NoSuchPort,
@@ -144,6 +148,8 @@ impl Reason {
         Self::NotHttp,
         Self::OutsideFailed,
         Self::EgressDenied,
+        Self::AccessDenied,
+        Self::AmbiguousPath,
         Self::RateLimited,
         Self::RateLimitFailed,
         Self::FaultInjected,
@@ -240,6 +246,18 @@ impl Reason {
             Self::EgressDenied => {
                 ("egress_denied", "UAEX", 403, PERMISSION_DENIED, Mesh, true, "no EgressPolicy lets this workload call that host")
             }
+            Self::AccessDenied => {
+                ("access_denied", "UAEX", 403, PERMISSION_DENIED, Client, true, "no AuthorizationPolicy lets this caller do that")
+            }
+            Self::AmbiguousPath => (
+                "ambiguous_path",
+                "UAEX",
+                403,
+                PERMISSION_DENIED,
+                Client,
+                true,
+                "the path can be read in several ways, and policies look at it",
+            ),
             Self::RateLimited => {
                 ("rate_limited", "RL", 429, RESOURCE_EXHAUSTED, Client, true, "more requests came than a RateLimitPolicy lets through")
             }

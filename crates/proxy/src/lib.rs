@@ -17,6 +17,7 @@ pub mod lifetime;
 pub mod limits;
 pub mod path;
 pub mod pool;
+pub mod rejudge;
 pub mod sidecar;
 pub mod source;
 pub mod standalone;

@@ -25,6 +25,7 @@ use crate::path::mtls::Negotiated;
 use crate::path::record::{Parties, UnderWay};
 use crate::path::relay::Relayed;
 use crate::pool::Pool;
+use crate::rejudge::Rejudge;
 use crate::source::Source;
 use crate::supervisor::Ending;
 use crate::told::Told;
@@ -63,6 +64,8 @@ pub struct Worker {
     /// The ports of the gateway on which HTTP/3 is served, on whichever worker.
     #[cfg(feature = "http3")]
     pub http3: RefCell<std::collections::BTreeSet<u16>>,
+    /// What is under way, to be judged again.
+    pub rejudge: Rejudge,
     /// How the proxy is to end.
     pub ending: watch::Receiver<Ending>,
     /// Set when nothing is served any more.
@@ -133,6 +136,7 @@ impl Worker {
             told,
             heirs: Heirs::default(),
             lookups: Cell::new(0),
+            rejudge: Rejudge::default(),
             refusals,
             #[cfg(feature = "http3")]
             http3: RefCell::default(),
@@ -148,7 +152,7 @@ impl Worker {
                 if views.changed().await.is_err() {
                     return;
                 }
-                *newest.view.borrow_mut() = views.borrow_and_update().clone();
+                newest.catch_up(&views.borrow_and_update().clone());
             }
         });
         let newest = worker.clone();
@@ -210,7 +214,11 @@ impl Worker {
 
     /// Takes a view into use that a wait has brought, before the worker's own task does.
     pub fn catch_up(&self, view: &Arc<View>) {
-        *self.view.borrow_mut() = view.clone();
+        let before = self.view.replace(view.clone());
+        let authorization = |view: &View| view.snapshot.inbound.as_ref().map(|inbound| inbound.authorization.clone());
+        if authorization(&before) != authorization(view) {
+            self.rejudge.change();
+        }
     }
 
     /// The TLS epoch in force.

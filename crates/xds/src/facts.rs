@@ -2,13 +2,14 @@
 //! of the resource concerned. Other clients pass it over; Lorica's refuses a field that it does not know.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use lorica_model::name::{Label, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Affinity, Cors, EgressRule, Fault, Forward, HashOn, Hedge, MtlsMode, Origin, PathEdit, Protocol, RateLimit, Retry, Traffic,
-    TransportRoute,
+    Affinity, Authorization, Cors, EgressRule, Fault, Forward, HashOn, Hedge, MtlsMode, Origin, PathEdit, Protocol, RateLimit, Retry,
+    Traffic, TransportRoute,
 };
 use lorica_model::spiffe::SpiffeId;
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,9 @@ pub(crate) struct RouteFacts {
     /// What requests meet first: Envoy's filter says less.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) faults: Vec<Fault>,
+    /// Who may ask: Envoy's filter says it otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) authorization: Option<Arc<Authorization>>,
 }
 
 /// What a rule says of attempts.
@@ -149,6 +153,8 @@ pub(crate) struct InboundFacts {
     pub(crate) withdrawn: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) limits: Vec<RateLimit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) authorization: Option<Arc<Authorization>>,
 }
 
 /// Of one app port, on its filter chain for mutual TLS.

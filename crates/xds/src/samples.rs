@@ -8,14 +8,14 @@ use std::time::{Duration, SystemTime};
 use ipnet::IpNet;
 use lorica_model::name::{GatewayName, Label, Namespace, SecretName, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Abort, AbortAnswer, Action, Adaptive, Affinity, Algorithm, Backend, BackendTls, Balancing, Bandwidth, Certificate, ClientValidation,
-    Cluster, Connections, Cors, Counted, Delay, DelayTime, EgressCaller, EgressHost, EgressRule, EgressUnit, Ejection, Endpoint,
-    EndpointSet, FailurePercentage, Fault, FieldMatch, Filters, Forward, GatewayUnit, HashOn, HeaderEdits, HealthCheck, HealthQuestion,
-    Hedge, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, KeyPart, LimitService, Limits, Listening, Locality, Mirror, MtlsMode,
-    NameAnswer, NameFault, NameRecord, NameTable, Nearness, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, Pattern, Pause,
-    PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RetryLimit, RetryOn, RouteMatch, ServerTls, Share, SlowStart, SuccessRate,
-    Terminated, Timeouts, TlsAction, TlsChain, Traffic, Transport, TransportRoute, TrustBundle, Unavailable, Unlisted, ValueMatch,
-    VirtualHost, WeightedBackend,
+    Abort, AbortAnswer, AccessAction, AccessPolicy, AccessRule, Action, Adaptive, Affinity, Algorithm, Among, Authorization, Backend,
+    BackendTls, Balancing, Bandwidth, Certificate, ClientValidation, Cluster, Connections, Cors, Counted, Delay, DelayTime, EgressCaller,
+    EgressHost, EgressRule, EgressUnit, Ejection, Endpoint, EndpointSet, FailurePercentage, Fault, FieldMatch, Filters, Forward,
+    GatewayUnit, HashOn, HeaderEdits, HealthCheck, HealthQuestion, Hedge, HostPattern, Hosts, HttpRule, IdentityPattern, InboundPort,
+    InboundUnit, KeyPart, LimitService, Limits, Listening, Locality, Mirror, MtlsMode, NameAnswer, NameFault, NameRecord, NameTable,
+    Nearness, Operation, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, PathPattern, Pattern, Pause, PrivateKey, Protocol, Quota,
+    RateLimit, Redirect, Retry, RetryLimit, RetryOn, RouteMatch, ServerTls, Share, SlowStart, Source, SuccessRate, Terminated, Timeouts,
+    TlsAction, TlsChain, Traffic, Transport, TransportRoute, TrustBundle, Unavailable, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use proptest::collection::{btree_set, vec};
@@ -132,6 +132,7 @@ pub(crate) fn inbound() -> InboundUnit {
         ],
         withdrawn: false,
         limits: Vec::new(),
+        authorization: std::sync::Arc::default(),
     }
 }
 
@@ -474,12 +475,46 @@ fn any_fault() -> impl Strategy<Value = Fault> {
     })
 }
 
+fn any_among<T: Clone + std::fmt::Debug>(one: impl Strategy<Value = T> + Clone) -> impl Strategy<Value = Among<T>> {
+    (vec(one.clone(), 0..2), vec(one, 0..2)).prop_map(|(any, none)| Among { any, none })
+}
+
+fn any_authorization() -> impl Strategy<Value = Authorization> {
+    let identity = prop_oneof![
+        any_identity().prop_map(IdentityPattern::Exact),
+        any_identity().prop_map(|id| IdentityPattern::TrustDomain(id.trust_domain().clone())),
+        (any_identity(), any_namespace()).prop_map(|(id, namespace)| IdentityPattern::Namespace(id.trust_domain().clone(), namespace)),
+        Just(IdentityPattern::Any),
+    ]
+    .boxed();
+    let network = (any::<std::net::IpAddr>(), 0..=32u8).prop_map(|(address, length)| ipnet::IpNet::new(address, length).unwrap().trunc());
+    let source = (any_among(identity), any_among(any_namespace().boxed()), any_among(network.boxed()))
+        .prop_map(|(identities, namespaces, addresses)| Source { identities, namespaces, addresses });
+    let path = "(/([a-c]|\\{id\\})){1,3}(/\\*)?".prop_map(|text| text.parse::<PathPattern>().unwrap()).boxed();
+    let host = prop_oneof!["[a-z]{1,4}", "\\*\\.[a-z]{1,4}"].prop_map(|text| HostPattern::of(&text)).boxed();
+    let method = "[A-Z]{1,5}".prop_map(String::from).boxed();
+    let headers = vec(any_field("[a-z][a-z-]{0,8}"), 0..2);
+    let operation = (any_among(method), any_among(path), any_among(host), any_among((1..=u16::MAX).boxed()), headers)
+        .prop_map(|(methods, paths, hosts, ports, headers)| Operation { methods, paths, hosts, ports, headers });
+    let rule = ("[a-z0-9]{1,4}", vec(source, 0..2), vec(operation, 0..2)).prop_map(|(name, from, to)| AccessRule { name, from, to });
+    let action = prop_oneof![Just(AccessAction::Allow), Just(AccessAction::Deny), Just(AccessAction::Audit)];
+    let policy = (any_origin(), action, any::<bool>(), vec(rule, 0..3)).prop_map(|(origin, action, shadow, rules)| AccessPolicy {
+        origin: std::sync::Arc::new(origin),
+        action,
+        shadow,
+        rules,
+    });
+    vec(policy, 0..3).prop_map(|policies| Authorization { policies })
+}
+
 fn any_rule() -> impl Strategy<Value = HttpRule> {
     let fields = (vec(any_field("[a-z][a-z-]{0,8}"), 0..3), vec(any_field(".{0,6}"), 0..3));
     let matches = (any_path(), option::of("[A-Z]{1,7}"), fields, option::of(any_share()))
         .prop_map(|(path, method, (headers, query), share)| RouteMatch { path, method, headers, query, share });
-    let filters = (any_edits(), any_edits(), option::of(any_cors()), any::<bool>(), vec(any_limit(), 0..2))
-        .prop_map(|(request, response, cors, grpc_web, limits)| Filters { request, response, cors, grpc_web, limits });
+    let access = option::of(any_authorization().prop_map(std::sync::Arc::new));
+    let filters = (any_edits(), any_edits(), option::of(any_cors()), any::<bool>(), vec(any_limit(), 0..2), access).prop_map(
+        |(request, response, cors, grpc_web, limits, authorization)| Filters { request, response, cors, grpc_web, limits, authorization },
+    );
     (any_origin(), matches, filters, any_action()).prop_map(|(origin, matches, filters, action)| HttpRule {
         origin: std::sync::Arc::new(origin),
         matches,
@@ -637,9 +672,9 @@ pub(crate) fn any_inbound() -> impl Strategy<Value = InboundUnit> {
         mtls,
     });
     let addresses = (any::<Ipv4Addr>(), any::<Ipv6Addr>());
-    let flags = (any::<bool>(), vec(any_limit(), 0..3));
+    let flags = (any::<bool>(), vec(any_limit(), 0..3), any_authorization());
     (any_workload(), option::of(any_service()), any_label(), any_identity(), addresses, vec(one, 0..4), flags).prop_map(
-        |(workload, service, account, identity, (virtual_v4, virtual_v6), ports, (withdrawn, limits))| InboundUnit {
+        |(workload, service, account, identity, (virtual_v4, virtual_v6), ports, (withdrawn, limits, authorization))| InboundUnit {
             workload,
             service,
             account,
@@ -649,6 +684,7 @@ pub(crate) fn any_inbound() -> impl Strategy<Value = InboundUnit> {
             ports,
             withdrawn,
             limits,
+            authorization: std::sync::Arc::new(authorization),
         },
     )
 }

@@ -68,6 +68,7 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
         Kind::Service => vec!["PORTS", "DECLARED BY"],
         Kind::Workload => vec!["SERVICE", "ADDRESS"],
         Kind::AuthenticationPolicy => vec!["MTLS"],
+        Kind::AuthorizationPolicy => vec!["ABOUT", "ACTION", "RULES", "STATUS"],
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => vec!["PARENTS", "HOSTS", "RULES", "STATUS"],
         Kind::Gateway => vec!["CLASS", "LISTENERS", "ADDRESSES", "STATUS"],
         Kind::ListenerSet => vec!["GATEWAY", "LISTENERS", "STATUS"],
@@ -97,6 +98,7 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
             ],
             Kind::Workload => vec![at("/spec/service"), at("/spec/address")],
             Kind::AuthenticationPolicy => vec![at("/spec/mtls/mode")],
+            Kind::AuthorizationPolicy => vec![about(item), action(item), rules(item), condition(item)],
             Kind::Gateway => vec![
                 at("/spec/gatewayClassName"),
                 list(item, "/spec/listeners", |listener| {
@@ -162,6 +164,19 @@ fn limit(limit: &Value) -> String {
     };
     let shadow = if at("mode").as_deref() == Some("Shadow") { " (shadow)" } else { "" };
     format!("{}{much} {}{shadow}", at("name").unwrap_or_default(), at("scope").unwrap_or_else(|| "Local".to_owned()))
+}
+
+/// `Deny`, `Allow (shadow)`.
+fn action(item: &Value) -> String {
+    let action = item.pointer("/spec/action").map_or_else(|| "Allow".to_owned(), text);
+    if item.pointer("/spec/mode").and_then(Value::as_str) == Some("Shadow") { format!("{action} (shadow)") } else { action }
+}
+
+/// The names of an AuthorizationPolicy's rules, their numbers where they have none.
+fn rules(item: &Value) -> String {
+    let rules = item.pointer("/spec/rules").and_then(Value::as_array).into_iter().flatten().enumerate();
+    let names: Vec<String> = rules.map(|(index, rule)| rule.get("name").map_or_else(|| index.to_string(), text)).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 fn declared(item: &Value) -> String {

@@ -1,6 +1,7 @@
 //! Resources and registry in, units out: one pure function, used by the control plane to push and by the command line to
 //! check. Whatever is missing in the world is taken, with the Gateway API's answer to it: the world changes later.
 
+mod authorization;
 mod egress;
 mod fault;
 mod gateway;
@@ -28,6 +29,7 @@ pub use whole::snapshot;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::name::{GatewayName, Namespace, ServiceName, ServicePort, WorkloadName};
 use crate::resource::Resources;
@@ -163,6 +165,7 @@ pub fn inbound(world: &World<'_>, name: &WorkloadName) -> Option<InboundUnit> {
         ports,
         withdrawn: workload.withdrawn,
         limits: service.map(|service| rate_limit::of_service(world, service)).unwrap_or_default(),
+        authorization: Arc::new(service.map(|service| authorization::of_service(world, service)).unwrap_or_default()),
     })
 }
 

@@ -16,7 +16,7 @@ use crate::snapshot::{HostPattern, Protocol};
 
 use super::listeners::{Bound, CONTROLLER, Frame, gateway_of};
 use super::reference::Problem;
-use super::{World, egress, outbound, rate_limit, tls};
+use super::{World, authorization, egress, outbound, rate_limit, tls};
 
 /// A condition, with the Gateway API's reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +74,11 @@ pub fn status(world: &World<'_>, resource: &Resource) -> Option<Value> {
         Spec::BackendTlsPolicy(policy) => Some(backend_tls(world, metadata, policy)),
         Spec::EgressPolicy(policy) => {
             let unresolved = egress::unresolved(world, metadata, policy);
+            let resolved = Condition::of("ResolvedRefs", unresolved.as_ref(), metadata);
+            Some(json!({ "conditions": [Condition::of("Accepted", None, metadata), resolved] }))
+        }
+        Spec::AuthorizationPolicy(policy) => {
+            let unresolved = authorization::unresolved(world, metadata, policy);
             let resolved = Condition::of("ResolvedRefs", unresolved.as_ref(), metadata);
             Some(json!({ "conditions": [Condition::of("Accepted", None, metadata), resolved] }))
         }

@@ -15,12 +15,13 @@ mod tree;
 pub use check::{Options, beyond_envoy, check, over};
 pub use diagnostic::{Diagnostic, Severity};
 pub use kinds::{
-    About, AllowedRoutes, AuthenticationPolicy, BackendRef, BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy,
-    EgressTarget, FaultPolicy, FaultTarget, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute,
-    Listener, ListenerProtocol, ListenerSet, ListenerTls, Mode, NamespacesFrom, ObjectRef, ParentRef, PathModifier, PolicyTarget,
-    RateLimitPolicy, RateLimitTarget, ReferenceGrant, RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Set, SettingNames, Settings,
-    Spec, Subset, TlsMode, TlsPolicyTarget, TrafficPolicy, TrafficTarget, TransportRoute, TransportRouteRule, Validation, Workload,
-    WorkloadPort, WrittenCounted, WrittenLimit, WrittenService,
+    About, AllowedRoutes, AuthenticationPolicy, AuthorizationPolicy, AuthorizationTarget, BackendRef, BackendTlsPolicy, ConfigMap,
+    EGRESS_PROTOCOL, EgressAllow, EgressPolicy, EgressTarget, FaultPolicy, FaultTarget, Gateway, GatewayAddress, GatewayClass, Grant,
+    GrantFrom, GrantTo, HttpFilter, HttpRoute, IdentityOf, Listener, ListenerProtocol, ListenerSet, ListenerTls, Mode, NamespacesFrom,
+    ObjectRef, ParentRef, PathModifier, PolicyTarget, RateLimitPolicy, RateLimitTarget, ReferenceGrant, RouteRetry, RouteRule, Secret,
+    Service, ServicePortSpec, Set, SettingNames, Settings, Spec, Subset, TlsMode, TlsPolicyTarget, TrafficPolicy, TrafficTarget,
+    TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort, WrittenAccessRule, WrittenCounted, WrittenIdentity,
+    WrittenLimit, WrittenOperation, WrittenService, WrittenSource,
 };
 pub use nearest::nearest;
 pub use read::{ANY_SERVICE, Document, read, stored};
@@ -95,6 +96,8 @@ kinds! {
     Workload = "Workload", LORICA_API, "workloads", "wl";
     /// How callers of services prove who they are.
     AuthenticationPolicy = "AuthenticationPolicy", LORICA_API, "authenticationpolicies", "authn";
+    /// Who may do what.
+    AuthorizationPolicy = "AuthorizationPolicy", LORICA_API, "authorizationpolicies", "authz";
     /// How calls are balanced, limited, timed and tried again.
     TrafficPolicy = "TrafficPolicy", LORICA_API, "trafficpolicies", "tp";
     /// What may leave the mesh.
@@ -342,6 +345,13 @@ impl Resources {
     pub fn traffic(&self) -> impl Iterator<Item = (&Metadata, &TrafficPolicy)> {
         self.of_kind(Kind::TrafficPolicy).filter_map(|resource| {
             if let Spec::TrafficPolicy(policy) = &resource.spec { Some((&resource.metadata, &**policy)) } else { None }
+        })
+    }
+
+    /// All authorization policies.
+    pub fn authorization(&self) -> impl Iterator<Item = (&Metadata, &AuthorizationPolicy)> {
+        self.of_kind(Kind::AuthorizationPolicy).filter_map(|resource| {
+            if let Spec::AuthorizationPolicy(policy) = &resource.spec { Some((&resource.metadata, policy)) } else { None }
         })
     }
 

@@ -1,10 +1,11 @@
 //! The inbound of one workload: what its proxy takes in, and how.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Protocol, RateLimit};
+use super::{Authorization, Protocol, RateLimit};
 use crate::name::{Label, ServiceName, ServicePort, WorkloadName};
 use crate::spiffe::SpiffeId;
 
@@ -30,6 +31,13 @@ pub struct InboundUnit {
     /// How many requests may come to its ports for HTTP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<RateLimit>,
+    /// Who may do what at its ports. Shared, as what callers may do refers to it.
+    #[serde(default, skip_serializing_if = "is_open")]
+    pub authorization: Arc<Authorization>,
+}
+
+fn is_open(authorization: &Arc<Authorization>) -> bool {
+    authorization.is_empty()
 }
 
 /// One app port of a workload.

@@ -5,6 +5,7 @@
 //! Nothing here knows where a resource was stored, or what time it is.
 
 mod attempt;
+mod authorization;
 mod egress;
 mod endpoint;
 mod fault;
@@ -25,6 +26,10 @@ pub mod lease;
 pub mod route;
 
 pub use attempt::{Affinity, HashOn, Hedge, Pause, Retry, RetryOn, Timeouts};
+pub use authorization::{
+    Access, AccessAction, AccessCaller, AccessPolicy, AccessRule, Among, Authorization, ByPolicy, Denial, IdentityPattern, Noted,
+    Operation, PathPattern, PathPatternError, Permissions, Reading, Source,
+};
 pub use egress::{EgressCaller, EgressHost, EgressRule, EgressUnit, Unlisted, Verdict, is_special, listed};
 pub use endpoint::{Endpoint, EndpointSet, Locality, LocalityError, Transport};
 pub use fault::{

@@ -13,12 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::exposition::{Family, Kind, Sample, Value};
 use crate::record::{Called, OTHER, Party, Protocol, Record, Reporter, Security, UNKNOWN};
 
+mod access;
 mod cells;
 mod limits;
 mod own;
 #[cfg(test)]
 mod tests;
 
+pub use access::AccessCounts;
 pub use cells::{BYTES_BOUNDS, DURATION_BOUNDS};
 pub use limits::LimitCounts;
 pub use own::{Counter, Held, OwnMetric};
@@ -106,6 +108,7 @@ pub struct MetricsRegistry {
     workers: AtomicUsize,
     own: own::Numbers,
     limits: limits::Limits,
+    access: access::Policies,
 }
 
 impl MetricsRegistry {
@@ -182,6 +185,7 @@ impl MetricsRegistry {
         ];
         families.extend(self.own.families());
         families.push(self.limits.family());
+        families.push(self.access.family());
         families
     }
 }
@@ -300,6 +304,12 @@ impl WorkerMetrics {
     #[must_use]
     pub fn limit(&self, policy: &str, limit: &str) -> Arc<LimitCounts> {
         self.registry.limits.counts(policy, limit)
+    }
+
+    /// What an AuthorizationPolicy of this name said of calls.
+    #[must_use]
+    pub fn access(&self, policy: String) -> Arc<AccessCounts> {
+        self.registry.access.counts(policy)
     }
 
     /// Adds to one of our own counters. `value` is that of its label, empty where it has none.

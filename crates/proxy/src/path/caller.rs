@@ -2,13 +2,15 @@
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use lorica_identity::PeerIdentity;
 use lorica_model::name::ServicePort;
-use lorica_model::snapshot::{HostPattern, InboundPort};
+use lorica_model::snapshot::{Authorization, HostPattern, InboundPort};
 
+use super::authorize::{Granted, Remembered};
 use super::clean;
 use super::record::Sides;
 use crate::view::Reach;
@@ -31,6 +33,8 @@ pub struct Caller {
     pub certificate: Option<Bytes>,
     /// How the called service port is reached, and the number of the view that said so.
     reach: RefCell<Option<(u64, Arc<Reach>)>>,
+    /// What it may do.
+    granted: Remembered,
 }
 
 /// The side of the proxy that a connection came to.
@@ -94,7 +98,7 @@ impl Caller {
     pub fn new(worker: &Worker, entry: Entry, remote: SocketAddr, local: SocketAddr, server_name: Option<String>) -> Self {
         let sides = worker.parties.sides(worker, &entry);
         let certificate = entry.peer().zip(worker.epoch()).map(|(peer, own)| clean::client_certificate(peer, own.svid().id()));
-        Self { entry, remote, local, server_name, sides, certificate, reach: RefCell::default() }
+        Self { entry, remote, local, server_name, sides, certificate, reach: RefCell::default(), granted: Remembered::default() }
     }
 
     /// How the called service port is reached, if that is remembered of the view of this number.
@@ -106,6 +110,11 @@ impl Caller {
     /// Remembers how the called service port is reached.
     pub fn remember(&self, view: u64, reach: Arc<Reach>) {
         *self.reach.borrow_mut() = Some((view, reach));
+    }
+
+    /// What it may do by these policies, worked out by `make` once.
+    pub fn granted(&self, authorization: &Arc<Authorization>, make: impl FnOnce() -> Granted) -> Rc<Granted> {
+        self.granted.get(authorization, make)
     }
 
     /// The caller's virtual address, attested by the CA, by which the app sees it.

@@ -1,6 +1,6 @@
 //! One exchange, top to bottom: a request that came in, what was decided about it, and the answer that went back.
 //!
-//! clean → route → limit → fault → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
+//! clean → route → authorize → limit → fault → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
 //! written once, when the exchange is over or dropped.
 
 use std::cell::RefCell;
@@ -13,6 +13,7 @@ use lorica_model::reason::{Reason, Side};
 use lorica_model::snapshot::HttpRule;
 
 use super::accept::Boxed;
+use super::authorize;
 use super::caller::{Caller, Entry};
 use super::clean;
 use super::deadline::{self, Told};
@@ -53,7 +54,8 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
         #[cfg(not(feature = "http3"))]
         let alternative: Option<String> = None;
         let mut decided = None;
-        let passed = pass(worker, caller, &head, &mut body, &mut responder, alternative.as_deref(), &mut decided, &mut record).await;
+        let passing = pass(worker, caller, &head, &mut body, &mut responder, alternative.as_deref(), &mut decided, &mut record);
+        let passed = authorize::while_allowed(worker, caller, &head, passing).await;
         record.received(body.received);
         if let Err(failure) = passed {
             record.fail(&failure);
@@ -104,6 +106,7 @@ async fn pass<'x>(
         Decided::Way(way) => way,
         Decided::Answer(answer, rule) => {
             record.rule(&rule);
+            authorize::request(worker, caller, head, Some(&rule))?;
             let responder = responder.take().ok_or_else(|| Failure::from(Reason::ClientClosed).answered())?;
             respond::answer(responder, head, answer, &rule, alternative, record).await;
             return Ok(());
@@ -116,6 +119,7 @@ async fn pass<'x>(
     };
     *decided = way.rule.as_ref().map(|(rule, drawn)| (rule.clone(), Some(*drawn)));
     record.way(&way);
+    authorize::request(worker, caller, head, way.rule.as_ref().map(|(rule, _)| &**rule))?;
     // Held to the end: of what counts requests under way, this is one.
     let _held = limit::hold(worker, caller, head, &way).await?;
     if let Some(call) = way.grpc_web {

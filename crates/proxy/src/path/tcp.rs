@@ -10,6 +10,7 @@ use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Origin, Transport, hash};
 
 use super::accept::Boxed;
+use super::authorize;
 use super::caller::{Caller, Entry};
 use super::connect::{self, Connected, NotConnected};
 use super::fault;
@@ -157,12 +158,22 @@ pub fn inbound<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, mut stream: Strea
     Box::pin(async move {
         let mut record = ConnectionRecord::begin(worker, caller);
         let Entry::Inbound { port, .. } = &caller.entry else { return };
+        if let Err(failure) = authorize::connection(worker, caller) {
+            record.fail(failure.reason, failure.detail);
+            return stream.reset_on_close();
+        }
         match worker.app.connect(port.app_port, caller.virtual_address()).await {
             Ok(mut app) => {
                 record.app(&app);
                 let read = Read { client: sent, upstream: Bytes::new() };
-                let relayed = worker.until_ended(relay(&mut stream, &mut app, read, Some(TCP_IDLE))).await;
-                record.end(relayed);
+                let relaying = worker.until_ended(relay(&mut stream, &mut app, read, Some(TCP_IDLE)));
+                let denied = tokio::select! {
+                    biased;
+                    relayed = relaying => return record.end(relayed),
+                    denied = authorize::until_denied(worker, caller) => denied,
+                };
+                record.fail(denied.reason, denied.detail);
+                stream.reset_on_close();
             }
             Err(error) => {
                 record.fail(Reason::ConnectFailed, error.to_string());

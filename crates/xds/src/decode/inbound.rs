@@ -32,7 +32,8 @@ fn read(at: &At<'_>, listener: Listener) -> Result<InboundUnit, Fault> {
     });
     at.equal("bind_to_port", &bind_to_port, &no())?;
     at.equal("traffic_direction", &traffic_direction, &TrafficDirection::Inbound.into())?;
-    let InboundFacts { workload, service, account, identity, virtual_v4, virtual_v6, withdrawn, limits } = facts(at, metadata)?;
+    let InboundFacts { workload, service, account, identity, virtual_v4, virtual_v6, withdrawn, limits, authorization } =
+        facts(at, metadata)?;
     at.equal("name", &name, &inbound_name(&workload))?;
     let mut ports = Vec::new();
     let mut chains = filter_chains.into_iter().enumerate();
@@ -48,7 +49,18 @@ fn read(at: &At<'_>, listener: Listener) -> Result<InboundUnit, Fault> {
         }
         ports.push(port);
     }
-    Ok(InboundUnit { workload, service, account, identity, virtual_v4, virtual_v6, ports, withdrawn, limits })
+    Ok(InboundUnit {
+        workload,
+        service,
+        account,
+        identity,
+        virtual_v4,
+        virtual_v6,
+        ports,
+        withdrawn,
+        limits,
+        authorization: authorization.unwrap_or_default(),
+    })
 }
 
 fn same(at: &At<'_>, chain: Option<FilterChain>, expected: Option<FilterChain>) -> Result<(), Fault> {

@@ -39,6 +39,7 @@ pub fn inbound(unit: &InboundUnit) -> Resource {
         virtual_v6: unit.virtual_v6,
         withdrawn: unit.withdrawn,
         limits: unit.limits.clone(),
+        authorization: Some(unit.authorization.clone()).filter(|authorization| !authorization.is_empty()),
     };
     let name = inbound_name(&unit.workload);
     let listener = Listener {

@@ -78,7 +78,8 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     let affinity = rule.forward().filter(|_| dialect == Dialect::Envoy).and_then(attempt::affinity);
     let typed_per_filter_config = filter::per_filter(&rule.filters, &faults).into_iter().chain(asked).chain(affinity).collect();
     let limits = rule.filters.limits.clone();
-    let facts = RouteFacts { origin: (*rule.origin).clone(), prefix, path, cors, unanswered, limits, attempt, faults };
+    let authorization = rule.filters.authorization.clone();
+    let facts = RouteFacts { origin: (*rule.origin).clone(), prefix, path, cors, unanswered, limits, attempt, faults, authorization };
     let (request_headers_to_add, request_headers_to_remove) = filter::header_edits(&rule.filters.request);
     let (response_headers_to_add, response_headers_to_remove) = filter::header_edits(&rule.filters.response);
     Route {

@@ -1,5 +1,6 @@
 //! What only all resources together can tell: a change is held against the world it would make.
 
+mod authorization;
 mod fault;
 mod gateway;
 mod overlap;
@@ -16,7 +17,9 @@ use crate::name::ServiceName;
 use crate::snapshot::Protocol;
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::kinds::{EGRESS_PROTOCOL, EgressPolicy, EgressTarget, Listener, ListenerProtocol, ServicePortSpec, Spec, TlsPolicyTarget};
+use super::kinds::{
+    EGRESS_PROTOCOL, EgressPolicy, EgressTarget, Listener, ListenerProtocol, ObjectRef, ServicePortSpec, Spec, TlsPolicyTarget,
+};
 use super::nearest::nearest;
 use super::read::Document;
 use super::{Kind, Metadata, Resources};
@@ -101,6 +104,7 @@ impl Checked<'_> {
                     self.service(&ServiceName::new(metadata.namespace.clone(), target.name.clone()), &target.span);
                 }
             }
+            Spec::AuthorizationPolicy(policy) => self.authorization(metadata, policy),
             Spec::TrafficPolicy(policy) => self.traffic(metadata, policy),
             Spec::EgressPolicy(policy) => self.egress(metadata, policy),
             Spec::RateLimitPolicy(policy) => self.rate_limits(metadata, policy),
@@ -161,6 +165,19 @@ impl Checked<'_> {
             format!("port {} speaks TLS, and nothing says whom to trust there: calls would fail", port.port),
             Some(hint),
         );
+    }
+
+    /// Whether an object that is named is there.
+    fn object(&mut self, kind: Kind, metadata: &Metadata, named: &ObjectRef) -> bool {
+        let name = &named.name;
+        if self.after.of(kind, &metadata.namespace, name).is_some() {
+            return true;
+        }
+        let neighbours = self.after.of_kind(kind).filter(|found| found.metadata.namespace == metadata.namespace);
+        let hint =
+            nearest(name.as_str(), neighbours.map(|found| found.metadata.name.as_str())).map(|near| format!("did you mean `{near}`?"));
+        self.missing(&named.span, format!("there is no {kind} `{name}.{}`", metadata.namespace), hint);
+        false
     }
 
     /// The ports of a service that must be there.

@@ -2,7 +2,6 @@
 
 use crate::name::ServiceName;
 use crate::resource::kinds::{RateLimitPolicy, RateLimitTarget, Spec};
-use crate::resource::nearest::nearest;
 use crate::resource::{Kind, Metadata};
 use crate::snapshot::{KeyPart, Protocol};
 
@@ -13,7 +12,7 @@ impl Checked<'_> {
         for target in &policy.targets {
             match target.kind {
                 Kind::Service => self.limited_service(metadata, target),
-                Kind::Gateway => drop(self.limited(metadata, target)),
+                Kind::Gateway => drop(self.object(target.kind, metadata, &target.object)),
                 _ => self.limited_route(metadata, target),
             }
         }
@@ -49,7 +48,7 @@ impl Checked<'_> {
     }
 
     fn limited_route(&mut self, metadata: &Metadata, target: &RateLimitTarget) {
-        if !self.limited(metadata, target) {
+        if !self.object(target.kind, metadata, &target.object) {
             return;
         }
         let found = self.after.of(target.kind, &metadata.namespace, &target.object.name);
@@ -61,18 +60,5 @@ impl Checked<'_> {
             let found = self.wrong(&target.object.span, message).hint(hint);
             self.found.push(found);
         }
-    }
-
-    /// Whether the target is there.
-    fn limited(&mut self, metadata: &Metadata, target: &RateLimitTarget) -> bool {
-        let (kind, name) = (target.kind, &target.object.name);
-        if self.after.of(kind, &metadata.namespace, name).is_some() {
-            return true;
-        }
-        let neighbours = self.after.of_kind(kind).filter(|found| found.metadata.namespace == metadata.namespace);
-        let hint =
-            nearest(name.as_str(), neighbours.map(|found| found.metadata.name.as_str())).map(|near| format!("did you mean `{near}`?"));
-        self.missing(&target.object.span, format!("there is no {kind} `{name}.{}`", metadata.namespace), hint);
-        false
     }
 }

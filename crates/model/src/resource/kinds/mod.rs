@@ -1,5 +1,6 @@
 //! What each kind means, checked: the only form in which the rest of the program sees a resource.
 
+mod authorization;
 mod egress;
 mod fault;
 mod gateway;
@@ -7,6 +8,9 @@ mod rate_limit;
 mod route;
 mod traffic;
 
+pub use authorization::{
+    AuthorizationPolicy, AuthorizationTarget, IdentityOf, WrittenAccessRule, WrittenIdentity, WrittenOperation, WrittenSource,
+};
 pub use egress::{EgressAllow, EgressPolicy, EgressTarget};
 pub use fault::{FaultPolicy, FaultTarget};
 pub use gateway::{
@@ -35,6 +39,8 @@ pub enum Spec {
     Workload(Workload),
     /// `AuthenticationPolicy`.
     AuthenticationPolicy(AuthenticationPolicy),
+    /// `AuthorizationPolicy`.
+    AuthorizationPolicy(AuthorizationPolicy),
     /// `TrafficPolicy`.
     TrafficPolicy(Box<TrafficPolicy>),
     /// `EgressPolicy`.

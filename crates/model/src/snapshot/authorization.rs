@@ -1,0 +1,298 @@
+//! Who may do what, and the decision of it: pure functions of the policies, the caller, and what it asks for.
+//!
+//! In: the policies that hold at one place, in order of age. For a caller they become its [`Permissions`], once; each request is then held against
+//! these. Deny comes before allow, and where any policy allows something, what none allows is denied.
+
+mod index;
+mod path;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{FieldMatch, HostPattern, Origin, route, without_port};
+use crate::head::RequestHead;
+use crate::name::Namespace;
+use crate::spiffe::{SpiffeId, TrustDomain};
+
+pub use index::Permissions;
+pub use path::{PathPattern, PathPatternError, Reading};
+
+/// The policies that hold at one place: for the calls to a service, or for those of a rule at a gateway.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Authorization {
+    /// The oldest first.
+    pub policies: Vec<AccessPolicy>,
+}
+
+impl Authorization {
+    /// Whether nobody has said anything: every caller that proved an identity may do everything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.policies.is_empty()
+    }
+
+    /// Whether what a caller may do depends on the address that it comes from.
+    #[must_use]
+    pub fn looks_at_addresses(&self) -> bool {
+        self.policies.iter().flat_map(|policy| &policy.rules).flat_map(|rule| &rule.from).any(|source| !source.addresses.is_empty())
+    }
+}
+
+/// One policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessPolicy {
+    /// The resource that it was written in.
+    pub origin: Arc<Origin>,
+    /// What becomes of what its rules mean.
+    pub action: AccessAction,
+    /// Whether it is only counted what it would have denied.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shadow: bool,
+    /// What it is about. Without any: nothing.
+    pub rules: Vec<AccessRule>,
+}
+
+impl AccessPolicy {
+    /// What tells it apart in the mesh: `NAME.NAMESPACE`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.origin.name, self.origin.namespace)
+    }
+}
+
+/// What becomes of what a policy's rules mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AccessAction {
+    /// It is denied.
+    Deny,
+    /// It is allowed, and what no rule of such a policy means is denied.
+    Allow,
+    /// It is written down.
+    Audit,
+}
+
+/// What a policy means: calls of any of its sources that do any of its operations.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessRule {
+    /// Its name, or its number where it has none.
+    pub name: String,
+    /// The callers; none: all, those without an identity too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<Source>,
+    /// What they do; none: anything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub to: Vec<Operation>,
+}
+
+/// What something must be one of, and what it may not be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Among<T> {
+    /// One of these; none: any.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub any: Vec<T>,
+    /// None of these.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub none: Vec<T>,
+}
+
+impl<T> Default for Among<T> {
+    fn default() -> Self {
+        Self { any: Vec::new(), none: Vec::new() }
+    }
+}
+
+impl<T> Among<T> {
+    /// Whether nothing is said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.any.is_empty() && self.none.is_empty()
+    }
+
+    fn holds(&self, is: impl Fn(&T) -> bool) -> bool {
+        (self.any.is_empty() || self.any.iter().any(&is)) && !self.none.iter().any(is)
+    }
+}
+
+/// Callers: all that is said must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Source {
+    /// The identity that it proved. A caller without one is none of any.
+    #[serde(skip_serializing_if = "Among::is_empty")]
+    pub identities: Among<IdentityPattern>,
+    /// The namespace of that identity, in the mesh's own trust domain.
+    #[serde(skip_serializing_if = "Among::is_empty")]
+    pub namespaces: Among<Namespace>,
+    /// The address that the connection came from: of a workload of the mesh its own, not its host's.
+    #[serde(skip_serializing_if = "Among::is_empty")]
+    pub addresses: Among<IpNet>,
+}
+
+/// Identities that are meant.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdentityPattern {
+    /// This one.
+    Exact(SpiffeId),
+    /// All of a namespace.
+    Namespace(TrustDomain, Namespace),
+    /// All of a trust domain.
+    TrustDomain(TrustDomain),
+    /// Whoever proved one.
+    Any,
+}
+
+impl IdentityPattern {
+    /// Whether it means `id`.
+    #[must_use]
+    pub fn takes(&self, id: &SpiffeId) -> bool {
+        match self {
+            Self::Exact(exact) => exact == id,
+            Self::Namespace(domain, namespace) => {
+                id.trust_domain() == domain && id.account().is_some_and(|(of, _)| of == namespace.as_str())
+            }
+            Self::TrustDomain(domain) => id.trust_domain() == domain,
+            Self::Any => true,
+        }
+    }
+}
+
+/// What is done: all that is said must hold. Of connections whose bytes are not looked at only the port is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Operation {
+    /// The method.
+    #[serde(skip_serializing_if = "Among::is_empty")]
+    pub methods: Among<String>,
+    /// The path, without the query.
+    #[serde(skip_serializing_if = "Among::is_empty")]
+    pub paths: Among<PathPattern>,
+    /// The host, without its port.
+    #[serde(skip_serializing_if = "Among::is_empty")]
+    pub hosts: Among<HostPattern>,
+    /// The service port that is called; at a gateway its listener's.
+    #[serde(skip_serializing_if = "Among::is_empty")]
+    pub ports: Among<u16>,
+    /// Header fields that are there with these values.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<FieldMatch>,
+}
+
+impl Operation {
+    /// Whether it asks for anything that only a request of HTTP has.
+    #[must_use]
+    pub fn is_of_http(&self) -> bool {
+        !(self.methods.is_empty() && self.paths.is_empty() && self.hosts.is_empty() && self.headers.is_empty())
+    }
+
+    /// Whether a request does it, read as `path` says. `loosely`: as a denial means it, which rather takes too much.
+    fn is_done(&self, access: &Access<'_>, path: Option<&str>, loosely: bool) -> bool {
+        if !self.ports.holds(|port| *port == access.port) {
+            return false;
+        }
+        let Some(head) = access.head else { return loosely || !self.is_of_http() };
+        let takes = |pattern: &PathPattern| path.is_some_and(|path| pattern.takes(path, loosely));
+        self.methods.holds(|method| method == method_of(head))
+            && self.paths.any.iter().any(takes) | self.paths.any.is_empty()
+            // What is left out is left out strictly where that denies more.
+            && !self.paths.none.iter().any(|pattern| path.is_none_or(|path| pattern.takes(path, !loosely)))
+            && (self.hosts.is_empty() || self.takes_host(head))
+            && self.headers.iter().all(|field| route::header_matches(field, head))
+    }
+
+    fn takes_host(&self, head: &RequestHead) -> bool {
+        let host = without_port(head.authority()).to_ascii_lowercase();
+        self.hosts.holds(|pattern| pattern.takes(&host))
+    }
+}
+
+/// The method that the app sees: a stream that opens a WebSocket in HTTP/2 comes as CONNECT and arrives as GET.
+fn method_of(head: &RequestHead) -> &str {
+    if head.protocol().is_some() { "GET" } else { head.method() }
+}
+
+/// Who calls, as far as it stays the same on a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct AccessCaller<'c> {
+    /// The identity that it proved.
+    pub identity: Option<&'c SpiffeId>,
+    /// The address that it came from.
+    pub address: IpAddr,
+    /// The trust domain of the mesh.
+    pub trust_domain: Option<&'c TrustDomain>,
+}
+
+impl Source {
+    fn takes(&self, caller: &AccessCaller<'_>) -> bool {
+        let identity = caller.identity;
+        let is = |pattern: &IdentityPattern| identity.is_some_and(|id| pattern.takes(id));
+        let own = identity.filter(|id| caller.trust_domain.is_none_or(|own| id.trust_domain() == own));
+        let namespace = own.and_then(SpiffeId::account).map(|(namespace, _)| namespace);
+        let address = caller.address.to_canonical();
+        self.identities.holds(is)
+            && self.namespaces.holds(|known| namespace == Some(known.as_str()))
+            && self.addresses.holds(|network| network.contains(&address))
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Access<'a> {
+    /// The head of the request; none of a connection whose bytes are not looked at.
+    pub head: Option<&'a RequestHead>,
+    /// The service port that is called; at a gateway its listener's.
+    pub port: u16,
+}
+
+/// Which rule of which policy decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByPolicy<'p> {
+    /// The policy.
+    pub policy: &'p AccessPolicy,
+    /// The rule; none where the policy denies because none of its rules means the call.
+    pub rule: Option<&'p AccessRule>,
+}
+
+impl fmt::Display for ByPolicy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.policy.origin.name, self.policy.origin.namespace)?;
+        self.rule.map_or(Ok(()), |rule| write!(f, "/{}", rule.name))
+    }
+}
+
+/// Why a call is denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denial<'p> {
+    /// A rule denies it.
+    Denied(ByPolicy<'p>),
+    /// Policies allow something, and none of them this. The oldest is named.
+    NotAllowed(ByPolicy<'p>),
+    /// Its path can be read in several ways, and rules look at paths.
+    Ambiguous {
+        /// What in it is so.
+        why: &'static str,
+    },
+}
+
+/// What is told of a call besides whether it may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted<'p> {
+    /// A rule that only writes down means it.
+    Audited(ByPolicy<'p>),
+    /// A policy that is tried would have denied it.
+    WouldDeny(ByPolicy<'p>),
+    /// A policy that is tried would have let it pass.
+    WouldPass(&'p AccessPolicy),
+}
+
+#[cfg(test)]
+mod tests;
