@@ -76,6 +76,20 @@ impl Connection {
         Ok(std::mem::take(&mut self.ahead))
     }
 
+    /// Reads until the connection is cut off: closed or reset.
+    ///
+    /// # Errors
+    /// It fell silent instead; the error shows what it had sent.
+    pub async fn cut_off(&mut self) -> anyhow::Result<Vec<u8>> {
+        loop {
+            match timeout(PATIENCE, self.stream.read_buf(&mut self.ahead)).await {
+                Ok(Ok(1..)) => {}
+                Ok(_) => return Ok(std::mem::take(&mut self.ahead)),
+                Err(_) => bail!("nothing came for {PATIENCE:?} after {} bytes", self.ahead.len()),
+            }
+        }
+    }
+
     async fn more(&mut self) -> anyhow::Result<usize> {
         ensure!(self.ahead.len() < MOST, "more than {MOST} bytes came");
         let read = timeout(PATIENCE, self.stream.read_buf(&mut self.ahead)).await;

@@ -57,7 +57,9 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
         let passing = pass(worker, caller, &head, &mut body, &mut responder, alternative.as_deref(), &mut decided, &mut record);
         let passed = authorize::while_allowed(worker, caller, &head, passing).await;
         record.received(body.received);
-        if let Err(failure) = passed {
+        if let Err(mut failure) = passed {
+            // What ended it from outside does not know.
+            failure.answered |= record.is_answered();
             record.fail(&failure);
             match responder {
                 Some(responder) if !failure.answered => {

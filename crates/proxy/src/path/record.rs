@@ -371,6 +371,12 @@ impl<'x> ExchangeRecord<'x> {
         self.trailers(&response.fields);
     }
 
+    /// Whether an answer has begun.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.open.record.http.as_ref().is_some_and(|http| http.status != 0)
+    }
+
     /// The gRPC status, wherever it comes.
     pub fn trailers(&mut self, trailers: &Fields) {
         if let Some(status) = trailers.get_str("grpc-status").and_then(|status| status.parse().ok()) {
