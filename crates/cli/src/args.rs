@@ -1,5 +1,6 @@
 //! The command line as typed: what clap reads, and the small grammars of its values.
 
+mod authz;
 mod envoy;
 mod fault;
 mod proxy;
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use lorica_model::name::{Label, Namespace, ServiceName, ServicePort};
 use lorica_model::snapshot::{Locality, Protocol};
 
+pub use authz::{AskerArg, AuthzCanArgs, AuthzCommand, AuthzTestArgs, CallArg, ResourcesArgs};
 pub use envoy::{EnvoyArgs, EnvoyCommand};
 pub use fault::{CallerArg, DelayArg, DnsArg, FaultAddArgs, FaultCommand, FaultListArgs, FaultRemoveArgs, HeaderArg};
 pub use proxy::{BindArg, InboundArg, ProxyArgs, WorkersArg};
@@ -78,6 +80,9 @@ pub enum Command {
     /// Let calls fail on purpose, for a while.
     #[command(subcommand)]
     Fault(FaultCommand),
+    /// Who may do what: ask, and test.
+    #[command(subcommand)]
+    Authz(AuthzCommand),
     /// What policies do.
     #[command(subcommand)]
     Policy(PolicyCommand),

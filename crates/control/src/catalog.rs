@@ -179,6 +179,11 @@ impl Viewed {
                 let unit = compile::inbound(&world, self.workload.as_ref()?)?;
                 encode::inbound_routes(&unit).into_iter().find(|resource| resource.name == name)
             }
+            Kind::Extension if self.dialect == Dialect::Envoy => {
+                let unit = compile::inbound(&world, self.workload.as_ref()?)?;
+                encode::inbound_filters(&unit).into_iter().find(|resource| resource.name == name)
+            }
+            Kind::Extension => None,
             Kind::Listener if name == encode::CAPTURE && self.captures() => {
                 Some(encode::capture(&compile::egress(&world, self.workload.as_ref()?, &self.node.account)))
             }
@@ -204,7 +209,7 @@ impl Catalog for Viewed {
             Kind::Listener | Kind::Route => name.starts_with(encode::GATEWAY_PREFIX),
             // A user's private key goes to who runs a gateway that shows its certificate, and to nobody else.
             Kind::Secret => name != BUNDLE,
-            Kind::Cluster | Kind::Endpoints | Kind::Names => false,
+            Kind::Cluster | Kind::Endpoints | Kind::Names | Kind::Extension => false,
         };
         if of_gateway {
             return self.gateway().get(kind, name);

@@ -19,7 +19,10 @@ use lorica_model::reason::Reason;
 use lorica_model::snapshot::Protocol;
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use lorica_proxy::identity::control_channel;
-use lorica_xds::encode::{ACCESS_LOG, CONTROL_CLUSTER, GLOBAL_LIMITS, LIMIT_TIMEOUT, LOCAL_LIMITS, inbound_routes_name};
+use lorica_xds::encode::{
+    ACCESS_ALLOW, ACCESS_DENY, ACCESS_FILTERS, ACCESS_LOG, CONTROL_CLUSTER, GLOBAL_LIMITS, LIMIT_TIMEOUT, LOCAL_LIMITS,
+    inbound_filter_name, inbound_routes_name,
+};
 use lorica_xds::rate_limit::DOMAIN;
 use lorica_xds::{NodeMetadata, NodePort};
 use serde_json::{Value, json};
@@ -205,10 +208,19 @@ impl Member {
                 "set_current_client_cert_details": { "uri": true },
                 // Everything goes to the app, as far as policies let it.
                 "rds": { "config_source": { "ads": {}, "resource_api_version": "V3" }, "route_config_name": inbound_routes_name(&self.workload, port.app_port) },
-                "http_filters": limits().into_iter().chain([json!({ "name": "envoy.filters.http.router", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } })]).collect::<Vec<_>>(),
+                "http_filters": access().into_iter().chain(limits()).chain([json!({ "name": "envoy.filters.http.router", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } })]).collect::<Vec<_>>(),
             } })
             }
         };
+        // Who may connect, where bytes are not looked at; requests are judged by the connection manager's own filters.
+        let judged = ACCESS_FILTERS.map(|word| {
+            json!({ "name": inbound_filter_name(&self.workload, port.app_port, word), "config_discovery": {
+                "config_source": { "ads": {}, "resource_api_version": "V3" },
+                "type_urls": ["type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"],
+            } })
+        });
+        let bytes = matches!(port.protocol, Protocol::Tcp | Protocol::Detect);
+        let filters: Vec<Value> = judged.into_iter().filter(|_| bytes).chain([filter]).collect();
         let alpn: &[&str] = if matches!(port.protocol, Protocol::Tcp | Protocol::Detect) { &[] } else { &["h2", "http/1.1"] };
         json!({
             "name": name,
@@ -216,7 +228,7 @@ impl Member {
             "listener_filters": [{ "name": "envoy.filters.listener.tls_inspector", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" } }],
             "filter_chains": [{
                 "filter_chain_match": { "server_names": [service_port.sni()] },
-                "filters": [filter],
+                "filters": filters,
                 "transport_socket": { "name": "envoy.transport_sockets.tls", "typed_config": {
                     "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
                     "require_client_certificate": true,
@@ -254,6 +266,12 @@ fn access_log(target: Option<&str>) -> Value {
         }
     });
     log.into_iter().collect()
+}
+
+/// The filters that say who may do what, which do what routes say and nothing else.
+fn access() -> [Value; 2] {
+    [ACCESS_DENY, ACCESS_ALLOW]
+        .map(|name| json!({ "name": name, "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC" } }))
 }
 
 /// The filters for limits, which do what routes say and nothing else.

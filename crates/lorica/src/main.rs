@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         | Command::Diff(_)
         | Command::Split(_)
         | Command::Fault(_)
+        | Command::Authz(_)
         | Command::Policy(_)
         | Command::Get(_)
         | Command::Status(_)

@@ -17,11 +17,13 @@ pub enum Kind {
     Route,
     /// Names of a namespace: `envoy.data.dns.v3.DnsTable`.
     Names,
+    /// What a filter of an Envoy's own listener says: `envoy.config.core.v3.TypedExtensionConfig`.
+    Extension,
 }
 
 impl Kind {
     /// All kinds, in the order in which changes are sent: what is referred to goes before what refers to it.
-    pub const ALL: [Self; 6] = [Self::Secret, Self::Cluster, Self::Endpoints, Self::Listener, Self::Route, Self::Names];
+    pub const ALL: [Self; 7] = [Self::Secret, Self::Cluster, Self::Endpoints, Self::Listener, Self::Route, Self::Names, Self::Extension];
 
     /// The type URL.
     #[must_use]
@@ -33,6 +35,7 @@ impl Kind {
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
             Self::Names => "type.googleapis.com/envoy.data.dns.v3.DnsTable",
+            Self::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
         }
     }
 

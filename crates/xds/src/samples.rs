@@ -488,7 +488,7 @@ fn any_authorization() -> impl Strategy<Value = Authorization> {
     ]
     .boxed();
     let network = (any::<std::net::IpAddr>(), 0..=32u8).prop_map(|(address, length)| ipnet::IpNet::new(address, length).unwrap().trunc());
-    let source = (any_among(identity), any_among(any_namespace().boxed()), any_among(network.boxed()))
+    let source = (any_among(identity.clone()), any_among(identity), any_among(network.boxed()))
         .prop_map(|(identities, namespaces, addresses)| Source { identities, namespaces, addresses });
     let path = "(/([a-c]|\\{id\\})){1,3}(/\\*)?".prop_map(|text| text.parse::<PathPattern>().unwrap()).boxed();
     let host = prop_oneof!["[a-z]{1,4}", "\\*\\.[a-z]{1,4}"].prop_map(|text| HostPattern::of(&text)).boxed();

@@ -1,6 +1,7 @@
 //! The verbs that talk to a control plane, one file each.
 
 mod apply;
+mod authz;
 mod completions;
 mod delete;
 mod effective;
@@ -37,6 +38,7 @@ pub fn execute(command: Command, global: &Global, printer: &mut Printer) -> anyh
         Command::Delete(arguments) => runtime.block_on(delete::delete(&client()?, arguments, printer)),
         Command::Split(arguments) => runtime.block_on(split::split(&client()?, arguments, printer)),
         Command::Fault(command) => runtime.block_on(fault::fault(&client()?, command, printer)),
+        Command::Authz(command) => runtime.block_on(authz::authz(client, command, printer)),
         Command::Policy(PolicyCommand::Refused(arguments)) => runtime.block_on(refused::refused(&client()?, arguments, printer)),
         Command::Get(arguments) => runtime.block_on(get::get(&client()?, arguments, printer)),
         Command::Status(arguments) => runtime.block_on(status::status(&client()?, arguments, printer)),

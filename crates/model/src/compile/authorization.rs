@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::name::{GatewayName, ServiceName};
+use crate::name::{GatewayName, Namespace, ServiceName};
 use crate::resource::{
     AuthorizationPolicy, AuthorizationTarget, IdentityOf, Kind, Metadata, WrittenAccessRule, WrittenIdentity, WrittenSource,
 };
@@ -15,7 +15,7 @@ use super::rules::age;
 
 /// The policies that hold for calls to a service, the oldest first.
 #[must_use]
-pub(super) fn of_service(world: &World<'_>, service: &ServiceName) -> Authorization {
+pub fn of_service(world: &World<'_>, service: &ServiceName) -> Authorization {
     policies(world, |metadata, policy| {
         let named = |target: &AuthorizationTarget| target.kind == Kind::Service && target.object.name == service.name;
         metadata.namespace == service.namespace && (policy.targets.is_empty() || policy.targets.iter().any(named))
@@ -23,7 +23,7 @@ pub(super) fn of_service(world: &World<'_>, service: &ServiceName) -> Authorizat
 }
 
 /// Gives rules of a gateway the policies that hold for them: the gateway's own, and those of their routes.
-pub(super) fn at_gateway(world: &World<'_>, gateway: &GatewayName, rules: &mut [HttpRule]) {
+pub(super) fn at_gateway(world: &World<'_>, gateway: &GatewayName, port: u16, rules: &mut [HttpRule]) {
     if world.resources.authorization().next().is_none() {
         return;
     }
@@ -40,7 +40,7 @@ pub(super) fn at_gateway(world: &World<'_>, gateway: &GatewayName, rules: &mut [
                 }
             })
         });
-        rule.filters.authorization = Some(Arc::new(found)).filter(|found| !found.is_empty());
+        rule.filters.authorization = Some(Arc::new(found.at(port))).filter(|found| !found.is_empty());
     }
 }
 
@@ -76,9 +76,12 @@ fn rule(world: &World<'_>, index: usize, written: &WrittenAccessRule) -> AccessR
 
 fn source(world: &World<'_>, written: &WrittenSource) -> Source {
     let identities = |list: &[WrittenIdentity]| list.iter().map(|written| identity(world, &written.of)).collect();
+    let namespaces = |list: &[Namespace]| {
+        list.iter().map(|namespace| IdentityPattern::Namespace(world.trust_domain.clone(), namespace.clone())).collect()
+    };
     Source {
         identities: Among { any: identities(&written.identities.any), none: identities(&written.identities.none) },
-        namespaces: written.namespaces.clone(),
+        namespaces: Among { any: namespaces(&written.namespaces.any), none: namespaces(&written.namespaces.none) },
         addresses: written.addresses.clone(),
     }
 }

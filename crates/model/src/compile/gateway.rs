@@ -91,7 +91,7 @@ fn hosts<'w>(world: &World<'w>, frame: &Frame<'w>, listeners: &[&Bound<'w>], ent
             let mut rules: Vec<HttpRule> = rules.collect();
             let name = GatewayName::new(frame.metadata.namespace.clone(), frame.metadata.name.clone());
             rate_limit::at_gateway(world, &name, &mut rules);
-            authorization::at_gateway(world, &name, &mut rules);
+            authorization::at_gateway(world, &name, entrance.port, &mut rules);
             fault::meet(world, &frame.metadata.namespace, None, &mut rules);
             made.insert((*pattern).clone(), rules.into());
         }

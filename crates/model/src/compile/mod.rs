@@ -16,6 +16,7 @@ mod tls;
 mod traffic;
 mod whole;
 
+pub use authorization::of_service as authorization;
 pub use egress::{egress, egress_ports};
 pub use gateway::{backend_certificate, gateway};
 pub use listeners::{CLASS, CONTROLLER};

@@ -36,10 +36,18 @@ impl Authorization {
         self.policies.is_empty()
     }
 
-    /// Whether what a caller may do depends on the address that it comes from.
+    /// What of it is said of `port`: at a gateway, where the port of all requests is known, no rule need ask for it.
     #[must_use]
-    pub fn looks_at_addresses(&self) -> bool {
-        self.policies.iter().flat_map(|policy| &policy.rules).flat_map(|rule| &rule.from).any(|source| !source.addresses.is_empty())
+    pub fn at(mut self, port: u16) -> Self {
+        for policy in &mut self.policies {
+            policy.rules.retain_mut(|rule| {
+                let anything = rule.to.is_empty();
+                rule.to.retain(|operation| operation.ports.holds(|known| *known == port));
+                rule.to.iter_mut().for_each(|operation| operation.ports = Among::default());
+                anything || !rule.to.is_empty()
+            });
+        }
+        self
     }
 }
 
@@ -129,9 +137,9 @@ pub struct Source {
     /// The identity that it proved. A caller without one is none of any.
     #[serde(skip_serializing_if = "Among::is_empty")]
     pub identities: Among<IdentityPattern>,
-    /// The namespace of that identity, in the mesh's own trust domain.
+    /// The namespaces of which that identity is, in the same form.
     #[serde(skip_serializing_if = "Among::is_empty")]
-    pub namespaces: Among<Namespace>,
+    pub namespaces: Among<IdentityPattern>,
     /// The address that the connection came from: of a workload of the mesh its own, not its host's.
     #[serde(skip_serializing_if = "Among::is_empty")]
     pub addresses: Among<IpNet>,
@@ -206,7 +214,7 @@ impl Operation {
             // What is left out is left out strictly where that denies more.
             && !self.paths.none.iter().any(|pattern| path.is_none_or(|path| pattern.takes(path, !loosely)))
             && (self.hosts.is_empty() || self.takes_host(head))
-            && self.headers.iter().all(|field| route::header_matches(field, head))
+            && self.headers.iter().all(|field| if loosely { route::any_header_matches(field, head) } else { route::header_matches(field, head) })
     }
 
     fn takes_host(&self, head: &RequestHead) -> bool {
@@ -227,20 +235,14 @@ pub struct AccessCaller<'c> {
     pub identity: Option<&'c SpiffeId>,
     /// The address that it came from.
     pub address: IpAddr,
-    /// The trust domain of the mesh.
-    pub trust_domain: Option<&'c TrustDomain>,
 }
 
 impl Source {
     fn takes(&self, caller: &AccessCaller<'_>) -> bool {
         let identity = caller.identity;
         let is = |pattern: &IdentityPattern| identity.is_some_and(|id| pattern.takes(id));
-        let own = identity.filter(|id| caller.trust_domain.is_none_or(|own| id.trust_domain() == own));
-        let namespace = own.and_then(SpiffeId::account).map(|(namespace, _)| namespace);
         let address = caller.address.to_canonical();
-        self.identities.holds(is)
-            && self.namespaces.holds(|known| namespace == Some(known.as_str()))
-            && self.addresses.holds(|network| network.contains(&address))
+        self.identities.holds(is) && self.namespaces.holds(is) && self.addresses.holds(|network| network.contains(&address))
     }
 }
 

@@ -148,6 +148,13 @@ pub(super) fn header_matches(field: &FieldMatch, head: &RequestHead) -> bool {
     }
 }
 
+/// Whether any of several fields of one name has the value, or all of them joined: for who must rather take too much than too little.
+pub(super) fn any_header_matches(field: &FieldMatch, head: &RequestHead) -> bool {
+    let one = |value: &[u8]| std::str::from_utf8(value).is_ok_and(|value| value_matches(&field.value, value.trim()));
+    let values = head.fields.get_all(&field.name).flat_map(|value| std::iter::once(value).chain(value.split(|byte| *byte == b',')));
+    header_matches(field, head) || values.into_iter().any(one)
+}
+
 /// The first parameter of the name counts. Names and values are compared decoded.
 fn query_matches(field: &FieldMatch, head: &RequestHead) -> bool {
     let parameters = head.query().unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));

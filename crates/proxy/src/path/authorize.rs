@@ -129,7 +129,7 @@ fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, 
         Noted::WouldDeny(by) => count(by.policy, |counts| &counts.would_deny),
         Noted::WouldPass(policy) => count(policy, |counts| &counts.would_pass),
     });
-    let Err(denial) = verdict else { return Ok(()) };
+    let Err(denial) = verdict.map(drop) else { return Ok(()) };
     let (reason, detail, by) = match denial {
         Denial::Denied(by) => (Reason::AccessDenied, format!("the AuthorizationPolicy {by} denies it"), Some(by)),
         Denial::NotAllowed(by) => (Reason::AccessDenied, format!("no AuthorizationPolicy allows it; {by} does not"), Some(by)),
@@ -145,12 +145,10 @@ fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, 
 
 fn granted(worker: &Worker, caller: &Caller, authorization: Arc<Authorization>) -> Granted {
     let counts = authorization.policies.iter().map(|policy| worker.telemetry.metrics.access(policy.name())).collect();
-    let epoch = worker.epoch();
     let who = AccessCaller {
         identity: caller.entry.peer().map(|peer| &peer.id),
         // A workload of the mesh is seen by its own address, not by that of its host.
         address: caller.virtual_address().map_or_else(|| caller.remote.ip(), Into::into),
-        trust_domain: epoch.as_ref().map(|epoch| epoch.svid().id().trust_domain()),
     };
     Granted { permissions: Permissions::of(authorization, &who), counts }
 }

@@ -208,7 +208,7 @@ impl Known {
             Kind::Endpoints => said(&port.endpoints),
             Kind::Listener => said(&port.listener),
             Kind::Route => said(&port.route),
-            Kind::Secret | Kind::Names => None,
+            Kind::Secret | Kind::Names | Kind::Extension => None,
         };
         let mut versions: HashMap<String, String> = self
             .ports
@@ -224,7 +224,7 @@ impl Known {
                 versions.extend(self.listeners.iter().map(|(name, listener)| (name.clone(), listener.version.clone())));
             }
             Kind::Names => versions.extend(self.names.iter().map(|(name, (version, _))| (name.to_string(), version.clone()))),
-            Kind::Cluster | Kind::Endpoints | Kind::Route => {}
+            Kind::Cluster | Kind::Endpoints | Kind::Route | Kind::Extension => {}
         }
         versions
     }
@@ -285,6 +285,8 @@ impl Known {
                 self.names.insert(table.namespace.clone(), (version.clone(), Arc::new(table)));
                 return Ok(());
             }
+            // Never asked for.
+            Kind::Extension => return Ok(()),
             Kind::Cluster | Kind::Endpoints | Kind::Listener | Kind::Route => {}
         }
         let port: ServicePort = name.parse().map_err(|error: lorica_model::name::NameError| fault("name", &error.to_string()))?;
@@ -310,7 +312,7 @@ impl Known {
                 let rules = decode::rules(name, body)?.into();
                 self.ports.entry(port).or_default().route = Some(Said::Is(version, rules));
             }
-            Kind::Secret | Kind::Names => {}
+            Kind::Secret | Kind::Names | Kind::Extension => {}
         }
         Ok(())
     }
@@ -332,7 +334,7 @@ impl Known {
             Kind::Endpoints => port.endpoints = Some(Said::Absent),
             Kind::Listener => port.listener = Some(Said::Absent),
             Kind::Route => port.route = Some(Said::Absent),
-            Kind::Secret | Kind::Names => {}
+            Kind::Secret | Kind::Names | Kind::Extension => {}
         }
     }
 

@@ -134,6 +134,7 @@ fn refuses<M: Message + Name + Default>(path: &str, change: impl FnOnce(&mut M))
         Kind::Listener => outbound_listener(name, body).map(drop),
         Kind::Route => rules(name, body).map(drop),
         Kind::Names => names(name, body).map(drop),
+        Kind::Extension => Ok(()),
     };
     let rejected = rejected.unwrap_err();
     assert_eq!(rejected.path, path, "{rejected}");

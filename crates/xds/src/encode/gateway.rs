@@ -43,7 +43,7 @@ use super::certificate::{by_name, certificate, inline, shown};
 use super::egress::gateway_chain;
 use super::listener::{by_source, grpc_web_filter, listener_filter, manager, network_filter};
 use super::route::{cluster_name, host};
-use super::{Context, MISSING_PREFIX, address as socket, ads, fault, rate_limit, yes};
+use super::{Context, MISSING_PREFIX, address as socket, ads, authorization, fault, rate_limit, yes};
 use crate::facts::{EgressFacts, TransportFacts, metadata};
 use crate::node::Dialect;
 use crate::resource::pack;
@@ -189,7 +189,7 @@ impl Encoder<'_> {
             // Behind CORS, whose questions are none of gRPC's, and before faults, so that these answer in gRPC.
             manager.http_filters.insert(1, grpc_web_filter());
             // Before faults, too: who is one too many is not kept waiting.
-            manager.http_filters.splice(2..2, rate_limit::filters(limits()));
+            manager.http_filters.splice(2..2, authorization::filters().into_iter().chain(rate_limit::filters(limits())));
         }
         match (over, self.dialect) {
             (Over::Tcp, _) => {}

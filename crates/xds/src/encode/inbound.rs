@@ -3,7 +3,7 @@
 //! One filter chain an app port for mutual TLS, a second one where plaintext is taken too. They say in Envoy's words what
 //! the proxy does; what those words cannot say (the app's port behind it, the identity) is in the metadata.
 
-use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::core::v3::{TrafficDirection, TypedExtensionConfig};
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
 use envoy_types::pb::envoy::config::route::v3::{
     Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route::Action, route_action::ClusterSpecifier,
@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use lorica_model::name::{Label, Namespace, WorkloadName};
 use lorica_model::snapshot::{InboundPort, InboundUnit, MtlsMode, Version};
 
-use super::{Context, duration, listener, no, number, rate_limit, tls};
+use super::{Context, authorization, duration, listener, no, number, rate_limit, tls};
 use crate::facts::{InboundFacts, InboundPortFacts, metadata};
 use crate::node::NodeMetadata;
 use crate::resource::pack;
@@ -74,9 +74,31 @@ pub fn inbound_routes(unit: &InboundUnit) -> Vec<Resource> {
                 action.rate_limits = rate_limit::actions(&unit.limits);
             }
         }
-        Resource::new(Kind::Route, name, Version::of(&(port, &unit.limits)), &configuration)
+        configuration.typed_per_filter_config.extend(authorization::per_route(&unit.authorization, Some(port.service_port.port)));
+        Resource::new(Kind::Route, name, Version::of(&(port, &unit.limits, &unit.authorization)), &configuration)
     };
     unit.ports.iter().filter(|port| port.protocol.is_http()).map(one).collect()
+}
+
+/// The name of a filter of an Envoy's listener for an app port that takes bytes: `inbound/recording-7f3a2c.contact:5432/deny`.
+#[must_use]
+pub fn inbound_filter_name(workload: &WorkloadName, app_port: u16, word: &str) -> String {
+    format!("{}/{word}", inbound_routes_name(workload, app_port))
+}
+
+/// What those filters say that an Envoy has from its bootstrap: for each app port that takes bytes, who may connect.
+#[must_use]
+pub fn inbound_filters(unit: &InboundUnit) -> Vec<Resource> {
+    let of_port = |port: &InboundPort| {
+        let said = authorization::of_connections(&unit.authorization, port.service_port.port);
+        let version = Version::of(&(port, &unit.authorization));
+        said.map(|(word, config)| {
+            let name = inbound_filter_name(&unit.workload, port.app_port, word);
+            let extension = TypedExtensionConfig { name: name.clone(), typed_config: Some(config) };
+            Resource::new(Kind::Extension, name, version.clone(), &extension)
+        })
+    };
+    unit.ports.iter().filter(|port| !port.protocol.is_http()).flat_map(of_port).collect()
 }
 
 /// The filter chains of one app port: the one for mutual TLS, and the one for plaintext where that is taken.

@@ -22,7 +22,7 @@ use lorica_model::snapshot::{
 };
 
 use super::attempt::{self, AttemptFields};
-use super::{duration, envoy, fault, filter, number, rate_limit};
+use super::{authorization, duration, envoy, fault, filter, number, rate_limit};
 use crate::facts::{AttemptFacts, RouteFacts, metadata};
 use crate::node::Dialect;
 
@@ -64,6 +64,8 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     let (mut action, unanswered) = action(rule);
     let limits = if dialect == Dialect::Envoy { rule.filters.limits.as_slice() } else { &[] };
     let asked = rule.forward().into_iter().flat_map(|_| rate_limit::per_route(limits));
+    let judged = rule.filters.authorization.iter().filter(|_| dialect == Dialect::Envoy);
+    let judged = judged.flat_map(|authorization| authorization::per_route(authorization, None));
     if let Action::Route(action) = &mut action {
         action.rate_limits = rate_limit::actions(limits);
     }
@@ -76,7 +78,8 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     let attempt = rule.forward().filter(|_| unanswered.is_none()).map(AttemptFacts::of).unwrap_or_default();
     let faults = rule.forward().filter(|_| unanswered.is_none()).map(|forward| forward.faults.clone()).unwrap_or_default();
     let affinity = rule.forward().filter(|_| dialect == Dialect::Envoy).and_then(attempt::affinity);
-    let typed_per_filter_config = filter::per_filter(&rule.filters, &faults).into_iter().chain(asked).chain(affinity).collect();
+    let typed_per_filter_config =
+        filter::per_filter(&rule.filters, &faults).into_iter().chain(asked).chain(judged).chain(affinity).collect();
     let limits = rule.filters.limits.clone();
     let authorization = rule.filters.authorization.clone();
     let facts = RouteFacts { origin: (*rule.origin).clone(), prefix, path, cors, unanswered, limits, attempt, faults, authorization };

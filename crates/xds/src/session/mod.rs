@@ -404,7 +404,7 @@ impl Session {
         let referring: &[Kind] = match kind {
             Kind::Secret => &[Kind::Cluster, Kind::Listener, Kind::Route],
             Kind::Cluster | Kind::Endpoints => &[Kind::Listener, Kind::Route],
-            Kind::Listener | Kind::Route | Kind::Names => &[],
+            Kind::Listener | Kind::Route | Kind::Names | Kind::Extension => &[],
         };
         referring.iter().any(|kind| !self.kinds[kind.index()].is_settled())
     }

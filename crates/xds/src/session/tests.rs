@@ -48,12 +48,13 @@ fn kind_of(word: &str) -> Kind {
         "L" => Kind::Listener,
         "R" => Kind::Route,
         "N" => Kind::Names,
+        "X" => Kind::Extension,
         other => panic!("{other}"),
     }
 }
 
 fn word_of(type_url: &str) -> &'static str {
-    ["S", "C", "E", "L", "R", "N"][Kind::from_type_url(type_url).unwrap().index()]
+    ["S", "C", "E", "L", "R", "N", "X"][Kind::from_type_url(type_url).unwrap().index()]
 }
 
 struct Script {

@@ -76,11 +76,11 @@ impl Permissions {
         self.allowing.is_none() && self.deny.is_empty() && self.audit.is_empty() && self.shadows.is_empty()
     }
 
-    /// Whether the caller may do this. `noted` is told what else is to be said of it.
+    /// Whether the caller may do this, and which rule allows it where one has to. `noted` is told what else is to be said of it.
     ///
     /// # Errors
     /// Why not.
-    pub fn judge(&self, access: &Access<'_>, mut noted: impl FnMut(Noted<'_>)) -> Result<(), Denial<'_>> {
+    pub fn judge(&self, access: &Access<'_>, mut noted: impl FnMut(Noted<'_>)) -> Result<Option<ByPolicy<'_>>, Denial<'_>> {
         let path = access.head.map(crate::head::RequestHead::path);
         let reading = path.filter(|_| self.looks_at_paths).map_or(Reading::Plain, Reading::of);
         let (path, other) = match &reading {
@@ -95,7 +95,7 @@ impl Permissions {
         let verdict = match (denied, self.allowing) {
             (Some(denial), _) => Err(denial),
             (None, Some(policy)) if allowed.is_none() => Err(Denial::NotAllowed(self.policy(policy))),
-            (None, _) => Ok(()),
+            (None, _) => Ok(allowed.filter(|_| self.allowing.is_some()).map(|place| self.by(place))),
         };
         if let Some(place) = asked.any(&self.audit) {
             noted(Noted::Audited(self.by(place)));

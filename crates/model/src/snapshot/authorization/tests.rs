@@ -36,8 +36,7 @@ fn policy(name: &str, action: AccessAction, shadow: bool, rules: &[serde_json::V
 
 fn permissions(policies: Vec<AccessPolicy>, identity: Option<&str>) -> Permissions {
     let identity: Option<SpiffeId> = identity.map(|id| id.parse().unwrap());
-    let own = TrustDomain::default();
-    let caller = AccessCaller { identity: identity.as_ref(), address: IpAddr::from([10, 1, 2, 3]), trust_domain: Some(&own) };
+    let caller = AccessCaller { identity: identity.as_ref(), address: IpAddr::from([10, 1, 2, 3]) };
     Permissions::of(Arc::new(Authorization { policies }), &caller)
 }
 
@@ -45,7 +44,7 @@ fn permissions(policies: Vec<AccessPolicy>, identity: Option<&str>) -> Permissio
 fn verdict(permissions: &Permissions, head: &RequestHead) -> String {
     let access = Access { head: Some(head), port: 80 };
     match permissions.judge(&access, |_| ()) {
-        Ok(()) => "ok".to_owned(),
+        Ok(_) => "ok".to_owned(),
         Err(Denial::Denied(by)) => format!("denied by {by}"),
         Err(Denial::NotAllowed(by)) => format!("not allowed by {by}"),
         Err(Denial::Ambiguous { why }) => why.to_owned(),
@@ -91,7 +90,7 @@ fn callers_are_told_apart_by_what_they_proved() {
     for other in [None, Some("spiffe://mesh.local/ns/contact/sa/reader2"), Some("spiffe://other/ns/contact/sa/reader")] {
         assert_ne!(of(exact.clone(), other), "ok", "{other:?}");
     }
-    let namespace = serde_json::json!({ "namespaces": { "any": ["contact"] } });
+    let namespace = serde_json::json!({ "namespaces": { "any": [{ "namespace": ["mesh.local", "contact"] }] } });
     assert_eq!(of(namespace.clone(), Some(READ)), "ok");
     for other in
         [None, Some("spiffe://mesh.local/ns/contact2/sa/a"), Some("spiffe://other/ns/contact/sa/reader"), Some("spiffe://mesh.local/x")]
@@ -211,6 +210,23 @@ fn no_spelling_of_a_path_gets_into_a_permission() {
         if let Ok(head) = std::panic::catch_unwind(|| request("GET", path, &[])) {
             assert_ne!(verdict(&permissions, &head), "ok", "{path}");
         }
+    }
+}
+
+#[test]
+fn a_header_sent_twice_gets_nobody_in_and_nobody_past_a_denial() {
+    let rule = serde_json::json!({ "to": [{ "headers": [{ "name": "x-team", "value": { "exact": "a" } }] }] });
+    let (allowed, denied) =
+        (permissions(allow(rule.clone()), None), permissions(vec![policy("d", AccessAction::Deny, false, &[rule])], None));
+    for (fields, may, past) in [
+        (&[("x-team", "a")][..], true, false),
+        (&[("x-team", "b")], false, true),
+        (&[("x-team", "b"), ("X-Team", "a")], false, false),
+        (&[("x-team", "b, a")], false, false),
+        (&[], false, true),
+    ] {
+        let head = request("GET", "/", fields);
+        assert_eq!((verdict(&allowed, &head) == "ok", verdict(&denied, &head) == "ok"), (may, past), "{fields:?}");
     }
 }
 
