@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::views::{
-    ApplyReply, ApplyRequest, DeleteRequest, EffectiveTraffic, ErrorBody, ErrorReply, Receipt, Refusal, RefusedCalls, RenderedDiagnostic,
-    ResourceList, Status,
+    ApplyReply, ApplyRequest, DeleteRequest, EffectiveTraffic, ErrorBody, ErrorReply, MtlsStatus, ObservedCall, Receipt, Refusal,
+    RefusedCalls, RenderedDiagnostic, ResourceList, Status, Trial,
 };
 
 /// The largest answer that is read, in bytes.
@@ -139,6 +139,32 @@ impl ApiClient {
     pub async fn refused(&self, namespace: Option<&str>) -> Result<RefusedCalls, ApiError> {
         let query = namespace.map(|namespace| format!("?namespace={namespace}")).unwrap_or_default();
         self.get(&format!("/v1/egress/refused{query}")).await
+    }
+
+    /// Who called the services of a namespace, or all, since the control plane began.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn observed(&self, namespace: Option<&str>) -> Result<Vec<ObservedCall>, ApiError> {
+        let query = namespace.map(|namespace| format!("?namespace={namespace}")).unwrap_or_default();
+        self.get(&format!("/v1/observed{query}")).await
+    }
+
+    /// What a policy that is tried would have done.
+    ///
+    /// # Errors
+    /// 404 where there is no such policy.
+    pub async fn trial(&self, namespace: &str, name: &str) -> Result<Trial, ApiError> {
+        self.get(&format!("/v1/trials/{namespace}/{name}")).await
+    }
+
+    /// How the callers of services prove who they are, in one namespace or all.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn mtls(&self, namespace: Option<&str>) -> Result<Vec<MtlsStatus>, ApiError> {
+        let query = namespace.map(|namespace| format!("?namespace={namespace}")).unwrap_or_default();
+        self.get(&format!("/v1/mtls{query}")).await
     }
 
     /// What holds for calls to a service, whoever said so.

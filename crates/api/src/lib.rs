@@ -6,6 +6,7 @@ mod views;
 pub use client::{ApiClient, ApiError, Server};
 pub use views::{
     AcknowledgedAt, ApplyReply, ApplyRequest, AuthorityStatus, Change, ChangeAction, DeleteRequest, EffectivePort, EffectiveRule,
-    EffectiveSetting, EffectiveTraffic, ErrorBody, ErrorReply, NamedText, PortStatus, ProxyStatus, Receipt, Refusal, RefusedBy,
-    RefusedCall, RefusedCalls, RejectedAt, RenderedDiagnostic, ResourceList, Status, Target,
+    EffectiveSetting, EffectiveTraffic, ErrorBody, ErrorReply, MtlsStatus, NamedText, ObservedCall, PlaintextCaller, PortStatus,
+    ProxyStatus, Receipt, Refusal, RefusedBy, RefusedCall, RefusedCalls, RejectedAt, RenderedDiagnostic, ResourceList, Status, Target,
+    Trial, TrialExample,
 };

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use lorica_model::name::{Label, Namespace, ObjectName, ServiceName, WorkloadName};
+use lorica_model::name::{Label, Namespace, ObjectName, ServiceName, ServicePort, WorkloadName};
 use lorica_model::resource::{Diagnostic, Kind};
 use lorica_model::snapshot::Protocol;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,9 @@ pub struct ApplyRequest {
     /// Take references to what does not exist yet.
     #[serde(default)]
     pub allow_missing: bool,
+    /// Take mutual TLS for granted where callers still send plaintext.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// What is to be deleted: `POST /v1/delete?wait=30s`.
@@ -37,6 +40,9 @@ pub struct DeleteRequest {
     /// Files that hold resources to delete.
     #[serde(default)]
     pub files: Vec<NamedText>,
+    /// Take mutual TLS for granted where callers still send plaintext.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// A resource by its name.
@@ -348,4 +354,81 @@ pub struct EffectiveSetting {
     pub value: String,
     /// Who says so: `TrafficPolicy slow.contact`, `HTTPRoute split.contact`, or `default`.
     pub from: String,
+}
+
+/// A call that came to a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedCall {
+    /// The identity that the caller proved.
+    pub caller: Option<String>,
+    /// The address that a caller without an identity came from.
+    pub address: Option<IpAddr>,
+    /// What was called.
+    pub port: ServicePort,
+    /// The method; none of a connection whose bytes are not looked at.
+    pub method: Option<String>,
+    /// The path, its variable segments as `{id}`.
+    pub path: Option<String>,
+    /// Whether it was denied.
+    pub denied: bool,
+    /// How often it came.
+    pub times: u64,
+    /// When first.
+    pub first: String,
+    /// When last.
+    pub last: String,
+}
+
+/// What a policy that is tried would have done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// How many calls it would have denied.
+    pub would_deny: u64,
+    /// How many it would have let pass.
+    pub would_pass: u64,
+    /// Since when is counted; none: no call came yet.
+    pub since: Option<String>,
+    /// Calls that it would have denied, the latest first.
+    pub examples: Vec<TrialExample>,
+}
+
+/// A call that a policy would have denied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialExample {
+    /// Who called: an identity, or an address.
+    pub caller: String,
+    /// What was called.
+    pub port: ServicePort,
+    /// The method.
+    pub method: Option<String>,
+    /// The path.
+    pub path: Option<String>,
+    /// When last.
+    pub at: String,
+}
+
+/// How the callers of a service prove who they are, and who does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MtlsStatus {
+    /// The service.
+    pub service: ServiceName,
+    /// `Strict` or `Permissive`.
+    pub mode: String,
+    /// Who sent plaintext lately, the latest first.
+    pub plaintext: Vec<PlaintextCaller>,
+}
+
+/// A caller that sends plaintext.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaintextCaller {
+    /// Where it is.
+    pub address: IpAddr,
+    /// The port that it called.
+    pub port: u16,
+    /// How often.
+    pub times: u64,
+    /// When first.
+    pub first: String,
+    /// When last.
+    pub last: String,
 }

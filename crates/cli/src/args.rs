@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use lorica_model::name::{Label, Namespace, ServiceName, ServicePort};
 use lorica_model::snapshot::{Locality, Protocol};
 
-pub use authz::{AskerArg, AuthzCanArgs, AuthzCommand, AuthzTestArgs, CallArg, ResourcesArgs};
+pub use authz::{AskerArg, AuthzCanArgs, AuthzCommand, AuthzSuggestArgs, AuthzTestArgs, CallArg, ResourcesArgs};
 pub use envoy::{EnvoyArgs, EnvoyCommand};
 pub use fault::{CallerArg, DelayArg, DnsArg, FaultAddArgs, FaultCommand, FaultListArgs, FaultRemoveArgs, HeaderArg};
 pub use proxy::{BindArg, InboundArg, ProxyArgs, WorkersArg};
@@ -83,6 +83,9 @@ pub enum Command {
     /// Who may do what: ask, and test.
     #[command(subcommand)]
     Authz(AuthzCommand),
+    /// Mutual TLS, and who does not speak it.
+    #[command(subcommand)]
+    Mtls(MtlsCommand),
     /// What policies do.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -230,6 +233,9 @@ pub struct ApplyArgs {
     /// Take references to what does not exist yet, with a warning.
     #[arg(long)]
     pub allow_missing: bool,
+    /// Ask for mutual TLS even where callers still send plaintext.
+    #[arg(long)]
+    pub force: bool,
     /// How long to wait for the proxies concerned.
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
     pub wait: Duration,
@@ -243,6 +249,50 @@ pub struct ApplyArgs {
 pub enum PolicyCommand {
     /// Calls that EgressPolicies refused to let out of the mesh: who tried what, and the policy that would allow it.
     Refused(RefusedArgs),
+    /// What an AuthorizationPolicy that is tried (`mode: Shadow`) would have denied, with examples.
+    Shadow(ShadowArgs),
+}
+
+/// `lorica policy shadow`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lorica policy shadow readers -n contact")]
+pub struct ShadowArgs {
+    /// The policy.
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Its namespace.
+    #[arg(short, long, default_value = "default", value_name = "NAME")]
+    pub namespace: Namespace,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `lorica mtls`.
+#[derive(Debug, Subcommand)]
+pub enum MtlsCommand {
+    /// How callers of each service prove who they are, and who still sends plaintext.
+    Status(MtlsStatusArgs),
+}
+
+/// `lorica mtls status`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A service is made strict by taking its AuthenticationPolicy with `mtls: {mode: Permissive}` away. That is refused while callers send
+plaintext, unless --force is given.
+
+Examples:
+  lorica mtls status
+  lorica mtls status -n contact -o json"
+)]
+pub struct MtlsStatusArgs {
+    /// Of services in this namespace only.
+    #[arg(short, long)]
+    pub namespace: Option<Namespace>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// `lorica policy refused`.
@@ -329,6 +379,9 @@ pub struct DeleteArgs {
     /// The namespace.
     #[arg(short, long, default_value = "default", value_name = "NAME")]
     pub namespace: String,
+    /// Let strict mutual TLS follow even where callers still send plaintext.
+    #[arg(long)]
+    pub force: bool,
     /// How long to wait for the proxies concerned.
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
     pub wait: Duration,

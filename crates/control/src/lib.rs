@@ -9,6 +9,7 @@
 //! | [`sessions`] | xDS streams, tied to the mesh |
 //! | [`issue`] | the CA's door |
 //! | [`rate_limit`] | tokens of global limits, lent to proxies |
+//! | [`observed`] | who calls what, and what policies that are tried would change |
 //! | [`refused`] | what was refused to leave the mesh |
 //! | [`addresses`], [`declare`] | virtual addresses; services that workloads declare |
 //! | [`api`] | the REST API's handlers |
@@ -21,6 +22,7 @@ pub mod catalog;
 pub mod declare;
 pub mod issue;
 pub mod mesh;
+pub mod observed;
 pub mod rate_limit;
 pub mod receipt;
 pub mod refused;
@@ -42,6 +44,7 @@ pub use lorica_identity::authority::SVID_LIFETIME;
 
 use crate::issue::Issuer;
 use crate::mesh::Mesh;
+use crate::observed::Observed;
 use crate::rate_limit::Limits;
 use crate::refused::Refused;
 use crate::store::{Embedded, Expected, Store, StoreError, Table, Write};
@@ -67,6 +70,8 @@ pub struct ControlPlane {
     pub issuer: Arc<Issuer>,
     /// What was refused to leave the mesh.
     pub refused: Arc<Refused>,
+    /// Who calls what.
+    pub observed: Arc<Observed>,
     /// The tokens of global limits.
     pub limits: Arc<Limits>,
     started_at: SystemTime,
@@ -90,6 +95,7 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
         mesh: mesh.clone(),
         issuer: issuer.clone(),
         refused: Arc::default(),
+        observed: Arc::default(),
         limits: Arc::new(Limits::new(mesh.clone(), Instant::now())),
         started_at: SystemTime::now(),
         state_directory: config.state_directory,

@@ -12,7 +12,7 @@ use lorica_model::name::{Label, Namespace, ObjectName, WorkloadName};
 use lorica_model::resource::{Key, Kind};
 use lorica_model::snapshot::{Unlisted, Verdict};
 use lorica_xds::NodeMetadata;
-use lorica_xds::refused::{Listener, Refusal};
+use lorica_xds::refused::Refusal;
 use lorica_xds::wire::Node;
 use serde_json::{Value, json};
 
@@ -46,8 +46,9 @@ struct Tried {
 #[derive(Debug, Default)]
 pub struct Refused(Mutex<BTreeMap<Call, Tried>>);
 
-impl Listener for Refused {
-    fn refused(&self, node: &Node, refusal: Refusal, times: u64) {
+impl Refused {
+    /// A proxy refused a call, so many times.
+    pub fn told(&self, node: &Node, refusal: Refusal, times: u64) {
         let Some((namespace, account)) = caller(node, &refusal) else { return };
         let now = SystemTime::now();
         let host = refusal.host.or_else(|| refusal.address.map(|address| address.to_string()));

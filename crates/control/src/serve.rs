@@ -12,19 +12,44 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use lorica_identity::ca_api::CertificateServiceServer;
+use lorica_xds::observed::Observation;
+use lorica_xds::refused::{self, Listener, Refusal};
 use lorica_xds::server::{self, PeerInfo};
-use lorica_xds::{rate_limit, refused};
+use lorica_xds::wire::Node;
+use lorica_xds::{NodeMetadata, rate_limit};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::ControlPlane;
+use crate::observed::Observed;
+use crate::refused::Refused;
 use crate::sessions::Streams;
 
 /// How long calls under way may take once the control plane ends. Streams of proxies are ended by the mesh; what is left
 /// then is cut off.
 const END: Duration = Duration::from_millis(500);
+
+/// What proxies tell, by what it is about.
+struct Heard {
+    refused: Arc<Refused>,
+    observed: Arc<Observed>,
+}
+
+impl Listener for Heard {
+    fn refused(&self, node: &Node, refusal: Refusal, times: u64) {
+        self.refused.told(node, refusal, times);
+    }
+
+    fn observed(&self, node: &Node, observation: Observation, times: u64) {
+        // A proxy tells of calls to its own service, and of no other's.
+        let own = NodeMetadata::of(node).ok().and_then(|metadata| metadata.service);
+        if own.as_ref() == Some(&observation.port.service) {
+            self.observed.saw(observation, times);
+        }
+    }
+}
 
 /// Binds the socket. One that nobody answers on is a left-over, and replaced.
 ///
@@ -47,7 +72,7 @@ pub(crate) async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 pub(crate) async fn serve(listener: UnixListener, control: Arc<ControlPlane>, shutdown: impl Future<Output = ()>) {
     let ads = server::service(Arc::new(Streams(control.mesh.clone())));
     let certificates = CertificateServiceServer::new(control.issuer.clone());
-    let refused = refused::service(control.refused.clone());
+    let refused = refused::service(Arc::new(Heard { refused: control.refused.clone(), observed: control.observed.clone() }));
     let limits = rate_limit::service(control.limits.clone());
     let grpc = tonic::service::Routes::new(ads).add_service(certificates).add_service(refused).add_service(limits).into_axum_router();
     let router = crate::api::router(control.clone()).merge(grpc.reset_fallback());

@@ -214,10 +214,10 @@ async fn a_change_set_is_stored_shown_and_deleted() {
         namespace: Namespace::new("contact").unwrap(),
         name: Label::new(name).unwrap().into(),
     };
-    let both = DeleteRequest { targets: vec![target("recording"), target("recoding")], files: Vec::new() };
+    let both = DeleteRequest { targets: vec![target("recording"), target("recoding")], ..DeleteRequest::default() };
     let missing = control.api.delete(&both, PATIENCE).await.unwrap_err();
     assert!(matches!(missing, ApiError::Failed { status: 404, .. }) && missing.to_string().contains("recoding.contact"), "{missing}");
-    let files = DeleteRequest { targets: vec![target("recording")], files: request(SERVICE).files };
+    let files = DeleteRequest { targets: vec![target("recording")], files: request(SERVICE).files, ..DeleteRequest::default() };
     assert_eq!(control.api.delete(&files, PATIENCE).await.unwrap().changes.len(), 2);
     assert_eq!(control.api.status().await.unwrap().resources, 0);
     control.stop().await;

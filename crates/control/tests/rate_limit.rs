@@ -60,7 +60,7 @@ async fn with_policy(directory: &Path, test: impl AsyncFnOnce(Channel, &ApiClien
 
 async fn apply(api: &ApiClient, text: &str) {
     let files = vec![NamedText { name: "limits.yaml".to_owned(), text: text.to_owned() }];
-    api.apply(&ApplyRequest { files, allow_missing: false, dry_run: false }, PATIENCE).await.unwrap();
+    api.apply(&ApplyRequest { files, ..ApplyRequest::default() }, PATIENCE).await.unwrap();
 }
 
 fn descriptor(entries: &[(&str, &str)]) -> RateLimitDescriptor {

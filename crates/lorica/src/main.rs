@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         | Command::Split(_)
         | Command::Fault(_)
         | Command::Authz(_)
+        | Command::Mtls(_)
         | Command::Policy(_)
         | Command::Get(_)
         | Command::Status(_)

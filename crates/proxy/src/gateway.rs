@@ -359,6 +359,7 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
             limits: limits.clone(),
             told: Arc::default(),
             refusals: Some(refusals.clone()),
+            observer: None,
             listening: listening.clone(),
             sockets: None,
             listeners: Vec::new(),

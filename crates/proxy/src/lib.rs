@@ -15,6 +15,7 @@ pub mod identity;
 pub mod identity_files;
 pub mod lifetime;
 pub mod limits;
+pub mod observed;
 pub mod path;
 pub mod pool;
 pub mod rejudge;

@@ -14,6 +14,7 @@ use lorica_capture::{AppListener, FromProxy, ListenerLabel, ProxyChannel};
 use lorica_identity::TlsEpoch;
 use lorica_model::snapshot::InboundUnit;
 use lorica_xds::client::{Client, ClientConfig, ConnectionState, Endpoint};
+use lorica_xds::observed::Observer;
 use lorica_xds::refused::Teller;
 use lorica_xds::{NodeMetadata, NodePort};
 use tokio::net::{TcpListener, UdpSocket};
@@ -66,6 +67,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     let metadata = metadata(&config, &host, metrics.local_addr()?)?;
     let node = serde_json::json!({ "id": config.workload, "metadata": metadata }).to_string();
     let (refusals, telling) = telling(&config, &metadata);
+    let observer = observing(&config, &metadata);
     let endpoint = Endpoint::Unix(config.control_socket.clone());
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let (client, receiving) = Client::start(ClientConfig { endpoint, node_id: config.workload.clone(), version, metadata }, None);
@@ -106,6 +108,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
         limits: limits(&config),
         told,
         refusals: Some(refusals),
+        observer: Some(observer),
         listening,
         sockets,
         listeners: served,
@@ -141,6 +144,14 @@ pub(crate) fn telling(config: &ProxyConfig, metadata: &NodeMetadata) -> (Teller,
     let node = lorica_xds::node(&config.workload.to_string(), env!("CARGO_PKG_VERSION"), metadata);
     let (teller, telling) = Teller::start(node, control_channel(&config.control_socket));
     (teller, spawn_local(telling))
+}
+
+/// Tells the control plane who calls what.
+pub(crate) fn observing(config: &ProxyConfig, metadata: &NodeMetadata) -> Observer {
+    let node = lorica_xds::node(&config.workload.to_string(), env!("CARGO_PKG_VERSION"), metadata);
+    let (observer, telling) = Observer::start(node, control_channel(&config.control_socket));
+    spawn_local(telling);
+    observer
 }
 
 /// What the proxy remembers of limits, with the task that asks the control plane for tokens of global ones.

@@ -153,6 +153,7 @@ async fn serve(
             limits: limits.clone(),
             told: Arc::default(),
             refusals: None,
+            observer: None,
             listening: listening.clone(),
             sockets: None,
             listeners,

@@ -10,6 +10,7 @@ use lorica_model::reason::Reason;
 use lorica_model::snapshot::{InboundPort, MtlsMode, Protocol};
 use lorica_observe::WorkerTelemetry;
 use lorica_observe::metrics::{Counter, OwnMetric};
+use lorica_xds::observed::Observer;
 use lorica_xds::refused::{Refusal, Teller};
 use tokio::sync::watch;
 use tokio_rustls::rustls::ClientConfig;
@@ -18,6 +19,7 @@ use crate::app::App;
 use crate::checks;
 use crate::config::Own;
 use crate::limits::WorkerLimits;
+use crate::observed::Observed;
 use crate::path::caller::{Caller, Entry};
 use crate::path::connect::ClientConfigs;
 use crate::path::deadline::Heirs;
@@ -66,6 +68,8 @@ pub struct Worker {
     pub http3: RefCell<std::collections::BTreeSet<u16>>,
     /// What is under way, to be judged again.
     pub rejudge: Rejudge,
+    /// Who called what.
+    pub observed: Observed,
     /// How the proxy is to end.
     pub ending: watch::Receiver<Ending>,
     /// Set when nothing is served any more.
@@ -101,6 +105,8 @@ pub struct Parts {
     pub told: Arc<Told>,
     /// By which the control plane is told what may not leave the mesh; none where there is no control plane.
     pub refusals: Option<Teller>,
+    /// By which the control plane is told who calls what; none where there is no control plane.
+    pub observer: Option<Observer>,
     /// See [`Worker::under_way`].
     pub under_way: Arc<UnderWay>,
     /// See [`Worker::ending`].
@@ -113,7 +119,22 @@ impl Worker {
     /// A worker, with the tasks that keep its view and its epoch the newest. Called on its own thread's local set.
     #[must_use]
     pub fn start(parts: Parts) -> Rc<Self> {
-        let Parts { own, source, mut views, adopted, mut epochs, app, telemetry, limits, told, refusals, under_way, ending, ended } = parts;
+        let Parts {
+            own,
+            source,
+            mut views,
+            adopted,
+            mut epochs,
+            app,
+            telemetry,
+            limits,
+            told,
+            refusals,
+            observer,
+            under_way,
+            ending,
+            ended,
+        } = parts;
         let parties = Parties::new(&own);
         let view = RefCell::new(views.borrow_and_update().clone());
         let counter = |metric| telemetry.metrics.counter(metric, "");
@@ -137,6 +158,7 @@ impl Worker {
             heirs: Heirs::default(),
             lookups: Cell::new(0),
             rejudge: Rejudge::default(),
+            observed: Observed::new(observer),
             refusals,
             #[cfg(feature = "http3")]
             http3: RefCell::default(),
@@ -178,6 +200,7 @@ impl Worker {
                 second.tick().await;
                 ticking.pool.sweep();
                 ticking.telemetry.hand_over();
+                ticking.observed.tell();
             }
         });
         worker

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use lorica_capture::{AppListener, SocketSource};
 use lorica_identity::TlsEpoch;
 use lorica_observe::Telemetry;
+use lorica_xds::observed::Observer;
 use lorica_xds::refused::Teller;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -51,6 +52,8 @@ pub struct Start {
     pub told: Arc<Told>,
     /// By which the control plane is told what may not leave the mesh; none where there is no control plane.
     pub refusals: Option<Teller>,
+    /// By which the control plane is told who calls what; none where there is no control plane.
+    pub observer: Option<Observer>,
     /// Where the app listens.
     pub listening: watch::Receiver<Vec<AppListener>>,
     /// Where sockets in the app's namespace come from; none without one.
@@ -145,6 +148,7 @@ fn accepting(start: Start, under_way: Arc<UnderWay>, ending: watch::Receiver<End
         limits,
         told,
         refusals,
+        observer,
         listening,
         sockets,
         listeners,
@@ -162,6 +166,7 @@ fn accepting(start: Start, under_way: Arc<UnderWay>, ending: watch::Receiver<End
         limits: limits.worker(),
         told,
         refusals,
+        observer,
         under_way,
         ending,
         ended,

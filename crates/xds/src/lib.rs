@@ -15,6 +15,7 @@ pub mod encode;
 mod facts;
 mod kind;
 mod node;
+pub mod observed;
 pub mod rate_limit;
 pub mod refused;
 mod resource;

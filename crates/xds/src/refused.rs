@@ -31,6 +31,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::encode;
+use crate::observed::{self, Observation};
 
 /// A call that was refused to leave the mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -45,10 +46,13 @@ pub struct Refusal {
     pub port: u16,
 }
 
-/// Who hears of refusals. Must not block.
+/// Who hears of what proxies refused and saw. Must not block.
 pub trait Listener: Send + Sync + 'static {
     /// Something was refused by the proxy of this node, so many times.
     fn refused(&self, node: &Node, refusal: Refusal, times: u64);
+
+    /// A call came to the service of this node, so many times.
+    fn observed(&self, node: &Node, observation: Observation, times: u64);
 }
 
 /// The service that proxies tell.
@@ -72,14 +76,25 @@ impl<L: Listener> AccessLogService for Service<L> {
     ) -> Result<Response<StreamAccessLogsResponse>, Status> {
         let mut messages = request.into_inner();
         let mut from: Option<Node> = None;
+        let mut seen = false;
         while let Some(StreamAccessLogsMessage { identifier, log_entries }) = messages.message().await? {
             if let Some(Identifier { node, log_name }) = identifier {
-                if log_name != encode::REFUSED_LOG {
+                seen = log_name == encode::OBSERVED_LOG;
+                if !seen && log_name != encode::REFUSED_LOG {
                     return Err(Status::invalid_argument(format!("the log `{log_name}` is none that is kept here")));
                 }
                 from = node;
             }
             let node = from.as_ref().ok_or_else(|| Status::invalid_argument("the first message names no node"))?;
+            if seen {
+                let observations: Vec<_> = match log_entries {
+                    Some(LogEntries::TcpLogs(logs)) => logs.log_entry.into_iter().filter_map(observed::of_tcp).collect(),
+                    Some(LogEntries::HttpLogs(logs)) => logs.log_entry.into_iter().filter_map(observed::of_http).collect(),
+                    None => Vec::new(),
+                };
+                observations.into_iter().for_each(|(observation, times)| self.0.observed(node, observation, times));
+                continue;
+            }
             let refusals: Vec<(Refusal, u64)> = match log_entries {
                 Some(LogEntries::TcpLogs(logs)) => logs.log_entry.into_iter().filter_map(of_tcp).collect(),
                 Some(LogEntries::HttpLogs(logs)) => logs.log_entry.into_iter().filter_map(of_http).collect(),
@@ -94,7 +109,7 @@ impl<L: Listener> AccessLogService for Service<L> {
 /// A connection of which only the address, and at most the server name, is known.
 fn of_tcp(entry: TcpAccessLogEntry) -> Option<(Refusal, u64)> {
     let common = entry.common_properties?;
-    let times = common.custom_tags.get(TIMES).and_then(|times| times.parse().ok()).unwrap_or(1);
+    let times = times(&common);
     let called = common.downstream_local_address.as_ref().and_then(socket);
     let sni = common.tls_properties.as_ref().map(|tls| tls.tls_sni_hostname.clone()).filter(|name| !name.is_empty());
     let host = common.custom_tags.get(HOST).cloned().or(sni);
@@ -124,13 +139,18 @@ fn of_http(entry: HttpAccessLogEntry) -> Option<(Refusal, u64)> {
     Some((Refusal { caller: caller(&common), host, address, port }, 1))
 }
 
-fn socket(place: &Address) -> Option<(IpAddr, u16)> {
+/// How often what is told came.
+pub(crate) fn times(common: &AccessLogCommon) -> u64 {
+    common.custom_tags.get(TIMES).and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
+pub(crate) fn socket(place: &Address) -> Option<(IpAddr, u16)> {
     let Some(address::Address::SocketAddress(socket)) = &place.address else { return None };
     let Some(PortSpecifier::PortValue(port)) = socket.port_specifier else { return None };
     Some((socket.address.parse().ok()?, u16::try_from(port).ok()?))
 }
 
-fn caller(common: &AccessLogCommon) -> Option<SpiffeId> {
+pub(crate) fn caller(common: &AccessLogCommon) -> Option<SpiffeId> {
     let names = &common.tls_properties.as_ref()?.peer_certificate_properties.as_ref()?.subject_alt_name;
     names.iter().find_map(|name| if let Some(San::Uri(uri)) = &name.san { uri.parse().ok() } else { None })
 }
@@ -138,25 +158,34 @@ fn caller(common: &AccessLogCommon) -> Option<SpiffeId> {
 fn entry(refusal: Refusal, times: u64) -> TcpAccessLogEntry {
     let Refusal { caller, host, address, port } = refusal;
     let socket = SocketAddr::new(address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)), port);
-    let name = |id: SpiffeId| SubjectAltName { san: Some(San::Uri(id.to_string())) };
-    let tls = caller.map(|id| TlsProperties {
-        peer_certificate_properties: Some(CertificateProperties { subject_alt_name: vec![name(id)], ..CertificateProperties::default() }),
-        ..TlsProperties::default()
-    });
+    let tls = caller.map(peer);
     let host = host.map(|host| (HOST.to_owned(), host));
     let common = AccessLogCommon {
-        downstream_local_address: Some(Address {
-            address: Some(address::Address::SocketAddress(SocketAddress {
-                address: socket.ip().to_string(),
-                port_specifier: Some(PortSpecifier::PortValue(port.into())),
-                ..SocketAddress::default()
-            })),
-        }),
+        downstream_local_address: Some(address_of(socket)),
         tls_properties: tls,
         custom_tags: host.into_iter().chain([(TIMES.to_owned(), times.to_string())]).collect(),
         ..AccessLogCommon::default()
     };
     TcpAccessLogEntry { common_properties: Some(common), ..TcpAccessLogEntry::default() }
+}
+
+/// What TLS says of a caller who proved this identity.
+pub(crate) fn peer(id: SpiffeId) -> TlsProperties {
+    let name = SubjectAltName { san: Some(San::Uri(id.to_string())) };
+    TlsProperties {
+        peer_certificate_properties: Some(CertificateProperties { subject_alt_name: vec![name], ..CertificateProperties::default() }),
+        ..TlsProperties::default()
+    }
+}
+
+pub(crate) fn address_of(socket: SocketAddr) -> Address {
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: socket.ip().to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(socket.port().into())),
+            ..SocketAddress::default()
+        })),
+    }
 }
 
 /// Where a proxy hands over what it refused. Clones are cheap.

@@ -4,6 +4,7 @@
 
 mod bytes;
 mod envoy;
+mod learning;
 mod requests;
 
 use std::ffi::OsStr;

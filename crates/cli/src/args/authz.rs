@@ -17,6 +17,27 @@ pub enum AuthzCommand {
     Can(AuthzCanArgs),
     /// Hold policies against what is expected of them; ends with 1 where one is not as expected.
     Test(AuthzTestArgs),
+    /// Write the least policies that allow the calls which were seen.
+    Suggest(AuthzSuggestArgs),
+}
+
+/// `lorica authz suggest`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What was seen since the control plane began is the evidence, and stands beside each rule. Segments of paths that are numbers or ids are
+written {id}. The policies are written with `mode: Shadow`: apply them, watch `lorica policy shadow`, then take the line out.
+
+Examples:
+  lorica authz suggest -n contact > policies.yaml
+  lorica authz suggest -n contact --service recording | lorica apply -f -"
+)]
+pub struct AuthzSuggestArgs {
+    /// The namespace whose services are to be protected.
+    #[arg(short, long, value_name = "NAME")]
+    pub namespace: Namespace,
+    /// One of its services.
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<Label>,
 }
 
 /// `lorica authz can`.

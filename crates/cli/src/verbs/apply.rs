@@ -11,7 +11,12 @@ use crate::files::files;
 use crate::printer::Printer;
 
 pub(super) async fn apply(client: &ApiClient, arguments: ApplyArgs, printer: &mut Printer) -> anyhow::Result<ExitCode> {
-    let request = ApplyRequest { files: files(&arguments.files)?, dry_run: arguments.dry_run, allow_missing: arguments.allow_missing };
+    let request = ApplyRequest {
+        files: files(&arguments.files)?,
+        dry_run: arguments.dry_run,
+        allow_missing: arguments.allow_missing,
+        force: arguments.force,
+    };
     let applying = client.apply(&request, arguments.wait);
     tokio::pin!(applying);
     let reply = tokio::select! {
@@ -25,6 +30,6 @@ pub(super) async fn apply(client: &ApiClient, arguments: ApplyArgs, printer: &mu
 }
 
 pub(super) async fn diff(client: &ApiClient, arguments: DiffArgs, printer: &mut Printer) -> anyhow::Result<ExitCode> {
-    let request = ApplyRequest { files: files(&arguments.files)?, dry_run: true, allow_missing: arguments.allow_missing };
+    let request = ApplyRequest { files: files(&arguments.files)?, dry_run: true, allow_missing: arguments.allow_missing, force: false };
     told(&client.apply(&request, Duration::ZERO).await?, "checked", arguments.output.format, printer)
 }

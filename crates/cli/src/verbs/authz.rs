@@ -1,6 +1,7 @@
 //! `lorica authz`: who may do what, decided here by the code that proxies run.
 
 mod expectations;
+mod suggest;
 mod world;
 
 use std::process::ExitCode;
@@ -21,6 +22,10 @@ pub(super) async fn authz(
     match command {
         AuthzCommand::Can(arguments) => can(client, arguments, printer).await,
         AuthzCommand::Test(arguments) => test(client, arguments, printer).await,
+        AuthzCommand::Suggest(arguments) => {
+            let calls = client()?.observed(Some(arguments.namespace.as_str())).await?;
+            suggest::suggest(&calls, &arguments, printer)
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::files::files;
 use crate::printer::Printer;
 
 pub(super) async fn delete(client: &ApiClient, arguments: DeleteArgs, printer: &mut Printer) -> anyhow::Result<ExitCode> {
-    let mut request = DeleteRequest::default();
+    let mut request = DeleteRequest { force: arguments.force, ..DeleteRequest::default() };
     match (arguments.target.as_slice(), arguments.files.is_empty()) {
         ([], false) => request.files = files(&arguments.files)?,
         ([kind, name], true) => request.targets.push(target(kind, &arguments.namespace, name)?),

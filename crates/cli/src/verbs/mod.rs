@@ -7,7 +7,9 @@ mod delete;
 mod effective;
 mod fault;
 mod get;
+mod mtls;
 mod refused;
+mod shadow;
 mod split;
 mod status;
 
@@ -15,7 +17,7 @@ use std::process::ExitCode;
 
 use lorica_api::{ApiClient, ApplyReply, ChangeAction, Receipt, Server};
 
-use crate::args::{Command, Format, Global, PolicyCommand};
+use crate::args::{Command, Format, Global, MtlsCommand, PolicyCommand};
 use crate::places::Places;
 use crate::printer::Printer;
 
@@ -40,6 +42,8 @@ pub fn execute(command: Command, global: &Global, printer: &mut Printer) -> anyh
         Command::Fault(command) => runtime.block_on(fault::fault(&client()?, command, printer)),
         Command::Authz(command) => runtime.block_on(authz::authz(client, command, printer)),
         Command::Policy(PolicyCommand::Refused(arguments)) => runtime.block_on(refused::refused(&client()?, arguments, printer)),
+        Command::Policy(PolicyCommand::Shadow(arguments)) => runtime.block_on(shadow::shadow(&client()?, arguments, printer)),
+        Command::Mtls(MtlsCommand::Status(arguments)) => runtime.block_on(mtls::status(&client()?, arguments, printer)),
         Command::Get(arguments) => runtime.block_on(get::get(&client()?, arguments, printer)),
         Command::Status(arguments) => runtime.block_on(status::status(&client()?, arguments, printer)),
         Command::Completions(arguments) => {

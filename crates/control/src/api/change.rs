@@ -8,10 +8,10 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use lorica_api::{ApplyReply, ApplyRequest, Change, ChangeAction, DeleteRequest, NamedText, Refusal, RenderedDiagnostic, Target};
-use lorica_model::resource::{self, Diagnostic, Document, Key, Options, Resource, Resources, Severity};
+use lorica_model::resource::{self, Diagnostic, Document, Key, Kind, Options, Resource, Resources, Severity};
 
 use super::request::{Body, Query};
-use super::{Failure, Wait};
+use super::{Failure, Wait, observed};
 use crate::ControlPlane;
 
 pub(super) async fn apply(
@@ -36,6 +36,9 @@ pub(super) async fn apply(
         return Err(refused(errors, &request.files));
     }
     let (put, changes) = settle(&world, documents);
+    if !request.force {
+        observed::still_plaintext(&control, &put, &[])?;
+    }
     let reply = ApplyReply { revision: 0, changes, warnings: rendered(warnings, &request.files), receipt: None };
     if request.dry_run {
         return Ok(Json(reply));
@@ -59,6 +62,9 @@ pub(super) async fn delete(
             Some("`lorica get` lists what there is"),
         ));
     }
+    if !request.force {
+        observed::still_plaintext(&control, &[], &keys)?;
+    }
     let changes = keys.iter().map(|key| Change { target: target(key), action: ChangeAction::Deleted }).collect();
     let reply = ApplyReply { revision: 0, changes, warnings: Vec::new(), receipt: None };
     carry_out(&control, Vec::new(), keys, reply, wait).await
@@ -74,6 +80,8 @@ async fn carry_out(
     if put.is_empty() && delete.is_empty() {
         return Ok(Json(reply));
     }
+    let policies = put.iter().map(Resource::key).chain(delete.iter().cloned()).filter(|key| key.kind == Kind::AuthorizationPolicy);
+    control.observed.changed(policies.map(|key| (key.namespace, key.name.to_string())));
     let mesh = control.mesh.clone();
     let changed = tokio::task::spawn_blocking(move || mesh.change(put, &delete)).await;
     let (revision, publication) = changed.map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), None))??;

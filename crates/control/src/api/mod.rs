@@ -1,6 +1,7 @@
 //! The REST API's handlers: JSON in and out. What they decide is the model's; what they keep is the mesh's.
 
 mod change;
+mod observed;
 mod request;
 mod status;
 mod traffic;
@@ -37,6 +38,9 @@ pub fn router(control: Arc<ControlPlane>) -> Router {
         .route("/v1/delete", post(change::delete))
         .route("/v1/receipts/{revision}", get(receipt))
         .route("/v1/egress/refused", get(refused))
+        .route("/v1/observed", get(observed::calls))
+        .route("/v1/trials/{namespace}/{name}", get(observed::trial))
+        .route("/v1/mtls", get(observed::mtls))
         .route("/v1/services/{namespace}/{name}/traffic", get(traffic::effective))
         .route("/v1/resources/{kind}", get(list))
         .route("/v1/resources/{kind}/{namespace}/{name}", get(one))
@@ -122,8 +126,8 @@ fn kind(text: &str) -> Result<Kind, Failure> {
 }
 
 #[derive(Deserialize)]
-struct Within {
-    namespace: Option<String>,
+pub(super) struct Within {
+    pub(super) namespace: Option<String>,
 }
 
 async fn list(

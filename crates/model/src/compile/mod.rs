@@ -172,7 +172,8 @@ pub fn inbound(world: &World<'_>, name: &WorkloadName) -> Option<InboundUnit> {
 
 /// The mode that holds for a service: its own policy's before its namespace's; strict without either. Where two policies hold
 /// equally, the stricter does: nobody is let in by accident.
-fn mtls(world: &World<'_>, service: &ServiceName) -> MtlsMode {
+#[must_use]
+pub fn mtls(world: &World<'_>, service: &ServiceName) -> MtlsMode {
     let of = || world.resources.authentication().filter(|(metadata, _)| metadata.namespace == service.namespace);
     let own =
         of().filter(|(_, policy)| policy.targets.iter().any(|target| target.name == service.name)).map(|(_, policy)| policy.mtls).min();

@@ -241,7 +241,9 @@ fn inbound<'a>(worker: &'a Rc<Worker>, tcp: TcpStream, remote: SocketAddr, local
             tracing::warn!(app_port, "a call came before the control plane had said what this port takes; it was refused");
             return Stream::Plain(tcp).reset_on_close();
         };
-        let caller = |peer, server_name| Caller::new(worker, Entry::Inbound { port: port.clone(), peer }, remote, local, server_name);
+        let caller = |peer, server_name| {
+            Caller::new(worker, Entry::Inbound { port: port.clone(), peer, published: false }, remote, local, server_name)
+        };
         let mut first = [0];
         let plain = match timeout(HEAD_TIMEOUT, tcp.peek(&mut first)).await {
             Ok(Ok(1..)) => first[0] != TLS_HANDSHAKE,
@@ -291,7 +293,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 fn published<'a>(worker: &'a Rc<Worker>, tcp: TcpStream, remote: SocketAddr, local: SocketAddr, app_port: u16) -> Boxed<'a> {
     Box::pin(async move {
         let port = worker.inbound_port(app_port).unwrap_or_else(|| worker.undeclared_port(app_port));
-        let caller = Caller::new(worker, Entry::Inbound { port: port.clone(), peer: None }, remote, local, None);
+        let caller = Caller::new(worker, Entry::Inbound { port: port.clone(), peer: None, published: true }, remote, local, None);
         plaintext(worker, caller, tcp, &port).await;
     })
 }

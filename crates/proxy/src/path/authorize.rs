@@ -11,6 +11,7 @@ use lorica_model::head::RequestHead;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Access, AccessCaller, AccessPolicy, Authorization, Denial, HttpRule, Noted, Permissions};
 use lorica_observe::metrics::AccessCounts;
+use lorica_xds::observed::Verdict;
 
 use super::caller::{Caller, Entry};
 use super::failure::Failure;
@@ -35,6 +36,12 @@ pub struct Granted {
 /// # Errors
 /// [`Reason::AccessDenied`] or [`Reason::AmbiguousPath`].
 pub fn request(worker: &Worker, caller: &Caller, head: &RequestHead, rule: Option<&HttpRule>) -> Result<(), Failure> {
+    let judged = may_request(worker, caller, head, rule);
+    told(worker, caller, Some(head), if judged.is_ok() { Verdict::Passed } else { Verdict::Denied });
+    judged
+}
+
+fn may_request(worker: &Worker, caller: &Caller, head: &RequestHead, rule: Option<&HttpRule>) -> Result<(), Failure> {
     // Whoever asks whether it may ask is answered before.
     if rule.and_then(|rule| rule.filters.cors.as_ref()).is_some_and(|cors| filter::preflight(head, cors).is_some()) {
         return Ok(());
@@ -42,7 +49,8 @@ pub fn request(worker: &Worker, caller: &Caller, head: &RequestHead, rule: Optio
     match &caller.entry {
         Entry::Inbound { port, .. } => match &worker.view().snapshot.inbound {
             Some(inbound) if !inbound.authorization.is_empty() => {
-                judged(worker, caller, &inbound.authorization, &Access { head: Some(head), port: port.service_port.port })
+                let access = Access { head: Some(head), port: port.service_port.port };
+                judged(worker, caller, &inbound.authorization, &access)
             }
             _ => Ok(()),
         },
@@ -59,6 +67,12 @@ pub fn request(worker: &Worker, caller: &Caller, head: &RequestHead, rule: Optio
 /// # Errors
 /// [`Reason::AccessDenied`].
 pub fn connection(worker: &Worker, caller: &Caller) -> Result<(), Failure> {
+    let judged = may_connect(worker, caller);
+    told(worker, caller, None, if judged.is_ok() { Verdict::Passed } else { Verdict::Denied });
+    judged
+}
+
+fn may_connect(worker: &Worker, caller: &Caller) -> Result<(), Failure> {
     let (Entry::Inbound { port, .. }, Some(inbound)) = (&caller.entry, &worker.view().snapshot.inbound) else { return Ok(()) };
     if inbound.authorization.is_empty() {
         return Ok(());
@@ -87,7 +101,7 @@ pub async fn while_allowed(
             passed = &mut passing => return passed,
             () = worker.rejudge.changed(seen) => {
                 seen = worker.rejudge.changes();
-                request(worker, caller, head, None)?;
+                may_request(worker, caller, head, None)?;
             }
         }
     }
@@ -99,7 +113,7 @@ pub async fn until_denied(worker: &Worker, caller: &Caller) -> Failure {
     loop {
         worker.rejudge.changed(seen).await;
         seen = worker.rejudge.changes();
-        if let Err(failure) = connection(worker, caller) {
+        if let Err(failure) = may_connect(worker, caller) {
             return failure;
         }
     }
@@ -126,8 +140,14 @@ fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, 
                 "a call was audited"
             );
         }
-        Noted::WouldDeny(by) => count(by.policy, |counts| &counts.would_deny),
-        Noted::WouldPass(policy) => count(policy, |counts| &counts.would_pass),
+        Noted::WouldDeny(by) => {
+            count(by.policy, |counts| &counts.would_deny);
+            told(worker, caller, access.head, Verdict::WouldDeny(by.policy.name()));
+        }
+        Noted::WouldPass(policy) => {
+            count(policy, |counts| &counts.would_pass);
+            told(worker, caller, None, Verdict::WouldPass(policy.name()));
+        }
     });
     let Err(denial) = verdict.map(drop) else { return Ok(()) };
     let (reason, detail, by) = match denial {
@@ -141,6 +161,13 @@ fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, 
     // Who proved to be of the mesh may know; others learn nothing of how it is protected.
     let told = by.filter(|_| caller.entry.peer().is_some()).map(|by| (POLICY.into(), by.to_string()));
     Err(Failure { told: told.into_iter().collect(), ..Failure::new(reason, detail) })
+}
+
+/// Tells the control plane of a call to the app.
+fn told(worker: &Worker, caller: &Caller, head: Option<&RequestHead>, verdict: Verdict) {
+    if let Entry::Inbound { port, .. } = &caller.entry {
+        worker.observed.saw(caller, &port.service_port, head, verdict);
+    }
 }
 
 fn granted(worker: &Worker, caller: &Caller, authorization: Arc<Authorization>) -> Granted {

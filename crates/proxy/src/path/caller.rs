@@ -67,6 +67,8 @@ pub enum Entry {
         port: Arc<InboundPort>,
         /// The caller, where it proved who it is.
         peer: Option<Arc<PeerIdentity>>,
+        /// Whether it came to a port that is open to callers without a mesh.
+        published: bool,
     },
 }
 

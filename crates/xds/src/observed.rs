@@ -1,0 +1,225 @@
+//! Who calls what, as proxies see it, told to the control plane by Envoy's access log service (ALS), so that a stock Envoy tells it as well.
+//!
+//! Lorica's proxy counts what is alike, and tells it once a second with the count. What the control plane does not take is left out: nobody waits.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+
+use envoy_types::pb::envoy::config::core::v3::{Node, RequestMethod};
+use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, HttpAccessLogEntry, HttpRequestProperties, TcpAccessLogEntry};
+use envoy_types::pb::envoy::service::accesslog::v3::{
+    StreamAccessLogsMessage,
+    access_log_service_client::AccessLogServiceClient,
+    stream_access_logs_message::{HttpAccessLogEntries, Identifier, LogEntries},
+};
+use lorica_model::name::ServicePort;
+use lorica_model::spiffe::SpiffeId;
+use tokio::sync::mpsc;
+use tonic::transport::Channel;
+
+use crate::encode::OBSERVED_LOG;
+use crate::refused::{address_of, caller, peer, socket, times};
+
+/// A call that came to a service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Observation {
+    /// The identity that the caller proved.
+    pub caller: Option<SpiffeId>,
+    /// The address that it came from; of a caller with an identity nothing is told of it.
+    pub address: Option<IpAddr>,
+    /// What was called.
+    pub port: ServicePort,
+    /// Method and path, whose variable segments are `{id}`; none of a connection whose bytes are not looked at.
+    pub request: Option<(String, String)>,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
+/// What became of a call, as far as policies go.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It passed.
+    Passed,
+    /// It was denied.
+    Denied,
+    /// It passed, and a policy that is tried would have denied it: `NAME.NAMESPACE`.
+    WouldDeny(String),
+    /// It passed, and a policy that is tried would have let it. Of such calls only the number is told.
+    WouldPass(String),
+}
+
+const TIMES: &str = "times";
+const PORT: &str = "port";
+const METHOD: &str = "method";
+const VERDICT: &str = "verdict";
+const BY: &str = "by";
+
+impl Verdict {
+    fn word(&self) -> (&'static str, Option<&str>) {
+        match self {
+            Self::Passed => ("passed", None),
+            Self::Denied => ("denied", None),
+            Self::WouldDeny(by) => ("would_deny", Some(by)),
+            Self::WouldPass(by) => ("would_pass", Some(by)),
+        }
+    }
+
+    fn of(word: &str, by: Option<String>) -> Option<Self> {
+        match (word, by) {
+            ("passed", _) => Some(Self::Passed),
+            ("denied", _) => Some(Self::Denied),
+            ("would_deny", Some(by)) => Some(Self::WouldDeny(by)),
+            ("would_pass", Some(by)) => Some(Self::WouldPass(by)),
+            _ => None,
+        }
+    }
+}
+
+/// A request that Lorica's proxy tells of, or Envoy.
+pub(crate) fn of_http(entry: HttpAccessLogEntry) -> Option<(Observation, u64)> {
+    let mut common = entry.common_properties?;
+    let request = entry.request.unwrap_or_default();
+    let method = common.custom_tags.remove(METHOD).or_else(|| {
+        let method = RequestMethod::try_from(request.request_method).ok().filter(|method| *method != RequestMethod::MethodUnspecified);
+        method.map(|method| method.as_str_name().to_owned())
+    });
+    // Of what is no request of Lorica's proxy, only connections say neither.
+    let asked = method.map(|method| (method, template(request.path.split('?').next().unwrap_or_default())));
+    let denied = entry.response.is_some_and(|response| response.response_code_details.starts_with("rbac_access_denied"));
+    observation(common, asked, denied)
+}
+
+/// A connection that Envoy tells of.
+pub(crate) fn of_tcp(entry: TcpAccessLogEntry) -> Option<(Observation, u64)> {
+    observation(entry.common_properties?, None, false)
+}
+
+fn observation(common: AccessLogCommon, request: Option<(String, String)>, denied: bool) -> Option<(Observation, u64)> {
+    let port = common.custom_tags.get(PORT)?.parse().ok()?;
+    let told = common.custom_tags.get(VERDICT).and_then(|word| Verdict::of(word, common.custom_tags.get(BY).cloned()));
+    let verdict = told.unwrap_or(if denied { Verdict::Denied } else { Verdict::Passed });
+    let id = caller(&common);
+    let remote = common.downstream_direct_remote_address.as_ref().or(common.downstream_remote_address.as_ref());
+    let address = remote.filter(|_| id.is_none()).and_then(socket).map(|(address, _)| address);
+    Some((Observation { caller: id, address, port, request, verdict }, times(&common)))
+}
+
+fn entry(observation: Observation, times: u64) -> HttpAccessLogEntry {
+    let Observation { caller, address, port, request, verdict } = observation;
+    let (word, by) = verdict.word();
+    let mut tags =
+        HashMap::from([(TIMES.to_owned(), times.to_string()), (PORT.to_owned(), port.to_string()), (VERDICT.to_owned(), word.to_owned())]);
+    tags.extend(by.map(|by| (BY.to_owned(), by.to_owned())));
+    let path = request.map(|(method, path)| {
+        tags.insert(METHOD.to_owned(), method);
+        path
+    });
+    let common = AccessLogCommon {
+        downstream_remote_address: address.map(|address| address_of(SocketAddr::new(address, 0))),
+        tls_properties: caller.map(peer),
+        custom_tags: tags,
+        ..AccessLogCommon::default()
+    };
+    HttpAccessLogEntry {
+        common_properties: Some(common),
+        request: Some(HttpRequestProperties { path: path.unwrap_or_default(), ..HttpRequestProperties::default() }),
+        ..HttpAccessLogEntry::default()
+    }
+}
+
+/// A path with its variable segments as `{id}`: numbers, UUIDs, and long ones of hexadecimal digits.
+#[must_use]
+pub fn template(path: &str) -> String {
+    let segments: Vec<&str> = path.split('/').map(|segment| if is_variable(segment) { "{id}" } else { segment }).collect();
+    segments.join("/")
+}
+
+/// Whether a segment of a path is likely another one in each request.
+#[must_use]
+pub fn is_variable(segment: &str) -> bool {
+    let digits = segment.bytes().filter(u8::is_ascii_digit).count();
+    let hexadecimal = segment.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    digits > 0 && (digits == segment.len() || (hexadecimal && segment.len() >= 8))
+}
+
+/// Where a proxy hands over what it saw. Clones are cheap.
+#[derive(Debug, Clone)]
+pub struct Observer(mpsc::Sender<Vec<(Observation, u64)>>);
+
+/// How many batches may wait: one a second of each worker.
+const WAITING: usize = 16;
+
+impl Observer {
+    /// An observer, and its task, which ends with the last clone. `node` says who tells; `channel` leads to the control plane.
+    pub fn start(node: Node, channel: Channel) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (seen, mut waiting) = mpsc::channel::<Vec<(Observation, u64)>>(WAITING);
+        let task = async move {
+            let mut client = AccessLogServiceClient::new(channel);
+            while let Some(batch) = waiting.recv().await {
+                let log_entry = batch.into_iter().map(|(observation, times)| entry(observation, times)).collect();
+                let message = StreamAccessLogsMessage {
+                    identifier: Some(Identifier { node: Some(node.clone()), log_name: OBSERVED_LOG.to_owned() }),
+                    log_entries: Some(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry })),
+                };
+                if let Err(error) = client.stream_access_logs(tokio_stream::once(message)).await {
+                    tracing::debug!(%error, "the control plane did not take what was seen");
+                }
+            }
+        };
+        (Self(seen), task)
+    }
+
+    /// Hands a batch over; where too many wait, it is left out.
+    pub fn saw(&self, batch: Vec<(Observation, u64)>) {
+        if self.0.try_send(batch).is_err() {
+            tracing::debug!("more was seen than the control plane can be told of");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_observation_reads_back() {
+        let port: ServicePort = "web.shop.mesh:80".parse().unwrap();
+        for observation in [
+            Observation {
+                caller: Some("spiffe://mesh.local/ns/shop/sa/ann".parse().unwrap()),
+                address: None,
+                port: port.clone(),
+                request: Some(("GET".to_owned(), "/items/{id}".to_owned())),
+                verdict: Verdict::Passed,
+            },
+            Observation {
+                caller: None,
+                address: Some([10, 0, 0, 7].into()),
+                port: port.clone(),
+                request: Some(("PROPFIND".to_owned(), "/".to_owned())),
+                verdict: Verdict::WouldDeny("trial.shop".to_owned()),
+            },
+            Observation { caller: None, address: None, port, request: None, verdict: Verdict::Denied },
+        ] {
+            assert_eq!(of_http(entry(observation.clone(), 7)), Some((observation, 7)));
+        }
+    }
+
+    #[test]
+    fn variable_segments_are_alike() {
+        for (path, alike) in [
+            ("/items/7", "/items/{id}"),
+            ("/items/7/audio", "/items/{id}/audio"),
+            ("/v1/list", "/v1/list"),
+            ("/a/0b3f7c1e-9d52-4d6e-8a41-2f6f1b0c9e77", "/a/{id}"),
+            ("/a/deadbeef01", "/a/{id}"),
+            ("/a/facade", "/a/facade"),
+            ("/", "/"),
+            ("", ""),
+        ] {
+            assert_eq!(template(path), alike);
+        }
+    }
+}
