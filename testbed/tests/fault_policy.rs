@@ -163,7 +163,7 @@ async fn a_caller_that_does_not_wait_is_not_waited_for() -> anyhow::Result<()> {
     assert!(line.contains("\"reason\":\"client_closed\"") && line.contains("\"fault\":\"FaultPolicy/trial.shop\""), "{line}");
     // Nor does a call wait longer than it may take.
     let reply = http_send(trial.proxy.address(), with_header("x-lorica-timeout-ms", "20")?).await?;
-    assert_eq!((reply.status.as_u16(), reply.header("x-lorica-reason")), (504, Some("request_timeout")));
+    assert_eq!((reply.status.as_u16(), reply.header("x-lorica-reason")), (504, Some("deadline_exceeded")));
     assert_eq!(trial.app.requests(), 0);
     trial.finish().await
 }

@@ -156,6 +156,20 @@ impl Reason {
         Self::Draining,
     ];
 
+    /// Whether no connection to the endpoint came about, or it broke: another endpoint might do.
+    #[must_use]
+    pub const fn is_of_connection(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectFailed
+                | Self::ConnectTimeout
+                | Self::UpstreamTls
+                | Self::UpstreamIdentity
+                | Self::UpstreamClosed
+                | Self::UpstreamReset
+        )
+    }
+
     /// What the reason means on every surface.
     #[must_use]
     pub const fn meaning(self) -> Meaning {

@@ -20,7 +20,8 @@ fn scripted(script: &str) -> Asked {
 }
 
 pub(crate) async fn run() -> anyhow::Result<()> {
-    let Some(mut rig) = Rig::start(&["a"]).await? else { return Ok(()) };
+    // What shows that a change is in force asks the first, which no policy is about.
+    let Some(mut rig) = Rig::start(&["b", "a"]).await? else { return Ok(()) };
     // Requests at once: what is over is answered at once, what is under way or waits runs into its time.
     for (index, (spec, first, taken)) in [
         ("limits: {requests: 5}, timeouts: {request: 2s}, ejection: {mode: Disabled}", 5, 5),
@@ -73,7 +74,26 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         Ok(())
     })
     .await?;
+    checked(&mut rig).await?;
     rig.finish().await
+}
+
+/// Who answers health checks as it should is called, who does not is not.
+async fn checked(rig: &mut Rig) -> anyhow::Result<()> {
+    for (statuses, status) in [("", 200), (", statuses: [204]", 503), (", statuses: [200-204]", 200)] {
+        rig.apply(&policy(&format!(
+            "healthCheck: {{http: {{path: /{statuses}}}, interval: 500ms, timeout: 500ms, unhealthyThreshold: 1, healthyThreshold: 1}}, ejection: {{mode: Disabled}}, balancing: {{panicPercent: 0}}, limits: {{queueTimeout: 0s}}"
+        )))
+        .await?;
+        let pair = tokio::sync::Mutex::new(&mut rig.pair);
+        eventually("both know how it is", PATIENCE, || async {
+            let answers = pair.lock().await.send(&scripted("200"), "checked").await?;
+            ensure!(answers.iter().all(|(answer, _)| answer.status == status), "no {status} under `{statuses}`: {answers:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// Requests at both, one after another, each answered with this status.

@@ -1,12 +1,16 @@
 //! Hedging through real proxies.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use testbed::{Mesh, http_send};
+use testbed::{Mesh, Proxy, http_send};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::app::App;
-use super::rig::{PLAINTEXT, ask, caller, metric, resources};
+use super::rig::{PLAINTEXT, ask, caller, metric, resources, status};
 
 #[tokio::test]
 async fn a_second_attempt_answers_for_one_that_hangs() -> anyhow::Result<()> {
@@ -61,5 +65,74 @@ async fn no_more_than_the_limit_of_retries_allows() -> anyhow::Result<()> {
     assert_eq!(ask(&proxy).await?.status, 504);
     assert_eq!(one.requests() + other.requests() + third.requests(), 2);
     assert_eq!(metric(&proxy, "lorica_limits_reached_total{limit=\"retries\"}").await?, 1);
+    mesh.finish().await
+}
+
+/// One failure of the connection is enough to be left out.
+const STRICT: &str = "ejection: {consecutiveLocalErrors: 1, interval: 60s, baseTime: 60s, maxPercent: 100}, retries: {attempts: 0}";
+
+/// Why each endpoint is left out.
+async fn left_out(proxy: &Proxy) -> anyhow::Result<Vec<serde_json::Value>> {
+    let status = status(proxy).await?;
+    Ok(status["endpoints"].as_array().into_iter().flatten().map(|endpoint| endpoint["leftOut"].clone()).collect())
+}
+
+/// Reads a request without a body and answers it.
+async fn answer(stream: &mut TcpStream) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if stream.read_buf(&mut head).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await
+}
+
+/// A server that answers one request on each of two connections. Another on the first meets its end.
+async fn closes_what_was_kept(listener: TcpListener) -> std::io::Result<()> {
+    let (mut first, _) = listener.accept().await?;
+    answer(&mut first).await?;
+    // Closed with a request unread: its sender meets a reset.
+    first.peek(&mut [0]).await?;
+    drop(first);
+    let (mut second, _) = listener.accept().await?;
+    answer(&mut second).await?;
+    second.peek(&mut [0]).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_was_closed_is_nobodys_failure() -> anyhow::Result<()> {
+    // Whether it is hedged or not.
+    for hedging in ["", "hedging: {after: 60s}, "] {
+        let mesh = Mesh::options().without_control()?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address: SocketAddr = listener.local_addr()?;
+        let server = tokio::spawn(closes_what_was_kept(listener));
+        let text = resources("http", &[(address, PLAINTEXT)], &format!("{hedging}{STRICT}"));
+        let proxy = caller(&mesh, &text, &["--workers", "1", "--access-log", "off"]).await?;
+        for _ in 0..2 {
+            assert_eq!(ask(&proxy).await?.text(), "ok");
+        }
+        assert_eq!(metric(&proxy, "lorica_pool_stale_repeats_total").await?, 1);
+        assert_eq!(left_out(&proxy).await?, [serde_json::json!([])]);
+        mesh.finish().await?;
+        server.await??;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn all_that_were_asked_in_vain_took_too_long() -> anyhow::Result<()> {
+    let mesh = Mesh::options().without_control()?;
+    let (one, other) = (App::start("one").await?, App::start("other").await?);
+    let policy = format!("hedging: {{after: 20ms}}, timeouts: {{request: 500ms}}, {STRICT}");
+    let text = resources("http", &[(one.address(), PLAINTEXT), (other.address(), PLAINTEXT)], &policy);
+    let proxy = caller(&mesh, &text, &["--workers", "1", "--access-log", "off"]).await?;
+    for app in [&one, &other] {
+        app.hold(true);
+    }
+    assert_eq!(ask(&proxy).await?.status, 504);
+    assert_eq!((one.requests(), other.requests()), (1, 1));
+    assert_eq!(left_out(&proxy).await?, [serde_json::json!(["ejected"]), serde_json::json!(["ejected"])]);
     mesh.finish().await
 }

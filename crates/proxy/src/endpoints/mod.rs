@@ -339,18 +339,8 @@ impl Active {
 }
 
 /// Whether a reason speaks against the endpoint that was called, and not against the caller, the proxy or its limits.
-const fn is_local_failure(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::ConnectFailed
-            | Reason::ConnectTimeout
-            | Reason::UpstreamTls
-            | Reason::UpstreamIdentity
-            | Reason::UpstreamClosed
-            | Reason::UpstreamReset
-            | Reason::UpstreamProtocol
-            | Reason::RequestTimeout
-    )
+fn is_local_failure(reason: Reason) -> bool {
+    reason.is_of_connection() || matches!(reason, Reason::UpstreamProtocol | Reason::RequestTimeout)
 }
 
 /// The status by which an answer is judged: where gRPC ends a call with the head already, the one that Envoy takes its status for.

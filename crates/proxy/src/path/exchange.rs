@@ -3,13 +3,12 @@
 //! clean → route → authorize → limit → fault → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
 //! written once, when the exchange is over or dropped.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lorica_model::head::{Edits, RequestHead};
-use lorica_model::reason::{Reason, Side};
+use lorica_model::reason::Reason;
 use lorica_model::snapshot::HttpRule;
 
 use super::accept::Boxed;
@@ -24,7 +23,7 @@ use super::gateway;
 use super::hedge;
 use super::limit;
 use super::mirror;
-use super::pick::{self, Tried};
+use super::pick::{self, Earlier};
 #[cfg(feature = "http3")]
 use super::quic;
 use super::record::ExchangeRecord;
@@ -166,10 +165,9 @@ impl Tries<'_, '_> {
         let mut now = record.ready();
         let times = Times::begin(&way.timeouts, told.deadline.map(Into::into), now.into());
         times.check(now.into())?;
-        let tried = RefCell::new(Tried::new());
         // A body that may be too long to be kept is sent once.
         let kept = body.length().is_some_and(|length| length <= REPLAY_BYTES as u64);
-        let mut reuse = if kept { Reuse::Any } else { Reuse::Recent };
+        let earlier = Earlier::none(if kept { Reuse::Any } else { Reuse::Recent });
         let (mut number, mut unseen) = (1, 0);
         let mut leave: Option<Leave> = None;
         loop {
@@ -191,8 +189,8 @@ impl Tries<'_, '_> {
                 times: &times,
             };
             let tried_now = match hedge::terms(&attempt) {
-                Some(hedge) => hedge::attempt(attempt, hedge, number, &tried, reuse).await,
-                None => attempted(attempt, &tried, &mut reuse, now).await,
+                Some(hedge) => hedge::attempt(attempt, hedge, number, &earlier).await,
+                None => attempted(attempt, &earlier, now).await,
             };
             let Err(mut failure) = tried_now else { return Ok(()) };
             if !body.is_replayable() {
@@ -217,9 +215,9 @@ impl Tries<'_, '_> {
                     },
                 };
                 leave = Some(again.leave);
-                let others = !way.is_exhausted(&tried.borrow());
+                let others = earlier.leave_others(way);
                 if !others || !terms.retry.avoid_tried {
-                    tried.borrow_mut().clear();
+                    earlier.forget_tried();
                 }
                 // Where nothing was sent and another endpoint is there, nothing is gained by waiting.
                 let pause = match again.wait {
@@ -240,11 +238,11 @@ impl Tries<'_, '_> {
 }
 
 /// One attempt: who takes it, and what becomes of it there.
-async fn attempted(attempt: Attempt<'_, '_>, tried: &RefCell<Tried>, reuse: &mut Reuse, now: Instant) -> Result<(), Failure> {
+async fn attempted(attempt: Attempt<'_, '_>, earlier: &Earlier, now: Instant) -> Result<(), Failure> {
     let (worker, way, times, terms) = (attempt.worker, attempt.way, attempt.times, attempt.answers.terms);
     let mut picked = tokio::select! {
         biased;
-        picked = pick::pick(worker, way, tried, *reuse, now) => picked?,
+        picked = pick::pick(worker, way, earlier, now) => picked?,
         () = gone(attempt.responder.as_mut()) => {
             return Err(Failure::new(Reason::ClientClosed, "it went away before anybody took its request"));
         }
@@ -252,20 +250,7 @@ async fn attempted(attempt: Attempt<'_, '_>, tried: &RefCell<Tried>, reuse: &mut
     };
     attempt.record.picked(&picked);
     worker.count_pool_use(picked.lease.reused);
-    let Err(failure) = send::attempt(attempt, &mut picked).await else { return Ok(()) };
-    let was_closed = picked.lease.reused && !failure.answered && failure.reason == Reason::UpstreamClosed;
-    // An answer that is given up was told of as an answer.
-    if !was_closed && failure.again.is_none() && failure.reason.meaning().side != Side::Client {
-        picked.failed(failure.reason, Instant::now());
-    }
-    if was_closed {
-        // A kept connection that broke says little of its endpoint: a new one there may do.
-        tried.borrow_mut().pop();
-        picked.lease.was_closed();
-        *reuse = Reuse::No;
-    }
-    // Its upstream may have closed it before the request arrived; where that is not certain, only what may be repeated is.
-    Err(Failure { stale: was_closed && (failure.unsent || (failure.reset && terms.is_repeatable)), ..failure })
+    send::attempt(attempt, &mut picked).await.map_err(|failure| picked.failed(failure, earlier, terms))
 }
 
 /// Waits until the caller of a request that is not answered yet has gone away, as far as its connection tells.

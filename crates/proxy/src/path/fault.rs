@@ -19,10 +19,11 @@ use super::way::{To, Way};
 use crate::wire::Responder;
 use crate::worker::Worker;
 
-/// Lets a request meet the faults of its rule. True: it was answered or reset, and is over. `deadline`: when it must be over.
+/// Lets a request meet the faults of its rule. True: it was answered or reset, and is over. `deadline`: what its caller gives it; the timeouts of
+/// its rule begin after its delay.
 ///
 /// # Errors
-/// Where the caller goes away while it waits, or its time is over.
+/// Where the caller goes away while it waits, or the time that it gave is over.
 #[expect(clippy::too_many_arguments, reason = "what an exchange holds, borrowed apart")]
 pub async fn request(
     worker: &Rc<Worker>,
@@ -53,7 +54,7 @@ pub async fn request(
             () = responder.gone() => return Err(Failure::new(Reason::ClientClosed, "it went away while a fault held it up")),
         }
         if over.is_some() {
-            return Err(Failure::new(Reason::RequestTimeout, "its time was over while a fault held it up"));
+            return Err(Failure::new(Reason::DeadlineExceeded, "its time was over while a fault held it up"));
         }
         record.held_up();
     }

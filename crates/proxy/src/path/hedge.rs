@@ -3,7 +3,7 @@
 //! Only requests without a body that may be repeated are hedged, and each attempt beside the first counts as a retry within the service's limit. An
 //! endpoint that was outrun is remembered as at least so slow.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -17,11 +17,11 @@ use tokio::time::sleep_until;
 
 use super::deadline;
 use super::failure::Failure;
-use super::pick::{self, Picked, Tried};
+use super::pick::{self, Earlier, Picked};
+use super::retry::Terms;
 use super::send::{Attempt, Delivery, upgrade};
 use super::time::Times;
 use super::way::{Leave, Way};
-use crate::pool::Reuse;
 use crate::wire::{Answer, Body, Outgoing, Receiver, Sender, WireError};
 use crate::worker::Worker;
 
@@ -34,13 +34,30 @@ pub fn terms(attempt: &Attempt<'_, '_>) -> Option<Hedge> {
     may.then_some(hedge)
 }
 
-/// An endpoint that was asked. Dropped without its answer, it was outrun.
-struct Asked(Option<Picked>);
+/// Why attempts under way are given up.
+#[derive(Clone, Copy)]
+enum GivenUp {
+    /// The caller went away, which says nothing of who was asked.
+    Unheard,
+    /// Another endpoint answered before.
+    Outrun,
+    /// Their time is over.
+    Over(Reason),
+}
 
-impl Drop for Asked {
+/// An endpoint that was asked. Dropped without its answer, it is told why it was given up.
+struct Asked<'x> {
+    picked: Option<Picked>,
+    given_up: &'x Cell<GivenUp>,
+}
+
+impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        if let Some(picked) = &self.0 {
-            picked.outrun(Instant::now());
+        let Some(picked) = &self.picked else { return };
+        match self.given_up.get() {
+            GivenUp::Unheard => {}
+            GivenUp::Outrun => picked.outrun(Instant::now()),
+            GivenUp::Over(reason) => picked.ended(reason, Instant::now()),
         }
     }
 }
@@ -62,17 +79,19 @@ struct Question<'x> {
     head: &'x RequestHead,
     edits: &'x Edits,
     times: &'x Times,
-    tried: &'x RefCell<Tried>,
-    reuse: Reuse,
+    terms: Terms<'x>,
+    earlier: &'x Earlier,
+    given_up: &'x Cell<GivenUp>,
 }
 
-/// Makes one attempt, and others beside it as long as none is answered. `number`: of the first. Those who were tried are added to `tried`.
+/// Makes one attempt, and others beside it as long as none is answered. `number`: of the first.
 ///
 /// # Errors
 /// Where none was answered: why the last was not.
-pub async fn attempt(attempt: Attempt<'_, '_>, hedge: Hedge, number: u32, tried: &RefCell<Tried>, reuse: Reuse) -> Result<(), Failure> {
+pub async fn attempt(attempt: Attempt<'_, '_>, hedge: Hedge, number: u32, earlier: &Earlier) -> Result<(), Failure> {
     let Attempt { worker, head, edits, way, mut answers, body: _, responder: slot, alternative, record, times } = attempt;
-    let question = Question { worker, way, head, edits, times, tried, reuse };
+    let given_up = Cell::new(GivenUp::Unheard);
+    let question = Question { worker, way, head, edits, times, terms: answers.terms, earlier, given_up: &given_up };
     let mut asked = FuturesUnordered::new();
     asked.push(question.ask(number));
     let mut leaves: Vec<Leave> = Vec::new();
@@ -95,8 +114,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, hedge: Hedge, number: u32, tried:
                 next += hedge.after;
                 more -= 1;
                 // Asking one endpoint twice gains little.
-                let others = !way.is_exhausted(&tried.borrow());
-                match others.then(|| way.leave_to_retry(worker)).flatten() {
+                match earlier.leave_others(way).then(|| way.leave_to_retry(worker)).flatten() {
                     Some(leave) => {
                         worker.telemetry.metrics.count(OwnMetric::HEDGES, "", 1);
                         leaves.push(leave);
@@ -106,10 +124,13 @@ pub async fn attempt(attempt: Attempt<'_, '_>, hedge: Hedge, number: u32, tried:
                 }
             }
             () = responder.gone() => return Err(Failure::new(Reason::ClientClosed, "it went away before there was an answer")),
-            reason = times.over() => return Err(reason.into()),
+            reason = times.over() => {
+                given_up.set(GivenUp::Over(reason));
+                return Err(reason.into());
+            }
         }
     };
-    // The others are given up.
+    given_up.set(GivenUp::Outrun);
     drop(asked);
     drop(leaves);
     let now = Instant::now();
@@ -126,22 +147,18 @@ pub async fn attempt(attempt: Attempt<'_, '_>, hedge: Hedge, number: u32, tried:
 impl Question<'_> {
     /// Asks one endpoint.
     async fn ask(self, number: u32) -> Result<Answered, Failure> {
-        let Self { worker, way, head, edits, times, tried, reuse } = self;
+        let Self { worker, way, head, edits, times, terms, earlier, given_up } = self;
         let now = Instant::now();
         let edits = deadline::said_on(head, edits, times.left(now.into()), number);
-        let mut asked = Asked(Some(pick::pick(worker, way, tried, reuse, now).await?));
-        let answered = match &mut asked.0 {
+        let mut asked = Asked { picked: Some(pick::pick(worker, way, earlier, now).await?), given_up };
+        let answered = match &mut asked.picked {
             Some(picked) => answered(worker, picked, &Outgoing { head, edits: &edits, length: Some(0), upgrade: None }).await,
             None => Err(Failure::from(Reason::NoEndpoint)),
         };
-        let picked = asked.0.take();
-        match (answered, picked) {
+        match (answered, asked.picked.take()) {
             (Ok((response, body, halves)), Some(picked)) => Ok(Answered { picked, response, body, _halves: halves }),
-            (Err(failure), picked) => {
-                picked.inspect(|picked| picked.failed(failure.reason, Instant::now()));
-                Err(failure)
-            }
-            (Ok(_), None) => Err(Failure::from(Reason::NoEndpoint)),
+            (Err(failure), Some(picked)) => Err(picked.failed(failure, earlier, terms)),
+            (_, None) => Err(Failure::from(Reason::NoEndpoint)),
         }
     }
 }
@@ -155,7 +172,8 @@ async fn answered(
     let failed = |error: WireError| Failure::upstream(&error);
     worker.count_pool_use(picked.lease.reused);
     let (mut sender, mut receiver) = picked.lease.send(outgoing).await.map_err(failed)?;
-    sender.end(None).await.map_err(failed)?;
+    // Where the upstream took no more, its answer says why.
+    drop(sender.end(None).await);
     loop {
         if let Answer::Final(response, body) = receiver.answer().await.map_err(failed)? {
             return Ok((response, body, (sender, receiver)));

@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use lorica_model::head::{Edits, HeadBuilder, RequestHead, Version};
-use lorica_model::snapshot::{LimitService, Timeouts};
+use lorica_model::snapshot::LimitService;
 use lorica_xds::rate_limit::{Descriptor, METHOD, Said, question, said};
 use tokio::time::timeout;
 
 use super::mtls::Negotiated;
-use super::pick::{self, Tried};
+use super::pick::{self, Earlier};
 use super::route;
-use super::way::{Belonging, To, Way};
+use super::way::{To, Way};
 use crate::pool::Reuse;
 use crate::wire::{Answer, Frame, Outgoing};
 use crate::worker::Worker;
@@ -34,16 +34,8 @@ pub async fn ask(worker: &Rc<Worker>, service: &LimitService, descriptors: &[Des
 
 async fn call(worker: &Rc<Worker>, service: &LimitService, descriptors: &[Descriptor]) -> anyhow::Result<Said> {
     let reach = route::reach(worker, &service.port).await.map_err(|reason| anyhow::anyhow!("{}", reason.meaning().text))?;
-    let way = Way {
-        to: To::Endpoints(reach),
-        protocol: Negotiated::Http2,
-        timeouts: Timeouts::default(),
-        rule: None,
-        grpc_web: None,
-        belongs: Belonging::default(),
-        bytes_per_second: None,
-    };
-    let mut picked = pick::pick(worker, &way, &std::cell::RefCell::new(Tried::new()), Reuse::Any, Instant::now()).await?;
+    let way = Way::plain(To::Endpoints(reach), Negotiated::Http2);
+    let mut picked = pick::pick(worker, &way, &Earlier::none(Reuse::Any), Instant::now()).await?;
     let head = head(&service.port.to_string())?;
     let body = question(&service.domain, descriptors);
     let outgoing = Outgoing { head: &head, edits: &Edits::default(), length: None, upgrade: None };
@@ -52,9 +44,7 @@ async fn call(worker: &Rc<Worker>, service: &LimitService, descriptors: &[Descri
     sender.end(None).await?;
     loop {
         let Answer::Final(response, mut body) = receiver.answer().await? else { continue };
-        if let Some(active) = &picked.active {
-            active.answered(response.status, None, Instant::now());
-        }
+        picked.answered(&response, Instant::now());
         let status = |fields: &lorica_model::head::Fields| fields.get_str("grpc-status").map(str::to_owned);
         let mut told = status(&response.fields);
         let mut bytes = BytesMut::new();

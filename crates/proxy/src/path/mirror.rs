@@ -1,22 +1,21 @@
 //! mirror: copies of requests, of whose answers nobody hears. A copy never slows its request: one without a body leaves beside it, one with
 //! a body once that has come in whole, as far as it was kept for replay; a longer one is left out and counted.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lorica_model::head::{Edits, RequestHead};
-use lorica_model::snapshot::{Backend, Timeouts};
+use lorica_model::snapshot::Backend;
 use lorica_observe::metrics::OwnMetric;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::pick::{self, Tried};
+use super::pick::{self, Earlier};
 use super::replay::Replay;
 use super::send::upgrade;
-use super::way::{Belonging, To, Way};
+use super::way::{To, Way};
 use crate::pool::Reuse;
 use crate::view::Reach;
 use crate::wire::{Answer, Outgoing};
@@ -55,18 +54,9 @@ pub fn begin(worker: &Rc<Worker>, way: &Way, head: &RequestHead, edits: &Edits, 
         Backend::Missing { .. } => None,
     };
     let drawn = forward.mirrors.iter().filter(|mirror| mirror.share.takes(fastrand::f64()));
-    let copy = |reach: Arc<Reach>| Copy {
-        way: Way {
-            to: To::Endpoints(reach),
-            protocol: way.protocol,
-            timeouts: Timeouts::default(),
-            rule: None,
-            grpc_web: None,
-            belongs: Belonging::default(),
-            bytes_per_second: None,
-        },
-        head: head.clone(),
-        edits: edits.clone(),
+    let copy = |reach: Arc<Reach>| {
+        let way = Way::plain(To::Endpoints(reach), way.protocol);
+        Copy { way, head: head.clone(), edits: edits.clone() }
     };
     let copies: Vec<Copy> = drawn.filter_map(|mirror| to(&mirror.backend)).map(copy).collect();
     let mirrors = Mirrors { waiting: Some((worker.clone(), copies)) };
@@ -101,7 +91,7 @@ impl Mirrors {
 
 /// Sends one copy and drops its answer.
 async fn send(worker: &Rc<Worker>, copy: &Copy, frames: Vec<Bytes>) -> anyhow::Result<()> {
-    let mut picked = pick::pick(worker, &copy.way, &RefCell::new(Tried::new()), Reuse::Any, Instant::now()).await?;
+    let mut picked = pick::pick(worker, &copy.way, &Earlier::none(Reuse::Any), Instant::now()).await?;
     let length = frames.iter().map(|frame| frame.len() as u64).sum();
     let outgoing = Outgoing { head: &copy.head, edits: &copy.edits, length: Some(length), upgrade: None };
     let (mut sender, mut receiver) = picked.lease.send(&outgoing).await?;

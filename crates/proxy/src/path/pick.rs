@@ -1,13 +1,13 @@
 //! pick and connect: who takes the next attempt, and a connection there, pooled or new.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lorica_model::head::ResponseHead;
-use lorica_model::reason::Reason;
+use lorica_model::reason::{Reason, Side};
 use lorica_model::snapshot::{Connections, Transport};
 use lorica_observe::metrics::OwnMetric;
 use tokio::sync::OwnedMutexGuard;
@@ -15,8 +15,9 @@ use tokio::task::spawn_local;
 use tokio::time::sleep_until;
 
 use super::connect::{self, Connected, NotConnected};
+use super::failure::Failure;
 use super::mtls::Negotiated;
-use super::retry::retry_after;
+use super::retry::{Terms, retry_after};
 use super::way::{To, Way};
 use crate::endpoints::limits::{Overflow, PendingGuard, RequestGuard};
 use crate::endpoints::places::{Place, Places};
@@ -59,9 +60,29 @@ impl Picked {
         }
     }
 
-    /// Tells that there is none, or that it broke off.
-    pub fn failed(&self, reason: Reason, now: Instant) {
-        let Some(active) = &self.active else { return };
+    /// What follows from a failure of its attempt: for it, for attempts after, and for the request of these `terms`.
+    #[must_use]
+    pub fn failed(&self, failure: Failure, earlier: &Earlier, terms: Terms<'_>) -> Failure {
+        if self.lease.reused && !failure.answered && failure.reason == Reason::UpstreamClosed {
+            // A kept connection that broke says little of its endpoint: a new one there may do.
+            self.lease.was_closed();
+            earlier.reuse.set(Reuse::No);
+            if let Some(active) = &self.active {
+                earlier.tried.borrow_mut().retain(|tried| *tried != active.live.id);
+            }
+            // Its upstream may have closed it before the request arrived; where that is not certain, only what may be repeated is.
+            return Failure { stale: failure.unsent || (failure.reset && terms.is_repeatable), ..failure };
+        }
+        // An answer that is given up was told of as an answer.
+        if failure.again.is_none() {
+            self.ended(failure.reason, Instant::now());
+        }
+        failure
+    }
+
+    /// Tells that there is no answer, or that it broke off. What its caller did speaks for nobody and against nobody.
+    pub fn ended(&self, reason: Reason, now: Instant) {
+        let Some(active) = self.active.as_ref().filter(|_| reason.meaning().side != Side::Client) else { return };
         active.failed(reason, now);
         if let Some(request) = self.request.as_ref().filter(|_| reason == Reason::RequestTimeout) {
             request.timed_out(now);
@@ -72,12 +93,37 @@ impl Picked {
 /// The endpoints that took the attempts so far, by their numbers.
 pub type Tried = smallvec::SmallVec<[u64; 4]>;
 
-/// Who takes the next attempt, those `tried` left out while others are there; it is added to them. `reuse`: on which of the connections that
-/// are there.
+/// What the attempts of one request know of each other, whether one follows another or is made beside it.
+pub struct Earlier {
+    tried: RefCell<Tried>,
+    reuse: Cell<Reuse>,
+}
+
+impl Earlier {
+    /// There was none. `reuse`: which of the connections that are there the first may have.
+    #[must_use]
+    pub fn none(reuse: Reuse) -> Self {
+        Self { tried: RefCell::default(), reuse: Cell::new(reuse) }
+    }
+
+    /// Whether `way` has an endpoint that took none of them.
+    #[must_use]
+    pub fn leave_others(&self, way: &Way) -> bool {
+        !way.is_exhausted(&self.tried.borrow())
+    }
+
+    /// Those that took them may take the next as well.
+    pub fn forget_tried(&self) {
+        self.tried.borrow_mut().clear();
+    }
+}
+
+/// Who takes the next attempt: while others are there, none that took an `earlier` one. It is added to these.
 ///
 /// # Errors
 /// Where nobody takes it.
-pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &RefCell<Tried>, reuse: Reuse, now: Instant) -> Result<Picked, NotConnected> {
+pub async fn pick(worker: &Rc<Worker>, way: &Way, earlier: &Earlier, now: Instant) -> Result<Picked, NotConnected> {
+    let reuse = earlier.reuse.get();
     match &way.to {
         To::Endpoints(called) => {
             let used = match way.protocol {
@@ -86,11 +132,11 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, tried: &RefCell<Tried>, reuse:
                 _ => None,
             };
             // Another attempt may be under way beside this one.
-            let before = tried.borrow().clone();
+            let before = earlier.tried.borrow().clone();
             let Ready { active, at } = ready(worker, called, way.wanted(&before), now).await?;
             let reach = at.reach(called);
             let now = if used.is_some() || at.is_newer() { Instant::now() } else { now };
-            tried.borrow_mut().push(active.live.id);
+            earlier.tried.borrow_mut().push(active.live.id);
             let mut request = reach.live.begin_request(now).map_err(|overflow| overflown(worker, reach, overflow))?;
             let lease = match endpoint(worker, reach, &active, way.protocol, reuse, now).await {
                 Ok(lease) => lease,

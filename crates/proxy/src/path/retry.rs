@@ -37,7 +37,7 @@ impl<'a> Terms<'a> {
             return false;
         }
         if failure.unsent {
-            return on.contains(&RetryOn::ConnectFailure) && is_of_the_endpoint(failure.reason);
+            return on.contains(&RetryOn::ConnectFailure) && failure.reason.is_of_connection();
         }
         if failure.again.is_some() {
             return true;
@@ -89,19 +89,6 @@ pub fn is_repeatable(head: &RequestHead) -> bool {
 #[must_use]
 pub fn retry_after(response: &ResponseHead) -> Option<Duration> {
     response.fields.get_str("retry-after")?.trim().parse().ok().map(Duration::from_secs)
-}
-
-/// Whether another endpoint might do where this one could not be reached.
-fn is_of_the_endpoint(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::ConnectFailed
-            | Reason::ConnectTimeout
-            | Reason::UpstreamTls
-            | Reason::UpstreamIdentity
-            | Reason::UpstreamClosed
-            | Reason::UpstreamReset
-    )
 }
 
 #[cfg(test)]

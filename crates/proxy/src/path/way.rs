@@ -65,6 +65,20 @@ impl Belonging {
 }
 
 impl Way {
+    /// The way of what no rule has a say in.
+    #[must_use]
+    pub fn plain(to: To, protocol: Negotiated) -> Self {
+        Self {
+            to,
+            protocol,
+            timeouts: Timeouts::default(),
+            rule: None,
+            grpc_web: None,
+            belongs: Belonging::default(),
+            bytes_per_second: None,
+        }
+    }
+
     /// When the request is tried again. The app beside a proxy is not: who called may try another.
     #[must_use]
     pub fn retry(&self) -> &Retry {
@@ -195,17 +209,7 @@ pub fn by_rules(asked: Asked<'_>, table: &RuleTable, head: &RequestHead, random:
 /// The way of a request for the app's port.
 #[must_use]
 pub fn inbound(port: u16, declared: Protocol, caller: Option<Ipv4Addr>, head: &RequestHead) -> Way {
-    let protocol = spoken(declared, head.version);
-    let belongs = Belonging::default();
-    Way {
-        to: To::App { port, caller },
-        protocol,
-        timeouts: Timeouts::default(),
-        rule: None,
-        grpc_web: None,
-        belongs,
-        bytes_per_second: None,
-    }
+    Way::plain(To::App { port, caller }, spoken(declared, head.version))
 }
 
 /// What is spoken onwards: HTTP/2 where the port is declared so, else what the caller speaks.

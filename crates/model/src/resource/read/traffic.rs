@@ -189,9 +189,7 @@ fn hash_on(node: Node, reader: &mut Reader<'_>) -> Option<HashOn> {
             Some(HashOn::Cookie { name, ttl: ttl.and_then(|node| duration(&node, reader)), path: cookie_path(path, reader) })
         }
         (None, None, Some(node), None) => reader.text(&node, "`query`").map(HashOn::Query),
-        (None, None, None, Some(node)) => {
-            reader.word(&node, "source", &[("Address", HashOn::SourceAddress)].map(|(word, _)| (word, ()))).map(|()| HashOn::SourceAddress)
-        }
+        (None, None, None, Some(node)) => reader.word(&node, "source", &[("Address", ())]).map(|()| HashOn::SourceAddress),
         _ => {
             reader.wrong_with(
                 &span,

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -268,9 +269,14 @@ impl Http1Receiver {
                 Ok(0) => return Err(WireError::Invalid("the answer's head is cut off")),
                 Err(error) => error.into(),
             };
-            // A kept connection that its server closed before the request came: so nothing came of it.
-            let untaken = error == WireError::Closed && self.informational == 0 && self.connection.borrow().is_untaken();
-            return Err(if untaken { WireError::NotProcessed } else { error });
+            let connection = self.connection.borrow();
+            return Err(match error {
+                // A kept connection that its server closed before the request came: so nothing came of it.
+                WireError::Closed if self.informational == 0 && connection.is_untaken() => WireError::NotProcessed,
+                // Nothing tells whether it had come.
+                WireError::Closed if self.informational == 0 && connection.was_reset() => WireError::Io(ErrorKind::ConnectionReset),
+                error => error,
+            });
         }
     }
 

@@ -74,6 +74,11 @@ impl Connection {
         untaken::is_untaken(self.stream.as_ref(), self.written, self.ended && !self.reset)
     }
 
+    /// Whether any call met a reset.
+    pub(super) fn was_reset(&self) -> bool {
+        self.reset
+    }
+
     /// Whether everything queued was written.
     pub(super) fn is_flushed(&self) -> bool {
         self.outbox.is_empty()
