@@ -1,6 +1,8 @@
 //! The verbs that talk to a control plane, one file each.
 
 mod apply;
+mod ca;
+mod check;
 mod completions;
 mod delete;
 mod effective;
@@ -39,6 +41,8 @@ pub fn execute(command: Command, global: &Global, printer: &mut Printer) -> anyh
         Command::Fault(command) => runtime.block_on(fault::fault(&client()?, command, printer)),
         Command::Policy(PolicyCommand::Refused(arguments)) => runtime.block_on(refused::refused(&client()?, arguments, printer)),
         Command::Get(arguments) => runtime.block_on(get::get(&client()?, arguments, printer)),
+        Command::Check(arguments) => runtime.block_on(check::check(&client()?, arguments, printer)),
+        Command::Ca(command) => runtime.block_on(ca::ca(&client()?, command, printer)),
         Command::Status(arguments) => runtime.block_on(status::status(&client()?, arguments, printer)),
         Command::Completions(arguments) => {
             completions::completions(&arguments, printer);
