@@ -51,9 +51,20 @@ impl Envoy {
         let admin = port.address();
         let address = admin.to_string();
         let arguments = ["envoy", "bootstrap", "--admin", &address].into_iter().chain(options.iter().copied());
-        let printed = mesh.lorica(arguments).await?.success()?;
-        let bootstrap: Value = serde_json::from_str(&printed.stdout)?;
-        let file = mesh.write(&format!("envoy-{}.yaml", port.number()), &printed.stdout)?;
+        let printed = if options.contains(&"--watch") {
+            // It stays, to renew the certificate.
+            let watching = mesh.start_binary("lorica envoy bootstrap --watch", arguments, Vec::new(), None)?;
+            let printed = eventually("the bootstrap is printed", PATIENCE, || async {
+                let printed = watching.stdout();
+                serde_json::from_str::<Value>(&printed)?;
+                Ok(printed)
+            });
+            printed.await.with_context(|| mesh.last_words())?
+        } else {
+            mesh.lorica(arguments).await?.success()?.stdout
+        };
+        let bootstrap: Value = serde_json::from_str(&printed)?;
+        let file = mesh.write(&format!("envoy-{}.yaml", port.number()), &printed)?;
         let file = file.to_str().context("the path of the bootstrap is not UTF-8")?;
         // Two Envoys of one machine would otherwise share memory. Its log is looked at while it runs.
         let own = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning", "--file-flush-interval-msec", "20"];

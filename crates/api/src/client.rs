@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::ca::{CaStatus, SvidList};
 use crate::views::{
     ApplyReply, ApplyRequest, DeleteRequest, EffectiveTraffic, ErrorBody, ErrorReply, MtlsStatus, ObservedCall, Receipt, Refusal,
     RefusedCalls, RenderedDiagnostic, ResourceList, Status, Trial,
@@ -181,6 +182,31 @@ impl ApiClient {
     /// 404 where it does not exist.
     pub async fn resource(&self, kind: Kind, namespace: &str, name: &str) -> Result<serde_json::Value, ApiError> {
         self.get(&format!("/v1/resources/{}/{namespace}/{name}", kind.plural())).await
+    }
+
+    /// How the CA stands.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn ca(&self) -> Result<CaStatus, ApiError> {
+        self.get("/v1/ca").await
+    }
+
+    /// The newest certificate of each workload.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn svids(&self) -> Result<SvidList, ApiError> {
+        self.get("/v1/ca/svids").await
+    }
+
+    /// Asks something of the CA: `rotate`, `rollback`, `waive`, `root-key/export`, `root-key/forget`, `intermediate/request`,
+    /// `intermediate/install`, `intermediate/replace`.
+    ///
+    /// # Errors
+    /// 409 where it is not the time for it, 422 where what is brought is wrong.
+    pub async fn ask_ca<T: DeserializeOwned>(&self, what: &str, body: &impl Serialize) -> Result<T, ApiError> {
+        self.post(&format!("/v1/ca/{what}"), body).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {

@@ -1,8 +1,10 @@
 //! The REST API's JSON, and its client: what the command line and the demo know of a control plane. No handlers, no storage.
 
+mod ca;
 mod client;
 mod views;
 
+pub use ca::{CaStatus, ForgetRootKey, HeldUp, Pem, RootKey, RootStatus, RotateRequest, SvidList, SvidStatus, WaiveRequest};
 pub use client::{ApiClient, ApiError, Server};
 pub use views::{
     AcknowledgedAt, ApplyReply, ApplyRequest, AuthorityStatus, Change, ChangeAction, DeleteRequest, EffectivePort, EffectiveRule,

@@ -1,6 +1,7 @@
 //! The command line as typed: what clap reads, and the small grammars of its values.
 
 mod authz;
+mod ca;
 mod envoy;
 mod fault;
 mod proxy;
@@ -15,6 +16,7 @@ use lorica_model::name::{Label, Namespace, ServiceName, ServicePort};
 use lorica_model::snapshot::{Locality, Protocol};
 
 pub use authz::{AskerArg, AuthzCanArgs, AuthzCommand, AuthzSuggestArgs, AuthzTestArgs, CallArg, ResourcesArgs};
+pub use ca::{CaCommand, CaExportArgs, CaFileArgs, CaRotateArgs, CaSignArgs, CaStatusArgs};
 pub use envoy::{EnvoyArgs, EnvoyCommand};
 pub use fault::{CallerArg, DelayArg, DnsArg, FaultAddArgs, FaultCommand, FaultListArgs, FaultRemoveArgs, HeaderArg};
 pub use proxy::{BindArg, InboundArg, ProxyArgs, WorkersArg};
@@ -93,6 +95,11 @@ pub enum Command {
     Get(GetArgs),
     /// Show control plane, proxies, certificates and what was acknowledged last.
     Status(StatusArgs),
+    /// Look for what is going to fail while there is time: exit code 1 if there is anything.
+    Check(CheckArgs),
+    /// The certificates that identities rest on: how they stand, and how they are replaced.
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Use a stock Envoy as a data plane.
     #[command(subcommand)]
     Envoy(EnvoyCommand),
@@ -145,9 +152,25 @@ pub struct ControlArgs {
     /// The trust domain of a new mesh. Fixed once the mesh exists.
     #[arg(long, value_name = "NAME")]
     pub trust_domain: Option<String>,
-    /// How long a workload's certificate holds, 1m to 168h. Renewed before half of it is over; stolen, it is of use for that long.
+    /// How long a workload's certificate holds, 5s to 168h. Renewed before half of it is over; stolen, it is of use for that long.
+    /// Below 1m a slow moment of a host is enough to let one end.
     #[arg(long, default_value = "24h", value_name = "TIME", value_parser = svid_lifetime)]
     pub svid_lifetime: Duration,
+    /// A root of your own, PEM. With --ca-root-key an intermediate is made; without it, --ca-cert and --ca-key bring one.
+    #[arg(long, value_name = "FILE")]
+    pub ca_root_cert: Option<PathBuf>,
+    /// The root's key, PEM. Better kept offline.
+    #[arg(long, value_name = "FILE", requires = "ca_root_cert")]
+    pub ca_root_key: Option<PathBuf>,
+    /// The intermediate that signs, PEM.
+    #[arg(long, value_name = "FILE", requires_all = ["ca_root_cert", "ca_key"])]
+    pub ca_cert: Option<PathBuf>,
+    /// The intermediate's key, PEM.
+    #[arg(long, value_name = "FILE", requires = "ca_cert")]
+    pub ca_key: Option<PathBuf>,
+    /// Serve metrics on this address, too, for Prometheus: 127.0.0.1:15014. They are always on the socket, at /metrics.
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<SocketAddr>,
     /// Where the state is kept.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
@@ -437,6 +460,17 @@ pub struct StatusArgs {
     pub output: Output,
 }
 
+/// `lorica check`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lorica check             what is found, and what to do
+  lorica check -o json     for scripts; each check has a number that stays its own")]
+pub struct CheckArgs {
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
 /// `lorica completions`.
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
@@ -547,8 +581,8 @@ fn port(text: &str) -> Result<u16, String> {
 /// A time that a certificate may hold.
 fn svid_lifetime(text: &str) -> Result<Duration, String> {
     let lifetime = duration(text)?;
-    let allowed = Duration::from_secs(60)..=Duration::from_secs(7 * 24 * 3600);
-    if allowed.contains(&lifetime) { Ok(lifetime) } else { Err("a certificate holds from 1m to 168h".to_owned()) }
+    let allowed = Duration::from_secs(5)..=Duration::from_secs(7 * 24 * 3600);
+    if allowed.contains(&lifetime) { Ok(lifetime) } else { Err("a certificate holds from 5s to 168h".to_owned()) }
 }
 
 /// `30s`, `500ms`, `2m`, `1h`.

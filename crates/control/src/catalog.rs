@@ -201,7 +201,7 @@ impl Viewed {
 /// What the names begin with of what a workload has for its own inbound.
 const INBOUND_PREFIX: &str = "inbound/";
 /// The secret that everybody may have: the roots to trust.
-const BUNDLE: &str = "bundle";
+pub(crate) const BUNDLE: &str = "bundle";
 
 impl Catalog for Viewed {
     fn get(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {

@@ -7,6 +7,7 @@
 //! | [`catalog`] | what one viewer may have of a publication |
 //! | [`receipt`] | who acknowledged a publication |
 //! | [`sessions`] | xDS streams, tied to the mesh |
+//! | [`ca`] | the CA: who signs, the rotation of its root, the books on what was signed |
 //! | [`issue`] | the CA's door |
 //! | [`rate_limit`] | tokens of global limits, lent to proxies |
 //! | [`observed`] | who calls what, and what policies that are tried would change |
@@ -18,6 +19,7 @@
 
 pub mod addresses;
 pub mod api;
+pub mod ca;
 pub mod catalog;
 pub mod declare;
 pub mod issue;
@@ -29,19 +31,22 @@ pub mod refused;
 pub mod sessions;
 pub mod store;
 
+mod metrics;
 mod serve;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use lorica_api::Receipt;
-use lorica_model::snapshot::TrustBundle;
+use lorica_identity::intermediate::OwnCa;
 use lorica_model::spiffe::TrustDomain;
 
 pub use lorica_identity::authority::SVID_LIFETIME;
 
+use crate::ca::{Ca, CaStart};
 use crate::issue::Issuer;
 use crate::mesh::Mesh;
 use crate::observed::Observed;
@@ -58,8 +63,12 @@ pub struct ControlConfig {
     pub socket: PathBuf,
     /// The trust domain of a new mesh.
     pub trust_domain: Option<TrustDomain>,
-    /// How long an SVID holds, from one minute to seven days; [`SVID_LIFETIME`] unless said otherwise.
+    /// How long an SVID holds, from five seconds to seven days; [`SVID_LIFETIME`] unless said otherwise.
     pub svid_lifetime: Duration,
+    /// The root of a new mesh, or what is new of the root of this one; none: made here.
+    pub own_ca: Option<OwnCa>,
+    /// Where metrics are served over TCP besides the socket; none: nowhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// A control plane.
@@ -67,6 +76,8 @@ pub struct ControlPlane {
     /// The mesh.
     pub mesh: Arc<Mesh>,
     /// The CA.
+    pub ca: Arc<Ca>,
+    /// The CA's door.
     pub issuer: Arc<Issuer>,
     /// What was refused to leave the mesh.
     pub refused: Arc<Refused>,
@@ -85,15 +96,16 @@ pub struct ControlPlane {
 /// When its state or its socket cannot be had.
 pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.state_directory)?);
-    let authority = issue::authority(&*store, config.trust_domain.as_ref())?;
-    let roots = vec![authority.root().as_ref().to_vec()];
-    let trust_domain = authority.trust_domain().clone();
-    let bundle = TrustBundle { trust_domain: trust_domain.clone(), roots };
+    let ca = CaStart::load(&*store, config.trust_domain.as_ref(), config.own_ca.as_ref(), SystemTime::now())?;
+    let bundle = ca.bundle();
+    let trust_domain = bundle.trust_domain.clone();
     let mesh = Mesh::load(store.clone(), trust_domain.clone(), bundle, prefix(&*store)?)?;
-    let issuer = Issuer::new(mesh.clone(), authority, config.svid_lifetime);
+    let ca = ca.of(mesh.clone(), store.clone(), config.svid_lifetime);
+    let issuer = Issuer::new(mesh.clone(), ca.clone());
     let control = Arc::new(ControlPlane {
         mesh: mesh.clone(),
-        issuer: issuer.clone(),
+        ca: ca.clone(),
+        issuer,
         refused: Arc::default(),
         observed: Arc::default(),
         limits: Arc::new(Limits::new(mesh.clone(), Instant::now())),
@@ -102,12 +114,17 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
         socket: config.socket,
     });
     let listener = serve::bind(&control.socket).await.with_context(|| format!("{} cannot be served", control.socket.display()))?;
-    let tasks = [
-        tokio::spawn(issuer.keep_fresh(store.clone())),
+    let scraped = match config.metrics {
+        Some(address) => Some(metrics::bind(address).await?),
+        None => None,
+    };
+    let mut tasks = vec![
+        tokio::spawn(ca.keep()),
         tokio::spawn(expire(mesh.clone())),
         tokio::spawn(end_faults(mesh.clone())),
         tokio::spawn(catch_up(mesh)),
     ];
+    tasks.extend(scraped.map(|listener| tokio::spawn(metrics::serve(listener, control.clone()))));
     ready(&trust_domain);
     serve::serve(listener, control.clone(), shutdown).await;
     tasks.iter().for_each(tokio::task::JoinHandle::abort);

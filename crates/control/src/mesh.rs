@@ -5,6 +5,7 @@
 //! changes of the store in order and is held while the disk is waited for, so that reading and streams never wait for it.
 
 mod registration;
+pub mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,6 +69,8 @@ struct State {
     history: VecDeque<String>,
     held_back: BTreeSet<ServiceName>,
     certificates: BTreeMap<WorkloadName, SystemTime>,
+    /// Workloads that ended in order, for who keeps books on their certificates.
+    ended_in_order: BTreeSet<WorkloadName>,
     published_at: Instant,
     /// Whether something is not published yet.
     behind: bool,
@@ -82,6 +85,8 @@ struct Session {
     node: Arc<NodeMetadata>,
     workload: Option<WorkloadName>,
     subscribed: BTreeSet<(Kind, String)>,
+    /// The version of the bundle that its client has acknowledged.
+    trusts: Option<String>,
     publications: watch::Sender<Publication>,
 }
 
@@ -209,6 +214,7 @@ impl Mesh {
             history,
             held_back: BTreeSet::new(),
             certificates: BTreeMap::new(),
+            ended_in_order: BTreeSet::new(),
             published_at: Instant::now(),
             behind: false,
             ended: false,
@@ -379,7 +385,10 @@ impl Mesh {
                 state.held_back.remove(service);
             }
         }
-        state.sessions.insert(id, Session { name: name.to_owned(), dialect, node, workload, subscribed: BTreeSet::new(), publications });
+        state.sessions.insert(
+            id,
+            Session { name: name.to_owned(), dialect, node, workload, subscribed: BTreeSet::new(), trusts: None, publications },
+        );
         (id, receiver)
     }
 

@@ -138,6 +138,7 @@ impl SessionObserver for Stream {
             Event::Unsubscribed { kind, names } => self.mesh.subscribed(self.id, kind, names, false),
             // Whom it concerns was settled when it was published.
             Event::Published { .. } => {}
+            Event::Acknowledged { name, version } => self.mesh.acknowledged(self.id, &name, version),
             Event::Reached { revision } => self.mesh.reached(self.id, revision),
             Event::Rejected { kind, name, message, revision } => self.mesh.rejected(self.id, kind, &name, &message, revision),
         }

@@ -34,6 +34,8 @@ fn config(directory: &Path) -> ControlConfig {
         socket: directory.join("control.sock"),
         trust_domain: None,
         svid_lifetime: lorica_control::SVID_LIFETIME,
+        own_ca: None,
+        metrics: None,
     }
 }
 

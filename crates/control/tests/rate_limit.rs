@@ -43,6 +43,8 @@ async fn with_policy(directory: &Path, test: impl AsyncFnOnce(Channel, &ApiClien
         socket: directory.join("control.sock"),
         trust_domain: None,
         svid_lifetime: lorica_control::SVID_LIFETIME,
+        own_ca: None,
+        metrics: None,
     };
     let socket = config.socket.clone();
     let (ready, is_ready) = oneshot::channel();

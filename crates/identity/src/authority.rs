@@ -12,11 +12,9 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer as _;
 
 use crate::bundle::{Bundle, BundleError};
-use crate::certificate::{Fields, hex, printable, time_text};
+use crate::certificate::{Fields, hex, printable, sha256, signed_by, subject, time_text};
 use crate::facts::{self, FactsError, WorkloadFacts};
 use crate::pem::{self, SecretPem};
 use crate::request::{CertificateRequest, RequestError};
@@ -32,11 +30,13 @@ pub const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 pub const INTERMEDIATE_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long an SVID lives, unless said otherwise.
 pub const SVID_LIFETIME: Duration = DAY;
-/// The shortest life of an SVID: below it a workload would do little but renew.
-pub const MIN_SVID_LIFETIME: Duration = Duration::from_secs(60);
+/// The shortest life of an SVID. A workload renews before half of it is over, a few times over if need be: below it a slow moment
+/// would let one end.
+pub const MIN_SVID_LIFETIME: Duration = Duration::from_secs(5);
 /// The longest life of an SVID: nothing revokes one earlier than its end but closing connections.
 pub const MAX_SVID_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How far certificates begin before they are made, so that a peer whose clock is a little behind takes them.
+/// How far certificates begin before they are made, so that a peer whose clock is a little behind takes them. An SVID begins at most a
+/// tenth of its life earlier, as it is renewed by how much of its life is over.
 pub const BACKDATE: Duration = Duration::from_secs(30);
 
 /// The last second of the year 9999, the last that a certificate can express.
@@ -58,7 +58,7 @@ pub enum AuthorityError {
     Part {
         /// Whose CA it is.
         trust_domain: TrustDomain,
-        /// `root certificate`, `root key`, `intermediate certificate` or `intermediate key`.
+        /// `root certificate`, `root key`, `intermediate certificate`, `intermediate key` or `certificate request`.
         part: &'static str,
         /// What is wrong with it.
         why: String,
@@ -124,7 +124,7 @@ pub struct Grant {
     pub id: SpiffeId,
     /// What the CA says of it, from its registration.
     pub facts: Option<WorkloadFacts>,
-    /// How long its SVID lives; held between 1 minute and 7 days, and to the end of the intermediate.
+    /// How long its SVID lives; held between 5 seconds and 7 days, and to the end of the intermediate.
     pub lifetime: Duration,
 }
 
@@ -300,6 +300,30 @@ impl Authority {
         &self.root
     }
 
+    /// The intermediate certificate.
+    #[must_use]
+    pub fn intermediate(&self) -> &CertificateDer<'static> {
+        &self.intermediate
+    }
+
+    /// What the root is called for short: the SHA-256 of its certificate, in 64 hexadecimal digits.
+    #[must_use]
+    pub fn root_id(&self) -> String {
+        hex(&sha256(&self.root))
+    }
+
+    /// The root's own name, for people.
+    #[must_use]
+    pub fn root_name(&self) -> String {
+        subject(&self.root)
+    }
+
+    /// Whether the root's key is here.
+    #[must_use]
+    pub fn has_root_key(&self) -> bool {
+        self.root_key.is_some()
+    }
+
     /// When the root ends.
     #[must_use]
     pub fn root_end(&self) -> SystemTime {
@@ -318,11 +342,11 @@ impl Authority {
     }
 
     /// Signs a request: a chain of leaf and intermediate, as a TLS peer presents it. Of the request only the public
-    /// key is used; identity, facts and lifetime are the grant's. The leaf begins 30 s before `now`.
+    /// key is used; identity, facts and lifetime are the grant's. The leaf begins up to [`BACKDATE`] before `now`.
     ///
     /// # Errors
     /// If the request is refused, asks for another identity than the grant's, the grant is not this CA's to give,
-    /// or the intermediate has less than a minute left.
+    /// or the intermediate has less than [`MIN_SVID_LIFETIME`] left.
     pub fn sign(&self, csr_der: &[u8], grant: &Grant, now: SystemTime) -> Result<Vec<CertificateDer<'static>>, SignError> {
         let request = CertificateRequest::read(csr_der)?;
         let granted = grant.id.to_string();
@@ -368,7 +392,8 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         params.serial_number = Some(serial()?);
-        set_validity(&mut params, now, end);
+        let backdate = BACKDATE.min(end.duration_since(now).unwrap_or_default() / 10);
+        set_validity(&mut params, now.checked_sub(backdate).unwrap_or(now), end);
         params.custom_extensions.extend(facts.map(|facts| CustomExtension::from_oid_content(facts::OID, facts)));
         Ok(params.signed_by(request.key(), &self.issuer).map_err(text)?.der().clone())
     }
@@ -397,7 +422,7 @@ impl Authority {
 }
 
 /// An intermediate of a year, or to the end of the root.
-fn new_intermediate(
+pub(crate) fn new_intermediate(
     trust_domain: &TrustDomain,
     root: &CertificateDer<'static>,
     root_key: &rcgen::KeyPair,
@@ -415,7 +440,7 @@ fn new_intermediate(
 }
 
 /// A signing certificate as X509-SVID asks for: the trust domain as URI, the right to sign certificates.
-fn signing_params(
+pub(crate) fn signing_params(
     trust_domain: &TrustDomain,
     kind: &str,
     now: SystemTime,
@@ -432,7 +457,7 @@ fn signing_params(
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.serial_number = Some(serial()?);
-    set_validity(&mut params, now, end);
+    set_validity(&mut params, now.checked_sub(BACKDATE).unwrap_or(now), end);
     Ok(params)
 }
 
@@ -443,15 +468,6 @@ fn checked_facts(facts: &WorkloadFacts, id: &SpiffeId) -> Result<Vec<u8>, SignEr
         }
         _ => Ok(facts.encode()?),
     }
-}
-
-fn signed_by(certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> Result<(), String> {
-    let (_, certificate) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
-    let (_, issuer) = X509Certificate::from_der(issuer).map_err(|error| error.to_string())?;
-    if certificate.issuer().as_raw() != issuer.subject().as_raw() {
-        return Err("it was issued by another root".to_owned());
-    }
-    certificate.verify_signature(Some(issuer.public_key())).map_err(|_| "it is not signed by the root".to_owned())
 }
 
 /// 16 random bytes, positive and of full length.
@@ -468,15 +484,15 @@ fn random<const N: usize>() -> Result<[u8; N], String> {
 }
 
 /// Sets begin and end, to the second. rcgen's type for times is reached by its own constructor.
-fn set_validity(params: &mut CertificateParams, now: SystemTime, end: SystemTime) {
+fn set_validity(params: &mut CertificateParams, begin: SystemTime, end: SystemTime) {
     let date = |time: SystemTime| {
         let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds.min(LAST_SECOND))
     };
-    params.not_before = date(now.checked_sub(BACKDATE).unwrap_or(now));
+    params.not_before = date(begin);
     params.not_after = date(end);
 }
 
-fn text(error: rcgen::Error) -> String {
+pub(crate) fn text(error: rcgen::Error) -> String {
     error.to_string()
 }

@@ -1,4 +1,7 @@
 //! A trust bundle: root certificates in, trust anchors out. It holds no key and trusts nothing by itself.
+//! The roots of a trust domain stand behind identities of that trust domain alone, also where bundles are joined.
+
+use std::collections::BTreeMap;
 
 use lorica_model::spiffe::TrustDomain;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
@@ -37,13 +40,14 @@ pub enum BundleError {
     },
 }
 
-/// The roots that a trust domain is verified against.
+/// The roots that a trust domain is verified against, and those of the trust domains that it federates with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
     trust_domain: TrustDomain,
     /// Sorted and without repeats, so that the same roots are the same bundle.
     roots: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
+    federated: BTreeMap<TrustDomain, Bundle>,
     version: String,
 }
 
@@ -68,7 +72,29 @@ impl Bundle {
         let (roots, anchors): (Vec<_>, Vec<_>) = both.into_iter().unzip();
         let hashes: Vec<u8> = roots.iter().flat_map(|root| sha256(root)).collect();
         let version = hex(&sha256(&[trust_domain.as_str().as_bytes(), &[0], &hashes].concat())[..16]);
-        Ok(Self { trust_domain, roots, anchors, version })
+        Ok(Self { trust_domain, roots, anchors, federated: BTreeMap::new(), version })
+    }
+
+    /// Takes peers of other trust domains, too: each is verified against the roots of its own. A bundle of this very trust domain
+    /// adds nothing, as nobody else speaks for it; of two for one trust domain the last holds.
+    #[must_use]
+    pub fn federated_with(mut self, others: impl IntoIterator<Item = Bundle>) -> Self {
+        self.federated = others
+            .into_iter()
+            .filter(|other| other.trust_domain != self.trust_domain)
+            .map(|other| (other.trust_domain.clone(), other))
+            .collect();
+        if !self.federated.is_empty() {
+            let versions = self.federated.values().map(|other| other.version.as_str()).collect::<Vec<_>>().join(",");
+            self.version = hex(&sha256(format!("{},{versions}", self.version).as_bytes())[..16]);
+        }
+        self
+    }
+
+    /// The roots that identities of a trust domain are verified against; none: its peers are refused.
+    #[must_use]
+    pub fn of(&self, trust_domain: &TrustDomain) -> Option<&Bundle> {
+        if *trust_domain == self.trust_domain { Some(self) } else { self.federated.get(trust_domain) }
     }
 
     /// Reads a bundle from PEM certificates.
@@ -100,7 +126,7 @@ impl Bundle {
         &self.roots
     }
 
-    /// A hash of trust domain and roots, equal wherever they are: 32 hexadecimal digits.
+    /// A hash of trust domains and roots, equal wherever they are: 32 hexadecimal digits.
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version

@@ -93,6 +93,24 @@ impl Fields {
     }
 }
 
+/// Whether `issuer` signed `certificate`: by name and by signature. The error says why not.
+pub(crate) fn signed_by(certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> Result<(), String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+    let (_, issuer) = X509Certificate::from_der(issuer).map_err(|error| error.to_string())?;
+    if certificate.issuer().as_raw() != issuer.subject().as_raw() {
+        return Err("it was issued by another root".to_owned());
+    }
+    certificate.verify_signature(Some(issuer.public_key())).map_err(|_| "it is not signed by the root".to_owned())
+}
+
+/// The name of a certificate's subject, for people.
+pub(crate) fn subject(certificate: &CertificateDer<'_>) -> String {
+    match X509Certificate::from_der(certificate) {
+        Ok((_, certificate)) => printable(&certificate.subject().to_string()),
+        Err(_) => "an unreadable name".to_owned(),
+    }
+}
+
 /// The name in the DER of an X.501 name without its outer tag, for people.
 pub(crate) fn name_text(content: &[u8]) -> String {
     let mut der = Vec::with_capacity(content.len() + 4);

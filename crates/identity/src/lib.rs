@@ -4,8 +4,10 @@
 //! | module | noun |
 //! | --- | --- |
 //! | [`authority`] | the embedded CA: root, intermediate, signing |
+//! | [`intermediate`] | intermediates: made here, asked for, signed where the root's key is offline |
+//! | [`root_rotation`] | from one root to another, in phases that every proxy acknowledges |
 //! | [`request`] | a certificate request, of which nothing but the public key is believed |
-//! | [`bundle`] | the roots that a trust domain is verified against |
+//! | [`bundle`] | the roots that trust domains are verified against |
 //! | [`edge`] | TLS at a gateway's edge, with certificates and roots that a user gave |
 //! | [`secrets`] | what is wrong with certificates that users write into Secrets |
 //! | [`facts`] | what the CA says about a workload inside its SVID |
@@ -30,8 +32,10 @@ pub mod edge;
 pub mod facts;
 pub mod files;
 pub mod handshake;
+pub mod intermediate;
 pub mod peer;
 pub mod request;
+pub mod root_rotation;
 pub mod rotation;
 pub mod secrets;
 pub mod svid;
@@ -40,6 +44,7 @@ pub mod tls;
 mod certificate;
 mod der;
 mod pem;
+mod signing;
 mod verify;
 
 pub use authority::{Authority, AuthorityError, AuthorityRecord, Grant, Renewal, SignError};

@@ -9,7 +9,7 @@ use rcgen::{CertificateParams, DistinguishedName, PublicKeyData as _, SanType};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::certificate::{Fields, owned};
+use crate::certificate::{Fields, owned, signed_by};
 use crate::facts::WorkloadFacts;
 use crate::peer::PeerError;
 use crate::pem::{self, SecretPem};
@@ -169,6 +169,12 @@ impl Svid {
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
         &self.id
+    }
+
+    /// Whether it comes from this root: whether the last certificate of its chain is signed by it.
+    #[must_use]
+    pub fn is_from(&self, root: &CertificateDer<'_>) -> bool {
+        self.chain.last().is_some_and(|last| signed_by(last, root).is_ok())
     }
 
     /// The chain as DER, leaf first, without the root.

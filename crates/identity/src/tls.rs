@@ -27,6 +27,7 @@ use rustls::{ClientConfig, ConfigBuilder, ServerConfig, WantsVerifier};
 use rustls_pki_types::CertificateDer;
 
 use crate::bundle::Bundle;
+use crate::certificate::Fields;
 use crate::peer::{AcceptedIdentities, PeerError, PeerIdentity, peer_identity};
 use crate::svid::Svid;
 use crate::verify::{AnyPeer, OnlyPeers, Trust};
@@ -143,7 +144,20 @@ impl TlsEpoch {
         &self.trust.bundle
     }
 
-    /// A server that demands a certificate of every client and takes any identity of the trust domain. `alpn` in
+    /// When the first intermediate of the SVID's chain ends; none: the root signed the SVID itself.
+    #[must_use]
+    pub fn intermediate_end(&self) -> Option<SystemTime> {
+        self.svid.chain().iter().skip(1).filter_map(|certificate| Some(Fields::read(certificate).ok()?.not_after)).min()
+    }
+
+    /// When the root ends that the SVID comes from; none: it is of a root that is not in the bundle.
+    #[must_use]
+    pub fn root_end(&self) -> Option<SystemTime> {
+        let root = self.bundle().roots().iter().find(|root| self.svid.is_from(root))?;
+        Fields::read(root).ok().map(|fields| fields.not_after)
+    }
+
+    /// A server that demands a certificate of every client and takes any identity of the bundle's trust domains. `alpn` in
     /// the server's order of preference; empty for none. All servers of an epoch share its sessions.
     #[must_use]
     pub fn server_config(&self, alpn: &[&[u8]]) -> Arc<ServerConfig> {
@@ -172,10 +186,10 @@ impl TlsEpoch {
     /// every handshake: a resumed one has not looked at the certificates again.
     ///
     /// # Errors
-    /// If there is no certificate, it is over at `now`, or it is of another trust domain.
+    /// If there is no certificate, it is over at `now`, or it is of a trust domain that the bundle has no roots of.
     pub fn peer(&self, certificates: Option<&[CertificateDer<'_>]>, now: SystemTime) -> Result<PeerIdentity, PeerError> {
         let peer = peer_identity(certificates.unwrap_or_default())?;
-        if peer.id.trust_domain() != self.trust.bundle.trust_domain() {
+        if self.trust.bundle.of(peer.id.trust_domain()).is_none() {
             return Err(PeerError::TrustDomain { expected: self.trust.bundle.trust_domain().clone(), id: peer.id });
         }
         if now >= peer.not_after {

@@ -49,7 +49,8 @@ impl Role {
     }
 }
 
-/// Verifies the chain of `leaf` at `now` and reads who it is. The bundle's trust domain is the only one accepted.
+/// Verifies the chain of `leaf` at `now` and reads who it is: against the roots of the trust domain that it claims, and no others.
+/// A claim of a trust domain without roots here is judged by the bundle's own, which no such peer passes.
 pub(crate) fn verify(
     bundle: &Bundle,
     provider: &CryptoProvider,
@@ -59,10 +60,12 @@ pub(crate) fn verify(
     role: Role,
 ) -> Result<PeerIdentity, PeerError> {
     let certificate = EndEntityCert::try_from(leaf).map_err(|error| PeerError::Malformed(error.to_string()))?;
+    let fields = Fields::read(leaf).map_err(PeerError::Malformed)?;
+    let claimed = fields.leaf_id().ok().and_then(|id| bundle.of(id.trust_domain()));
+    let bundle = claimed.unwrap_or(bundle);
     certificate
         .verify_for_usage(provider.signature_verification_algorithms.all, bundle.anchors(), intermediates, now, role.usage(), None, None)
         .map_err(|error| chain_error(error, &certificate, bundle.trust_domain(), role))?;
-    let fields = Fields::read(leaf).map_err(PeerError::Malformed)?;
     if !role.is_named(&fields) {
         return Err(PeerError::Purpose { role: role.word() });
     }
@@ -131,7 +134,7 @@ impl Trust {
     }
 }
 
-/// The server's side: any identity of the trust domain may connect; authorization comes after the handshake.
+/// The server's side: any identity of the trust domains may connect; authorization comes after the handshake.
 #[derive(Debug)]
 pub(crate) struct AnyPeer(pub(crate) Arc<Trust>);
 

@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
-use lorica_identity::authority::{BACKDATE, INTERMEDIATE_LIFETIME, ROOT_LIFETIME};
+use lorica_identity::authority::{BACKDATE, INTERMEDIATE_LIFETIME, MIN_SVID_LIFETIME, ROOT_LIFETIME};
 use lorica_identity::request::{CertificateRequest, RequestError};
 use lorica_identity::{
     Authority, AuthorityRecord, Bundle, CertificateDer, Grant, KeyPair, PeerError, Renewal, SecretPem, SignError, Svid, SvidError,
@@ -210,7 +210,7 @@ fn a_grant_has_to_fit() {
         let svid = Svid::new(&authority.sign(&key.request(&grant.id).unwrap(), &grant, now()).unwrap(), key).unwrap();
         svid.not_after().duration_since(now()).unwrap()
     };
-    assert_eq!([Duration::ZERO, HOUR, 365 * DAY].map(life), [Duration::from_secs(60), HOUR, 7 * DAY]);
+    assert_eq!([Duration::ZERO, HOUR, 365 * DAY].map(life), [MIN_SVID_LIFETIME, HOUR, 7 * DAY]);
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn the_intermediate_is_renewed_in_its_second_half() {
         leaf.validity().not_after.timestamp(),
         i64::try_from(end.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()).unwrap()
     );
-    for late in [end - Duration::from_secs(59), end, end + DAY] {
+    for late in [end - Duration::from_secs(4), end, end + DAY] {
         assert!(matches!(authority.sign(&csr, &grant, late), Err(SignError::IntermediateEnds { .. })));
     }
     let back = Authority::from_record(&AuthorityRecord { root_key_pem: Some(key), ..authority.to_record() }).unwrap();

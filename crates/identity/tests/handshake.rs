@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use lorica_identity::{
-    AcceptedIdentities, Authority, Bundle, CertificateDer, Grant, HandshakeFailure, KeyPair, PeerError, PeerIdentity, Svid, TlsEpoch,
-    WorkloadFacts,
+    AcceptedIdentities, Authority, AuthorityRecord, Bundle, CertificateDer, Grant, HandshakeFailure, KeyPair, PeerError, PeerIdentity,
+    Svid, TlsEpoch, WorkloadFacts,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, SanType};
@@ -376,6 +376,48 @@ fn svid_and_bundle_are_of_one_trust_domain() {
         error.to_string(),
         "the SVID of spiffe://mesh.local/ns/contact/sa/recording cannot be used with the trust bundle of other.example"
     );
+}
+
+#[test]
+fn a_peer_is_verified_by_the_roots_of_its_own_trust_domain() {
+    let ours = Mesh::new();
+    let other = TrustDomain::new("other.example").unwrap();
+    let theirs = Authority::create(other.clone(), at(0)).unwrap();
+    let foreign: SpiffeId = "spiffe://other.example/ns/contact/sa/recording".parse().unwrap();
+    let svid_of = |authority: &Authority, id: &SpiffeId| {
+        let key = KeyPair::generate().unwrap();
+        let chain = authority.sign(&key.request(id).unwrap(), &Grant::new(id.clone()), ours.clock.now()).unwrap();
+        Arc::new(Svid::new(&chain, key).unwrap())
+    };
+    let epoch = |svid, bundle| TlsEpoch::with_clock(svid, Arc::new(bundle), ours.clock.clone()).unwrap();
+    let both = || ours.authority.bundle().clone().federated_with([theirs.bundle().clone()]);
+    let mine = epoch(ours.svid(&Grant::new(id("call-routing"))), both());
+    let peer = epoch(svid_of(&theirs, &foreign), theirs.bundle().clone().federated_with([ours.authority.bundle().clone()]));
+    let accepted = AcceptedIdentities::new([foreign.clone()]);
+    let (client, server) = handshake(mine.client_config(&[], &accepted), peer.server_config(&[])).both();
+    assert_eq!(mine.peer(client.peer_certificates(), at(1)).unwrap().id, foreign);
+    assert_eq!(peer.peer(server.peer_certificates(), at(1)).unwrap().id, id("call-routing"));
+
+    // The other mesh's CA says that its workload is one of ours.
+    let forger = Authority::from_record(&AuthorityRecord { trust_domain: TrustDomain::default(), ..theirs.to_record() }).unwrap();
+    let forged = epoch(svid_of(&forger, &id("recording")), forger.bundle().clone().federated_with([]));
+    let outcome = handshake(mine.client_config(&[], &accept(&["recording"])), forged.server_config(&[]));
+    let error = refused(outcome.client);
+    assert!(matches!(&error, PeerError::UnknownAuthority { trust_domain, .. } if *trust_domain == TrustDomain::default()), "{error}");
+
+    // Ours says so of theirs.
+    let forger = Authority::from_record(&AuthorityRecord { trust_domain: other.clone(), ..ours.authority.to_record() }).unwrap();
+    let forged = epoch(svid_of(&forger, &foreign), forger.bundle().clone());
+    let error = refused(handshake(mine.client_config(&[], &accepted), forged.server_config(&[])).client);
+    assert!(matches!(&error, PeerError::UnknownAuthority { trust_domain, .. } if *trust_domain == other), "{error}");
+
+    // Without a bundle of theirs nobody of the other mesh gets in.
+    let alone = epoch(ours.svid(&Grant::new(id("call-routing"))), ours.authority.bundle().clone());
+    let error = refused(handshake(alone.client_config(&[], &accepted), peer.server_config(&[])).client);
+    assert!(matches!(&error, PeerError::UnknownAuthority { .. }), "{error}");
+    let error = alone.peer(client.peer_certificates(), at(1)).unwrap_err();
+    assert!(matches!(&error, PeerError::TrustDomain { .. }), "{error}");
+    assert_ne!(both().version(), ours.authority.bundle().version());
 }
 
 /// The first message of a client that has TLS 1.2 at most.

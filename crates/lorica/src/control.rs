@@ -15,12 +15,15 @@ pub(crate) fn control(arguments: ControlArgs, global: &Global, printer: &mut Pri
     let places = Places::from_environment();
     places.make()?;
     let trust_domain = arguments.trust_domain.as_deref().map(str::parse).transpose().context("--trust-domain")?;
+    let own_ca = crate::ca::own(&arguments)?;
     let socket = arguments.socket.unwrap_or_else(|| places.control_socket());
     let config = ControlConfig {
         state_directory: arguments.state.unwrap_or_else(|| places.control_state()),
         socket: socket.clone(),
         trust_domain,
         svid_lifetime: arguments.svid_lifetime,
+        own_ca,
+        metrics: arguments.metrics,
     };
     let state = config.state_directory.display().to_string();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

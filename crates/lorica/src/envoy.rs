@@ -13,7 +13,7 @@ use lorica_cli::args::{EnvoyArgs, Global};
 use lorica_cli::places::Places;
 use lorica_cli::printer::Printer;
 use lorica_identity::ca_api::request_certificate;
-use lorica_identity::{KeyPair, Svid, rotation};
+use lorica_identity::{Bundle, KeyPair, Svid, rotation};
 use lorica_model::name::{ServicePort, WorkloadName};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::Protocol;
@@ -29,6 +29,8 @@ use serde_json::{Value, json};
 
 /// How long the control plane may take to sign.
 const ISSUE: Duration = Duration::from_secs(10);
+/// How often it is looked whether certificates come from another root.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Prints a bootstrap, and with `--watch` stays to renew the SVID.
 pub(crate) fn bootstrap(arguments: EnvoyArgs, global: &Global, printer: &mut Printer) -> anyhow::Result<ExitCode> {
@@ -42,13 +44,19 @@ pub(crate) fn bootstrap(arguments: EnvoyArgs, global: &Global, printer: &mut Pri
             lorica_api::ApiClient::new(lorica_api::Server::Unix(socket.clone())).status().await?.trust_domain.parse()?;
         let member = Member::new(&arguments, &places, socket)?;
         let mut svid = member.renew(&trust_domain).await?;
+        let client = lorica_api::ApiClient::new(lorica_api::Server::Unix(member.socket.clone()));
         printer.data(&serde_json::to_string_pretty(&member.bootstrap(&arguments)?)?);
         if !arguments.watch {
             return Ok(ExitCode::SUCCESS);
         }
         loop {
             let due = rotation::renew_at(svid.not_before(), svid.not_after(), f64::from(std::process::id() % 1000) / 1000.0);
-            tokio::time::sleep(due.duration_since(SystemTime::now()).unwrap_or_default()).await;
+            let left = due.duration_since(SystemTime::now()).unwrap_or_default();
+            // Nobody calls it when the root has changed: it looks.
+            tokio::time::sleep(left.min(LOOK)).await;
+            if left > LOOK && !moved(&client, &svid).await {
+                continue;
+            }
             let mut failures = 0;
             svid = loop {
                 match member.renew(&trust_domain).await {
@@ -62,6 +70,18 @@ pub(crate) fn bootstrap(arguments: EnvoyArgs, global: &Global, printer: &mut Pri
             };
         }
     })
+}
+
+/// Whether certificates come from another root than this one does.
+async fn moved(client: &lorica_api::ApiClient, svid: &Svid) -> bool {
+    // One that does not answer now is asked again soon.
+    let Ok(status) = client.ca().await else { return false };
+    let issuing = status
+        .roots
+        .iter()
+        .find(|root| root.issuing)
+        .and_then(|root| Bundle::from_pem(svid.id().trust_domain().clone(), &root.certificate).ok());
+    issuing.is_some_and(|issuing| !issuing.roots().iter().any(|root| svid.is_from(root)))
 }
 
 /// An Envoy as a workload of the mesh.
@@ -119,10 +139,8 @@ impl Member {
         let issued = request_certificate(control_channel(&self.socket), request, &node, None, ISSUE).await;
         let issued = issued.map_err(|status| anyhow::anyhow!("the control plane issued no certificate: {}", status.message()))?;
         let svid = Svid::new(&issued.chain, key)?;
-        let root = lorica_identity::Bundle::new(trust_domain.clone(), vec![issued.root])?;
         self.write("svid.pem", svid.chain_pem().as_bytes())?;
         self.write("key.pem", svid.key().to_pem().expose().as_bytes())?;
-        self.write("bundle.pem", root.to_pem().as_bytes())?;
         let file = |name: &str| json!({ "filename": self.directory.join(name) });
         let secret = |name: &str, what: Value| {
             let mut secret = json!({ "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret", "name": name });
@@ -131,11 +149,6 @@ impl Member {
         };
         let watched = json!({ "path": self.directory });
         self.write("svid.yaml", secret("svid", json!({ "tls_certificate": { "certificate_chain": file("svid.pem"), "private_key": file("key.pem"), "watched_directory": watched } })).as_bytes())?;
-        self.write(
-            "bundle.yaml",
-            secret("bundle", json!({ "validation_context": { "trusted_ca": file("bundle.pem"), "watched_directory": watched } }))
-                .as_bytes(),
-        )?;
         Ok(svid)
     }
 
@@ -236,7 +249,8 @@ impl Member {
                         "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" },
                         "alpn_protocols": alpn,
                         "tls_certificate_sds_secret_configs": [source("svid")],
-                        "validation_context_sds_secret_config": source("bundle"),
+                        // By the stream, so that Envoy acknowledges what it trusts.
+                        "validation_context_sds_secret_config": { "name": "bundle", "sds_config": { "ads": {}, "resource_api_version": "V3" } },
                     },
                 } },
             }],

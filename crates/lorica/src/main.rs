@@ -1,5 +1,6 @@
 //! `lorica`: one binary in several roles. This file is the table of contents; each role is a file of its own.
 
+mod ca;
 mod control;
 #[cfg(feature = "demo")]
 mod demo;
@@ -12,7 +13,7 @@ mod sidecar;
 use std::process::ExitCode;
 
 use clap::Parser;
-use lorica_cli::args::{Cli, Command, EnvoyCommand};
+use lorica_cli::args::{CaCommand, Cli, Command, EnvoyCommand};
 use lorica_cli::printer::Printer;
 
 #[global_allocator]
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Command::Proxy(arguments) => proxy::proxy(*arguments, &global, &mut printer),
         Command::Sidecar { configuration } => sidecar::sidecar(&configuration, &global),
         Command::CaptureHelper => return lorica_capture::helper_main(),
+        Command::Ca(CaCommand::SignIntermediate(arguments)) => ca::sign_intermediate(&arguments, &mut printer),
         Command::Envoy(EnvoyCommand::Bootstrap(arguments)) => envoy::bootstrap(arguments, &global, &mut printer),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::demo(arguments, &mut printer),
@@ -48,6 +50,8 @@ fn main() -> ExitCode {
         | Command::Authz(_)
         | Command::Mtls(_)
         | Command::Policy(_)
+        | Command::Ca(_)
+        | Command::Check(_)
         | Command::Get(_)
         | Command::Status(_)
         | Command::Completions(_) => lorica_cli::verbs::execute(command, &global, &mut printer),

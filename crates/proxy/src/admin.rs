@@ -131,6 +131,18 @@ impl Admin {
         if let Some(epoch) = &*self.epochs.borrow() {
             let left = epoch.svid().not_after().duration_since(SystemTime::now()).unwrap_or_default();
             families.push(gauge("lorica_svid_expiry_seconds", "Seconds until the SVID expires", left.as_secs_f64()));
+            if let Some(end) = epoch.intermediate_end() {
+                let left = end.duration_since(SystemTime::now()).unwrap_or_default();
+                families.push(gauge(
+                    "lorica_intermediate_expiry_seconds",
+                    "Seconds until the first intermediate of the SVID's chain expires",
+                    left.as_secs_f64(),
+                ));
+            }
+            if let Some(end) = epoch.root_end() {
+                let left = end.duration_since(SystemTime::now()).unwrap_or_default();
+                families.push(gauge("lorica_root_expiry_seconds", "Seconds until the root of the SVID expires", left.as_secs_f64()));
+            }
         }
         families
     }

@@ -5,17 +5,19 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use lorica_identity::ca_api::request_certificate;
 use lorica_identity::{Bundle, CertificateDer, KeyPair, Svid, TlsEpoch, rotation};
 use lorica_model::snapshot::{Snapshot, TrustBundle};
-use lorica_model::spiffe::SpiffeId;
+use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::watch;
 
 /// How long the CA may take to answer.
 const ISSUE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that a workload waits before it renews because the root has changed.
+const MOST_SPREAD: Duration = Duration::from_secs(30);
 
 /// Keeps one workload's identity fresh.
 pub struct Keeper {
@@ -35,14 +37,21 @@ impl Keeper {
         let mut failures = 0;
         let mut svid: Option<Arc<Svid>> = None;
         let mut trusted: Option<Arc<TrustBundle>> = None;
+        // When a new SVID is asked for because the root has changed.
+        let mut moving: Option<Instant> = None;
         loop {
             let (identity, bundle) = self.told().await;
-            let due = svid.as_ref().is_none_or(|svid| svid.id() != &identity || renewal_due(svid));
+            // The first root is the one that SVIDs come from: once it is another, those from before are renewed.
+            if trusted.as_ref().is_none_or(|trusted| *trusted != bundle) {
+                moving = svid.as_ref().filter(|svid| !comes_from(svid, &bundle)).map(|svid| Instant::now() + spread(svid));
+            }
+            let called = moving.is_some_and(|since| since <= Instant::now());
+            let due = called || svid.as_ref().is_none_or(|svid| svid.id() != &identity || renewal_due(svid));
             if due {
                 match self.renew(&identity).await {
                     Ok(renewed) => {
                         tracing::info!(%identity, not_after = ?renewed.not_after(), "the SVID was issued");
-                        (svid, failures, trusted) = (Some(Arc::new(renewed)), 0, None);
+                        (svid, failures, trusted, moving) = (Some(Arc::new(renewed)), 0, None, None);
                     }
                     Err(error) => {
                         failures += 1;
@@ -62,7 +71,10 @@ impl Keeper {
                 }
             }
             let pause = match (&svid, failures) {
-                (Some(svid), 0) => until_renewal(svid),
+                (Some(svid), 0) => {
+                    let called = moving.map(|moving| moving.saturating_duration_since(Instant::now()));
+                    called.unwrap_or(Duration::MAX).min(until_renewal(svid))
+                }
                 (_, failures) => rotation::pause(failures.max(1), fastrand::f64()),
             };
             tokio::select! {
@@ -110,8 +122,11 @@ pub fn control_channel(socket: &Path) -> tonic::transport::Channel {
 }
 
 fn epoch(svid: &Arc<Svid>, bundle: &TrustBundle) -> anyhow::Result<Arc<TlsEpoch>> {
-    let roots = bundle.roots.iter().map(|root| CertificateDer::from(root.clone())).collect();
-    let bundle = Bundle::new(bundle.trust_domain.clone(), roots)?;
+    let one = |(trust_domain, roots): (&TrustDomain, &Vec<Vec<u8>>)| {
+        Bundle::new(trust_domain.clone(), roots.iter().map(|root| CertificateDer::from(root.clone())).collect())
+    };
+    let federated = bundle.federated.iter().map(one).collect::<Result<Vec<_>, _>>()?;
+    let bundle = one((&bundle.trust_domain, &bundle.roots))?.federated_with(federated);
     Ok(TlsEpoch::new(svid.clone(), Arc::new(bundle))?)
 }
 
@@ -119,6 +134,18 @@ fn epoch(svid: &Arc<Svid>, bundle: &TrustBundle) -> anyhow::Result<Arc<TlsEpoch>
 fn renewal(svid: &Svid) -> SystemTime {
     let seed = svid.chain().first().map_or(0, |leaf| leaf.iter().rev().take(8).fold(0, |seed, byte| (seed << 8) | u64::from(*byte)));
     rotation::renew_at(svid.not_before(), svid.not_after(), fastrand::Rng::with_seed(seed).f64())
+}
+
+/// Whether an SVID comes from the root that SVIDs come from now.
+fn comes_from(svid: &Svid, bundle: &TrustBundle) -> bool {
+    bundle.roots.first().is_none_or(|root| svid.is_from(&CertificateDer::from(root.as_slice())))
+}
+
+/// How long to wait before a new SVID is asked for when the root has changed, so that a mesh does not ask all at once: a part of a
+/// twentieth of an SVID's life, 30 s at most.
+fn spread(svid: &Svid) -> Duration {
+    let life = svid.not_after().duration_since(svid.not_before()).unwrap_or_default();
+    (life / 20).min(MOST_SPREAD).mul_f64(fastrand::f64())
 }
 
 fn renewal_due(svid: &Svid) -> bool {

@@ -121,7 +121,7 @@ pub struct NodeMetadata {
     /// For Envoy: the local addresses to listen on, by the service port that each leads to.
     #[serde(default)]
     pub upstreams: BTreeMap<ServicePort, SocketAddr>,
-    /// For Envoy: the directory with `svid.yaml` and `bundle.yaml`.
+    /// For Envoy: the directory with `svid.yaml`.
     #[serde(default)]
     pub secrets_directory: Option<PathBuf>,
 }

@@ -18,7 +18,7 @@ use lorica_model::snapshot::{
     TlsAction, TlsChain, Traffic, Transport, TransportRoute, TrustBundle, Unavailable, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
-use proptest::collection::{btree_set, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 
@@ -146,7 +146,9 @@ pub(crate) fn names(namespace: &str, services: &[&str]) -> NameTable {
 }
 
 pub(crate) fn bundle() -> TrustBundle {
-    TrustBundle { trust_domain: TrustDomain::default(), roots: vec![vec![7; 100], vec![8; 3]] }
+    let federated =
+        [("other.example", 9), ("third.example", 10)].map(|(name, byte)| (TrustDomain::new(name).unwrap(), vec![vec![byte; 50]]));
+    TrustBundle { trust_domain: TrustDomain::default(), roots: vec![vec![7; 100], vec![8; 3]], federated: federated.into() }
 }
 
 /// All resources of `unit` and its endpoints, for Lorica's proxy.
@@ -695,6 +697,10 @@ pub(crate) fn any_names() -> impl Strategy<Value = NameTable> {
 }
 
 pub(crate) fn any_bundle() -> impl Strategy<Value = TrustBundle> {
-    let domain = "[a-z0-9._-]{1,12}".prop_map(|text| TrustDomain::new(&text).unwrap());
-    (domain, vec(vec(any::<u8>(), 0..200), 0..3)).prop_map(|(trust_domain, roots)| TrustBundle { trust_domain, roots })
+    let domain = || "[a-z0-9._-]{1,12}".prop_map(|text| TrustDomain::new(&text).unwrap());
+    let roots = || vec(vec(any::<u8>(), 0..200), 0..3);
+    (domain(), roots(), btree_map(domain(), roots(), 0..3)).prop_map(|(trust_domain, roots, mut federated)| {
+        federated.remove(&trust_domain);
+        TrustBundle { trust_domain, roots, federated }
+    })
 }

@@ -2,6 +2,8 @@
 
 mod apply;
 mod authz;
+mod ca;
+mod check;
 mod completions;
 mod delete;
 mod effective;
@@ -45,6 +47,8 @@ pub fn execute(command: Command, global: &Global, printer: &mut Printer) -> anyh
         Command::Policy(PolicyCommand::Shadow(arguments)) => runtime.block_on(shadow::shadow(&client()?, arguments, printer)),
         Command::Mtls(MtlsCommand::Status(arguments)) => runtime.block_on(mtls::status(&client()?, arguments, printer)),
         Command::Get(arguments) => runtime.block_on(get::get(&client()?, arguments, printer)),
+        Command::Check(arguments) => runtime.block_on(check::check(&client()?, arguments, printer)),
+        Command::Ca(command) => runtime.block_on(ca::ca(&client()?, command, printer)),
         Command::Status(arguments) => runtime.block_on(status::status(&client()?, arguments, printer)),
         Command::Completions(arguments) => {
             completions::completions(&arguments, printer);

@@ -80,7 +80,7 @@ fn row(proxy: &ProxyStatus, now: Timestamp) -> [String; 7] {
 }
 
 /// The time between two moments, as people say it.
-fn between(at: &str, now: Timestamp) -> String {
+pub(super) fn between(at: &str, now: Timestamp) -> String {
     let Ok(at) = at.parse::<Timestamp>() else { return "an unknown time".to_owned() };
     let seconds = at.duration_until(now).as_secs().unsigned_abs();
     let (number, unit) = match seconds {

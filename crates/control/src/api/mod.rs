@@ -1,5 +1,6 @@
 //! The REST API's handlers: JSON in and out. What they decide is the model's; what they keep is the mesh's.
 
+mod ca;
 mod change;
 mod observed;
 mod request;
@@ -44,6 +45,8 @@ pub fn router(control: Arc<ControlPlane>) -> Router {
         .route("/v1/services/{namespace}/{name}/traffic", get(traffic::effective))
         .route("/v1/resources/{kind}", get(list))
         .route("/v1/resources/{kind}/{namespace}/{name}", get(one))
+        .merge(ca::router())
+        .route("/metrics", get(crate::metrics::page))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "the API has no such path", None))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(control)

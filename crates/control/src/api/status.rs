@@ -14,7 +14,7 @@ use crate::{ControlPlane, timestamp};
 
 pub(super) async fn status(State(control): State<Arc<ControlPlane>>) -> Json<Status> {
     let seen = control.mesh.seen();
-    let authority = control.issuer.authority();
+    let authority = control.ca.authority();
     let (root, intermediate) = (authority.root_end(), authority.intermediate_validity().1);
     Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),

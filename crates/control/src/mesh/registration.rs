@@ -152,6 +152,9 @@ impl Mesh {
                 return;
             }
         }
+        let drained = over.iter().filter(|name| state.registry.workloads.get(*name).is_some_and(|workload| workload.draining));
+        let drained: Vec<WorkloadName> = drained.cloned().collect();
+        state.ended_in_order.extend(drained);
         for name in &over {
             // One whose stream came back meanwhile is told so by its stream's end: it connects and registers anew.
             let session = state.proxies.remove(name).and_then(|proxy| proxy.session);

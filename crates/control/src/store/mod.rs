@@ -29,6 +29,8 @@ pub enum Table {
     Mesh,
     /// Change sets, by revision.
     History,
+    /// The newest SVID of each workload, without its key.
+    Svids,
 }
 
 /// One write.

@@ -105,11 +105,14 @@ impl Snapshot {
     }
 }
 
-/// The roots that a proxy of this trust domain trusts, as DER certificates.
+/// The roots that a proxy of this trust domain trusts, as DER certificates: each for identities of its own trust domain and no other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrustBundle {
     /// Whose roots they are.
     pub trust_domain: TrustDomain,
-    /// DER certificates, oldest first.
+    /// DER certificates. SVIDs are issued from the first; one from another root is renewed at once.
     pub roots: Vec<Vec<u8>>,
+    /// The roots of the trust domains that this one federates with.
+    #[serde(default)]
+    pub federated: BTreeMap<TrustDomain, Vec<Vec<u8>>>,
 }

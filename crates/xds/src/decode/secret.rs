@@ -1,5 +1,7 @@
 //! The roots to trust.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, TypedExtensionConfig, data_source::Specifier};
@@ -42,18 +44,32 @@ fn read(at: &At<'_>, context: CertificateValidationContext) -> Result<TrustBundl
     let at = at.field("typed_config");
     let config = unpack::<SpiffeCertValidatorConfig>(&at, &present(&at, typed_config)?)?;
     apart!(at, config => SpiffeCertValidatorConfig { trust_domains } unset { trust_bundles });
-    let mut domains = trust_domains.into_iter();
-    let (Some(domain), None) = (domains.next(), domains.next()) else {
-        return Err(at.field("trust_domains").fault("is not one trust domain".to_owned()));
+    let mut domains = Vec::with_capacity(trust_domains.len());
+    for (index, domain) in trust_domains.into_iter().enumerate() {
+        domains.push(domain_roots(&at.index("trust_domains", index), domain)?);
+    }
+    let mut domains = domains.into_iter();
+    let Some((trust_domain, roots)) = domains.next() else {
+        return Err(at.field("trust_domains").fault("names no trust domain".to_owned()));
     };
-    let at = at.index("trust_domains", 0);
+    let mut federated = BTreeMap::new();
+    for (other, roots) in domains {
+        if other == trust_domain || federated.insert(other.clone(), roots).is_some() {
+            return Err(at.field("trust_domains").fault(format!("names {other} twice")));
+        }
+    }
+    Ok(TrustBundle { trust_domain, roots, federated })
+}
+
+/// A trust domain and its roots.
+fn domain_roots(at: &At<'_>, domain: EnvoyDomain) -> Result<(TrustDomain, Vec<Vec<u8>>), Fault> {
     apart!(at, domain => EnvoyDomain { name, trust_bundle } unset { workload_trust_domain });
     let trust_domain = TrustDomain::new(&name).map_err(|error| at.field("name").fault(error.to_string()))?;
     let at = at.field("trust_bundle");
     apart!(at, present(&at, trust_bundle)? => DataSource { specifier } unset { watched_directory });
     let Some(Specifier::InlineString(text)) = specifier else { return Err(at.fault("is no inline_string".to_owned())) };
     let roots = pem(&text).ok_or_else(|| at.field("inline_string").fault("is no list of certificates in PEM".to_owned()))?;
-    Ok(TrustBundle { trust_domain, roots })
+    Ok((trust_domain, roots))
 }
 
 /// The certificates of a PEM text that holds nothing else.

@@ -1,4 +1,4 @@
-//! The roots to trust, as Envoy's SPIFFE validator has them: a trust domain and its certificates in PEM.
+//! The roots to trust, as Envoy's SPIFFE validator has them: trust domains, the mesh's own first, each with its certificates in PEM.
 //!
 //! A plain `trusted_ca` could not say whose roots they are.
 
@@ -17,9 +17,12 @@ use crate::{Kind, Resource};
 /// The resource of `bundle`.
 #[must_use]
 pub fn bundle(bundle: &TrustBundle) -> Resource {
-    let roots = DataSource { specifier: Some(Specifier::InlineString(pem(&bundle.roots))), ..DataSource::default() };
-    let domain = TrustDomain { name: bundle.trust_domain.to_string(), trust_bundle: Some(roots), ..TrustDomain::default() };
-    let validator = SpiffeCertValidatorConfig { trust_domains: vec![domain], ..SpiffeCertValidatorConfig::default() };
+    let domains = std::iter::once((&bundle.trust_domain, &bundle.roots)).chain(&bundle.federated);
+    let trust_domains = domains.map(|(name, roots)| {
+        let roots = DataSource { specifier: Some(Specifier::InlineString(pem(roots))), ..DataSource::default() };
+        TrustDomain { name: name.to_string(), trust_bundle: Some(roots), ..TrustDomain::default() }
+    });
+    let validator = SpiffeCertValidatorConfig { trust_domains: trust_domains.collect(), ..SpiffeCertValidatorConfig::default() };
     let context = CertificateValidationContext {
         custom_validator_config: Some(TypedExtensionConfig {
             name: "envoy.tls.cert_validator.spiffe".to_owned(),

@@ -3,8 +3,8 @@
 #![allow(deprecated, reason = "gRPC reads a field that Envoy replaced")]
 
 use envoy_types::pb::envoy::config::core::v3::{
-    ApiVersion, ConfigSource, PathConfigSource, TransportSocket, WatchedDirectory, config_source::ConfigSourceSpecifier,
-    transport_socket::ConfigType,
+    AggregatedConfigSource, ApiVersion, ConfigSource, PathConfigSource, TransportSocket, WatchedDirectory,
+    config_source::ConfigSourceSpecifier, transport_socket::ConfigType,
 };
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateProviderPluginInstance, CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
@@ -144,13 +144,18 @@ fn common(dialect: Dialect, context: Context<'_>) -> CommonTlsContext {
 
 fn secret(name: &str, dialect: Dialect, context: Context<'_>) -> SdsSecretConfig {
     let directory = context.secrets_directory();
-    let sds_config = (dialect == Dialect::Envoy).then(|| ConfigSource {
-        resource_api_version: ApiVersion::V3.into(),
-        config_source_specifier: Some(ConfigSourceSpecifier::PathConfigSource(PathConfigSource {
+    let file = || {
+        ConfigSourceSpecifier::PathConfigSource(PathConfigSource {
             path: directory.join(format!("{name}.yaml")).to_string_lossy().into_owned(),
             watched_directory: Some(WatchedDirectory { path: directory.to_string_lossy().into_owned(), ..WatchedDirectory::default() }),
             ..PathConfigSource::default()
-        })),
+        })
+    };
+    // The key stays in Envoy's files. The roots come by the stream, so that Envoy acknowledges what it trusts.
+    let source = || if name == BUNDLE { ConfigSourceSpecifier::Ads(AggregatedConfigSource::default()) } else { file() };
+    let sds_config = (dialect == Dialect::Envoy).then(|| ConfigSource {
+        resource_api_version: ApiVersion::V3.into(),
+        config_source_specifier: Some(source()),
         ..ConfigSource::default()
     });
     SdsSecretConfig { name: name.to_owned(), sds_config }

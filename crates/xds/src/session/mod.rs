@@ -99,6 +99,13 @@ pub enum Event {
         /// The revision.
         revision: u64,
     },
+    /// The client has a secret: it acknowledged this version, or had it when it came back. Who trusts whom is known by it.
+    Acknowledged {
+        /// Its name.
+        name: String,
+        /// Its version.
+        version: String,
+    },
     /// The client refused a resource.
     Rejected {
         /// Its kind.
@@ -246,6 +253,9 @@ impl Session {
                     continue;
                 }
                 if let Some(entry) = subscription.entries.get_mut(&name) {
+                    if kind == Kind::Secret {
+                        self.events.push(Event::Acknowledged { name, version: version.clone() });
+                    }
                     entry.held = Held::Version(version);
                 } else if subscription.wildcard {
                     // It is gone: the entry lives until the client is told.
@@ -338,8 +348,13 @@ impl Session {
         let subscription = &mut self.kinds[kind.index()];
         let Some(index) = subscription.outstanding.iter().position(|sent| sent.nonce == nonce) else { return };
         let Some(Sent { items, .. }) = subscription.outstanding.remove(index) else { return };
-        if let Some(error) = error {
-            self.refused(kind, items, &error.message);
+        match error {
+            Some(error) => self.refused(kind, items, &error.message),
+            None if kind == Kind::Secret => {
+                let taken = items.into_iter().filter_map(|item| Some(Event::Acknowledged { name: item.name, version: item.version? }));
+                self.events.extend(taken);
+            }
+            None => {}
         }
     }
 

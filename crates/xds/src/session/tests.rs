@@ -171,6 +171,7 @@ impl Script {
         let told = self.events.iter().filter_map(|event| match event {
             Event::Subscribed { .. } | Event::Unsubscribed { .. } => None,
             Event::Published { revision, concerned } => Some(format!("published {revision}{}", if *concerned { " concerned" } else { "" })),
+            Event::Acknowledged { name, version } => Some(format!("has {name}={version}")),
             Event::Reached { revision } => Some(format!("reached {revision}")),
             Event::Rejected { name, revision, .. } => Some(format!("rejected {name} at {revision}")),
         });
@@ -462,4 +463,19 @@ fn a_refusal_of_the_whole_counts_for_what_it_names() {
     let nonce = script.nonces[&Kind::Endpoints].last().unwrap().clone();
     assert_eq!(script.world_at("E", "alpha beta", &nonce, Some("bad")), "E:alpha=1");
     assert_eq!(script.world("E", "alpha beta"), "E:beta=1");
+}
+
+#[test]
+fn who_has_which_secret_is_known() {
+    let mut script = Script::new(Form::Delta, "S/bundle=1");
+    script.want("S", "bundle");
+    assert_eq!(script.happened(), "");
+    script.ack("S");
+    assert_eq!(script.happened(), "has bundle=1");
+    // It has what it said that it has when it came back, until it acknowledges what is newer.
+    let mut script = Script::new(Form::Delta, "S/bundle=2");
+    assert_eq!(script.delta("S", "bundle", "", "bundle=1"), "S:bundle=2");
+    assert_eq!(script.happened(), "has bundle=1");
+    script.ack("S");
+    assert_eq!(script.happened(), "has bundle=2");
 }

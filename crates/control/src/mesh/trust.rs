@@ -1,0 +1,74 @@
+//! Whom the mesh trusts: the bundle that every proxy is sent, and who has acknowledged it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use lorica_model::name::WorkloadName;
+use lorica_model::snapshot::{TrustBundle, Version};
+use lorica_xds::{Dialect, Kind};
+
+use super::{Mesh, SessionId};
+use crate::catalog::BUNDLE;
+
+/// A proxy that trusts by the bundle that it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trusting {
+    /// Its workload, or what it calls itself.
+    pub name: String,
+    /// Whether it has acknowledged the newest bundle.
+    pub acknowledged: bool,
+}
+
+impl Mesh {
+    /// Publishes another bundle; the number of the publication.
+    pub fn trust(&self, bundle: TrustBundle) -> u64 {
+        let mut state = self.state();
+        if *state.bundle == bundle {
+            return state.published.revision;
+        }
+        state.bundle = Arc::new(bundle);
+        let revision = state.publish();
+        drop(state);
+        self.said.notify_waiters();
+        revision
+    }
+
+    /// The bundle that is published.
+    #[must_use]
+    pub fn trusted(&self) -> Arc<TrustBundle> {
+        self.state().bundle.clone()
+    }
+
+    /// A stream's client has a version of a secret.
+    pub fn acknowledged(&self, id: SessionId, secret: &str, version: String) {
+        let mut state = self.state();
+        if let Some(session) = state.sessions.get_mut(&id).filter(|_| secret == BUNDLE) {
+            session.trusts = Some(version);
+        }
+        drop(state);
+        self.said.notify_waiters();
+    }
+
+    /// The workloads whose proxies are connected, and whether each trusts what it was sent last. An Envoy that has nothing to verify asks
+    /// for no bundle, and is not waited for; a client of gRPC is no workload.
+    #[must_use]
+    pub fn trusting(&self) -> Vec<Trusting> {
+        let state = self.state();
+        let newest = Version::of(&*state.bundle).to_string();
+        let asks = |session: &super::Session| {
+            session.subscribed.iter().any(|(kind, name)| *kind == Kind::Secret && (name == BUNDLE || name == "*"))
+        };
+        let trusting = state.sessions.values().filter(|session| session.dialect != Dialect::Grpc);
+        let trusting = trusting.map(|session| Trusting {
+            name: session.workload.as_ref().map_or_else(|| session.name.clone(), ToString::to_string),
+            acknowledged: session.trusts.as_ref() == Some(&newest) || (session.dialect == Dialect::Envoy && !asks(session)),
+        });
+        trusting.collect()
+    }
+
+    /// The workloads that ended in order since this was asked last.
+    #[must_use]
+    pub fn ended_in_order(&self) -> BTreeSet<WorkloadName> {
+        std::mem::take(&mut self.state().ended_in_order)
+    }
+}
