@@ -15,6 +15,7 @@
 //! | [`tls`] | TLS epochs: rustls configurations made of one SVID and one bundle |
 //! | [`handshake`] | a failed handshake as a reason that people can act on |
 //! | [`files`] | SVID and bundle on disk, so that a proxy starts without a control plane |
+//! | [`jwt`] | tokens of users and programs, and the keys that they are verified with |
 //! | [`digest`] | digests for protocols that prove nothing by them |
 //! | [`ca_api`] | the gRPC call that carries a request to the CA |
 //!
@@ -30,6 +31,7 @@ pub mod edge;
 pub mod facts;
 pub mod files;
 pub mod handshake;
+pub mod jwt;
 pub mod peer;
 pub mod request;
 pub mod rotation;
