@@ -8,6 +8,7 @@
 //! | [`receipt`] | who acknowledged a publication |
 //! | [`sessions`] | xDS streams, tied to the mesh |
 //! | [`issue`] | the CA's door |
+//! | [`key_sets`] | the keys of token issuers, fetched |
 //! | [`rate_limit`] | tokens of global limits, lent to proxies |
 //! | [`refused`] | what was refused to leave the mesh |
 //! | [`addresses`], [`declare`] | virtual addresses; services that workloads declare |
@@ -20,6 +21,7 @@ pub mod api;
 pub mod catalog;
 pub mod declare;
 pub mod issue;
+pub mod key_sets;
 pub mod mesh;
 pub mod rate_limit;
 pub mod receipt;
@@ -85,6 +87,8 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
     let trust_domain = authority.trust_domain().clone();
     let bundle = TrustBundle { trust_domain: trust_domain.clone(), roots };
     let mesh = Mesh::load(store.clone(), trust_domain.clone(), bundle, prefix(&*store)?)?;
+    // Before anybody is told anything: a proxy that had keys must not lose them to a control plane that has yet to fetch them.
+    mesh.set_key_sets(key_sets::kept(&*store, mesh.key_sources())?);
     let issuer = Issuer::new(mesh.clone(), authority, config.svid_lifetime);
     let control = Arc::new(ControlPlane {
         mesh: mesh.clone(),
@@ -100,6 +104,7 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
         tokio::spawn(issuer.keep_fresh(store.clone())),
         tokio::spawn(expire(mesh.clone())),
         tokio::spawn(end_faults(mesh.clone())),
+        tokio::spawn(key_sets::keep(mesh.clone(), store.clone())),
         tokio::spawn(catch_up(mesh)),
     ];
     ready(&trust_domain);

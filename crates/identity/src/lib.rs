@@ -16,7 +16,7 @@
 //! | [`handshake`] | a failed handshake as a reason that people can act on |
 //! | [`files`] | SVID and bundle on disk, so that a proxy starts without a control plane |
 //! | [`jwt`] | tokens of users and programs, and the keys that they are verified with |
-//! | [`digest`] | digests for protocols that prove nothing by them |
+//! | [`digest`] | digests, among them one for a protocol that proves nothing by it |
 //! | [`ca_api`] | the gRPC call that carries a request to the CA |
 //!
 //! Every decision takes the time as an argument; nothing here reads a clock, except a TLS handshake through

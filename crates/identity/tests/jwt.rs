@@ -169,7 +169,8 @@ fn heads_that_lead_elsewhere_are_refused_or_lead_nowhere() {
     assert_eq!(found(r#"{"alg":"EdDSA"}"#), Ok(()), "without a name every key of the algorithm is tried");
     // Keys that come with the token, and addresses of keys, are nothing.
     let brought = other.edwards_key();
-    let head = json!({"alg": "EdDSA", "kid": "ed", "jwk": brought, "jku": "https://evil.example/keys", "x5u": "file:///etc/passwd"}).to_string();
+    let head =
+        json!({"alg": "EdDSA", "kid": "ed", "jwk": brought, "jku": "https://evil.example/keys", "x5u": "file:///etc/passwd"}).to_string();
     assert_eq!(issuer.verify(&other.raw(&head, &payload)), Err(TokenError::Signature));
     assert!(found(&head).is_ok());
 }

@@ -28,6 +28,7 @@ use crate::pool::Pool;
 use crate::rejudge::Rejudge;
 use crate::source::Source;
 use crate::supervisor::Ending;
+use crate::tokens::Tokens;
 use crate::told::Told;
 use crate::view::{Reach, View};
 
@@ -64,6 +65,8 @@ pub struct Worker {
     /// The ports of the gateway on which HTTP/3 is served, on whichever worker.
     #[cfg(feature = "http3")]
     pub http3: RefCell<std::collections::BTreeSet<u16>>,
+    /// What is known of tokens.
+    pub tokens: Tokens,
     /// What is under way, to be judged again.
     pub rejudge: Rejudge,
     /// How the proxy is to end.
@@ -136,6 +139,7 @@ impl Worker {
             told,
             heirs: Heirs::default(),
             lookups: Cell::new(0),
+            tokens: Tokens::default(),
             rejudge: Rejudge::default(),
             refusals,
             #[cfg(feature = "http3")]

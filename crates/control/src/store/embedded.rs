@@ -32,10 +32,11 @@ fn table(table: Table) -> TableDefinition<'static, &'static str, &'static [u8]> 
         Table::Registrations => "registrations",
         Table::Mesh => "mesh",
         Table::History => "history",
+        Table::KeySets => "key-sets",
     })
 }
 
-const TABLES: [Table; 5] = [Table::Resources, Table::Addresses, Table::Registrations, Table::Mesh, Table::History];
+const TABLES: [Table; 6] = [Table::Resources, Table::Addresses, Table::Registrations, Table::Mesh, Table::History, Table::KeySets];
 
 impl Embedded {
     /// Opens the store in `directory`, which is made for its owner alone.

@@ -29,6 +29,8 @@ pub enum Table {
     Mesh,
     /// Change sets, by revision.
     History,
+    /// Key sets of token issuers as they were fetched last, by address.
+    KeySets,
 }
 
 /// One write.

@@ -11,10 +11,12 @@
 //! address of one, is nothing. The time is passed in, and nothing here opens a socket.
 
 mod keys;
+mod mistakes;
 mod signed;
 mod verifier;
 
 pub use keys::{KeyError, KeySet, MAX_KEY_SET, MAX_KEYS};
+pub use mistakes::mistakes;
 pub use signed::{MAX_TOKEN, Signed};
 pub use verifier::{Verified, Verifier};
 
@@ -92,6 +94,29 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// What its sender may be told: nothing that it wrote itself.
+    #[must_use]
+    pub const fn told(&self) -> &'static str {
+        match self {
+            Self::Expired(_) => "the token has expired",
+            Self::NotYet(_) | Self::IssuedLater(_) => "the token is not valid yet",
+            Self::NoExpiry => "the token has no expiry",
+            Self::Issuer(_) => "tokens of this issuer are not taken",
+            Self::Audience => "the token is for another audience",
+            Self::Signature | Self::UnknownKey(_) | Self::OtherKey(_) | Self::AnyKey(_) => "the token is not signed by a known key",
+            Self::Algorithm(_) | Self::OtherAlgorithm(_) => "the algorithm of the token is not taken",
+            Self::NoKeys => "the keys of the issuer are not known yet",
+            Self::TooLong
+            | Self::Parts
+            | Self::Encoding(_)
+            | Self::Head(_)
+            | Self::Member(_)
+            | Self::Extension(_)
+            | Self::Claims(_)
+            | Self::Claim(..) => "the token is malformed",
+        }
+    }
+
     /// Whether newer keys could make the token good.
     #[must_use]
     pub const fn asks_for_keys(&self) -> bool {

@@ -5,6 +5,7 @@
 
 mod access_log;
 mod attempt;
+mod authentication;
 mod bundle;
 mod certificate;
 mod cluster;
