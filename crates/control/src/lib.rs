@@ -9,6 +9,7 @@
 //! | [`sessions`] | xDS streams, tied to the mesh |
 //! | [`ca`] | the CA: who signs, the rotation of its root, the books on what was signed |
 //! | [`issue`] | the CA's door |
+//! | [`key_sets`] | the keys of token issuers, fetched |
 //! | [`rate_limit`] | tokens of global limits, lent to proxies |
 //! | [`observed`] | who calls what, and what policies that are tried would change |
 //! | [`refused`] | what was refused to leave the mesh |
@@ -23,6 +24,7 @@ pub mod ca;
 pub mod catalog;
 pub mod declare;
 pub mod issue;
+pub mod key_sets;
 pub mod mesh;
 pub mod observed;
 pub mod rate_limit;
@@ -100,6 +102,8 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
     let bundle = ca.bundle();
     let trust_domain = bundle.trust_domain.clone();
     let mesh = Mesh::load(store.clone(), trust_domain.clone(), bundle, prefix(&*store)?)?;
+    // Before anybody is told anything: a proxy that had keys must not lose them to a control plane that has yet to fetch them.
+    mesh.set_key_sets(key_sets::kept(&*store, mesh.key_sources())?);
     let ca = ca.of(mesh.clone(), store.clone(), config.svid_lifetime);
     let issuer = Issuer::new(mesh.clone(), ca.clone());
     let control = Arc::new(ControlPlane {
@@ -122,6 +126,7 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
         tokio::spawn(ca.keep()),
         tokio::spawn(expire(mesh.clone())),
         tokio::spawn(end_faults(mesh.clone())),
+        tokio::spawn(key_sets::keep(mesh.clone(), store.clone())),
         tokio::spawn(catch_up(mesh)),
     ];
     tasks.extend(scraped.map(|listener| tokio::spawn(metrics::serve(listener, control.clone()))));

@@ -4,8 +4,11 @@
 //! What must survive is in the store before it is published. One lock guards the state, held for moments; another puts
 //! changes of the store in order and is held while the disk is waited for, so that reading and streams never wait for it.
 
+mod key_sets;
 mod registration;
 pub mod trust;
+
+pub use key_sets::sources;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,6 +46,8 @@ pub struct Mesh {
     pub behind: Notify,
     /// Told when there may be faults that end at other times.
     pub faults: Notify,
+    /// Told when policies may name other key sets.
+    pub keys: Notify,
     /// Told at every acknowledgement, refusal and end, for who waits for a receipt.
     pub said: Notify,
 }
@@ -225,6 +230,7 @@ impl Mesh {
             state: Mutex::new(state),
             behind: Notify::new(),
             faults: Notify::new(),
+            keys: Notify::new(),
             said: Notify::new(),
         }))
     }
@@ -344,12 +350,13 @@ impl Mesh {
         delete.iter().for_each(|key| drop(resources.remove(key)));
         state.resources = Arc::new(resources);
         state.in_force = state.resources.in_force(SystemTime::now());
-        state.registry = Arc::new(Registry { services, workloads: state.registry.workloads.clone() });
+        state.registry = Arc::new(Registry { services, ..(*state.registry).clone() });
         state.revision = revision;
         let number = state.publish();
         drop(state);
         self.said.notify_waiters();
         self.faults.notify_one();
+        self.keys.notify_one();
         Ok((revision, number))
     }
 

@@ -17,7 +17,8 @@
 //! | [`tls`] | TLS epochs: rustls configurations made of one SVID and one bundle |
 //! | [`handshake`] | a failed handshake as a reason that people can act on |
 //! | [`files`] | SVID and bundle on disk, so that a proxy starts without a control plane |
-//! | [`digest`] | digests for protocols that prove nothing by them |
+//! | [`jwt`] | tokens of users and programs, and the keys that they are verified with |
+//! | [`digest`] | digests, among them one for a protocol that proves nothing by it |
 //! | [`ca_api`] | the gRPC call that carries a request to the CA |
 //!
 //! Every decision takes the time as an argument; nothing here reads a clock, except a TLS handshake through
@@ -33,6 +34,7 @@ pub mod facts;
 pub mod files;
 pub mod handshake;
 pub mod intermediate;
+pub mod jwt;
 pub mod peer;
 pub mod request;
 pub mod root_rotation;

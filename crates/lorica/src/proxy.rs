@@ -1,6 +1,7 @@
 //! `lorica proxy`: what was typed and what the files say become a data plane that runs by itself.
 
 mod configuration;
+mod keys;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,7 @@ pub(crate) fn proxy(arguments: ProxyArgs, global: &Global, printer: &mut Printer
         gateway: arguments.gateway.clone(),
         ports: arguments.ports.clone(),
         identity: id.zip(arguments.identity.as_ref().map(|directory| directory.join(SVID_FILE).display().to_string())),
+        keys: keys::Keys::default(),
         colours: printer.colours(),
     };
     let first = compiled(&lorica_cli::files::files(&arguments.config)?, &asked)?;
@@ -48,6 +50,8 @@ pub(crate) fn proxy(arguments: ProxyArgs, global: &Global, printer: &mut Printer
     for warning in unproven(&arguments, &first.snapshot) {
         printer.warning(&warning);
     }
+    let reread = std::sync::Arc::new(tokio::sync::Notify::new());
+    asked.keys.keep(reread.clone())?;
     let data_to_stdout = arguments.access_log != "stdout";
     let binds = binds(&arguments);
     let proxy = Standalone {
@@ -65,6 +69,7 @@ pub(crate) fn proxy(arguments: ProxyArgs, global: &Global, printer: &mut Printer
         },
         workers: arguments.workers.count(),
         drain_deadline: arguments.drain,
+        reread,
     };
     let config = arguments.config;
     let again = move || match read_again(&config, &asked) {

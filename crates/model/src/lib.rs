@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of sockets, clocks, randomness, storage, xDS or Kubernetes.
 
+pub mod claims;
 pub mod compile;
 pub mod head;
 pub mod name;
@@ -10,4 +11,5 @@ pub mod reason;
 pub mod resource;
 pub mod snapshot;
 pub mod spiffe;
+pub mod strict_json;
 pub mod xxh64;

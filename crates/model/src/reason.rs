@@ -73,6 +73,12 @@ pub enum Reason {
     OutsideFailed,
     /// The host is outside the mesh, and no EgressPolicy lets the caller call it.
     EgressDenied,
+    /// An AuthenticationPolicy asks for a token, and there is none.
+    TokenMissing,
+    /// The token is not one that the AuthenticationPolicy takes.
+    TokenInvalid,
+    /// The keys that the token would be verified with were not fetched yet.
+    TokenKeysMissing,
     /// An AuthorizationPolicy denies it, or none allows it.
     AccessDenied,
     /// The path can be read in several ways, and AuthorizationPolicies look at paths.
@@ -118,7 +124,7 @@ const CANCELLED: u32 = 1;
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 38] = [
         Self::NoRoute,
         Self::NoBackend,
         Self::NoSuchPort,
@@ -148,6 +154,9 @@ impl Reason {
         Self::NotHttp,
         Self::OutsideFailed,
         Self::EgressDenied,
+        Self::TokenMissing,
+        Self::TokenInvalid,
+        Self::TokenKeysMissing,
         Self::AccessDenied,
         Self::AmbiguousPath,
         Self::RateLimited,
@@ -260,6 +269,17 @@ impl Reason {
             Self::EgressDenied => {
                 ("egress_denied", "UAEX", 403, PERMISSION_DENIED, Mesh, true, "no EgressPolicy lets this workload call that host")
             }
+            Self::TokenMissing => ("token_missing", "UAEX", 401, UNAUTHENTICATED, Client, true, "a token is asked for, and there is none"),
+            Self::TokenInvalid => ("token_invalid", "UAEX", 401, UNAUTHENTICATED, Client, true, "the token is not taken here"),
+            Self::TokenKeysMissing => (
+                "token_keys_missing",
+                "UAEX",
+                401,
+                UNAUTHENTICATED,
+                Mesh,
+                true,
+                "the issuer's keys could not be fetched yet, so no token of it is taken",
+            ),
             Self::AccessDenied => {
                 ("access_denied", "UAEX", 403, PERMISSION_DENIED, Client, true, "no AuthorizationPolicy lets this caller do that")
             }

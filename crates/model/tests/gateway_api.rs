@@ -58,7 +58,7 @@ fn unit(manifest: &str) -> OutboundUnit {
     let addresses = VirtualAddresses { v4: [240, 0, 0, 2].into(), v6: "fd00::2".parse().unwrap() };
     let port: ServicePort = format!("same-namespace.{NAMESPACE}.mesh:80").parse().unwrap();
     let services: BTreeMap<ServiceName, _> = [(port.service.clone(), addresses)].into();
-    let registry = Registry { services, workloads: BTreeMap::new() };
+    let registry = Registry { services, ..Registry::default() };
     let world = World { resources: &resources, registry: &registry, trust_domain: &TrustDomain::default() };
     outbound(&world, &Namespace::new(NAMESPACE).unwrap(), &port).unwrap()
 }

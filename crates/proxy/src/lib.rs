@@ -25,6 +25,7 @@ pub mod standalone;
 pub mod stream;
 pub mod supervisor;
 pub mod telemetry;
+pub mod tokens;
 pub mod told;
 pub mod view;
 pub mod wire;

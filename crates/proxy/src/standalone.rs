@@ -17,7 +17,7 @@ use lorica_model::name::ServicePort;
 use lorica_model::snapshot::Snapshot;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::config::{Own, TelemetryConfig};
@@ -55,6 +55,8 @@ pub struct Standalone {
     pub workers: usize,
     /// How long exchanges may go on once it ends.
     pub drain_deadline: Duration,
+    /// Told when its configuration is to be read again.
+    pub reread: Arc<Notify>,
 }
 
 /// An identity from files.
@@ -181,7 +183,7 @@ async fn serve(
     let mut asked = signals.ends;
     tokio::select! {
         () = asked.next() => {}
-        () = reload(signals.hangup, again, &views, &mut ports, &files_in, &tell) => {}
+        () = reload(signals.hangup, &proxy.reread, again, &views, &mut ports, &files_in, &tell) => {}
     }
     end(&running, proxy.drain_deadline, &mut asked, &tell).await;
     running.iter().for_each(workers::Running::end);
@@ -233,16 +235,21 @@ fn bound(address: SocketAddr, option: &str, shared: bool) -> anyhow::Result<Owne
     })
 }
 
-/// Reads the configuration again whenever SIGHUP comes, for ever. A bad one changes nothing.
+/// Reads the configuration again whenever SIGHUP comes, or what it depends on has changed, for ever. A bad one changes nothing.
 async fn reload(
     mut hangup: Signal,
+    reread: &Notify,
     mut again: impl FnMut() -> Result<(Snapshot, String), String>,
     views: &[watch::Sender<Arc<View>>],
     ports: &mut Ports,
     files: &watch::Sender<Files>,
     tell: &impl Fn(Notice),
 ) {
-    while hangup.recv().await.is_some() {
+    loop {
+        tokio::select! {
+            told = hangup.recv() => if told.is_none() { return std::future::pending().await },
+            () = reread.notified() => {}
+        }
         match again() {
             Ok((snapshot, line)) => {
                 for views in views {
@@ -260,7 +267,6 @@ async fn reload(
             }
         }
     }
-    std::future::pending().await
 }
 
 /// Closes the listeners, and gives what is under way its time. A second signal cuts it short.

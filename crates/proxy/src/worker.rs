@@ -30,6 +30,7 @@ use crate::pool::Pool;
 use crate::rejudge::Rejudge;
 use crate::source::Source;
 use crate::supervisor::Ending;
+use crate::tokens::Tokens;
 use crate::told::Told;
 use crate::view::{Reach, View};
 
@@ -66,6 +67,8 @@ pub struct Worker {
     /// The ports of the gateway on which HTTP/3 is served, on whichever worker.
     #[cfg(feature = "http3")]
     pub http3: RefCell<std::collections::BTreeSet<u16>>,
+    /// What is known of tokens.
+    pub tokens: Tokens,
     /// What is under way, to be judged again.
     pub rejudge: Rejudge,
     /// Who called what.
@@ -157,6 +160,7 @@ impl Worker {
             told,
             heirs: Heirs::default(),
             lookups: Cell::new(0),
+            tokens: Tokens::default(),
             rejudge: Rejudge::default(),
             observed: Observed::new(observer),
             refusals,

@@ -8,8 +8,8 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use lorica_model::name::{Label, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Affinity, Authorization, Cors, EgressRule, Fault, Forward, HashOn, Hedge, MtlsMode, Origin, PathEdit, Protocol, RateLimit, Retry,
-    Traffic, TransportRoute,
+    Affinity, Authentication, Authorization, Cors, EgressRule, Fault, Forward, HashOn, Hedge, MtlsMode, Origin, PathEdit, Protocol,
+    RateLimit, Retry, Traffic, TransportRoute,
 };
 use lorica_model::spiffe::SpiffeId;
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,9 @@ pub(crate) struct RouteFacts {
     /// What requests meet first: Envoy's filter says less.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) faults: Vec<Fault>,
+    /// Which tokens are asked for: Envoy's filter says it apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) authentication: Option<Arc<Authentication>>,
     /// Who may ask: Envoy's filter says it otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) authorization: Option<Arc<Authorization>>,
@@ -153,6 +156,8 @@ pub(crate) struct InboundFacts {
     pub(crate) withdrawn: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) limits: Vec<RateLimit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) authentication: Option<Arc<Authentication>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) authorization: Option<Arc<Authorization>>,
 }

@@ -8,14 +8,15 @@ use std::time::{Duration, SystemTime};
 use ipnet::IpNet;
 use lorica_model::name::{GatewayName, Label, Namespace, SecretName, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Abort, AbortAnswer, AccessAction, AccessPolicy, AccessRule, Action, Adaptive, Affinity, Algorithm, Among, Authorization, Backend,
-    BackendTls, Balancing, Bandwidth, Certificate, ClientValidation, Cluster, Connections, Cors, Counted, Delay, DelayTime, EgressCaller,
-    EgressHost, EgressRule, EgressUnit, Ejection, Endpoint, EndpointSet, FailurePercentage, Fault, FieldMatch, Filters, Forward,
-    GatewayUnit, HashOn, HeaderEdits, HealthCheck, HealthQuestion, Hedge, HostPattern, Hosts, HttpRule, IdentityPattern, InboundPort,
-    InboundUnit, KeyPart, LimitService, Limits, Listening, Locality, Mirror, MtlsMode, NameAnswer, NameFault, NameRecord, NameTable,
-    Nearness, Operation, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, PathPattern, Pattern, Pause, PrivateKey, Protocol, Quota,
-    RateLimit, Redirect, Retry, RetryLimit, RetryOn, RouteMatch, ServerTls, Share, SlowStart, Source, SuccessRate, Terminated, Timeouts,
-    TlsAction, TlsChain, Traffic, Transport, TransportRoute, TrustBundle, Unavailable, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
+    Abort, AbortAnswer, AccessAction, AccessPolicy, AccessRule, Action, Adaptive, Affinity, Algorithm, Among, Authentication,
+    Authorization, Backend, BackendTls, Balancing, Bandwidth, Certificate, ClaimHeader, ClientValidation, Cluster, Connections, Cors,
+    Counted, Delay, DelayTime, EgressCaller, EgressHost, EgressRule, EgressUnit, Ejection, Endpoint, EndpointSet, FailurePercentage, Fault,
+    FieldMatch, Filters, Forward, GatewayUnit, HashOn, HeaderEdits, HealthCheck, HealthQuestion, Hedge, HostPattern, Hosts, HttpRule,
+    IdentityPattern, InboundPort, InboundUnit, KeyPart, LimitService, Limits, Listening, Locality, Mirror, MtlsMode, NameAnswer, NameFault,
+    NameRecord, NameTable, Nearness, Operation, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, PathPattern, Pattern, Pause,
+    PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RetryLimit, RetryOn, RouteMatch, ServerTls, Share, SlowStart, Source,
+    SuccessRate, Terminated, Timeouts, TlsAction, TlsChain, TokenAlgorithm, TokenPlace, TokenProvider, Traffic, Transport, TransportRoute,
+    TrustBundle, Unavailable, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use proptest::collection::{btree_map, btree_set, vec};
@@ -132,6 +133,7 @@ pub(crate) fn inbound() -> InboundUnit {
         ],
         withdrawn: false,
         limits: Vec::new(),
+        authentication: None,
         authorization: std::sync::Arc::default(),
     }
 }
@@ -429,7 +431,13 @@ fn any_limit() -> impl Strategy<Value = RateLimit> {
         any::<u32>().prop_map(Counted::Concurrent),
         service.prop_map(Counted::Service),
     ];
-    let part = prop_oneof![Just(KeyPart::Caller), "[a-z-]{1,6}".prop_map(KeyPart::Header), Just(KeyPart::Path), Just(KeyPart::Source)];
+    let part = prop_oneof![
+        Just(KeyPart::Caller),
+        "[a-z-]{1,6}".prop_map(KeyPart::Header),
+        Just(KeyPart::Path),
+        "[a-z.]{1,6}".prop_map(KeyPart::Claim),
+        Just(KeyPart::Source)
+    ];
     let matches = (any_path(), option::of("[A-Z]{1,7}"), vec(any_field("[a-z]{1,8}"), 0..2))
         .prop_map(|(path, method, headers)| RouteMatch { path, method, headers, ..RouteMatch::any() });
     (any_origin(), ".{0,8}", counted, vec(part, 0..3), option::of(matches), any::<bool>()).prop_map(
@@ -481,6 +489,33 @@ fn any_among<T: Clone + std::fmt::Debug>(one: impl Strategy<Value = T> + Clone) 
     (vec(one.clone(), 0..2), vec(one, 0..2)).prop_map(|(any, none)| Among { any, none })
 }
 
+fn any_authentication() -> impl Strategy<Value = std::sync::Arc<Authentication>> {
+    let place = prop_oneof![
+        ("[a-z-]{1,6}", "[A-Z a-z]{0,6}").prop_map(|(name, prefix)| TokenPlace::Header { name, prefix }),
+        "[a-z]{1,6}".prop_map(TokenPlace::Cookie),
+        "[a-z]{1,6}".prop_map(TokenPlace::Query),
+    ];
+    let header = ("[a-z-]{1,6}", "[a-z.]{1,6}").prop_map(|(name, claim)| ClaimHeader { name, claim });
+    let names = ("[a-z]{1,6}", "[a-z:/.]{1,12}", vec("[a-z]{1,6}", 0..3), option::of("[a-z{}]{0,9}"));
+    let lists = (vec(place, 1..3), vec(proptest::sample::select(TokenAlgorithm::ALL.to_vec()), 1..3), vec(header, 0..3));
+    let provider = (names, lists, any_duration(), any::<bool>()).prop_map(
+        |((name, issuer, audiences, keys), (places, algorithms, claim_headers), leeway, forward)| TokenProvider {
+            name,
+            issuer,
+            audiences,
+            keys: keys.map(Into::into),
+            places,
+            algorithms,
+            leeway,
+            forward,
+            claim_headers,
+        },
+    );
+    (any_origin(), vec(provider, 1..3), any::<bool>(), any::<bool>()).prop_map(|(origin, providers, optional, shadow)| {
+        std::sync::Arc::new(Authentication { origin: origin.into(), providers, optional, shadow })
+    })
+}
+
 fn any_authorization() -> impl Strategy<Value = Authorization> {
     let identity = prop_oneof![
         any_identity().prop_map(IdentityPattern::Exact),
@@ -513,9 +548,17 @@ fn any_rule() -> impl Strategy<Value = HttpRule> {
     let fields = (vec(any_field("[a-z][a-z-]{0,8}"), 0..3), vec(any_field(".{0,6}"), 0..3));
     let matches = (any_path(), option::of("[A-Z]{1,7}"), fields, option::of(any_share()))
         .prop_map(|(path, method, (headers, query), share)| RouteMatch { path, method, headers, query, share });
-    let access = option::of(any_authorization().prop_map(std::sync::Arc::new));
+    let access = (option::of(any_authentication()), option::of(any_authorization().prop_map(std::sync::Arc::new)));
     let filters = (any_edits(), any_edits(), option::of(any_cors()), any::<bool>(), vec(any_limit(), 0..2), access).prop_map(
-        |(request, response, cors, grpc_web, limits, authorization)| Filters { request, response, cors, grpc_web, limits, authorization },
+        |(request, response, cors, grpc_web, limits, (authentication, authorization))| Filters {
+            request,
+            response,
+            cors,
+            grpc_web,
+            limits,
+            authentication,
+            authorization,
+        },
     );
     (any_origin(), matches, filters, any_action()).prop_map(|(origin, matches, filters, action)| HttpRule {
         origin: std::sync::Arc::new(origin),
@@ -674,19 +717,22 @@ pub(crate) fn any_inbound() -> impl Strategy<Value = InboundUnit> {
         mtls,
     });
     let addresses = (any::<Ipv4Addr>(), any::<Ipv6Addr>());
-    let flags = (any::<bool>(), vec(any_limit(), 0..3), any_authorization());
+    let flags = (any::<bool>(), vec(any_limit(), 0..3), option::of(any_authentication()), any_authorization());
     (any_workload(), option::of(any_service()), any_label(), any_identity(), addresses, vec(one, 0..4), flags).prop_map(
-        |(workload, service, account, identity, (virtual_v4, virtual_v6), ports, (withdrawn, limits, authorization))| InboundUnit {
-            workload,
-            service,
-            account,
-            identity,
-            virtual_v4,
-            virtual_v6,
-            ports,
-            withdrawn,
-            limits,
-            authorization: std::sync::Arc::new(authorization),
+        |(workload, service, account, identity, (virtual_v4, virtual_v6), ports, (withdrawn, limits, authentication, authorization))| {
+            InboundUnit {
+                workload,
+                service,
+                account,
+                identity,
+                virtual_v4,
+                virtual_v6,
+                ports,
+                withdrawn,
+                limits,
+                authentication,
+                authorization: std::sync::Arc::new(authorization),
+            }
         },
     )
 }

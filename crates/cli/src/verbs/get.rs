@@ -67,7 +67,7 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
     header.extend(match kind {
         Kind::Service => vec!["PORTS", "DECLARED BY"],
         Kind::Workload => vec!["SERVICE", "ADDRESS"],
-        Kind::AuthenticationPolicy => vec!["MTLS"],
+        Kind::AuthenticationPolicy => vec!["ABOUT", "MTLS", "ISSUERS", "STATUS"],
         Kind::AuthorizationPolicy => vec!["ABOUT", "ACTION", "RULES", "STATUS"],
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => vec!["PARENTS", "HOSTS", "RULES", "STATUS"],
         Kind::Gateway => vec!["CLASS", "LISTENERS", "ADDRESSES", "STATUS"],
@@ -97,7 +97,7 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
                 declared(item),
             ],
             Kind::Workload => vec![at("/spec/service"), at("/spec/address")],
-            Kind::AuthenticationPolicy => vec![at("/spec/mtls/mode")],
+            Kind::AuthenticationPolicy => vec![about(item), at("/spec/mtls/mode"), issuers(item), condition(item)],
             Kind::AuthorizationPolicy => vec![about(item), action(item), rules(item), condition(item)],
             Kind::Gateway => vec![
                 at("/spec/gatewayClassName"),
@@ -194,6 +194,11 @@ fn about(item: &Value) -> String {
         format!("{} {}", target.get("kind").map_or_else(|| "Service".to_owned(), text), text(&target["name"]))
     });
     if targets.is_empty() { "its namespace".to_owned() } else { targets }
+}
+
+/// The issuers whose tokens a policy asks for.
+fn issuers(item: &Value) -> String {
+    list(item, "/spec/jwt/providers", |provider| text(&provider["issuer"]))
 }
 
 /// The sections that a policy has something in.

@@ -29,6 +29,7 @@ pub(super) async fn apply(
     if control.mesh.has_other_clients() {
         found.extend(resource::beyond_envoy(&documents, text));
     }
+    found.extend(lorica_identity::jwt::mistakes(&documents, text));
     found.extend(lorica_identity::secrets::mistakes(&documents, text));
     found.extend(crate::rate_limit::not_held(&documents, &seen.proxies, text));
     let (errors, warnings): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.severity == Severity::Error);

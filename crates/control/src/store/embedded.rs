@@ -33,10 +33,12 @@ fn table(table: Table) -> TableDefinition<'static, &'static str, &'static [u8]> 
         Table::Mesh => "mesh",
         Table::History => "history",
         Table::Svids => "svids",
+        Table::KeySets => "key-sets",
     })
 }
 
-const TABLES: [Table; 6] = [Table::Resources, Table::Addresses, Table::Registrations, Table::Mesh, Table::History, Table::Svids];
+const TABLES: [Table; 7] =
+    [Table::Resources, Table::Addresses, Table::Registrations, Table::Mesh, Table::History, Table::Svids, Table::KeySets];
 
 impl Embedded {
     /// Opens the store in `directory`, which is made for its owner alone.

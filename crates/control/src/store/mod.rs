@@ -31,6 +31,8 @@ pub enum Table {
     History,
     /// The newest SVID of each workload, without its key.
     Svids,
+    /// Key sets of token issuers as they were fetched last, by address.
+    KeySets,
 }
 
 /// One write.

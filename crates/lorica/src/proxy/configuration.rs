@@ -11,6 +11,8 @@ use lorica_model::snapshot::{MtlsMode, Snapshot, Transport};
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use lorica_proxy::config::Own;
 
+use super::keys::Keys;
+
 /// What the command line asks of the configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
@@ -24,6 +26,8 @@ pub(crate) struct Asked {
     pub(crate) ports: Vec<PortArg>,
     /// The identity that it has, and the directory that it is from.
     pub(crate) identity: Option<(SpiffeId, String)>,
+    /// What is known of key sets, and which are wanted.
+    pub(crate) keys: Keys,
     /// Whether diagnostics may have colours.
     pub(crate) colours: bool,
 }
@@ -58,7 +62,8 @@ pub(crate) fn compiled(texts: &[NamedText], asked: &Asked) -> Result<Configurati
     for port in &asked.upstreams {
         found.port(port, &format!("--upstream {}:{}", port.service, port.port))?;
     }
-    let mut registry = Registry::without_addresses(&resources);
+    let key_sets = asked.keys.known(lorica_control::mesh::sources(&resources));
+    let mut registry = Registry { key_sets, ..Registry::without_addresses(&resources) };
     if let Some(service) = &asked.own.service {
         let spec = found.service(service, &format!("--service {service}"))?;
         for port in &asked.ports {
@@ -104,6 +109,7 @@ fn resources(texts: &[NamedText], colours: bool) -> Result<(Resources, Option<St
         return Err(Refused::Files(shown(&wrong)));
     }
     let mut found = resource::check(&documents, &Resources::default(), Options::default(), |file| text(file).to_owned());
+    found.extend(lorica_identity::jwt::mistakes(&documents, |file| text(file).to_owned()));
     found.extend(lorica_identity::secrets::mistakes(&documents, |file| text(file).to_owned()));
     let (errors, warnings): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.severity == Severity::Error);
     if !errors.is_empty() {

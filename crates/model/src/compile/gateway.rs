@@ -12,7 +12,7 @@ use crate::snapshot::{
 
 use super::listeners::{Bound, Frame};
 use super::rules::{self, Entrance, Route, age};
-use super::{World, authorization, egress, fault, rate_limit};
+use super::{World, authentication, authorization, egress, fault, rate_limit};
 
 /// The units of a gateway, ordered by port; none where the gateway does not exist or is not ours.
 #[must_use]
@@ -91,6 +91,7 @@ fn hosts<'w>(world: &World<'w>, frame: &Frame<'w>, listeners: &[&Bound<'w>], ent
             let mut rules: Vec<HttpRule> = rules.collect();
             let name = GatewayName::new(frame.metadata.namespace.clone(), frame.metadata.name.clone());
             rate_limit::at_gateway(world, &name, &mut rules);
+            authentication::at_gateway(world, &name, &mut rules);
             authorization::at_gateway(world, &name, entrance.port, &mut rules);
             fault::meet(world, &frame.metadata.namespace, None, &mut rules);
             made.insert((*pattern).clone(), rules.into());

@@ -1,6 +1,7 @@
 //! Resources and registry in, units out: one pure function, used by the control plane to push and by the command line to
 //! check. Whatever is missing in the world is taken, with the Gateway API's answer to it: the world changes later.
 
+mod authentication;
 mod authorization;
 mod egress;
 mod fault;
@@ -16,6 +17,7 @@ mod tls;
 mod traffic;
 mod whole;
 
+pub use authentication::mtls;
 pub use authorization::of_service as authorization;
 pub use egress::{egress, egress_ports};
 pub use gateway::{backend_certificate, gateway};
@@ -23,7 +25,7 @@ pub use listeners::{CLASS, CONTROLLER};
 pub use outbound::outbound;
 pub use rate_limit::global_limit;
 pub use reference::{TLS_FILES, certificate};
-pub use registry::{RegisteredGateway, RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses};
+pub use registry::{KnownKeys, RegisteredGateway, RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses};
 pub use status::{Condition, status};
 pub use traffic::{Effective, EffectiveRule, SaidBy, effective, traffic};
 pub use whole::snapshot;
@@ -32,7 +34,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::name::{GatewayName, Namespace, ServiceName, ServicePort, WorkloadName};
+use crate::name::{GatewayName, Namespace, ServicePort, WorkloadName};
 use crate::resource::Resources;
 use crate::snapshot::{Endpoint, EndpointSet, InboundPort, InboundUnit, MtlsMode, NameRecord, NameTable, Transport};
 use crate::spiffe::{SpiffeId, TrustDomain};
@@ -139,7 +141,7 @@ fn proxies(world: &World<'_>, gateway: &GatewayName, port: u16) -> Vec<Endpoint>
 pub fn inbound(world: &World<'_>, name: &WorkloadName) -> Option<InboundUnit> {
     let workload = world.registry.workloads.get(name)?;
     let service = workload.service.as_ref();
-    let mtls = service.map_or(MtlsMode::Strict, |service| mtls(world, service));
+    let mtls = service.map_or(MtlsMode::Strict, |service| authentication::mtls(world, service));
     let mut ports: Vec<_> = service
         .into_iter()
         .flat_map(|service| {
@@ -166,18 +168,9 @@ pub fn inbound(world: &World<'_>, name: &WorkloadName) -> Option<InboundUnit> {
         ports,
         withdrawn: workload.withdrawn,
         limits: service.map(|service| rate_limit::of_service(world, service)).unwrap_or_default(),
+        authentication: service.and_then(|service| authentication::of_service(world, service)),
         authorization: Arc::new(service.map(|service| authorization::of_service(world, service)).unwrap_or_default()),
     })
-}
-
-/// The mode that holds for a service: its own policy's before its namespace's; strict without either. Where two policies hold
-/// equally, the stricter does: nobody is let in by accident.
-#[must_use]
-pub fn mtls(world: &World<'_>, service: &ServiceName) -> MtlsMode {
-    let of = || world.resources.authentication().filter(|(metadata, _)| metadata.namespace == service.namespace);
-    let own =
-        of().filter(|(_, policy)| policy.targets.iter().any(|target| target.name == service.name)).map(|(_, policy)| policy.mtls).min();
-    own.or_else(|| of().filter(|(_, policy)| policy.targets.is_empty()).map(|(_, policy)| policy.mtls).min()).unwrap_or_default()
 }
 
 #[cfg(test)]

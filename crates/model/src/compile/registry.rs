@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,17 @@ pub struct Registry {
     pub services: BTreeMap<ServiceName, VirtualAddresses>,
     /// The workloads that registered.
     pub workloads: BTreeMap<WorkloadName, RegisteredWorkload>,
+    /// The key sets that policies name, by their address, as far as they were fetched.
+    pub key_sets: BTreeMap<String, KnownKeys>,
+}
+
+/// What is known of a key set that is fetched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KnownKeys {
+    /// The set that was fetched last.
+    pub keys: Option<Arc<str>>,
+    /// Why the last attempt to fetch it failed.
+    pub problem: Option<String>,
 }
 
 impl Registry {
@@ -38,7 +50,7 @@ impl Registry {
     pub fn without_addresses(resources: &Resources) -> Self {
         let named = resources.services().filter_map(|(metadata, _)| metadata.service());
         let services = named.map(|name| (name, VirtualAddresses::NONE)).collect();
-        Self { services, workloads: BTreeMap::new() }
+        Self { services, ..Self::default() }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::snapshot::{HostPattern, Protocol};
 
 use super::listeners::{Bound, CONTROLLER, Frame, gateway_of};
 use super::reference::Problem;
-use super::{World, authorization, egress, outbound, rate_limit, tls};
+use super::{World, authentication, authorization, egress, outbound, rate_limit, tls};
 
 /// A condition, with the Gateway API's reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +76,14 @@ pub fn status(world: &World<'_>, resource: &Resource) -> Option<Value> {
             let unresolved = egress::unresolved(world, metadata, policy);
             let resolved = Condition::of("ResolvedRefs", unresolved.as_ref(), metadata);
             Some(json!({ "conditions": [Condition::of("Accepted", None, metadata), resolved] }))
+        }
+        Spec::AuthenticationPolicy(policy) => {
+            let unresolved = authentication::unresolved(world, metadata, policy);
+            let resolved = Condition::of("ResolvedRefs", unresolved.as_ref(), metadata);
+            let keys = authentication::keys(world, policy);
+            let keys = policy.jwt.as_ref().map(|_| Condition::of("KeysFetched", keys.as_ref(), metadata));
+            let conditions: Vec<Condition> = [Condition::of("Accepted", None, metadata), resolved].into_iter().chain(keys).collect();
+            Some(json!({ "conditions": conditions }))
         }
         Spec::AuthorizationPolicy(policy) => {
             let unresolved = authorization::unresolved(world, metadata, policy);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod authentication;
 mod edge;
 mod fault;
 mod rate_limit;
@@ -45,7 +46,7 @@ fn registry(resources: &Resources) -> Registry {
         let addresses = VirtualAddresses { v4: [240, 0, 0, last].into(), v6: format!("fd00::{last:x}").parse().unwrap() };
         (metadata.service().unwrap(), addresses)
     });
-    Registry { services: services.collect(), workloads: BTreeMap::new() }
+    Registry { services: services.collect(), ..Registry::default() }
 }
 
 fn unit(texts: &[&str], viewer: &str) -> crate::snapshot::OutboundUnit {

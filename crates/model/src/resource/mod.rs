@@ -15,13 +15,14 @@ mod tree;
 pub use check::{Options, beyond_envoy, check, over};
 pub use diagnostic::{Diagnostic, Severity};
 pub use kinds::{
-    About, AllowedRoutes, AuthenticationPolicy, AuthorizationPolicy, AuthorizationTarget, BackendRef, BackendTlsPolicy, ConfigMap,
-    EGRESS_PROTOCOL, EgressAllow, EgressPolicy, EgressTarget, FaultPolicy, FaultTarget, Gateway, GatewayAddress, GatewayClass, Grant,
-    GrantFrom, GrantTo, HttpFilter, HttpRoute, IdentityOf, Listener, ListenerProtocol, ListenerSet, ListenerTls, Mode, NamespacesFrom,
-    ObjectRef, ParentRef, PathModifier, PolicyTarget, RateLimitPolicy, RateLimitTarget, ReferenceGrant, RouteRetry, RouteRule, Secret,
-    Service, ServicePortSpec, Set, SettingNames, Settings, Spec, Subset, TlsMode, TlsPolicyTarget, TrafficPolicy, TrafficTarget,
-    TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort, WrittenAccessRule, WrittenCounted, WrittenIdentity,
-    WrittenLimit, WrittenOperation, WrittenService, WrittenSource,
+    About, AllowedRoutes, AuthenticationPolicy, AuthenticationTarget, AuthorizationPolicy, AuthorizationTarget, BackendRef,
+    BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy, EgressTarget, FaultPolicy, FaultTarget, Gateway,
+    GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, IdentityOf, KeySource, Listener, ListenerProtocol,
+    ListenerSet, ListenerTls, Mode, NamespacesFrom, ObjectRef, ParentRef, PathModifier, RateLimitPolicy, RateLimitTarget, ReferenceGrant,
+    RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Set, SettingNames, Settings, Spec, Subset, TlsMode, TlsPolicyTarget,
+    TrafficPolicy, TrafficTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort, WrittenAccessRule,
+    WrittenCounted, WrittenIdentity, WrittenKeys, WrittenLimit, WrittenOperation, WrittenProvider, WrittenService, WrittenSource,
+    WrittenTokens,
 };
 pub use nearest::nearest;
 pub use read::{ANY_SERVICE, Document, read, stored};

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod authentication;
 mod fault;
 mod rate_limit;
 
@@ -94,7 +95,7 @@ spec: {service: recording, address: 'fd00::1', ports: [{servicePort: 80, port: 8
         (3, Transport::Plaintext, 8080, true)
     );
     let Spec::AuthenticationPolicy(policy) = &resources[2].spec else { panic!() };
-    assert_eq!((policy.mtls, policy.targets.len()), (MtlsMode::Permissive, 0));
+    assert_eq!((policy.mtls, policy.targets.len()), (Some(MtlsMode::Permissive), 0));
 }
 
 #[test]
@@ -544,12 +545,8 @@ fn the_rest_is_told_where_it_stands() {
         (service("a", "{port: 80, name: web}, {port: 81, name: web}"), "another port is named `web`", "web"),
         (workload("{service: transcript, address: 10.0.0.1, ports: [], weight: 0}"), "`weight` is from 1 to 1000000, not 0", "0"),
         (policy("{mtls: {mode: strict}}"), "`strict` is no mode", "strict"),
-        (
-            policy("{targetRefs: [{kind: Service, name: nobody}], mtls: {mode: Strict}}"),
-            "there is no service `nobody.contact`",
-            "{kind: Service, name: nobody}",
-        ),
-        (policy("{}"), "an AuthenticationPolicy's `spec` needs `mtls`", "{}"),
+        (policy("{targetRefs: [{kind: Service, name: nobody}], mtls: {mode: Strict}}"), "there is no service `nobody.contact`", "nobody"),
+        (policy("{}"), "an AuthenticationPolicy says something of `mtls` or `jwt`", "{}"),
         ("- a\n".to_owned(), "a resource is an object, not a list", "- a"),
         ("kind: Service\n  metadata: [\n".to_owned(), "this is no YAML: mapping values are not allowed in this context", ":"),
         ("a: \"\n".to_owned(), "", ""),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Authorization, Protocol, RateLimit};
+use super::{Authentication, Authorization, Protocol, RateLimit};
 use crate::name::{Label, ServiceName, ServicePort, WorkloadName};
 use crate::spiffe::SpiffeId;
 
@@ -31,6 +31,9 @@ pub struct InboundUnit {
     /// How many requests may come to its ports for HTTP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<RateLimit>,
+    /// Which tokens are asked for at its ports; none: nobody looks at tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<Arc<Authentication>>,
     /// Who may do what at its ports. Shared, as what callers may do refers to it.
     #[serde(default, skip_serializing_if = "is_open")]
     pub authorization: Arc<Authorization>,

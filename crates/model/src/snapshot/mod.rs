@@ -5,6 +5,7 @@
 //! Nothing here knows where a resource was stored, or what time it is.
 
 mod attempt;
+mod authentication;
 mod authorization;
 mod egress;
 mod endpoint;
@@ -26,6 +27,7 @@ pub mod lease;
 pub mod route;
 
 pub use attempt::{Affinity, HashOn, Hedge, Pause, Retry, RetryOn, Timeouts};
+pub use authentication::{Authentication, ClaimHeader, DEFAULT_LEEWAY, TokenAlgorithm, TokenPlace, TokenProvider};
 pub use authorization::{
     Access, AccessAction, AccessCaller, AccessPolicy, AccessRule, Among, Authorization, ByPolicy, Denial, IdentityPattern, Noted,
     Operation, PathPattern, PathPatternError, Permissions, Reading, Source,

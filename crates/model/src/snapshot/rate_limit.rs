@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Origin, RouteMatch, route};
+use crate::claims::Claims;
 use crate::head::RequestHead;
 use crate::name::ServicePort;
 use crate::spiffe::SpiffeId;
@@ -147,6 +148,8 @@ pub enum KeyPart {
     Header(String),
     /// The path, without the query.
     Path,
+    /// A claim of the token that was verified, by its path.
+    Claim(String),
     /// The address that the connection came from.
     Source,
 }
@@ -161,6 +164,8 @@ const MAX_VALUE_BYTES: usize = 256;
 pub struct Asking<'a> {
     /// The identity that the caller proved.
     pub caller: Option<&'a SpiffeId>,
+    /// What its token says, where one was verified.
+    pub claims: Option<&'a Claims>,
     /// The address that the connection came from.
     pub source: IpAddr,
 }
@@ -173,6 +178,7 @@ impl KeyPart {
             Self::Caller => "caller".into(),
             Self::Header(name) => format!("header:{name}").into(),
             Self::Path => "path".into(),
+            Self::Claim(path) => format!("claim:{path}").into(),
             // As Envoy's own action calls it.
             Self::Source => "remote_address".into(),
         }
@@ -183,6 +189,7 @@ impl KeyPart {
     pub fn value<'r>(&'r self, head: &'r RequestHead, asking: Asking<'r>) -> Cow<'r, str> {
         let value: Cow<'r, str> = match self {
             Self::Caller => asking.caller.map_or_else(|| NO_VALUE.into(), |caller| caller.to_string().into()),
+            Self::Claim(path) => asking.claims.and_then(|claims| claims.text(path)).unwrap_or(NO_VALUE.into()),
             Self::Header(name) => {
                 let mut values = head.fields.get_all(name);
                 match (values.next(), values.next()) {
@@ -362,7 +369,8 @@ mod tests {
     #[test]
     fn a_request_counts_under_what_it_has() {
         let caller = "spiffe://mesh/ns/a/sa/b".parse().unwrap();
-        let asking = Asking { caller: Some(&caller), source: "::ffff:192.0.2.1".parse().unwrap() };
+        let claims = Claims::read(br#"{"sub":"ada","a":{"b":["x","y"]}}"#).unwrap();
+        let asking = Asking { caller: Some(&caller), claims: Some(&claims), source: "::ffff:192.0.2.1".parse().unwrap() };
         let request = head("/a?b=c", &[("X-User", "ann"), ("x-two", "1"), ("x-two", "2")]);
         let value = |part: &KeyPart| part.value(&request, asking).into_owned();
         assert_eq!(value(&KeyPart::Caller), "spiffe://mesh/ns/a/sa/b");
@@ -370,6 +378,9 @@ mod tests {
         assert_eq!(value(&KeyPart::Header("x-two".to_owned())), "1,2");
         assert_eq!(value(&KeyPart::Header("x-none".to_owned())), NO_VALUE);
         assert_eq!(value(&KeyPart::Path), "/a");
+        assert_eq!(value(&KeyPart::Claim("sub".to_owned())), "ada");
+        assert_eq!(value(&KeyPart::Claim("a.b".to_owned())), "x,y");
+        assert_eq!(value(&KeyPart::Claim("none".to_owned())), NO_VALUE);
         assert_eq!(value(&KeyPart::Source), "192.0.2.1");
         let long = head(&format!("/{}", "é".repeat(300)), &[]);
         assert_eq!(KeyPart::Path.value(&long, asking).len(), MAX_VALUE_BYTES - 1);

@@ -172,7 +172,8 @@ fn value_matches(matches: &ValueMatch, value: &str) -> bool {
 }
 
 /// A query component with `+` and `%XX` decoded; what is no valid escape stays as it is.
-fn decoded(text: &str) -> std::borrow::Cow<'_, str> {
+#[must_use]
+pub fn decoded(text: &str) -> std::borrow::Cow<'_, str> {
     if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
         return text.into();
     }

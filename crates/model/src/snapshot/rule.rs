@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Affinity, Authorization, Fault, HashOn, Hedge, LimitService, Origin, Pattern, RateLimit, Retry, Timeouts};
+use super::{Affinity, Authentication, Authorization, Fault, HashOn, Hedge, LimitService, Origin, Pattern, RateLimit, Retry, Timeouts};
 use crate::name::ServicePort;
 
 /// One rule: the first that matches decides.
@@ -101,6 +101,9 @@ pub struct Filters {
     /// How many requests may come.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<RateLimit>,
+    /// Which tokens are asked for. Shared by the rules of a gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<Arc<Authentication>>,
     /// Who may ask. Shared by the rules of a gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization: Option<Arc<Authorization>>,

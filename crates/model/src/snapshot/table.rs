@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{HttpRule, PathMatch, PatternSet};
+use super::{Authentication, HttpRule, PathMatch, PatternSet};
 
 /// Rules in the order in which they are tried, with an index.
 #[derive(Debug, Default)]
@@ -18,6 +18,8 @@ pub struct RuleTable {
     /// Shared one by one, as an exchange keeps its own to its end.
     rules: Vec<Arc<HttpRule>>,
     runs: Vec<Run>,
+    /// What tells of claims in header fields, which rules may look at.
+    telling: Vec<Arc<Authentication>>,
 }
 
 type Indices = HashMap<Box<str>, Vec<u32>, foldhash::fast::RandomState>;
@@ -69,7 +71,19 @@ impl RuleTable {
             let pattern = |index| if let Some(PathMatch::Regex(pattern)) = path(index) { Some(pattern) } else { None };
             run.together = PatternSet::new(run.regex.iter().filter_map(pattern));
         }
-        Self { rules, runs }
+        let mut telling: Vec<Arc<Authentication>> = Vec::new();
+        for authentication in rules.iter().filter_map(|rule| rule.filters.authentication.as_ref()) {
+            if authentication.claim_headers().next().is_some() && !telling.contains(authentication) {
+                telling.push(authentication.clone());
+            }
+        }
+        Self { rules, runs, telling }
+    }
+
+    /// What tells of claims in header fields, which rules may look at.
+    #[must_use]
+    pub fn telling(&self) -> &[Arc<Authentication>] {
+        &self.telling
     }
 
     /// The rules whose path may take `path`, in the order in which they are tried. Exact paths and prefixes do take it; expressions are still
@@ -120,7 +134,7 @@ fn trimmed(prefix: &str) -> &str {
 impl Clone for RuleTable {
     fn clone(&self) -> Self {
         let own = |rule: &Arc<HttpRule>| HttpRule { origin: Arc::new((*rule.origin).clone()), ..(**rule).clone() };
-        Self { rules: self.rules.iter().map(|rule| Arc::new(own(rule))).collect(), runs: self.runs.clone() }
+        Self { rules: self.rules.iter().map(|rule| Arc::new(own(rule))).collect(), runs: self.runs.clone(), telling: self.telling.clone() }
     }
 }
 impl Deref for RuleTable {

@@ -19,11 +19,13 @@ mod limits;
 mod own;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 pub use access::AccessCounts;
 pub use cells::{BYTES_BOUNDS, DURATION_BOUNDS};
 pub use limits::LimitCounts;
 pub use own::{Counter, Held, OwnMetric};
+pub use tokens::TokenCounts;
 
 use cells::{Cells, Histogram, add};
 
@@ -109,6 +111,7 @@ pub struct MetricsRegistry {
     own: own::Numbers,
     limits: limits::Limits,
     access: access::Policies,
+    tokens: tokens::TokenPolicies,
 }
 
 impl MetricsRegistry {
@@ -186,6 +189,7 @@ impl MetricsRegistry {
         families.extend(self.own.families());
         families.push(self.limits.family());
         families.push(self.access.family());
+        families.push(self.tokens.family());
         families
     }
 }
@@ -304,6 +308,12 @@ impl WorkerMetrics {
     #[must_use]
     pub fn limit(&self, policy: &str, limit: &str) -> Arc<LimitCounts> {
         self.registry.limits.counts(policy, limit)
+    }
+
+    /// What an AuthenticationPolicy of this name said of tokens.
+    #[must_use]
+    pub fn tokens(&self, policy: String) -> Arc<TokenCounts> {
+        self.registry.tokens.counts(policy)
     }
 
     /// What an AuthorizationPolicy of this name said of calls.

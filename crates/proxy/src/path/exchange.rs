@@ -1,6 +1,6 @@
 //! One exchange, top to bottom: a request that came in, what was decided about it, and the answer that went back.
 //!
-//! clean → route → authorize → limit → fault → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
+//! authenticate → route → clean → authorize → limit → fault → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
 //! written once, when the exchange is over or dropped.
 
 use std::rc::Rc;
@@ -12,6 +12,7 @@ use lorica_model::reason::Reason;
 use lorica_model::snapshot::HttpRule;
 
 use super::accept::Boxed;
+use super::authenticate::{self, Authenticated, Heads, Looked};
 use super::authorize;
 use super::caller::{Caller, Entry};
 use super::clean;
@@ -45,6 +46,7 @@ pub type ByRule = (Arc<HttpRule>, Option<usize>);
 /// Passes one request on and its answer back.
 pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, body: Body, responder: Responder) -> Boxed<'a> {
     Box::pin(async move {
+        let heads = Heads::default();
         let mut record = ExchangeRecord::begin(worker, caller, &head);
         let mut body = Replay::new(body);
         let mut responder = Some(responder);
@@ -53,8 +55,25 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
         #[cfg(not(feature = "http3"))]
         let alternative: Option<String> = None;
         let mut decided = None;
-        let passing = pass(worker, caller, &head, &mut body, &mut responder, alternative.as_deref(), &mut decided, &mut record);
-        let passed = authorize::while_allowed(worker, caller, &head, passing).await;
+        let looked = authenticate::look(worker, caller, &head, &heads);
+        // What comes to the app is judged by all that is known of it, now and whenever policies change.
+        let (judged, looked) = match &caller.entry {
+            Entry::Inbound { .. } => match looked.settle(worker, caller, None) {
+                Ok(request) => (request.head, Ok(Request::Known(request))),
+                Err(failure) => (&head, Err(failure)),
+            },
+            _ => (&head, Ok(Request::Looked(looked))),
+        };
+        let passed = match looked {
+            Ok(request) => {
+                let passing = pass(worker, caller, request, &mut body, &mut responder, alternative.as_deref(), &mut decided, &mut record);
+                authorize::while_allowed(worker, caller, judged, passing).await
+            }
+            Err(failure) => {
+                record.identify(&head, &mut Edits::default());
+                Err(failure)
+            }
+        };
         record.received(body.received);
         if let Err(mut failure) = passed {
             // What ended it from outside does not know.
@@ -72,17 +91,42 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
     })
 }
 
+/// A request whose tokens were looked at.
+enum Request<'x> {
+    /// It may go on, as far as its token goes.
+    Known(Authenticated<'x>),
+    /// Its rule is to tell which token it needs.
+    Looked(Looked<'x>),
+}
+
+impl<'x> Request<'x> {
+    /// The head that rules are chosen by.
+    fn head(&self) -> &'x RequestHead {
+        match self {
+            Self::Known(request) => request.head,
+            Self::Looked(looked) => looked.head,
+        }
+    }
+}
+
 #[expect(clippy::too_many_arguments, reason = "what an exchange holds, borrowed apart")]
 async fn pass<'x>(
     worker: &Rc<Worker>,
     caller: &Caller,
-    head: &'x RequestHead,
+    request: Request<'x>,
     body: &mut Replay,
     responder: &mut Option<Responder>,
     alternative: Option<&str>,
     decided: &mut Option<ByRule>,
     record: &mut ExchangeRecord<'x>,
 ) -> Result<(), Failure> {
+    let came = request.head();
+    let found = decide(worker, caller, came).await;
+    let settled = match request {
+        Request::Known(request) => Ok(request),
+        Request::Looked(looked) => looked.settle(worker, caller, found.as_ref().ok().and_then(Decided::rule)),
+    };
+    let head = settled.as_ref().map_or(came, |request| request.head);
     let from = match (&caller.entry, &caller.certificate) {
         (Entry::Outbound { .. }, _) => clean::From::App,
         (Entry::Inbound { .. }, Some(certificate)) => clean::From::Peer(certificate),
@@ -103,7 +147,19 @@ async fn pass<'x>(
     if let Entry::Gateway { tls, .. } = &caller.entry {
         clean::forwarded(head, &mut edits, caller.remote.ip(), *tls);
     }
-    let mut way = match decide(worker, caller, head).await? {
+    let found = found?;
+    let request = match settled {
+        Ok(request) => request,
+        Err(failure) => {
+            // What its rule says of answers holds for this one as well.
+            if let Some(rule) = found.shared_rule() {
+                record.rule(rule);
+                *decided = Some((rule.clone(), None));
+            }
+            return Err(failure);
+        }
+    };
+    let mut way = match found {
         Decided::Way(way) => way,
         Decided::Answer(answer, rule) => {
             record.rule(&rule);
@@ -122,7 +178,7 @@ async fn pass<'x>(
     record.way(&way);
     authorize::request(worker, caller, head, way.rule.as_ref().map(|(rule, _)| &**rule))?;
     // Held to the end: of what counts requests under way, this is one.
-    let _held = limit::hold(worker, caller, head, &way).await?;
+    let _held = limit::hold(worker, caller, &request, &way).await?;
     if let Some(call) = way.grpc_web {
         call.ask(head, &mut edits);
         if let Some(decoder) = call.decoder() {

@@ -11,6 +11,7 @@ use lorica_model::head::RequestHead;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Asking, RateLimit, told};
 
+use super::authenticate::Authenticated;
 use super::caller::{Caller, Entry};
 use super::failure::Failure;
 use super::limit_service;
@@ -25,25 +26,27 @@ pub type Held = Vec<Taken>;
 ///
 /// # Errors
 /// [`Reason::RateLimited`] with what the caller is to be told, or [`Reason::RateLimitFailed`].
-pub async fn hold(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead, way: &Way) -> Result<Held, Failure> {
+pub async fn hold(worker: &Rc<Worker>, caller: &Caller, request: &Authenticated<'_>, way: &Way) -> Result<Held, Failure> {
     match (&caller.entry, way.decided()) {
         (Entry::Inbound { .. }, _) => {
             let view = worker.view();
             match &view.snapshot.inbound {
-                Some(inbound) if !inbound.limits.is_empty() => Box::pin(against(worker, caller, head, &inbound.limits)).await,
+                Some(inbound) if !inbound.limits.is_empty() => Box::pin(against(worker, caller, request, &inbound.limits)).await,
                 _ => Ok(Held::new()),
             }
         }
         (Entry::Gateway { .. }, Some((rule, _))) if !rule.filters.limits.is_empty() => {
-            Box::pin(against(worker, caller, head, &rule.filters.limits)).await
+            Box::pin(against(worker, caller, request, &rule.filters.limits)).await
         }
         _ => Ok(Held::new()),
     }
 }
 
-async fn against(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead, limits: &[RateLimit]) -> Result<Held, Failure> {
+async fn against(worker: &Rc<Worker>, caller: &Caller, request: &Authenticated<'_>, limits: &[RateLimit]) -> Result<Held, Failure> {
+    let head = request.head;
     let asking = Asking {
         caller: caller.entry.peer().map(|peer| &peer.id),
+        claims: request.claims.as_deref(),
         // A workload of the mesh is seen by its own address, not by that of its host.
         source: caller.virtual_address().map_or_else(|| caller.remote.ip(), Into::into),
     };

@@ -11,6 +11,7 @@
 //! | `gateway` | at a gateway: by port, server name and host, which rules are asked |
 //! | `quic` | the same for what comes by QUIC: HTTP/3 |
 //! | `route` / `way` | which service port the request goes to, or what the rule answers |
+//! | `authenticate` | whose token it carries, and what that says |
 //! | `authorize` | whether the caller may do this |
 //! | `limit` | whether it is one too many, by what is counted here, by the control plane or by a service (`limit_service`) |
 //! | `fault` | what FaultPolicies do before anything is tried |
@@ -26,6 +27,7 @@
 //! | `record` | what became of it: one record an exchange |
 
 pub mod accept;
+pub mod authenticate;
 pub mod authorize;
 pub mod caller;
 pub mod clean;

@@ -10,6 +10,7 @@ use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Origin, Transport, hash};
 
 use super::accept::Boxed;
+use super::authenticate;
 use super::authorize;
 use super::caller::{Caller, Entry};
 use super::connect::{self, Connected, NotConnected};
@@ -158,7 +159,8 @@ pub fn inbound<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, mut stream: Strea
     Box::pin(async move {
         let mut record = ConnectionRecord::begin(worker, caller);
         let Entry::Inbound { port, .. } = &caller.entry else { return };
-        if let Err(failure) = authorize::connection(worker, caller) {
+        let admitted = authenticate::connection(worker, caller).and_then(|()| authorize::connection(worker, caller));
+        if let Err(failure) = admitted {
             record.fail(failure.reason, failure.detail);
             return stream.reset_on_close();
         }

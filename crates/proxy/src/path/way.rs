@@ -29,6 +29,23 @@ pub enum Decided {
     Nowhere(Reason, Arc<HttpRule>, Option<usize>),
 }
 
+impl Decided {
+    /// The rule that takes the request; none for calls to the app beside this proxy.
+    #[must_use]
+    pub fn rule(&self) -> Option<&HttpRule> {
+        self.shared_rule().map(|rule| &**rule)
+    }
+
+    /// The same, to be kept.
+    #[must_use]
+    pub fn shared_rule(&self) -> Option<&Arc<HttpRule>> {
+        match self {
+            Self::Way(way) => way.rule.as_ref().map(|(rule, _)| rule),
+            Self::Answer(_, rule) | Self::Nowhere(_, rule, _) => Some(rule),
+        }
+    }
+}
+
 /// Where an exchange goes, and what holds on the way.
 #[derive(Debug, Clone)]
 pub struct Way {

@@ -32,7 +32,7 @@ fn read(at: &At<'_>, listener: Listener) -> Result<InboundUnit, Fault> {
     });
     at.equal("bind_to_port", &bind_to_port, &no())?;
     at.equal("traffic_direction", &traffic_direction, &TrafficDirection::Inbound.into())?;
-    let InboundFacts { workload, service, account, identity, virtual_v4, virtual_v6, withdrawn, limits, authorization } =
+    let InboundFacts { workload, service, account, identity, virtual_v4, virtual_v6, withdrawn, limits, authentication, authorization } =
         facts(at, metadata)?;
     at.equal("name", &name, &inbound_name(&workload))?;
     let mut ports = Vec::new();
@@ -59,6 +59,7 @@ fn read(at: &At<'_>, listener: Listener) -> Result<InboundUnit, Fault> {
         ports,
         withdrawn,
         limits,
+        authentication,
         authorization: authorization.unwrap_or_default(),
     })
 }

@@ -81,7 +81,8 @@ fn route(at: &At<'_>, route: Route) -> Result<HttpRule, Fault> {
         name: _name, r#match: wanted, metadata, action, typed_per_filter_config, request_headers_to_add, request_headers_to_remove,
         response_headers_to_add, response_headers_to_remove,
     } unset { decorator, tracing, per_request_buffer_limit_bytes, stat_prefix, request_body_buffer_limit, route_specifiers });
-    let RouteFacts { origin, prefix, path, cors, unanswered, limits, attempt, faults, authorization } = facts(at, metadata)?;
+    let RouteFacts { origin, prefix, path, cors, unanswered, limits, attempt, faults, authentication, authorization } =
+        facts(at, metadata)?;
     let matches = matches(&at.field("match"), wanted, prefix)?;
     let filters = Filters {
         request: edits(at, ("request_headers_to_add", request_headers_to_add), request_headers_to_remove)?,
@@ -89,6 +90,7 @@ fn route(at: &At<'_>, route: Route) -> Result<HttpRule, Fault> {
         cors,
         grpc_web: typed_per_filter_config.contains_key(GRPC_WEB),
         limits,
+        authentication,
         authorization,
     };
     at.equal("typed_per_filter_config", &typed_per_filter_config, &per_filter(&filters, &faults))?;

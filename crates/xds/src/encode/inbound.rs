@@ -3,10 +3,10 @@
 //! One filter chain an app port for mutual TLS, a second one where plaintext is taken too. They say in Envoy's words what
 //! the proxy does; what those words cannot say (the app's port behind it, the identity) is in the metadata.
 
-use envoy_types::pb::envoy::config::core::v3::{TrafficDirection, TypedExtensionConfig};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, TrafficDirection, TypedExtensionConfig, data_source::Specifier};
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
 use envoy_types::pb::envoy::config::route::v3::{
-    Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route::Action, route_action::ClusterSpecifier,
+    DirectResponseAction, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route::Action, route_action::ClusterSpecifier,
     route_match::PathSpecifier,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -39,6 +39,7 @@ pub fn inbound(unit: &InboundUnit) -> Resource {
         virtual_v6: unit.virtual_v6,
         withdrawn: unit.withdrawn,
         limits: unit.limits.clone(),
+        authentication: unit.authentication.clone(),
         authorization: Some(unit.authorization.clone()).filter(|authorization| !authorization.is_empty()),
     };
     let name = inbound_name(&unit.workload);
@@ -69,13 +70,17 @@ pub fn inbound_routes(unit: &InboundUnit) -> Vec<Resource> {
         configuration.name.clone_from(&name);
         configuration.typed_per_filter_config.extend(rate_limit::buckets(unit.limits.iter()));
         for route in configuration.virtual_hosts.iter_mut().flat_map(|host| &mut host.routes) {
+            if unit.authentication.as_ref().is_some_and(|authentication| !authentication.shadow) {
+                route.action = Some(Action::DirectResponse(unverified()));
+                continue;
+            }
             route.typed_per_filter_config.extend(rate_limit::per_route(&unit.limits));
             if let Some(Action::Route(action)) = &mut route.action {
                 action.rate_limits = rate_limit::actions(&unit.limits);
             }
         }
         configuration.typed_per_filter_config.extend(authorization::per_route(&unit.authorization, Some(port.service_port.port)));
-        Resource::new(Kind::Route, name, Version::of(&(port, &unit.limits, &unit.authorization)), &configuration)
+        Resource::new(Kind::Route, name, Version::of(&(port, &unit.limits, &unit.authentication, &unit.authorization)), &configuration)
     };
     unit.ports.iter().filter(|port| port.protocol.is_http()).map(one).collect()
 }
@@ -99,6 +104,15 @@ pub fn inbound_filters(unit: &InboundUnit) -> Vec<Resource> {
         })
     };
     unit.ports.iter().filter(|port| !port.protocol.is_http()).flat_map(of_port).collect()
+}
+
+/// What callers get where tokens are asked for: an Envoy has its filters from its bootstrap, and none of them verifies tokens. Letting all
+/// pass would be the worse answer.
+fn unverified() -> DirectResponseAction {
+    let text =
+        "lorica: tokens are asked for here, and an Envoy beside an app verifies none: ask for them at a gateway, or run Lorica's proxy\n";
+    let body = DataSource { specifier: Some(Specifier::InlineString(text.to_owned())), ..DataSource::default() };
+    DirectResponseAction { status: 503, body: Some(body), ..DirectResponseAction::default() }
 }
 
 /// The filter chains of one app port: the one for mutual TLS, and the one for plaintext where that is taken.

@@ -5,6 +5,7 @@
 
 mod access_log;
 mod attempt;
+mod authentication;
 mod authorization;
 mod bundle;
 mod certificate;

@@ -226,6 +226,7 @@ fn part(part: &KeyPart) -> ActionSpecifier {
         KeyPart::Caller => format!("connection.mtls ? connection.uri_san_peer_certificate : '{NO_VALUE}'"),
         KeyPart::Header(name) => format!("'{name}' in request.headers ? request.headers['{name}'] : '{NO_VALUE}'"),
         KeyPart::Path => "request.url_path".to_owned(),
+        KeyPart::Claim(path) => claim(path),
     };
     let config =
         Descriptor { descriptor_key: part.entry().into_owned(), skip_if_error: false, expr_specifier: Some(ExprSpecifier::Text(text)) };
@@ -233,6 +234,18 @@ fn part(part: &KeyPart) -> ActionSpecifier {
         name: "envoy.rate_limit_descriptors.expr".to_owned(),
         typed_config: Some(pack(&config)),
     })
+}
+
+/// What a claim says, as the filter for tokens leaves it in the request's metadata.
+fn claim(path: &str) -> String {
+    let filter = super::authentication::FILTER;
+    let mut at = format!("metadata.filter_metadata['{filter}']");
+    let mut there = format!("'{filter}' in metadata.filter_metadata");
+    for step in std::iter::once(super::authentication::CLAIMS).chain(path.split('.')) {
+        there.push_str(&format!(" && '{step}' in {at}"));
+        at.push_str(&format!("['{step}']"));
+    }
+    format!("{there} ? string({at}) : '{NO_VALUE}'")
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ fn asked() -> Asked {
         version: None,
         locality: Locality::default(),
     };
-    Asked { own, upstreams: Vec::new(), gateway: None, ports: Vec::new(), identity: None, colours: false }
+    Asked { own, upstreams: Vec::new(), gateway: None, ports: Vec::new(), identity: None, keys: Keys::default(), colours: false }
 }
 
 fn calls(port: &str) -> Asked {

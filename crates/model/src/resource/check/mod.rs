@@ -1,5 +1,6 @@
 //! What only all resources together can tell: a change is held against the world it would make.
 
+mod authentication;
 mod authorization;
 mod fault;
 mod gateway;
@@ -99,11 +100,7 @@ impl Checked<'_> {
                     self.port(&workload.service, &ports, port.service_port, &port.span);
                 }
             }
-            Spec::AuthenticationPolicy(policy) => {
-                for target in &policy.targets {
-                    self.service(&ServiceName::new(metadata.namespace.clone(), target.name.clone()), &target.span);
-                }
-            }
+            Spec::AuthenticationPolicy(policy) => self.authentication(metadata, policy),
             Spec::AuthorizationPolicy(policy) => self.authorization(metadata, policy),
             Spec::TrafficPolicy(policy) => self.traffic(metadata, policy),
             Spec::EgressPolicy(policy) => self.egress(metadata, policy),

@@ -1,8 +1,8 @@
 //! What limits name: services, gateways and routes, and the service that is asked.
 
-use crate::name::ServiceName;
-use crate::resource::kinds::{RateLimitPolicy, RateLimitTarget, Spec};
-use crate::resource::{Kind, Metadata};
+use crate::name::{ObjectName, ServiceName};
+use crate::resource::kinds::{AuthenticationPolicy, AuthenticationTarget, RateLimitPolicy, RateLimitTarget, Spec};
+use crate::resource::{Kind, Metadata, Resource};
 use crate::snapshot::{KeyPart, Protocol};
 
 use super::Checked;
@@ -16,6 +16,7 @@ impl Checked<'_> {
                 _ => self.limited_route(metadata, target),
             }
         }
+        self.claimed(metadata, policy);
         if policy.targets.iter().any(|target| target.kind != Kind::Service) {
             for limit in policy.limits.iter().filter(|limit| limit.key.contains(&KeyPart::Caller)) {
                 let message =
@@ -33,6 +34,44 @@ impl Checked<'_> {
             let found = self.wrong(&service.port_span, message).hint("write `appProtocol: grpc` in the Service");
             self.found.push(found);
         }
+    }
+
+    /// A claim counts where somebody verifies tokens; elsewhere all requests would count as one.
+    fn claimed(&mut self, metadata: &Metadata, policy: &RateLimitPolicy) {
+        let by_claim = |part: &KeyPart| matches!(part, KeyPart::Claim(_));
+        let Some(limit) = policy.limits.iter().find(|limit| limit.key.iter().any(by_claim)) else { return };
+        let asking: Vec<&AuthenticationPolicy> = self
+            .after
+            .authentication()
+            .filter(|(of, asking)| of.namespace == metadata.namespace && asking.jwt.is_some())
+            .map(|(_, asking)| asking)
+            .collect();
+        let of = |kind: Kind, name: &ObjectName| {
+            let named = |asking: &&AuthenticationPolicy| {
+                let is = |target: &AuthenticationTarget| target.kind == kind && target.object.name == *name;
+                asking.targets.iter().any(is) || (kind == Kind::Service && asking.targets.is_empty())
+            };
+            asking.iter().any(named)
+        };
+        // A route's tokens may be asked for at its gateway.
+        let of_parents = |target: &RateLimitTarget| match self.after.of(target.kind, &metadata.namespace, &target.object.name) {
+            Some(Resource { spec: Spec::HttpRoute(route) | Spec::GrpcRoute(route), .. }) => {
+                route.parents.iter().any(|parent| of(Kind::Gateway, &parent.object.name))
+            }
+            _ => false,
+        };
+        let unasked = policy.targets.iter().find(|target| !of(target.kind, &target.object.name) && !of_parents(target));
+        let what = match unasked {
+            Some(target) => format!("{} `{}`", target.kind, target.object.name),
+            None if policy.targets.is_empty() && !asking.iter().any(|asking| asking.targets.is_empty()) => {
+                format!("the namespace `{}`", metadata.namespace)
+            }
+            None => return,
+        };
+        let message = format!("the limit `{}` counts by a claim, and nobody verifies tokens for {what}", limit.name);
+        let hint = "add an AuthenticationPolicy with `jwt` and the same `targetRefs`";
+        let found = self.wrong(&limit.span, message).hint(hint);
+        self.found.push(found);
     }
 
     /// Requests are what is limited: bytes have neither header nor path, and nobody to be told 429.

@@ -1,5 +1,6 @@
 //! What each kind means, checked: the only form in which the rest of the program sees a resource.
 
+mod authentication;
 mod authorization;
 mod egress;
 mod fault;
@@ -8,6 +9,7 @@ mod rate_limit;
 mod route;
 mod traffic;
 
+pub use authentication::{AuthenticationPolicy, AuthenticationTarget, KeySource, WrittenKeys, WrittenProvider, WrittenTokens};
 pub use authorization::{
     AuthorizationPolicy, AuthorizationTarget, IdentityOf, WrittenAccessRule, WrittenIdentity, WrittenOperation, WrittenSource,
 };
@@ -28,7 +30,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use crate::name::{Label, ServiceName};
-use crate::snapshot::{Locality, MtlsMode, Protocol, Transport};
+use crate::snapshot::{Locality, Protocol, Transport};
 
 /// What a resource says.
 #[derive(Debug, Clone)]
@@ -152,24 +154,6 @@ pub struct WorkloadPort {
     pub service_port: u16,
     /// The port at its address.
     pub port: u16,
-    /// Its place, for diagnostics.
-    pub span: Range<usize>,
-}
-
-/// How callers prove who they are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuthenticationPolicy {
-    /// The services that it holds for; none: all of its namespace.
-    pub targets: Vec<PolicyTarget>,
-    /// The mode.
-    pub mtls: MtlsMode,
-}
-
-/// A service that a policy holds for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PolicyTarget {
-    /// Its name, in the policy's namespace.
-    pub name: Label,
     /// Its place, for diagnostics.
     pub span: Range<usize>,
 }

@@ -63,7 +63,7 @@ pub(super) fn policy(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Op
     Some(AuthorizationPolicy { targets, action: action?, shadow, rules: found })
 }
 
-fn target(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<AuthorizationTarget> {
+pub(super) fn target(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<AuthorizationTarget> {
     let mut object = reader.object(node, "a target")?;
     let kind = object.take("kind");
     let kind = kind.map_or(Some(Kind::Service), |node| reader.word(&node, "kind of target", &TARGETS));

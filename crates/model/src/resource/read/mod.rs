@@ -1,5 +1,6 @@
 //! Documents in, resources out: strictly at the door, leniently from the store. One file a family of kinds.
 
+mod authentication;
 mod authorization;
 mod egress;
 mod fault;
@@ -100,7 +101,7 @@ fn document(node: Node, reader: &mut Reader<'_>) -> Option<(Resource, Range<usiz
     let spec = match kind {
         Kind::Service => Spec::Service(service::service(spec, &namespace, reader)?),
         Kind::Workload => Spec::Workload(service::workload(spec, &namespace, reader)?),
-        Kind::AuthenticationPolicy => Spec::AuthenticationPolicy(service::authentication(spec, reader)?),
+        Kind::AuthenticationPolicy => Spec::AuthenticationPolicy(authentication::policy(spec, &namespace, reader)?),
         Kind::AuthorizationPolicy => Spec::AuthorizationPolicy(authorization::policy(spec, &namespace, reader)?),
         Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(traffic::policy(spec, &namespace, reader)?)),
         Kind::EgressPolicy => Spec::EgressPolicy(egress::policy(spec, &namespace, reader)?),

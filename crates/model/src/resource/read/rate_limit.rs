@@ -214,11 +214,6 @@ fn part(node: Node, reader: &mut Reader<'_>) -> Option<KeyPart> {
     let (source, claim) = (object.take("source"), object.take("claim"));
     let left = object.names().next().is_some();
     reader.end(object);
-    if let Some(node) = claim {
-        let message = "nothing verifies tokens yet, so a claim would be whatever a caller makes up";
-        reader.wrong_with(&node.span, message, "key by `caller`, which is proven, or by a header, which is known not to be");
-        return None;
-    }
     let mut yes = |node: &Node, what: &str| match reader.boolean(node, what) {
         Some(false) => {
             reader.wrong_with(&node.span, format!("{what} is true, or left out"), "leave it out");
@@ -230,12 +225,22 @@ fn part(node: Node, reader: &mut Reader<'_>) -> Option<KeyPart> {
     let path = path.map(|node| yes(&node, "`path`").then_some(KeyPart::Path));
     let source = source.map(|node| reader.word(&node, "source", &[("Address", ())]).map(|()| KeyPart::Source));
     let header = header.map(|node| field_name(&node, reader).map(KeyPart::Header));
-    let mut written = [caller, header, path, source].into_iter().flatten();
+    let claim = claim.map(|node| {
+        let path = reader.text(&node, "`claim`")?;
+        let fits = |c: char| c.is_ascii_graphic() && !matches!(c, '\'' | '"' | '\\');
+        reader.bound(
+            (1..=256).contains(&path.len()) && path.chars().all(fits),
+            &node.span,
+            "`claim` is the path of a claim, as `sub` or `realm_access.roles`",
+        );
+        Some(KeyPart::Claim(path))
+    });
+    let mut written = [caller, header, path, source, claim].into_iter().flatten();
     match (written.next(), written.next()) {
         (Some(part), None) => part,
         (None, _) => {
             if !left {
-                let hint = "write `{caller: true}`, `{header: x-user}`, `{path: true}` or `{source: Address}`";
+                let hint = "write `{caller: true}`, `{claim: sub}`, `{header: x-user}`, `{path: true}` or `{source: Address}`";
                 reader.wrong_with(&span, "the part names nothing", hint);
             }
             None

@@ -1,13 +1,13 @@
-//! Services, workloads, and how callers prove who they are.
+//! Services and workloads.
 
 use std::net::IpAddr;
 
 use super::port;
 use crate::name::{Label, Namespace, ServiceName};
-use crate::resource::kinds::{AuthenticationPolicy, PolicyTarget, Service, ServicePortSpec, Subset, Workload, WorkloadPort};
-use crate::resource::reader::{Object, Reader};
+use crate::resource::kinds::{Service, ServicePortSpec, Subset, Workload, WorkloadPort};
+use crate::resource::reader::Reader;
 use crate::resource::tree::Node;
-use crate::snapshot::{Locality, MtlsMode, Protocol, Transport};
+use crate::snapshot::{Locality, Protocol, Transport};
 
 /// What a port may be declared as: what it speaks, and whether in TLS.
 const PROTOCOLS: [(&str, (Protocol, bool)); 8] = [
@@ -124,46 +124,4 @@ pub(super) fn ip_address(node: &Node, reader: &mut Reader<'_>) -> Option<IpAddr>
         );
     }
     parsed
-}
-
-pub(super) fn authentication(node: Node, reader: &mut Reader<'_>) -> Option<AuthenticationPolicy> {
-    let mut object = reader.object(node, "an AuthenticationPolicy's `spec`")?;
-    let targets = object.take("targetRefs");
-    let mtls = object.need("mtls", reader);
-    reader.end(object);
-    let mut policy = AuthenticationPolicy { targets: Vec::new(), mtls: MtlsMode::Strict };
-    for node in targets.map(|node| reader.list(node, "`targetRefs`")).unwrap_or_default() {
-        let span = node.span.clone();
-        let Some(mut object) = reader.object(node, "a target") else { continue };
-        service_kind(&mut object, reader);
-        let name = object.need("name", reader);
-        reader.end(object);
-        policy.targets.extend(name.and_then(|node| reader.parsed(&node, "`name`")).map(|name| PolicyTarget { name, span }));
-    }
-    let mut object = reader.object(mtls?, "`mtls`")?;
-    let mode = object.need("mode", reader);
-    reader.end(object);
-    policy.mtls = reader.word(&mode?, "mode", &[("Strict", MtlsMode::Strict), ("Permissive", MtlsMode::Permissive)])?;
-    Some(policy)
-}
-
-/// Takes `group` and `kind` of a reference, which must mean a Service.
-pub(super) fn service_kind(object: &mut Object, reader: &mut Reader<'_>) {
-    if let Some(node) = object.take("kind")
-        && let Some(kind) = reader.text(&node, "`kind`")
-        && kind != "Service"
-    {
-        match kind.as_str() {
-            "Gateway" => {
-                reader.wrong_with(&node.span, "gateways are not supported here yet", "attach it to a Service: calls inside the mesh")
-            }
-            _ => reader.wrong_with(&node.span, format!("a reference to `{kind}` means nothing here"), "write `kind: Service`"),
-        }
-    }
-    if let Some(node) = object.take("group")
-        && let Some(group) = reader.text(&node, "`group`")
-        && !matches!(group.as_str(), "" | "core" | "lorica.io")
-    {
-        reader.wrong_with(&node.span, format!("no Service is of the group `{group}`"), "write `group: lorica.io`, or leave it out");
-    }
 }

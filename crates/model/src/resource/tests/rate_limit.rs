@@ -71,7 +71,10 @@ fn what_limits_nothing_or_too_much_is_refused() {
         ("{name: a, requests: 1}, {name: a, requests: 2}", "another limit of the policy is named `a`"),
         ("{name: A/b, requests: 1}", "`A/b` is no name: a name has only lower case letters, digits and hyphens"),
         ("{name: a, requests: 1, key: [{header: Connection}]}", "`connection` is of the connection, which is the proxy's own"),
-        ("{name: a, requests: 1, key: [{claim: sub}]}", "nothing verifies tokens yet, so a claim would be whatever a caller makes up"),
+        (
+            "{name: a, requests: 1, key: [{claim: sub}]}",
+            "the limit `a` counts by a claim, and nobody verifies tokens for Service `recording`",
+        ),
         ("{name: a, requests: 1, key: [{}]}", "the part names nothing"),
         ("{name: a, requests: 1, key: [{caller: false}]}", "`caller` is true, or left out"),
         ("{name: a, requests: 1, key: [{caller: true, path: true}]}", "a part of a key is one thing"),

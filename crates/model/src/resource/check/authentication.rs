@@ -1,0 +1,76 @@
+//! How callers prove who they are, held against what it is about.
+
+use crate::name::ServiceName;
+use crate::resource::kinds::{AuthenticationPolicy, AuthenticationTarget, Spec};
+use crate::resource::{Kind, Metadata};
+use crate::snapshot::Protocol;
+
+use super::Checked;
+
+impl Checked<'_> {
+    pub(super) fn authentication(&mut self, metadata: &Metadata, policy: &AuthenticationPolicy) {
+        for target in &policy.targets {
+            match target.kind {
+                Kind::Service => self.authenticated_service(metadata, policy, target),
+                kind => {
+                    if self.object(kind, metadata, &target.object) && kind != Kind::Gateway {
+                        self.authenticated_route(metadata, target);
+                    }
+                }
+            }
+        }
+        let Some(jwt) = &policy.jwt else { return };
+        for provider in jwt.providers.iter().filter(|provider| provider.audiences.is_empty()) {
+            let message = format!("every token of `{}` is taken, whomever it was issued for", provider.issuer);
+            self.warn(&provider.span, message, "name `audiences`: a token that another service was given would else be good here");
+        }
+        for other in self.after.of_kind(Kind::AuthenticationPolicy) {
+            let Spec::AuthenticationPolicy(of_other) = &other.spec else { continue };
+            let is_other = (&other.metadata.namespace, &other.metadata.name) != (&metadata.namespace, &metadata.name);
+            if !is_other || of_other.jwt.is_none() || other.metadata.namespace != metadata.namespace {
+                continue;
+            }
+            let at = |target: &&AuthenticationTarget| {
+                let same = |known: &AuthenticationTarget| known.kind == target.kind && known.object.name == target.object.name;
+                of_other.targets.iter().any(same)
+            };
+            let shared = policy.targets.iter().find(at);
+            if shared.is_none() && !(policy.targets.is_empty() && of_other.targets.is_empty()) {
+                continue;
+            }
+            let span = shared.map_or(&jwt.span, |target| &target.object.span).clone();
+            let message = format!("AuthenticationPolicy {} asks for tokens there, too; the older of both decides", other.metadata.name);
+            self.warn(&span, message, "put the providers into one policy");
+        }
+    }
+
+    /// Connections whose bytes are not looked at show no token, so that none is let in where one is asked for.
+    fn authenticated_service(&mut self, metadata: &Metadata, policy: &AuthenticationPolicy, target: &AuthenticationTarget) {
+        let Some(name) = target.object.name.label() else { return };
+        let name = ServiceName::new(metadata.namespace.clone(), name);
+        let Some(ports) = self.service(&name, &target.object.span) else { return };
+        let Some(jwt) = &policy.jwt else { return };
+        let bytes: Vec<String> =
+            ports.iter().filter(|(_, protocol)| *protocol == Protocol::Tcp).map(|(port, _)| port.to_string()).collect();
+        if bytes.is_empty() || jwt.optional || policy.shadow {
+            return;
+        }
+        let message = format!("port {} of `{name}` takes bytes, which show no token: every connection would be refused", bytes.join(", "));
+        let hint = "declare the port with `appProtocol: http`, or give it to a Service of its own";
+        let found = self.wrong(&target.object.span, message).hint(hint);
+        self.found.push(found);
+    }
+
+    fn authenticated_route(&mut self, metadata: &Metadata, target: &AuthenticationTarget) {
+        let found = self.after.of(target.kind, &metadata.namespace, &target.object.name);
+        let Some(Spec::HttpRoute(route) | Spec::GrpcRoute(route)) = found.map(|found| &found.spec) else { return };
+        if route.parents.iter().all(|parent| parent.object.is_service()) {
+            let message = format!(
+                "{} `{}` routes calls inside the mesh, whose tokens are asked for where they arrive",
+                target.kind, target.object.name
+            );
+            let found = self.wrong(&target.object.span, message).hint("name the Service that is called");
+            self.found.push(found);
+        }
+    }
+}
