@@ -2,7 +2,7 @@
 //!
 //! In: snapshots from the control plane's client. Out: one `Arc<View>` a change. An exchange loads it once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,9 @@ use std::time::Instant;
 
 use lorica_identity::{AcceptedIdentities, edge};
 use lorica_model::name::{Namespace, SUFFIX, ServiceName, ServicePort};
-use lorica_model::snapshot::{BackendTls, HostPattern, Listening, NameRecord, OutboundUnit, ServerTls, Snapshot, Terminated, TlsAction};
+use lorica_model::snapshot::{
+    BackendTls, GatewayUnit, HostPattern, Hosts, Listening, NameRecord, OutboundUnit, ServerTls, Snapshot, Terminated, TlsAction,
+};
 #[cfg(feature = "http3")]
 use lorica_model::snapshot::{Certificate, TlsChain};
 use lorica_xds::client::Client;
@@ -38,6 +40,8 @@ pub struct View {
     reaches: Reaches,
     addresses: Arc<HashMap<IpAddr, ServiceName>>,
     servers: BTreeMap<(u16, HostPattern), Server>,
+    /// The gateway's ports some of whose rules may look at what tokens say.
+    telling: BTreeSet<u16>,
     #[cfg(feature = "http3")]
     quic: BTreeMap<u16, Quic>,
 }
@@ -199,6 +203,7 @@ impl View {
         let servers = servers(&before.servers, &snapshot);
         #[cfg(feature = "http3")]
         let quic = quic(&before.quic, &snapshot);
+        let telling = telling(&snapshot);
         Self {
             number: before.number + 1,
             snapshot,
@@ -208,9 +213,16 @@ impl View {
             reaches,
             addresses,
             servers,
+            telling,
             #[cfg(feature = "http3")]
             quic,
         }
+    }
+
+    /// Whether rules of a gateway's port may look at what tokens say.
+    #[must_use]
+    pub fn looks_at_claims(&self, port: u16) -> bool {
+        self.telling.contains(&port)
     }
 
     /// How TLS ends inside QUIC on a gateway's port.
@@ -252,6 +264,12 @@ impl View {
         let at = table.records.binary_search_by(|record| record.name.as_str().cmp(name)).ok()?;
         Some((namespace, &table.records[at]))
     }
+}
+
+/// The gateway's ports some of whose rules may look at what tokens say.
+fn telling(snapshot: &Snapshot) -> BTreeSet<u16> {
+    let looks = |unit: &GatewayUnit| unit.hosts().flat_map(Hosts::all).any(|host| !host.rules.telling().is_empty());
+    snapshot.gateway.iter().filter(|(_, unit)| looks(unit)).map(|(port, _)| *port).collect()
 }
 
 /// Sessions are resumed for as long as a configuration lives, so what did not change keeps its own.

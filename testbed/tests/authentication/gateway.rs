@@ -30,7 +30,7 @@ async fn rules_are_chosen_by_what_tokens_say() -> anyhow::Result<()> {
     let mesh = Mesh::options().without_control()?;
     let (all, admin, open) = (EchoServer::start("all").await?, EchoServer::start("admin").await?, EchoServer::start("open").await?);
     let (issuer, other) = (Issuer::new(), Issuer::new());
-    let more = ", claimsToHeaders: [{claim: role, header: x-role}]";
+    let more = ", claimsToHeaders: [{claim: role, header: x-role}, {claim: sub, header: x-user}]";
     let text = services(&[("all", all.address()), ("admin", admin.address()), ("open", open.address())])
         + &at_80()
         + &route(
@@ -69,6 +69,14 @@ async fn rules_are_chosen_by_what_tokens_say() -> anyhow::Result<()> {
             assert_eq!(echo.header("authorization"), None);
         }
     }
+    // As many fields as a head may have, so that there is no room for claims: what a caller says of itself does not count in their place.
+    let mut crowded = request("/", &[("authorization", &bearer(&issuer.token(json!({"role": "user"})))), ("x-role", "admin")])?;
+    for number in 0..125 {
+        crowded.headers_mut().insert(http::HeaderName::try_from(format!("x-{number}"))?, http::HeaderValue::from_static("1"));
+    }
+    let refused = http_send(at[0], crowded).await?;
+    assert_eq!((refused.status.as_u16(), refused.header("x-lorica-reason")), (431, Some("head_too_large")));
+    assert_eq!(admin.requests(), 1);
     mesh.finish().await
 }
 

@@ -44,6 +44,8 @@ pub struct Looked<'x> {
     found: Vec<Asked>,
     /// Of the listener's policies, those that tell of claims.
     telling: Vec<Arc<Authentication>>,
+    /// Why no head could be made to choose a rule by.
+    refused: Option<HeadError>,
 }
 
 /// A request that may go on, as far as its token goes.
@@ -53,6 +55,8 @@ pub struct Authenticated<'x> {
     pub head: &'x RequestHead,
     /// What its token says.
     pub claims: Option<Rc<Claims>>,
+    /// Whether a token may stand in its query, which no log may show then.
+    pub secret_query: bool,
 }
 
 /// What one policy found.
@@ -78,7 +82,7 @@ enum Refused {
 
 /// Looks at the tokens of a request, as far as that needs no rule.
 pub fn look<'x>(worker: &Worker, caller: &Caller, head: &'x RequestHead, heads: &'x Heads) -> Looked<'x> {
-    let mut looked = Looked { head, as_it_came: head, heads, found: Vec::new(), telling: Vec::new() };
+    let mut looked = Looked { head, as_it_came: head, heads, found: Vec::new(), telling: Vec::new(), refused: None };
     match &caller.entry {
         Entry::Inbound { .. } => {
             let asked = worker.view().snapshot.inbound.as_ref().and_then(|inbound| inbound.authentication.clone());
@@ -86,14 +90,19 @@ pub fn look<'x>(worker: &Worker, caller: &Caller, head: &'x RequestHead, heads: 
         }
         Entry::Gateway { port, chain, .. } => {
             let view = worker.view();
+            if !view.looks_at_claims(*port) {
+                return looked;
+            }
             let rules = gateway::hosts(&view, *port, chain.as_ref()).and_then(|hosts| hosts.rules(head.authority()));
             let Some(rules) = rules.filter(|rules| !rules.telling().is_empty()) else { return looked };
             looked.telling = rules.telling().to_vec();
             looked.found = looked.telling.iter().map(|by| ask(worker, by.clone(), head)).collect();
             let told = looked.found.iter().flat_map(Asked::told).collect();
-            // A head that is too large with its claims goes without them, and is refused once its rule is known.
-            looked.head =
-                rewritten(head, &names(&looked.telling), None, told).ok().flatten().map_or(head, |made| heads.routed.get_or_init(|| made));
+            match rewritten(head, &names(&looked.telling), None, told) {
+                Ok(made) => looked.head = made.map_or(head, |made| heads.routed.get_or_init(|| made)),
+                // No rule may take it by what its caller says of claims.
+                Err(error) => looked.refused = Some(error),
+            }
         }
         Entry::Outbound { .. } | Entry::Egress { .. } => {}
     }
@@ -107,6 +116,9 @@ impl<'x> Looked<'x> {
     /// [`Reason::TokenMissing`], [`Reason::TokenInvalid`], [`Reason::TokenKeysMissing`]; [`Reason::HeadTooLarge`] where there is no room for
     /// claims.
     pub fn settle(self, worker: &Worker, caller: &Caller, rule: Option<&HttpRule>) -> Result<Authenticated<'x>, Failure> {
+        if let Some(error) = self.refused {
+            return Err(too_large(error));
+        }
         let by = match (&caller.entry, rule) {
             (Entry::Inbound { .. }, _) => self.found.first().map(|asked| asked.by.clone()),
             (Entry::Gateway { .. }, Some(rule)) => rule.filters.authentication.clone(),
@@ -115,17 +127,18 @@ impl<'x> Looked<'x> {
         // Whoever asks whether it may ask carries no token yet.
         let is_preflight =
             || rule.and_then(|rule| rule.filters.cors.as_ref()).is_some_and(|cors| filter::preflight(self.as_it_came, cors).is_some());
-        let as_it_came = Authenticated { head: self.as_it_came, claims: None };
+        let as_it_came = Authenticated { head: self.as_it_came, claims: None, secret_query: false };
         let Some(by) = by.filter(|_| !is_preflight()) else {
             if self.telling.is_empty() {
                 return Ok(as_it_came);
             }
             let made = rewritten(self.as_it_came, &names(&self.telling), None, Vec::new()).map_err(too_large)?;
-            return Ok(Authenticated { head: made.map_or(self.as_it_came, |made| self.heads.onward.get_or_init(|| made)), claims: None });
+            return Ok(Authenticated { head: made.map_or(self.as_it_came, |made| self.heads.onward.get_or_init(|| made)), claims: None, secret_query: false });
         };
         let known = self.found.into_iter().find(|asked| *asked.by == *by);
         let asked = known.unwrap_or_else(|| ask(worker, by.clone(), self.as_it_came));
         judge(&asked)?;
+        let secret_query = by.providers.iter().flat_map(|provider| &provider.places).any(|place| matches!(place, TokenPlace::Query(_)));
         let shown = asked.token.as_ref().ok().and_then(Option::as_ref);
         let provider = shown.and_then(|shown| by.providers.get(shown.good.provider));
         // A trial changes nothing of what the app sees but what nobody may make up.
@@ -134,7 +147,7 @@ impl<'x> Looked<'x> {
         telling.push(by.clone());
         let made = rewritten(self.as_it_came, &names(&telling), taken, asked.told()).map_err(too_large)?;
         let head = made.map_or(self.as_it_came, |made| self.heads.onward.get_or_init(|| made));
-        Ok(Authenticated { head, claims: shown.map(|shown| shown.good.claims.clone()) })
+        Ok(Authenticated { head, claims: shown.map(|shown| shown.good.claims.clone()), secret_query })
     }
 }
 

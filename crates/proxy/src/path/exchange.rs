@@ -70,6 +70,7 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
                 authorize::while_allowed(worker, caller, judged, passing).await
             }
             Err(failure) => {
+                record.leave_query_out(&head);
                 record.identify(&head, &mut Edits::default());
                 Err(failure)
             }
@@ -127,6 +128,9 @@ async fn pass<'x>(
         Request::Looked(looked) => looked.settle(worker, caller, found.as_ref().ok().and_then(Decided::rule)),
     };
     let head = settled.as_ref().map_or(came, |request| request.head);
+    if settled.as_ref().map_or(true, |request| request.secret_query) {
+        record.leave_query_out(head);
+    }
     let from = match (&caller.entry, &caller.certificate) {
         (Entry::Outbound { .. }, _) => clean::From::App,
         (Entry::Inbound { .. }, Some(certificate)) => clean::From::Peer(certificate),

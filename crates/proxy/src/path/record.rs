@@ -284,6 +284,11 @@ impl<'x> ExchangeRecord<'x> {
         }
     }
 
+    /// Leaves the query out of what is told: a token may stand in it.
+    pub fn leave_query_out(&mut self, head: &'x RequestHead) {
+        self.http(|http| http.path = head.path());
+    }
+
     /// Gives the request an id and a place in a trace, which go on with it.
     pub fn identify(&mut self, head: &'x RequestHead, edits: &mut Edits) {
         let id = clean::request_id(head, edits);

@@ -151,3 +151,50 @@ fn provider(policy: &Authentication, provider: &TokenProvider, chosen_again: boo
 pub(super) fn version(policies: &[Arc<Authentication>]) -> BTreeMap<String, Arc<Authentication>> {
     policies.iter().map(|policy| (name(policy), policy.clone())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use crate::encode::inbound_routes;
+    use crate::samples;
+    use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, route::Action};
+    use lorica_model::snapshot::{Origin, TokenAlgorithm};
+    use prost::Message as _;
+
+    fn policy(name: &str, shadow: bool) -> Arc<Authentication> {
+        let origin = Origin { kind: String::new(), namespace: "shop".to_owned(), name: name.to_owned(), generation: 1, rule: 0, matched: 0 };
+        let provider = TokenProvider {
+            name: "login".to_owned(),
+            issuer: "i".to_owned(),
+            audiences: Vec::new(),
+            keys: None,
+            places: vec![TokenPlace::Query("token".to_owned())],
+            algorithms: vec![TokenAlgorithm::Es256],
+            leeway: std::time::Duration::ZERO,
+            forward: false,
+            claim_headers: Vec::new(),
+        };
+        Arc::new(Authentication { origin: origin.into(), providers: vec![provider], optional: true, shadow })
+    }
+
+    #[test]
+    fn an_envoy_beside_an_app_lets_nobody_in_where_tokens_are_asked_for() {
+        for (authentication, closed) in [(None, false), (Some(policy("a", true)), false), (Some(policy("a", false)), true)] {
+            let routes = inbound_routes(&lorica_model::snapshot::InboundUnit { authentication, ..samples::inbound() });
+            assert_eq!(routes.len(), 1, "one port speaks HTTP");
+            let configuration = RouteConfiguration::decode(&*routes[0].body.value).unwrap();
+            let actions = configuration.virtual_hosts.iter().flat_map(|host| &host.routes).map(|route| route.action.as_ref().unwrap());
+            assert!(actions.into_iter().all(|action| matches!(action, Action::DirectResponse(answer) if answer.status == 503) == closed));
+        }
+    }
+
+    #[test]
+    fn what_is_optional_may_be_missing_and_no_more() {
+        let RequiresType::RequiresAny(list) = requirement(&policy("a", false)).requires_type.unwrap() else { panic!() };
+        let last = list.requirements.last().and_then(|last| last.requires_type.as_ref());
+        assert!(matches!(last, Some(RequiresType::AllowMissing(_))), "{last:?}");
+        let made = provider(&policy("a", false), &policy("a", false).providers[0], true);
+        assert!(made.require_expiration && !made.forward && made.clock_skew_seconds == 1);
+    }
+}

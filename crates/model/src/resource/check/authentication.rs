@@ -1,11 +1,27 @@
 //! How callers prove who they are, held against what it is about.
 
 use crate::name::ServiceName;
+use crate::resource::diagnostic::{Diagnostic, Severity};
 use crate::resource::kinds::{AuthenticationPolicy, AuthenticationTarget, Spec};
+use crate::resource::read::Document;
 use crate::resource::{Kind, Metadata};
 use crate::snapshot::Protocol;
 
 use super::Checked;
+
+/// Which tokens Envoys beside apps do not ask for.
+pub(super) fn beyond_envoy(change: &[Document], source: impl Fn(&str) -> String) -> Vec<Diagnostic> {
+    let at_services = |document: &&Document| {
+        let Spec::AuthenticationPolicy(policy) = &document.resource.spec else { return false };
+        policy.jwt.is_some() && (policy.targets.is_empty() || policy.targets.iter().any(|target| target.kind == Kind::Service))
+    };
+    let told = |document: &Document| {
+        let message = "an Envoy beside an app, of which there may be some here, verifies no token: its ports for HTTP answer everything with 503";
+        let told = Diagnostic::error(&document.file, &source(&document.file), document.name_span.clone(), message);
+        Diagnostic { severity: Severity::Warning, ..told.hint("ask for tokens at a gateway, or run Lorica's proxy beside the app") }
+    };
+    change.iter().filter(at_services).map(told).collect()
+}
 
 impl Checked<'_> {
     pub(super) fn authentication(&mut self, metadata: &Metadata, policy: &AuthenticationPolicy) {

@@ -26,7 +26,7 @@ pub fn over(change: &[Document], now: SystemTime, source: impl Fn(&str) -> Strin
     found
 }
 
-/// What of the faults of a change Envoys and clients of gRPC do not carry out as Lorica's proxies do: worth knowing where there are some.
+/// What of a change Envoys and clients of gRPC do not carry out as Lorica's proxies do: worth knowing where there are some.
 #[must_use]
 pub fn beyond_envoy(change: &[Document], source: impl Fn(&str) -> String) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -43,6 +43,7 @@ pub fn beyond_envoy(change: &[Document], source: impl Fn(&str) -> String) -> Vec
         let told = Diagnostic::error(&document.file, &source(&document.file), document.name_span.clone(), message);
         found.push(Diagnostic { severity: Severity::Warning, ..told.hint("docs/faults.md says what each carries out") });
     }
+    found.extend(super::authentication::beyond_envoy(change, source));
     found
 }
 
