@@ -157,6 +157,9 @@ impl Reach {
     /// # Errors
     /// [`NoPick`] where there is none.
     pub fn pick(&self, wanted: Wanted<'_>, now: Instant, random: impl FnMut() -> f64) -> Result<(usize, Active), NoPick> {
+        if self.failover.is_empty() {
+            return endpoints::pick(&[&*self.live], wanted, now, random);
+        }
         endpoints::pick(&self.sets(), wanted, now, random)
     }
 

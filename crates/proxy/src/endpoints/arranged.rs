@@ -49,6 +49,15 @@ impl Arranged {
         Self { levels: levels.iter().map(arrangement).collect(), available, as_of }
     }
 
+    /// All endpoints, where they are of one level and each is healthy: then nothing is shared out, and nobody has to be found out about.
+    #[must_use]
+    pub(super) fn whole(&self) -> Option<&Group> {
+        match self.levels.as_slice() {
+            [only] if only.level.healthy == only.level.total => Some(&only.healthy),
+            _ => None,
+        }
+    }
+
     /// Whether nothing has changed since.
     #[must_use]
     pub(super) fn holds(&self, endpoints: &[Arc<LiveEndpoint>]) -> bool {

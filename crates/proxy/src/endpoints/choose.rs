@@ -9,7 +9,7 @@ use arc_swap::Guard;
 use smallvec::SmallVec;
 
 use super::arranged::{Arranged, Arrangement};
-use super::balance::Choice;
+use super::balance::{Choice, Group};
 use super::locality::{self, Level, Share};
 use super::{Active, LiveEndpoint, LiveSet};
 use crate::config::MAX_ACTIVE_PER_ENDPOINT;
@@ -39,6 +39,14 @@ pub enum NoPick {
 /// # Errors
 /// [`NoPick`] where there is none.
 pub fn pick(sets: &[&LiveSet], wanted: Wanted<'_>, now: Instant, mut random: impl FnMut() -> f64) -> Result<(usize, Active), NoPick> {
+    // Most sets stand alone and are well.
+    if let ([only], None) = (sets, wanted.stay)
+        && let Some(group) = only.arranged().whole()
+    {
+        let point = wanted.hash.unwrap_or_else(|| if only.by_hash() { whole(random()) } else { 0 });
+        let live = chosen(only, group, wanted.tried, point, now, &mut random).ok_or(NoPick::None)?;
+        return begin(0, live, false, now);
+    }
     let standing = Standing::of(sets);
     // An endpoint in probation has its turn before all others.
     if let Some((set, live)) = standing.probe(wanted.tried) {
@@ -57,21 +65,33 @@ pub fn pick(sets: &[&LiveSet], wanted: Wanted<'_>, now: Instant, mut random: imp
         let (Some((set, arrangement)), Some(share)) = (standing.level(at), shares.get(at)) else { continue };
         let of = sets[set];
         let group = arrangement.group(share.panic, &of.endpoints, of.traffic.balancing.algorithm);
-        let mut choice = Choice {
-            endpoints: &of.endpoints,
-            algorithm: of.traffic.balancing.algorithm,
-            slow_start: of.traffic.balancing.slow_start,
-            tried: wanted.tried,
-            point,
-            turn: &of.turn,
-            now,
-            random: &mut random,
-        };
-        if let Some(live) = group.choose(&mut choice).and_then(|index| of.endpoints.get(index as usize)) {
+        if let Some(live) = chosen(of, group, wanted.tried, point, now, &mut random) {
             return begin(set, live, share.panic, now);
         }
     }
     Err(NoPick::None)
+}
+
+/// The endpoint of `group` that takes a call with this hash, or random number in its place.
+fn chosen<'s>(
+    of: &'s LiveSet,
+    group: &Group,
+    tried: &[u64],
+    point: u64,
+    now: Instant,
+    random: &mut impl FnMut() -> f64,
+) -> Option<&'s Arc<LiveEndpoint>> {
+    let mut choice = Choice {
+        endpoints: &of.endpoints,
+        algorithm: of.traffic.balancing.algorithm,
+        slow_start: of.traffic.balancing.slow_start,
+        tried,
+        point,
+        turn: &of.turn,
+        now,
+        random,
+    };
+    group.choose(&mut choice).and_then(|index| of.endpoints.get(index as usize))
 }
 
 /// Whether every endpoint that a call could be given was tried.

@@ -33,24 +33,33 @@ impl PeakEwma {
     /// The expected latency at `now`, in seconds.
     #[must_use]
     pub(super) fn at(&self, now: Instant) -> f64 {
-        f64::from_bits(self.value.load(Ordering::Relaxed)) * self.kept(now)
+        f64::from_bits(self.value.load(Ordering::Relaxed)) * self.kept(self.nanos(now))
     }
 
-    /// The share of the value that is left at `now`.
-    fn kept(&self, now: Instant) -> f64 {
-        let stamp = self.epoch + Duration::from_nanos(self.stamp.load(Ordering::Relaxed));
-        (-now.saturating_duration_since(stamp).as_secs_f64() / DECAY.as_secs_f64()).exp()
+    /// The nanoseconds from `epoch` to `now`.
+    fn nanos(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The share of the value that is left so many nanoseconds after `epoch`.
+    fn kept(&self, nanos: u64) -> f64 {
+        let age = Duration::from_nanos(nanos.saturating_sub(self.stamp.load(Ordering::Relaxed)));
+        (-age.as_secs_f64() / DECAY.as_secs_f64()).exp()
     }
 
     /// Takes in that a call took so long.
     pub(super) fn observe(&self, latency: Duration, now: Instant) {
         let latency = latency.as_secs_f64();
         let old = f64::from_bits(self.value.load(Ordering::Relaxed));
-        let kept = self.kept(now);
-        let new = if latency > old { latency } else { old * kept + latency * (1.0 - kept) };
+        let nanos = self.nanos(now);
+        let new = if latency > old {
+            latency
+        } else {
+            let kept = self.kept(nanos);
+            old * kept + latency * (1.0 - kept)
+        };
         self.value.store(new.to_bits(), Ordering::Relaxed);
-        let nanos = now.saturating_duration_since(self.epoch).as_nanos();
-        self.stamp.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.stamp.store(nanos, Ordering::Relaxed);
     }
 }
 

@@ -190,8 +190,12 @@ async fn pass<'x>(
         }
         record.is_grpc();
     }
-    if fault::request(worker, head, &mut way, told.deadline, responder, decided.as_ref(), alternative, record).await? {
-        return Ok(());
+    if fault::is_faulty(&way) {
+        // Boxed, as what is boxed here takes no room in other exchanges.
+        let met = fault::request(worker, head, &mut way, told.deadline, responder, decided.as_ref(), alternative, record);
+        if Box::pin(met).await? {
+            return Ok(());
+        }
     }
     if let Some((rule, backend)) = way.decided() {
         filter::request(head, rule, backend, &mut edits);
@@ -249,7 +253,7 @@ impl Tries<'_, '_> {
                 times: &times,
             };
             let tried_now = match hedge::terms(&attempt) {
-                Some(hedge) => hedge::attempt(attempt, hedge, number, &earlier).await,
+                Some(hedge) => Box::pin(hedge::attempt(attempt, hedge, number, &earlier)).await,
                 None => attempted(attempt, &earlier, now).await,
             };
             let Err(mut failure) = tried_now else { return Ok(()) };

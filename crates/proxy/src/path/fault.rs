@@ -19,6 +19,16 @@ use super::way::{To, Way};
 use crate::wire::Responder;
 use crate::worker::Worker;
 
+/// Whether the rule of a request has any. Hardly one does.
+#[must_use]
+pub fn is_faulty(way: &Way) -> bool {
+    !faults(way).is_empty()
+}
+
+fn faults(way: &Way) -> &[Fault] {
+    way.decided().and_then(|(rule, _)| rule.forward()).map(|forward| forward.faults.as_slice()).unwrap_or_default()
+}
+
 /// Lets a request meet the faults of its rule. True: it was answered or reset, and is over. `deadline`: what its caller gives it; the timeouts of
 /// its rule begin after its delay.
 ///
@@ -35,12 +45,8 @@ pub async fn request(
     alternative: Option<&str>,
     record: &mut ExchangeRecord<'_>,
 ) -> Result<bool, Failure> {
-    let faults = way.decided().and_then(|(rule, _)| rule.forward()).map(|forward| forward.faults.as_slice()).unwrap_or_default();
-    if faults.is_empty() {
-        return Ok(false);
-    }
     let to = if let To::Endpoints(reach) = &way.to { Some(&reach.unit.port) } else { None };
-    let Injected { delay, end, bytes_per_second, by } = met(worker, faults, FaultCall::Request { head, to });
+    let Injected { delay, end, bytes_per_second, by } = met(worker, faults(way), FaultCall::Request { head, to });
     let Some(by) = by.cloned() else { return Ok(false) };
     way.bytes_per_second = bytes_per_second;
     record.fault(&by, delay.is_some());

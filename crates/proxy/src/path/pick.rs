@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lorica_identity::TlsEpoch;
 use lorica_model::head::ResponseHead;
 use lorica_model::reason::{Reason, Side};
 use lorica_model::snapshot::{Connections, Transport};
@@ -126,29 +127,32 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, earlier: &Earlier, now: Instan
     let reuse = earlier.reuse.get();
     match &way.to {
         To::Endpoints(called) => {
+            let limited = is_limited(&called.live);
             let used = match way.protocol {
-                Negotiated::Http1 if is_limited(&called.live) => Some(used(worker, called).await?),
+                // Boxed, as all that hardly any attempt does: it takes no room in others.
+                Negotiated::Http1 if limited => Some(Box::pin(used(worker, called)).await?),
                 // A connection of HTTP/2 is in use for as long as it is open.
                 _ => None,
             };
-            // Another attempt may be under way beside this one.
-            let before = earlier.tried.borrow().clone();
-            let Ready { active, at } = ready(worker, called, way.wanted(&before), now).await?;
+            let ready = ready_now(worker, called, way.wanted(&earlier.tried.borrow()), now)?;
+            let Ready { active, at } = match ready {
+                Some(ready) => ready,
+                None => Box::pin(queued(worker, called, way.wanted(&[]), now)).await?,
+            };
             let reach = at.reach(called);
             let now = if used.is_some() || at.is_newer() { Instant::now() } else { now };
             earlier.tried.borrow_mut().push(active.live.id);
             let mut request = reach.live.begin_request(now).map_err(|overflow| overflown(worker, reach, overflow))?;
-            let lease = match endpoint(worker, reach, &active, way.protocol, reuse, now).await {
-                Ok(lease) => lease,
-                Err(error) => {
-                    active.failed(error.reason, Instant::now());
-                    return Err(error);
-                }
+            let failed = |error: &NotConnected| active.failed(error.reason, Instant::now());
+            let wanted = WantedConnection::to(worker, reach, &active, way.protocol).inspect_err(failed)?;
+            let lease = match worker.pool.ready(&wanted.key, reuse, now) {
+                Some(lease) => lease,
+                None => Box::pin(connected(worker, reach, &active, wanted, reuse, is_limited(&reach.live))).await.inspect_err(failed)?,
             };
             if !lease.has_room() {
                 drop(request);
                 let waiting = pending(worker, reach, "connection")?;
-                let room = lease.room().await;
+                let room = Box::pin(lease.room()).await;
                 drop(waiting);
                 room.map_err(|error| NotConnected::new(Reason::ConnectFailed, error.to_string()))?;
                 request = reach.live.begin_request(Instant::now()).map_err(|overflow| overflown(worker, reach, overflow))?;
@@ -160,9 +164,7 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, earlier: &Earlier, now: Instan
             if let Some(lease) = worker.pool.ready(&key, reuse, now) {
                 return Ok(Picked { lease, active: None, request: None, _used: None });
             }
-            let tcp = worker
-                .app
-                .connect(*port, *caller)
+            let tcp = Box::pin(worker.app.connect(*port, *caller))
                 .await
                 .map_err(|error| NotConnected::new(Reason::ConnectFailed, format!("the app's port {port}: {error}")))?;
             let facts = Facts { remote: tcp.peer_addr().ok(), ..Facts::default() };
@@ -236,10 +238,18 @@ impl At {
 /// # Errors
 /// Where nobody takes it.
 pub async fn ready(worker: &Worker, called: &Reach, wanted: Wanted<'_>, now: Instant) -> Result<Ready, NotConnected> {
-    match try_choose(worker, called, wanted, now)? {
-        Some((place, active)) => Ok(Ready { active, at: At { newer: None, place } }),
-        None if !wanted.tried.is_empty() => Err(none_left(called)),
+    match ready_now(worker, called, wanted, now)? {
+        Some(ready) => Ok(ready),
         None => queued(worker, called, wanted, now).await,
+    }
+}
+
+/// The same without waiting; `None` where it may be waited for, as nobody was tried yet.
+fn ready_now(worker: &Worker, called: &Reach, wanted: Wanted<'_>, now: Instant) -> Result<Option<Ready>, NotConnected> {
+    match try_choose(worker, called, wanted, now)? {
+        Some((place, active)) => Ok(Some(Ready { active, at: At { newer: None, place } })),
+        None if !wanted.tried.is_empty() => Err(none_left(called)),
+        None => Ok(None),
     }
 }
 
@@ -374,6 +384,29 @@ pub async fn beside_limits(
     connection(worker, reach, active, protocol, reuse, false, Instant::now()).await
 }
 
+/// What tells which connections may be had.
+struct WantedConnection {
+    key: Key,
+    epoch: Option<Arc<TlsEpoch>>,
+}
+
+impl WantedConnection {
+    fn to(worker: &Worker, reach: &Reach, active: &Active, protocol: Negotiated) -> Result<Self, NotConnected> {
+        let epoch = match active.live.endpoint.transport {
+            Transport::Plaintext => None,
+            Transport::MutualTls | Transport::Lorica => {
+                Some(worker.epoch().ok_or_else(|| NotConnected::new(Reason::UpstreamTls, worker.source.without_svid()))?)
+            }
+        };
+        let to = Destination::Endpoint {
+            id: active.live.id,
+            epoch: epoch.as_ref().map_or(0, |epoch| epoch.number()),
+            accepted: reach.accepted_number,
+        };
+        Ok(Self { key: Key { to, protocol }, epoch })
+    }
+}
+
 /// The same, `limited` or beside the limit.
 async fn connection(
     worker: &Rc<Worker>,
@@ -384,22 +417,24 @@ async fn connection(
     limited: bool,
     now: Instant,
 ) -> Result<Lease, NotConnected> {
-    let endpoint = &active.live.endpoint;
-    let epoch = match endpoint.transport {
-        Transport::Plaintext => None,
-        Transport::MutualTls | Transport::Lorica => {
-            Some(worker.epoch().ok_or_else(|| NotConnected::new(Reason::UpstreamTls, worker.source.without_svid()))?)
-        }
-    };
-    let to = Destination::Endpoint {
-        id: active.live.id,
-        epoch: epoch.as_ref().map_or(0, |epoch| epoch.number()),
-        accepted: reach.accepted_number,
-    };
-    let key = Key { to, protocol };
-    if let Some(lease) = worker.pool.ready(&key, reuse, now) {
-        return Ok(lease);
+    let wanted = WantedConnection::to(worker, reach, active, protocol)?;
+    match worker.pool.ready(&wanted.key, reuse, now) {
+        Some(lease) => Ok(lease),
+        None => connected(worker, reach, active, wanted, reuse, limited).await,
     }
+}
+
+/// One that is made now, or was made while this one waited to.
+async fn connected(
+    worker: &Rc<Worker>,
+    reach: &Reach,
+    active: &Active,
+    wanted: WantedConnection,
+    reuse: Reuse,
+    limited: bool,
+) -> Result<Lease, NotConnected> {
+    let (WantedConnection { key, epoch }, endpoint) = (wanted, &active.live.endpoint);
+    let protocol = key.protocol;
     let cluster = &reach.unit.cluster;
     let connections = cluster.traffic.connections;
     let connections = Connections { max_age: connections.max_age.map(|most| age(most, fastrand::f64())), ..connections };

@@ -60,7 +60,7 @@ pub struct AnswersGivenUp<'x> {
 impl AnswersGivenUp<'_> {
     /// What follows if this answer is given up; nothing where it is passed on.
     pub(super) fn takes(&mut self, worker: &Worker, way: &Way, response: &ResponseHead) -> Option<Again> {
-        let wait = self.terms.instead_of(response).filter(|_| self.may)?;
+        let wait = if self.may { self.terms.instead_of(response)? } else { return None };
         let leave = self.leave.take().or_else(|| way.leave_to_retry(worker))?;
         Some(Again { wait, leave })
     }

@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lorica_identity::digest::sha1;
-use lorica_model::head::{Edits, Field, Fields, tokens};
+use lorica_model::head::{Edits, Field, Fields, is_same, tokens};
 use smallvec::SmallVec;
 
 use super::error::WireError;
@@ -33,13 +33,16 @@ pub(super) struct Onward<'f> {
 impl<'f> Onward<'f> {
     /// The rules for a message that came with `fields`.
     pub(super) fn new(fields: &'f Fields) -> Self {
-        let named = fields.get_all("connection").flat_map(tokens).filter(|token| !is_one_of(token, &NOT_NAMEABLE));
-        Self { named: named.collect() }
+        let mut named = SmallVec::new();
+        for value in fields.get_all("connection") {
+            named.extend(tokens(value).filter(|token| !is_one_of(token, &NOT_NAMEABLE)));
+        }
+        Self { named }
     }
 
     /// A received field as it goes on, if it does.
     pub(super) fn pass<'v>(&self, field: Field<'v>) -> Option<Field<'v>> {
-        if self.named.iter().any(|named| field.name.eq_ignore_ascii_case(named)) { None } else { pass(field) }
+        if self.named.iter().any(|named| is_same(field.name, named)) { None } else { pass(field) }
     }
 }
 
@@ -70,7 +73,7 @@ pub(crate) fn trailers(fields: &Fields) -> impl Iterator<Item = (&[u8], &[u8])> 
 }
 
 fn is_one_of(name: &[u8], names: &[&str]) -> bool {
-    names.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
+    names.iter().any(|other| name.len() == other.len() && is_same(name, other.as_bytes()))
 }
 
 /// What Content-Length says, where it is there; said twice it must say the same. A list of one number is taken by some and refused by others,
