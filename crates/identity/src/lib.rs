@@ -16,12 +16,15 @@
 //! | [`handshake`] | a failed handshake as a reason that people can act on |
 //! | [`files`] | SVID and bundle on disk, so that a proxy starts without a control plane |
 //! | [`digest`] | digests for protocols that prove nothing by them |
+//! | [`jwt_svid`] | the keys that sign JWT-SVIDs |
+//! | [`attestation`] | what the kernel says of the process behind a Unix socket |
 //! | [`ca_api`] | the gRPC call that carries a request to the CA |
 //!
 //! Every decision takes the time as an argument; nothing here reads a clock, except a TLS handshake through
 //! the time source of its epoch. rustls configurations are built in this crate alone. It knows nothing of
 //! HTTP, xDS, routes or policies (the gRPC messages of [`ca_api`] are the one exception), and opens no socket.
 
+pub mod attestation;
 pub mod authority;
 pub mod bundle;
 pub mod ca_api;
@@ -30,6 +33,7 @@ pub mod edge;
 pub mod facts;
 pub mod files;
 pub mod handshake;
+pub mod jwt_svid;
 pub mod peer;
 pub mod request;
 pub mod rotation;

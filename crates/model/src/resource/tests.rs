@@ -4,6 +4,7 @@
 
 mod fault;
 mod rate_limit;
+mod workload_identity;
 
 use proptest::prelude::*;
 use serde_json::json;

@@ -7,6 +7,7 @@ mod gateway;
 mod rate_limit;
 mod route;
 mod traffic;
+mod workload_identity;
 
 pub use authorization::{
     AuthorizationPolicy, AuthorizationTarget, IdentityOf, WrittenAccessRule, WrittenIdentity, WrittenOperation, WrittenSource,
@@ -23,6 +24,7 @@ pub use route::{
 };
 
 pub use traffic::{About, Mode, Set, SettingNames, Settings, TrafficPolicy, TrafficTarget};
+pub use workload_identity::WorkloadIdentity;
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -37,6 +39,8 @@ pub enum Spec {
     Service(Service),
     /// `Workload`.
     Workload(Workload),
+    /// `WorkloadIdentity`.
+    WorkloadIdentity(WorkloadIdentity),
     /// `AuthenticationPolicy`.
     AuthenticationPolicy(AuthenticationPolicy),
     /// `AuthorizationPolicy`.
