@@ -72,6 +72,12 @@ impl Issuer {
         self.authority.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How long an SVID holds.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
     /// Renews the intermediate in time, for ever.
     pub async fn keep_fresh(self: Arc<Self>, store: Arc<dyn Store>) {
         loop {

@@ -9,11 +9,12 @@
 //! | [`sessions`] | xDS streams, tied to the mesh |
 //! | [`issue`] | the CA's door |
 //! | [`rate_limit`] | tokens of global limits, lent to proxies |
+//! | `workload_api` | identities for the processes of this host |
 //! | [`refused`] | what was refused to leave the mesh |
 //! | [`addresses`], [`declare`] | virtual addresses; services that workloads declare |
 //! | [`api`] | the REST API's handlers |
 //!
-//! One Unix socket serves REST and gRPC to its owner. Nothing here sees a request between services.
+//! One Unix socket serves REST and gRPC to its owner, another the Workload API to everybody. Nothing here sees a request between services.
 
 pub mod addresses;
 pub mod api;
@@ -28,8 +29,9 @@ pub mod sessions;
 pub mod store;
 
 mod serve;
+mod workload_api;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -37,6 +39,7 @@ use anyhow::Context as _;
 use lorica_api::Receipt;
 use lorica_model::snapshot::TrustBundle;
 use lorica_model::spiffe::TrustDomain;
+use tokio_util::sync::CancellationToken;
 
 pub use lorica_identity::authority::SVID_LIFETIME;
 
@@ -45,6 +48,7 @@ use crate::mesh::Mesh;
 use crate::rate_limit::Limits;
 use crate::refused::Refused;
 use crate::store::{Embedded, Expected, Store, StoreError, Table, Write};
+use crate::workload_api::HostWorkloads;
 
 /// What a control plane is told at its start.
 #[derive(Debug, Clone)]
@@ -53,6 +57,8 @@ pub struct ControlConfig {
     pub state_directory: PathBuf,
     /// The Unix socket that it serves.
     pub socket: PathBuf,
+    /// The Unix socket of the Workload API, which every user may ask that reaches it.
+    pub workload_socket: PathBuf,
     /// The trust domain of a new mesh.
     pub trust_domain: Option<TrustDomain>,
     /// How long an SVID holds, from one minute to seven days; [`SVID_LIFETIME`] unless said otherwise.
@@ -95,19 +101,31 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
         state_directory: config.state_directory,
         socket: config.socket,
     });
-    let listener = serve::bind(&control.socket).await.with_context(|| format!("{} cannot be served", control.socket.display()))?;
+    let unserved = |socket: &Path| format!("{} cannot be served", socket.display());
+    let listener = serve::bind(&control.socket).await.with_context(|| unserved(&control.socket))?;
+    let workload_listener = workload_api::bind(&config.workload_socket).await.with_context(|| unserved(&config.workload_socket))?;
+    let workloads = HostWorkloads::new(mesh.clone(), issuer.clone(), workload_api::token_keys(&*store, &trust_domain)?);
     let tasks = [
         tokio::spawn(issuer.keep_fresh(store.clone())),
+        tokio::spawn(workloads.clone().keep_fresh(store.clone())),
         tokio::spawn(expire(mesh.clone())),
         tokio::spawn(end_faults(mesh.clone())),
         tokio::spawn(catch_up(mesh)),
     ];
     ready(&trust_domain);
-    serve::serve(listener, control.clone(), shutdown).await;
+    let ending = CancellationToken::new();
+    let shutdown = async {
+        shutdown.await;
+        ending.cancel();
+    };
+    let serving = serve::serve(listener, control.clone(), shutdown);
+    tokio::join!(serving, workload_api::serve(workload_listener, workloads, ending.clone()));
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
     store.close();
     // A socket without anybody behind it only confuses; one that is gone already is no loss.
-    let _: std::io::Result<()> = std::fs::remove_file(&control.socket);
+    for socket in [&control.socket, &config.workload_socket] {
+        let _: std::io::Result<()> = std::fs::remove_file(socket);
+    }
     Ok(())
 }
 

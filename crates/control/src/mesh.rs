@@ -44,6 +44,8 @@ pub struct Mesh {
     pub faults: Notify,
     /// Told at every acknowledgement, refusal and end, for who waits for a receipt.
     pub said: Notify,
+    /// Told at every change of resources, for who watches what they say of identities.
+    pub identities: watch::Sender<()>,
 }
 
 /// A number for each stream.
@@ -220,6 +222,7 @@ impl Mesh {
             behind: Notify::new(),
             faults: Notify::new(),
             said: Notify::new(),
+            identities: watch::Sender::new(()),
         }))
     }
 
@@ -344,6 +347,7 @@ impl Mesh {
         drop(state);
         self.said.notify_waiters();
         self.faults.notify_one();
+        self.identities.send_replace(());
         Ok((revision, number))
     }
 

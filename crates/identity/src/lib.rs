@@ -18,11 +18,12 @@
 //! | [`digest`] | digests for protocols that prove nothing by them |
 //! | [`jwt_svid`] | the keys that sign JWT-SVIDs |
 //! | [`attestation`] | what the kernel says of the process behind a Unix socket |
+//! | [`workload_api`] | the SPIFFE Workload API, by which any program gets its identity |
 //! | [`ca_api`] | the gRPC call that carries a request to the CA |
 //!
 //! Every decision takes the time as an argument; nothing here reads a clock, except a TLS handshake through
-//! the time source of its epoch. rustls configurations are built in this crate alone. It knows nothing of
-//! HTTP, xDS, routes or policies (the gRPC messages of [`ca_api`] are the one exception), and opens no socket.
+//! the time source of its epoch, and the streams of [`workload_api`]. rustls configurations are built in this crate alone. It knows
+//! nothing of HTTP, xDS, routes or policies (the gRPC of [`ca_api`] and [`workload_api`] is the one exception), and opens no socket.
 
 pub mod attestation;
 pub mod authority;
@@ -40,6 +41,7 @@ pub mod rotation;
 pub mod secrets;
 pub mod svid;
 pub mod tls;
+pub mod workload_api;
 
 mod certificate;
 mod der;
