@@ -160,6 +160,20 @@ pub fn aioquic_path() -> Result<PathBuf, String> {
     }
 }
 
+/// The directory with the Python package spiffe, SPIFFE's own client, for `PYTHONPATH`.
+///
+/// # Errors
+/// It was not fetched; a sentence for [`left_out`].
+pub fn spiffe_path() -> Result<PathBuf, String> {
+    let given = std::env::var_os("LORICA_TEST_SPIFFE").map(PathBuf::from);
+    let path = given.unwrap_or_else(|| binary::root().join("target/peers/spiffe"));
+    if path.join("spiffe").exists() {
+        Ok(path)
+    } else {
+        Err("the Python package spiffe is not fetched (`cargo xtask test` does)".to_owned())
+    }
+}
+
 /// The directory with a Python server that tests run as an app, `uvicorn` or `gunicorn`, for `PYTHONPATH`.
 ///
 /// # Errors

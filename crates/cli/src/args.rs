@@ -177,6 +177,9 @@ pub struct ControlArgs {
     /// The Unix socket to serve.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// The Unix socket of the SPIFFE Workload API, open to every user that reaches it; `workload.sock` beside the other unless given.
+    #[arg(long, value_name = "PATH")]
+    pub workload_socket: Option<PathBuf>,
 }
 
 /// `lorica run`.

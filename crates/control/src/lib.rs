@@ -12,11 +12,12 @@
 //! | [`key_sets`] | the keys of token issuers, fetched |
 //! | [`rate_limit`] | tokens of global limits, lent to proxies |
 //! | [`observed`] | who calls what, and what policies that are tried would change |
+//! | `workload_api` | identities for the processes of this host |
 //! | [`refused`] | what was refused to leave the mesh |
 //! | [`addresses`], [`declare`] | virtual addresses; services that workloads declare |
 //! | [`api`] | the REST API's handlers |
 //!
-//! One Unix socket serves REST and gRPC to its owner. Nothing here sees a request between services.
+//! One Unix socket serves REST and gRPC to its owner, another the Workload API to everybody. Nothing here sees a request between services.
 
 pub mod addresses;
 pub mod api;
@@ -35,9 +36,10 @@ pub mod store;
 
 mod metrics;
 mod serve;
+mod workload_api;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -45,6 +47,7 @@ use anyhow::Context as _;
 use lorica_api::Receipt;
 use lorica_identity::intermediate::OwnCa;
 use lorica_model::spiffe::TrustDomain;
+use tokio_util::sync::CancellationToken;
 
 pub use lorica_identity::authority::SVID_LIFETIME;
 
@@ -55,6 +58,7 @@ use crate::observed::Observed;
 use crate::rate_limit::Limits;
 use crate::refused::Refused;
 use crate::store::{Embedded, Expected, Store, StoreError, Table, Write};
+use crate::workload_api::HostWorkloads;
 
 /// What a control plane is told at its start.
 #[derive(Debug, Clone)]
@@ -63,6 +67,8 @@ pub struct ControlConfig {
     pub state_directory: PathBuf,
     /// The Unix socket that it serves.
     pub socket: PathBuf,
+    /// The Unix socket of the Workload API, which every user may ask that reaches it.
+    pub workload_socket: PathBuf,
     /// The trust domain of a new mesh.
     pub trust_domain: Option<TrustDomain>,
     /// How long an SVID holds, from five seconds to seven days; [`SVID_LIFETIME`] unless said otherwise.
@@ -117,13 +123,17 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
         state_directory: config.state_directory,
         socket: config.socket,
     });
-    let listener = serve::bind(&control.socket).await.with_context(|| format!("{} cannot be served", control.socket.display()))?;
+    let unserved = |socket: &Path| format!("{} cannot be served", socket.display());
+    let listener = serve::bind(&control.socket).await.with_context(|| unserved(&control.socket))?;
+    let workload_listener = workload_api::bind(&config.workload_socket).await.with_context(|| unserved(&config.workload_socket))?;
+    let workloads = HostWorkloads::new(mesh.clone(), ca.clone(), workload_api::token_keys(&*store, &trust_domain)?);
     let scraped = match config.metrics {
         Some(address) => Some(metrics::bind(address).await?),
         None => None,
     };
     let mut tasks = vec![
         tokio::spawn(ca.keep()),
+        tokio::spawn(workloads.clone().keep_fresh(store.clone())),
         tokio::spawn(expire(mesh.clone())),
         tokio::spawn(end_faults(mesh.clone())),
         tokio::spawn(key_sets::keep(mesh.clone(), store.clone())),
@@ -131,11 +141,19 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
     ];
     tasks.extend(scraped.map(|listener| tokio::spawn(metrics::serve(listener, control.clone()))));
     ready(&trust_domain);
-    serve::serve(listener, control.clone(), shutdown).await;
+    let ending = CancellationToken::new();
+    let shutdown = async {
+        shutdown.await;
+        ending.cancel();
+    };
+    let serving = serve::serve(listener, control.clone(), shutdown);
+    tokio::join!(serving, workload_api::serve(workload_listener, workloads, ending.clone()));
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
     store.close();
     // A socket without anybody behind it only confuses; one that is gone already is no loss.
-    let _: std::io::Result<()> = std::fs::remove_file(&control.socket);
+    for socket in [&control.socket, &config.workload_socket] {
+        let _: std::io::Result<()> = std::fs::remove_file(socket);
+    }
     Ok(())
 }
 

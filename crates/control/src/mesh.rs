@@ -50,6 +50,8 @@ pub struct Mesh {
     pub keys: Notify,
     /// Told at every acknowledgement, refusal and end, for who waits for a receipt.
     pub said: Notify,
+    /// Told at every change of resources, for who watches what they say of identities.
+    pub identities: watch::Sender<()>,
 }
 
 /// A number for each stream.
@@ -232,6 +234,7 @@ impl Mesh {
             faults: Notify::new(),
             keys: Notify::new(),
             said: Notify::new(),
+            identities: watch::Sender::new(()),
         }))
     }
 
@@ -357,6 +360,7 @@ impl Mesh {
         self.said.notify_waiters();
         self.faults.notify_one();
         self.keys.notify_one();
+        self.identities.send_replace(());
         Ok((revision, number))
     }
 

@@ -111,9 +111,10 @@ pub(crate) async fn serve(listener: UnixListener, control: Arc<ControlPlane>, sh
     tasks.wait().await;
 }
 
-async fn connection(stream: UnixStream, router: Router, peer: PeerInfo, ending: CancellationToken) {
+/// Serves a connection until it ends, or until `ending`. `peer` goes with each of its requests.
+pub(crate) async fn connection<P: Clone + Send + Sync + 'static>(stream: UnixStream, router: Router, peer: P, ending: CancellationToken) {
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(peer.clone());
         router.clone().oneshot(request.map(axum::body::Body::new))
     });
     let mut builder = Builder::new(TokioExecutor::new());

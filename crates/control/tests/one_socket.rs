@@ -32,6 +32,7 @@ fn config(directory: &Path) -> ControlConfig {
     ControlConfig {
         state_directory: directory.join("state"),
         socket: directory.join("control.sock"),
+        workload_socket: directory.join("workload.sock"),
         trust_domain: None,
         svid_lifetime: lorica_control::SVID_LIFETIME,
         own_ca: None,

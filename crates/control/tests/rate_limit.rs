@@ -41,6 +41,7 @@ async fn with_policy(directory: &Path, test: impl AsyncFnOnce(Channel, &ApiClien
     let config = ControlConfig {
         state_directory: directory.join("state"),
         socket: directory.join("control.sock"),
+        workload_socket: directory.join("workload.sock"),
         trust_domain: None,
         svid_lifetime: lorica_control::SVID_LIFETIME,
         own_ca: None,

@@ -19,12 +19,16 @@
 //! | [`files`] | SVID and bundle on disk, so that a proxy starts without a control plane |
 //! | [`jwt`] | tokens of users and programs, and the keys that they are verified with |
 //! | [`digest`] | digests, among them one for a protocol that proves nothing by it |
+//! | [`jwt_svid`] | the keys that sign JWT-SVIDs |
+//! | [`attestation`] | what the kernel says of the process behind a Unix socket |
+//! | [`workload_api`] | the SPIFFE Workload API, by which any program gets its identity |
 //! | [`ca_api`] | the gRPC call that carries a request to the CA |
 //!
 //! Every decision takes the time as an argument; nothing here reads a clock, except a TLS handshake through
-//! the time source of its epoch. rustls configurations are built in this crate alone. It knows nothing of
-//! HTTP, xDS, routes or policies (the gRPC messages of [`ca_api`] are the one exception), and opens no socket.
+//! the time source of its epoch, and the streams of [`workload_api`]. rustls configurations are built in this crate alone. It knows
+//! nothing of HTTP, xDS, routes or policies (the gRPC of [`ca_api`] and [`workload_api`] is the one exception), and opens no socket.
 
+pub mod attestation;
 pub mod authority;
 pub mod bundle;
 pub mod ca_api;
@@ -35,6 +39,7 @@ pub mod files;
 pub mod handshake;
 pub mod intermediate;
 pub mod jwt;
+pub mod jwt_svid;
 pub mod peer;
 pub mod request;
 pub mod root_rotation;
@@ -42,6 +47,7 @@ pub mod rotation;
 pub mod secrets;
 pub mod svid;
 pub mod tls;
+pub mod workload_api;
 
 mod certificate;
 mod der;

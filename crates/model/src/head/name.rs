@@ -27,7 +27,7 @@ mod tests {
 
     #[test]
     fn names_are_the_same_as_the_standard_library_says() {
-        for length in [0, 1, 7, 8, 9, 12, 16, 17, 40] {
+        for length in [0_usize, 1, 7, 8, 9, 12, 16, 17, 40] {
             for (one, other) in (0..=u8::MAX).flat_map(|one| (0..=u8::MAX).map(move |other| (one, other))) {
                 for at in [0, length / 2, length.saturating_sub(1)] {
                     let (mut name, mut likely) = (vec![b'x'; length], vec![b'X'; length]);

@@ -20,9 +20,9 @@ pub use kinds::{
     GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, IdentityOf, KeySource, Listener, ListenerProtocol,
     ListenerSet, ListenerTls, Mode, NamespacesFrom, ObjectRef, ParentRef, PathModifier, RateLimitPolicy, RateLimitTarget, ReferenceGrant,
     RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Set, SettingNames, Settings, Spec, Subset, TlsMode, TlsPolicyTarget,
-    TrafficPolicy, TrafficTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadPort, WrittenAccessRule,
-    WrittenCounted, WrittenIdentity, WrittenKeys, WrittenLimit, WrittenOperation, WrittenProvider, WrittenService, WrittenSource,
-    WrittenTokens,
+    TrafficPolicy, TrafficTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadIdentity, WorkloadPort,
+    WrittenAccessRule, WrittenCounted, WrittenIdentity, WrittenKeys, WrittenLimit, WrittenOperation, WrittenProvider, WrittenService,
+    WrittenSource, WrittenTokens,
 };
 pub use nearest::nearest;
 pub use read::{ANY_SERVICE, Document, read, stored};
@@ -95,6 +95,8 @@ kinds! {
     Service = "Service", LORICA_API, "services", "svc";
     /// A workload that no proxy registers by itself.
     Workload = "Workload", LORICA_API, "workloads", "wl";
+    /// Which processes of a host may have which identity.
+    WorkloadIdentity = "WorkloadIdentity", LORICA_API, "workloadidentities", "wlid";
     /// How callers of services prove who they are.
     AuthenticationPolicy = "AuthenticationPolicy", LORICA_API, "authenticationpolicies", "authn";
     /// Who may do what.
@@ -340,6 +342,13 @@ impl Resources {
     pub fn workloads(&self) -> impl Iterator<Item = (&Metadata, &Workload)> {
         self.iter()
             .filter_map(|resource| if let Spec::Workload(workload) = &resource.spec { Some((&resource.metadata, workload)) } else { None })
+    }
+
+    /// Which processes may have which identity.
+    pub fn workload_identities(&self) -> impl Iterator<Item = (&Metadata, &WorkloadIdentity)> {
+        self.of_kind(Kind::WorkloadIdentity).filter_map(|resource| {
+            if let Spec::WorkloadIdentity(identity) = &resource.spec { Some((&resource.metadata, identity)) } else { None }
+        })
     }
 
     /// All traffic policies.

@@ -5,6 +5,7 @@
 mod authentication;
 mod fault;
 mod rate_limit;
+mod workload_identity;
 
 use proptest::prelude::*;
 use serde_json::json;

@@ -133,7 +133,11 @@ impl<'x> Looked<'x> {
                 return Ok(as_it_came);
             }
             let made = rewritten(self.as_it_came, &names(&self.telling), None, Vec::new()).map_err(too_large)?;
-            return Ok(Authenticated { head: made.map_or(self.as_it_came, |made| self.heads.onward.get_or_init(|| made)), claims: None, secret_query: false });
+            return Ok(Authenticated {
+                head: made.map_or(self.as_it_came, |made| self.heads.onward.get_or_init(|| made)),
+                claims: None,
+                secret_query: false,
+            });
         };
         let known = self.found.into_iter().find(|asked| *asked.by == *by);
         let asked = known.unwrap_or_else(|| ask(worker, by.clone(), self.as_it_came));

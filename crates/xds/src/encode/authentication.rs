@@ -163,7 +163,8 @@ mod tests {
     use prost::Message as _;
 
     fn policy(name: &str, shadow: bool) -> Arc<Authentication> {
-        let origin = Origin { kind: String::new(), namespace: "shop".to_owned(), name: name.to_owned(), generation: 1, rule: 0, matched: 0 };
+        let origin =
+            Origin { kind: String::new(), namespace: "shop".to_owned(), name: name.to_owned(), generation: 1, rule: 0, matched: 0 };
         let provider = TokenProvider {
             name: "login".to_owned(),
             issuer: "i".to_owned(),

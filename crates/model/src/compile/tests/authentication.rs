@@ -47,7 +47,7 @@ fn a_services_policy_holds_in_place_of_its_namespaces() {
     let own = policy("own", "mode: Shadow, targetRefs: [{name: recording}], ");
     assert_eq!(name(of(&all).as_ref()), Some("all"));
     assert_eq!(name(of(&(all + &own)).as_ref()), Some("own"));
-    assert_eq!(name(of(&own.replace("name: recording}", "name: transcript}")).as_ref()), None);
+    assert_eq!(name(of(&own.replace("name: recording}", "name: recording-v2}")).as_ref()), None);
     let two = own.clone() + &own.replace("name: own", "name: before");
     assert_eq!(name(of(&two).as_ref()), Some("before"), "of two the older, or the first by name");
 }

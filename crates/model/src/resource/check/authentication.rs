@@ -16,7 +16,8 @@ pub(super) fn beyond_envoy(change: &[Document], source: impl Fn(&str) -> String)
         policy.jwt.is_some() && (policy.targets.is_empty() || policy.targets.iter().any(|target| target.kind == Kind::Service))
     };
     let told = |document: &Document| {
-        let message = "an Envoy beside an app, of which there may be some here, verifies no token: its ports for HTTP answer everything with 503";
+        let message =
+            "an Envoy beside an app, of which there may be some here, verifies no token: its ports for HTTP answer everything with 503";
         let told = Diagnostic::error(&document.file, &source(&document.file), document.name_span.clone(), message);
         Diagnostic { severity: Severity::Warning, ..told.hint("ask for tokens at a gateway, or run Lorica's proxy beside the app") }
     };

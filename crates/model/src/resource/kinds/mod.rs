@@ -8,6 +8,7 @@ mod gateway;
 mod rate_limit;
 mod route;
 mod traffic;
+mod workload_identity;
 
 pub use authentication::{AuthenticationPolicy, AuthenticationTarget, KeySource, WrittenKeys, WrittenProvider, WrittenTokens};
 pub use authorization::{
@@ -25,6 +26,7 @@ pub use route::{
 };
 
 pub use traffic::{About, Mode, Set, SettingNames, Settings, TrafficPolicy, TrafficTarget};
+pub use workload_identity::WorkloadIdentity;
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -39,6 +41,8 @@ pub enum Spec {
     Service(Service),
     /// `Workload`.
     Workload(Workload),
+    /// `WorkloadIdentity`.
+    WorkloadIdentity(WorkloadIdentity),
     /// `AuthenticationPolicy`.
     AuthenticationPolicy(AuthenticationPolicy),
     /// `AuthorizationPolicy`.

@@ -73,7 +73,7 @@ fn what_limits_nothing_or_too_much_is_refused() {
         ("{name: a, requests: 1, key: [{header: Connection}]}", "`connection` is of the connection, which is the proxy's own"),
         (
             "{name: a, requests: 1, key: [{claim: sub}]}",
-            "the limit `a` counts by a claim, and nobody verifies tokens for Service `recording`",
+            "the limit `a` counts by a claim, and nobody verifies tokens for the namespace `contact`",
         ),
         ("{name: a, requests: 1, key: [{}]}", "the part names nothing"),
         ("{name: a, requests: 1, key: [{caller: false}]}", "`caller` is true, or left out"),

@@ -1,0 +1,358 @@
+//! The Workload API of the control plane's own host: `WorkloadIdentity` resources and what the kernel says of a process go in; identities,
+//! SVIDs and tokens come out. It has a socket of its own, on which any user may ask: nothing but the Workload API is served there.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use lorica_identity::attestation::{AttestationError, Hashes, PeerProcess};
+use lorica_identity::jwt_svid::{Claims, TOKEN_LIFETIME, TokenKeys, TokenKeysRecord};
+use lorica_identity::workload_api::{Bundles, Renewable, WorkloadApiServer, Workloads};
+use lorica_identity::{Bundle, Grant, KeyPair, Svid, rotation};
+use lorica_model::name::Label;
+use lorica_model::process::{Process, ProcessAttributes};
+use lorica_model::resource::Resources;
+use lorica_model::spiffe::{SpiffeId, TrustDomain};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+
+use crate::ca::Ca;
+use crate::mesh::Mesh;
+use crate::serve::connection;
+use crate::store::{Expected, Store, StoreError, Table, Write};
+
+/// Where the keys of tokens are kept in the store.
+const RECORD: &str = "token-keys";
+/// How often it is looked whether keys are to be rotated.
+const ROTATION: Duration = Duration::from_secs(3600);
+/// The most connections that a user has at a time.
+const CONNECTIONS: usize = 128;
+/// The most identities of a process: their SVIDs are made for each of its streams.
+const MAX_IDENTITIES: usize = 16;
+/// The most processes that are looked at at a time: an executable may be large.
+const LOOKS: usize = 4;
+
+/// Decides by resources which process of this host has which identities.
+pub(crate) struct HostWorkloads {
+    mesh: Arc<Mesh>,
+    ca: Arc<Ca>,
+    /// The name of this host, which resources may ask for.
+    host: Option<Label>,
+    keys: RwLock<Arc<TokenKeys>>,
+    hashes: Arc<Hashes>,
+    looks: Semaphore,
+}
+
+/// The keys that the store has, or new ones, stored before they sign anything.
+///
+/// # Errors
+/// When the store refuses, or holds what cannot be read.
+pub(crate) fn token_keys(store: &dyn Store, trust_domain: &TrustDomain) -> anyhow::Result<TokenKeys> {
+    if let Some(record) = store.get(Table::Mesh, RECORD)? {
+        let record: TokenKeysRecord = serde_json::from_slice(&record)?;
+        return Ok(TokenKeys::from_record(&record)?);
+    }
+    let keys = TokenKeys::create(trust_domain.clone(), SystemTime::now())?;
+    keep(store, &keys, Expected::Absent)?;
+    Ok(keys)
+}
+
+fn keep(store: &dyn Store, keys: &TokenKeys, expected: Expected) -> Result<(), StoreError> {
+    let value =
+        serde_json::to_vec(&keys.to_record()).map_err(|error| StoreError::Failed { path: RECORD.to_owned(), error: error.to_string() })?;
+    store.write(&[Write { table: Table::Mesh, key: RECORD.to_owned(), value: Some(value), expected }]).map(drop)
+}
+
+impl HostWorkloads {
+    pub(crate) fn new(mesh: Arc<Mesh>, ca: Arc<Ca>, keys: TokenKeys) -> Arc<Self> {
+        Arc::new(Self {
+            mesh,
+            ca,
+            host: own_host(),
+            keys: RwLock::new(Arc::new(keys)),
+            hashes: Arc::default(),
+            looks: Semaphore::new(LOOKS),
+        })
+    }
+
+    fn keys(&self) -> Arc<TokenKeys> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Rotates the keys of tokens in time, for ever.
+    pub(crate) async fn keep_fresh(self: Arc<Self>, store: Arc<dyn Store>) {
+        loop {
+            let (own, store) = (self.clone(), store.clone());
+            let rotated = tokio::task::spawn_blocking(move || own.rotate(&*store)).await;
+            if let Ok(Err(error)) = rotated {
+                tracing::error!(error = format!("{error:#}"), "the keys of JWT-SVIDs could not be rotated");
+            }
+            tokio::time::sleep(ROTATION).await;
+        }
+    }
+
+    fn rotate(&self, store: &dyn Store) -> anyhow::Result<()> {
+        if let Some(rotated) = self.keys().rotated(SystemTime::now())? {
+            keep(store, &rotated, Expected::Anything)?;
+            *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rotated);
+            self.mesh.identities.send_replace(());
+            tracing::info!("the keys of JWT-SVIDs were rotated");
+        }
+        Ok(())
+    }
+
+    /// What the kernel says of a process now.
+    async fn look(&self, caller: &Arc<PeerProcess>, hashed: bool) -> Result<Process, Status> {
+        let _one = self.looks.acquire().await.map_err(|_| Status::unavailable("the control plane ends"))?;
+        let (caller, hashes) = (caller.clone(), self.hashes.clone());
+        let looked = tokio::task::spawn_blocking(move || caller.look(hashed, &hashes)).await;
+        looked.map_err(|error| Status::internal(error.to_string()))?.map_err(|error| match error {
+            AttestationError::Io { .. } => Status::internal(error.to_string()),
+            AttestationError::Unseen | AttestationError::Ended { .. } | AttestationError::Became { .. } => {
+                Status::permission_denied(error.to_string())
+            }
+        })
+    }
+
+    /// The roots that the mesh trusts: several while they are rotated.
+    fn trusted(&self) -> Bundle {
+        let trusted = self.mesh.trusted();
+        let roots = trusted.roots.iter().map(|root| root.clone().into()).collect();
+        Bundle::new(trusted.trust_domain.clone(), roots).unwrap_or_else(|error| {
+            tracing::error!(%error, "the roots of the mesh cannot be told as they are");
+            self.ca.authority().bundle().clone()
+        })
+    }
+
+    fn sign(&self, id: &SpiffeId) -> anyhow::Result<Renewable> {
+        let key = KeyPair::generate()?;
+        let mut grant = Grant::new(id.clone());
+        grant.lifetime = self.ca.lifetime();
+        let chain = self.ca.authority().sign(&key.request(id)?, &grant, SystemTime::now())?;
+        let svid = Svid::new(&chain, key)?;
+        let renew_at = rotation::renew_at(svid.not_before(), svid.not_after(), fastrand::f64());
+        Ok(Renewable { svid, renew_at })
+    }
+}
+
+/// The name of this host, up to its first dot.
+fn own_host() -> Option<Label> {
+    let system = rustix::system::uname();
+    let name = system.nodename().to_str().ok()?.split('.').next()?.to_ascii_lowercase();
+    Label::new(&name).ok()
+}
+
+/// The identities that resources of `host` give to a process, most specific first.
+fn fitting(resources: &Resources, trust_domain: &TrustDomain, host: Option<&Label>, process: &Process) -> Vec<SpiffeId> {
+    let mut fitting: Vec<_> = registered(resources, host)
+        .filter(|(_, attributes)| attributes.fit(process))
+        .map(|((namespace, account), attributes)| (attributes.specificity(), SpiffeId::of_account(trust_domain, namespace, account)))
+        .collect();
+    fitting.sort_by(|(one, a), (other, b)| other.cmp(one).then_with(|| a.to_string().cmp(&b.to_string())));
+    let mut ids = Vec::new();
+    for (_, id) in fitting {
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    ids.truncate(MAX_IDENTITIES);
+    ids
+}
+
+type Account<'a> = (&'a lorica_model::name::Namespace, &'a Label);
+
+fn registered<'a>(resources: &'a Resources, host: Option<&'a Label>) -> impl Iterator<Item = (Account<'a>, &'a ProcessAttributes)> {
+    resources
+        .workload_identities()
+        .filter(move |(_, identity)| identity.host.is_none() || identity.host.as_ref() == host)
+        .map(|(metadata, identity)| ((&metadata.namespace, &identity.account), &identity.attributes))
+}
+
+impl Workloads for HostWorkloads {
+    async fn identities(&self, caller: &Arc<PeerProcess>) -> Result<Vec<SpiffeId>, Status> {
+        let published = self.mesh.published();
+        let hashed = registered(&published.resources, self.host.as_ref()).any(|(_, attributes)| attributes.sha256.is_some());
+        let process = self.look(caller, hashed).await?;
+        let ids = fitting(&published.resources, &published.trust_domain, self.host.as_ref(), &process);
+        if ids.is_empty() {
+            let unknown = || "unknown".to_owned();
+            let (executable, cgroup) = (process.executable.unwrap_or_else(unknown), process.cgroup.unwrap_or_else(unknown));
+            tracing::debug!(pid = caller.pid(), uid = process.uid, executable, "a process has no identity");
+            return Err(Status::permission_denied(format!(
+                "no WorkloadIdentity fits this process: uid {}, gid {}, executable {executable}, cgroup {cgroup}",
+                process.uid, process.gid
+            )));
+        }
+        Ok(ids)
+    }
+
+    fn svid(&self, id: &SpiffeId) -> Result<Renewable, Status> {
+        let made = self.sign(id).map_err(|error| {
+            tracing::warn!(identity = %id, error = format!("{error:#}"), "a workload got no SVID");
+            Status::unavailable(format!("{error:#}"))
+        })?;
+        tracing::info!(identity = %id, not_after = crate::timestamp(made.svid.not_after()), "an SVID was issued by the Workload API");
+        Ok(made)
+    }
+
+    fn token(&self, id: &SpiffeId, audience: &[String]) -> Result<String, Status> {
+        let signed = self.keys().sign(id, audience, TOKEN_LIFETIME, SystemTime::now());
+        signed.map_err(|error| Status::invalid_argument(error.to_string()))
+    }
+
+    fn validate(&self, token: &str, audience: &str) -> Result<Claims, Status> {
+        let validated = self.keys().validate(token, audience, SystemTime::now());
+        validated.map_err(|error| Status::invalid_argument(format!("the token is not believed: {error}")))
+    }
+
+    fn bundles(&self) -> Bundles {
+        Bundles { own: self.trusted(), own_jwks: self.keys().jwks(), federated: Vec::new(), federated_jwks: BTreeMap::new() }
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.mesh.identities.subscribe()
+    }
+}
+
+/// Lets every user connect: whoever has no identity is told so.
+///
+/// # Errors
+/// When another server answers there, or the system refuses.
+pub(crate) async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    let listener = crate::serve::bind(path).await?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+    Ok(listener)
+}
+
+/// Serves until `ending`.
+pub(crate) async fn serve(listener: UnixListener, workloads: Arc<HostWorkloads>, ending: CancellationToken) {
+    let router = tonic::service::Routes::new(WorkloadApiServer::new(workloads)).into_axum_router();
+    let (tasks, users) = (TaskTracker::new(), Users::default());
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = ending.cancelled() => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the Workload API could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        match users.admit(&stream) {
+            Ok((process, seat)) => {
+                let served = connection(stream, router.clone(), Arc::new(process), ending.clone());
+                tasks.spawn(async move {
+                    served.await;
+                    drop(seat);
+                });
+            }
+            Err(why) => tracing::debug!(why, "a connection to the Workload API was refused"),
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// How many connections each user has.
+#[derive(Debug, Default, Clone)]
+struct Users(Arc<Mutex<BTreeMap<u32, usize>>>);
+
+/// One of a user's connections.
+struct Seat {
+    users: Users,
+    uid: u32,
+}
+
+impl Users {
+    fn admit(&self, stream: &UnixStream) -> Result<(PeerProcess, Seat), String> {
+        let process = PeerProcess::of(stream).map_err(|error| error.to_string())?;
+        let seat = self.seat(process.uid()).ok_or_else(|| format!("user {} has {CONNECTIONS} connections", process.uid()))?;
+        Ok((process, seat))
+    }
+
+    fn seat(&self, uid: u32) -> Option<Seat> {
+        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = users.entry(uid).or_default();
+        if *taken >= CONNECTIONS {
+            return None;
+        }
+        *taken += 1;
+        Some(Seat { users: self.clone(), uid })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut users = self.users.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = users.get(&self.uid).map_or(0, |taken| taken.saturating_sub(1));
+        if left == 0 {
+            users.remove(&self.uid);
+        } else {
+            users.insert(self.uid, left);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn resources(identities: &[(&str, &str)]) -> Resources {
+        let mut resources = Resources::default();
+        for (number, (account, rest)) in identities.iter().enumerate() {
+            let spec: serde_json::Value = serde_json::from_str(&format!("{{\"account\": \"{account}\", {rest}}}")).unwrap();
+            let resource = serde_json::json!({
+                "apiVersion": "lorica.io/v1alpha1", "kind": "WorkloadIdentity",
+                "metadata": {"name": format!("identity-{number}"), "namespace": "contact"}, "spec": spec,
+            });
+            resources.insert(lorica_model::resource::stored(&resource).unwrap());
+        }
+        resources
+    }
+
+    fn accounts(resources: &Resources, host: Option<&str>, process: &Process) -> Vec<String> {
+        let host = host.map(|host| Label::new(host).unwrap());
+        let ids = fitting(resources, &TrustDomain::default(), host.as_ref(), process);
+        ids.iter().map(|id| id.account().unwrap().1.to_owned()).collect()
+    }
+
+    #[test]
+    fn all_that_fits_is_given_the_most_specific_first_and_each_once() {
+        let resources = resources(&[
+            ("user", r#""attributes": {"uid": 7}"#),
+            ("recording", r#""attributes": {"executable": "/usr/bin/recording"}"#),
+            ("recording", r#""attributes": {"uid": 7, "gid": 8}"#),
+            ("other", r#""attributes": {"uid": 8}"#),
+        ]);
+        let process = Process { uid: 7, gid: 8, executable: Some("/usr/bin/recording".to_owned()), ..Process::default() };
+        assert_eq!(accounts(&resources, None, &process), ["recording", "user"]);
+        assert_eq!(accounts(&resources, None, &Process { uid: 9, gid: 8, ..Process::default() }), <[String; 0]>::default());
+    }
+
+    #[test]
+    fn an_identity_of_a_host_is_for_that_host() {
+        let resources = resources(&[("here", r#""host": "web-1", "attributes": {"uid": 7}"#), ("anywhere", r#""attributes": {"uid": 7}"#)]);
+        let process = Process { uid: 7, ..Process::default() };
+        assert_eq!(accounts(&resources, Some("web-1"), &process), ["anywhere", "here"]);
+        assert_eq!(accounts(&resources, Some("web-2"), &process), ["anywhere"]);
+        assert_eq!(accounts(&resources, None, &process), ["anywhere"]);
+    }
+
+    #[test]
+    fn a_user_has_so_many_connections_and_takes_none_from_others() {
+        let users = Users::default();
+        let seats: Vec<_> = (0..CONNECTIONS).map(|_| users.seat(7).unwrap()).collect();
+        assert!(users.seat(7).is_none() && users.seat(8).is_some());
+        drop(seats);
+        assert!(users.seat(7).is_some() && users.0.lock().unwrap().is_empty());
+    }
+}
