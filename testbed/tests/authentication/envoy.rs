@@ -40,6 +40,8 @@ async fn an_envoy_refuses_what_we_refuse() -> anyhow::Result<()> {
             (200, Some(_)) => takes.push(attack.name),
             (401, None) => refuses.push(attack.name),
             (200, None) | (401, Some(_)) => {}
+            // To Envoy such a token is a good one, which does not open this door.
+            (403, Some(_)) if attack.name == "for another audience" => {}
             (status, _) => panic!("{}: {status}", attack.name),
         }
     }

@@ -29,6 +29,15 @@ fn policy(name: &str, targets: &str) -> String {
     )
 }
 
+/// The world with these policies, whatever they are warned of.
+fn world_with(policies: &str) -> Resources {
+    let mut resources = resources(&[SERVICES, EDGE]);
+    for document in read("mesh.yaml", policies).unwrap() {
+        resources.insert(document.resource);
+    }
+    resources
+}
+
 fn name(found: Option<&Arc<Authentication>>) -> Option<&str> {
     found.map(|found| found.origin.name.as_str())
 }
@@ -36,7 +45,7 @@ fn name(found: Option<&Arc<Authentication>>) -> Option<&str> {
 #[test]
 fn a_services_policy_holds_in_place_of_its_namespaces() {
     let of = |policies: &str| {
-        let resources = resources(&[SERVICES, policies]);
+        let resources = world_with(policies);
         let mut registry = registry(&resources);
         let workload_name: WorkloadName = "recording-1.contact".parse().unwrap();
         registry.workloads.insert(workload_name.clone(), workload("recording.contact", 1, &[(80, 8080, true)]));
@@ -56,7 +65,7 @@ fn a_services_policy_holds_in_place_of_its_namespaces() {
 fn a_routes_policy_holds_in_place_of_its_gateways_and_keys_come_from_the_registry() {
     let policies =
         policy("edge", "targetRefs: [{kind: Gateway, name: edge}], ") + &policy("own", "targetRefs: [{kind: HTTPRoute, name: two}], ");
-    let resources = resources(&[SERVICES, EDGE, &policies]);
+    let resources = world_with(&policies);
     let mut registry = registry(&resources);
     let keys_of = |registry: &Registry| -> Vec<(String, Option<String>, Option<String>)> {
         let world = World { resources: &resources, registry, trust_domain: &TrustDomain::default() };
