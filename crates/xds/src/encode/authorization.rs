@@ -202,7 +202,7 @@ fn path_permission(matcher: StringMatcher) -> Permission {
 
 /// A path without its query.
 fn path(pattern: &PathPattern, loosely: bool) -> StringMatcher {
-    let segment = |text: Option<&str>| text.map_or_else(|| "[^/]+".to_owned(), |text| spelled(text));
+    let segment = |text: Option<&str>| text.map_or_else(|| "[^/]+".to_owned(), spelled);
     let mut text = String::new();
     if loosely {
         text.push_str("(?i)");

@@ -100,7 +100,7 @@ pub fn inbound_filters(unit: &InboundUnit) -> Vec<Resource> {
         said.map(|(word, config)| {
             let name = inbound_filter_name(&unit.workload, port.app_port, word);
             let extension = TypedExtensionConfig { name: name.clone(), typed_config: Some(config) };
-            Resource::new(Kind::Extension, name, version.clone(), &extension)
+            Resource::new(Kind::Extension, name, version, &extension)
         })
     };
     unit.ports.iter().filter(|port| !port.protocol.is_http()).flat_map(of_port).collect()
