@@ -41,7 +41,7 @@ async fn an_envoy_refuses_what_we_refuse() -> anyhow::Result<()> {
             (401, None) => refuses.push(attack.name),
             (200, None) | (401, Some(_)) => {}
             // To Envoy such a token is a good one, which does not open this door.
-            (403, Some(_)) if attack.name == "for another audience" => {}
+            (403, Some(_)) if matches!(attack.name, "for another audience" | "for no audience") => {}
             (status, _) => panic!("{}: {status}", attack.name),
         }
     }

@@ -77,8 +77,8 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
         };
         record.received(body.received);
         if let Err(mut failure) = passed {
-            // What ended it from outside does not know.
-            failure.answered |= record.is_answered();
+            // Who takes a permission away does not know how far an answer has come.
+            failure.answered |= matches!(failure.reason, Reason::AccessDenied | Reason::AmbiguousPath) && record.is_answered();
             record.fail(&failure);
             match responder {
                 Some(responder) if !failure.answered => {
