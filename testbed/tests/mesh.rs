@@ -131,8 +131,9 @@ async fn what_cannot_be_reached_is_told_quickly() -> anyhow::Result<()> {
     mesh.apply("apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {name: empty, namespace: contact}\nspec: {ports: [{port: 80, appProtocol: http}]}\n").await?.success()?;
     let reply = curl("http://empty.contact/").await?.success()?;
     assert!(reply.stdout.starts_with("HTTP/1.1 503") && reply.stdout.contains("x-lorica-reason: no_endpoint"), "{}", reply.stdout);
-    // A port that the service does not have: reset right after connect.
-    assert_eq!(curl("http://empty.contact:81/").await?.code(), 56);
+    // A port that the service does not have: reset right after connect, which curl calls refused where it looks only then.
+    let code = curl("http://empty.contact:81/").await?.code();
+    assert!(matches!(code, 7 | 56), "{code}");
     mesh.finish().await
 }
 
