@@ -4,6 +4,17 @@ use std::net::SocketAddr;
 
 use crate::{Mesh, Proxy};
 
+/// A service of `shop` with one plaintext endpoint at port 80.
+#[must_use]
+pub fn service(name: &str, protocol: &str, address: SocketAddr) -> String {
+    format!(
+        "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: 80, appProtocol: {protocol}}}]}}\n---\n\
+         apiVersion: lorica.io/v1alpha1\nkind: Workload\nmetadata: {{name: {name}-1, namespace: shop}}\nspec: {{service: {name}, address: {ip}, ports: [{{servicePort: 80, port: {port}}}], transport: Plaintext}}\n---\n",
+        ip = address.ip(),
+        port = address.port(),
+    )
+}
+
 /// A Gateway `edge.shop` with these listeners.
 #[must_use]
 pub fn gateway(listeners: &str) -> String {

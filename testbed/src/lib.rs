@@ -47,7 +47,7 @@ pub use connection::{Connection, send_raw};
 pub use echo::{Echo, EchoServer, TcpEcho, program};
 pub use envoy::Envoy;
 pub use eventually::eventually;
-pub use gateway::{gateway, route, run_gateway};
+pub use gateway::{gateway, route, run_gateway, service};
 pub use http_client::{HttpConnection, Reply, http_get, http_send, http2_send, https_send};
 pub use ledger::{Ledger, Moods, serve as serve_ledger};
 pub use machine::{

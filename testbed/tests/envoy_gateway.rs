@@ -11,7 +11,7 @@ use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use testbed::{Echo, EchoServer, Envoy, Mesh, PATIENCE, Reply, eventually, http_get, http_send, https_send};
+use testbed::{Echo, EchoServer, Envoy, Mesh, PATIENCE, Reply, eventually, http_get, http_send, https_send, service};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
@@ -21,15 +21,6 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 /// What Envoy must have asked for and not refused.
 const KINDS: [&str; 3] = ["listener_manager.lds.", "cluster_manager.cds.", ".rds."];
-
-fn service(name: &str, at: SocketAddr) -> String {
-    format!(
-        "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: 80, appProtocol: http}}]}}\n---\n\
-         apiVersion: lorica.io/v1alpha1\nkind: Workload\nmetadata: {{name: {name}-1, namespace: shop}}\nspec: {{service: {name}, address: {}, ports: [{{servicePort: 80, port: {}}}], transport: Plaintext}}\n---\n",
-        at.ip(),
-        at.port()
-    )
-}
 
 /// A Gateway `edge.shop`; `spec`: what follows its class.
 fn gateway(spec: &str) -> String {
@@ -105,7 +96,8 @@ async fn envoy_runs_a_gateway() -> anyhow::Result<()> {
     let mesh = Mesh::start().await?;
     let (one, two) = (EchoServer::start("one").await?, EchoServer::start("two").await?);
     let listeners = "  listeners: [{name: http, port: 80, protocol: HTTP}]\n";
-    mesh.apply(&(service("one", one.address()) + &service("two", two.address()) + &gateway(listeners) + &route("one"))).await?;
+    mesh.apply(&(service("one", "http", one.address()) + &service("two", "http", two.address()) + &gateway(listeners) + &route("one")))
+        .await?;
     let Some(envoy) = Envoy::start(&mesh, &["--gateway", "edge.shop", "--bind", "80=0", "--access-log", "envoy.log"]).await? else {
         return mesh.finish().await;
     };
@@ -175,7 +167,7 @@ async fn a_renewed_certificate_ends_no_connection_of_envoy() -> anyhow::Result<(
         key.display()
     );
     let certificate = secret("a", &root.issue("a.example")?);
-    mesh.apply(&(service("one", one.address()) + &certificate + &in_files + &gateway(listeners) + &route("one"))).await?;
+    mesh.apply(&(service("one", "http", one.address()) + &certificate + &in_files + &gateway(listeners) + &route("one"))).await?;
     let Some(envoy) = Envoy::start(&mesh, &["--gateway", "edge.shop", "--bind", "443=0"]).await? else { return mesh.finish().await };
     let at = envoy.bound(443)?;
     assert_eq!(ask(at, &root.trusted(), "a.example").await?.status, 200);
@@ -268,8 +260,8 @@ async fn backends_by_tls_are_held_to_their_policy_by_both_proxies() -> anyhow::R
     let rules = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: all, namespace: shop}\nspec:\n  parentRefs: [{name: edge}]\n  rules:\n  - matches: [{path: {value: /wrong}}]\n    backendRefs: [{name: wrong, port: 80}]\n  - backendRefs: [{name: good, port: 80}]\n---\n";
     let listeners = "  listeners: [{name: http, port: 80, protocol: HTTP}]\n";
     let shows = |name: &str| gateway(&format!("{listeners}  tls: {{backend: {{clientCertificateRef: {{name: {name}}}}}}}\n"));
-    let text = service("good", good)
-        + &service("wrong", wrong)
+    let text = service("good", "http", good)
+        + &service("wrong", "http", wrong)
         + &policy("good")
         + &policy("wrong")
         + &roots

@@ -17,11 +17,6 @@ from spiffe._proto import workload_pb2, workload_pb2_grpc
 
 AUDIENCE = "https://ledger.example"
 
-# gRPC's C core names the socket's path as the authority, in a form that HTTP/2 servers in Rust refuse. This is what docs/workload-identity.md
-# tells its users to set.
-channel_of = grpc.insecure_channel
-grpc.insecure_channel = lambda target, options=(): channel_of(target, [*(options or ()), ("grpc.default_authority", "localhost")])
-
 
 def verified(svid, bundle):
     """Whether the chain leads to a root, and the key is the leaf's."""

@@ -86,14 +86,14 @@ impl Observed {
                 came.last = now;
             }
             Verdict::WouldDeny(policy) => {
-                let Some(trial) = known.trial(policy, now) else { return };
+                let Some(trial) = known.trial(&policy, now) else { return };
                 trial.would_deny = trial.would_deny.saturating_add(times);
                 trial.examples.retain(|(other, _)| *other != call);
                 trial.examples.push_front((call, now));
                 trial.examples.truncate(MOST_EXAMPLES);
             }
             Verdict::WouldPass(policy) => {
-                if let Some(trial) = known.trial(policy, now) {
+                if let Some(trial) = known.trial(&policy, now) {
                     trial.would_pass = trial.would_pass.saturating_add(times);
                 }
             }
@@ -162,11 +162,11 @@ impl Observed {
 }
 
 impl Known {
-    fn trial(&mut self, policy: String, now: SystemTime) -> Option<&mut Tried> {
-        if self.trials.len() >= MOST_TRIALS && !self.trials.contains_key(&policy) {
+    fn trial(&mut self, policy: &str, now: SystemTime) -> Option<&mut Tried> {
+        if self.trials.len() >= MOST_TRIALS && !self.trials.contains_key(policy) {
             return None;
         }
-        let trial = self.trials.entry(policy).or_default();
+        let trial = self.trials.entry(policy.to_owned()).or_default();
         trial.since.get_or_insert(now);
         Some(trial)
     }
@@ -226,9 +226,9 @@ mod tests {
         assert_eq!((callers.len(), callers[0].times), (1, 6));
         assert!(observed.plaintext(&service, SystemTime::now() + STILL + STILL).is_empty());
         for number in 0..20 {
-            observed.saw(observation(&format!("/{number}"), Verdict::WouldDeny("t.shop".to_owned())), 1);
+            observed.saw(observation(&format!("/{number}"), Verdict::WouldDeny("t.shop".into())), 1);
         }
-        observed.saw(observation("/", Verdict::WouldPass("t.shop".to_owned())), 80);
+        observed.saw(observation("/", Verdict::WouldPass("t.shop".into())), 80);
         let trial = observed.trial("t.shop");
         assert_eq!((trial.would_deny, trial.would_pass, trial.examples.len()), (20, 80, MOST_EXAMPLES));
         observed.changed([(Namespace::new("shop").unwrap(), "t".to_owned())].into_iter());

@@ -12,11 +12,13 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use lorica_identity::ca_api::CertificateServiceServer;
+use lorica_xds::access_log_service::{self, Listener};
 use lorica_xds::observed::Observation;
-use lorica_xds::refused::{self, Listener, Refusal};
+use lorica_xds::refused::Refusal;
 use lorica_xds::server::{self, PeerInfo};
 use lorica_xds::wire::Node;
 use lorica_xds::{NodeMetadata, rate_limit};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -72,9 +74,9 @@ pub(crate) async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 pub(crate) async fn serve(listener: UnixListener, control: Arc<ControlPlane>, shutdown: impl Future<Output = ()>) {
     let ads = server::service(Arc::new(Streams(control.mesh.clone())));
     let certificates = CertificateServiceServer::new(control.issuer.clone());
-    let refused = refused::service(Arc::new(Heard { refused: control.refused.clone(), observed: control.observed.clone() }));
+    let told = access_log_service::service(Arc::new(Heard { refused: control.refused.clone(), observed: control.observed.clone() }));
     let limits = rate_limit::service(control.limits.clone());
-    let grpc = tonic::service::Routes::new(ads).add_service(certificates).add_service(refused).add_service(limits).into_axum_router();
+    let grpc = tonic::service::Routes::new(ads).add_service(certificates).add_service(told).add_service(limits).into_axum_router();
     let router = crate::api::router(control.clone()).merge(grpc.reset_fallback());
     let own = rustix::process::geteuid().as_raw();
     let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -112,7 +114,11 @@ pub(crate) async fn serve(listener: UnixListener, control: Arc<ControlPlane>, sh
 }
 
 /// Serves a connection until it ends, or until `ending`. `peer` goes with each of its requests.
-pub(crate) async fn connection<P: Clone + Send + Sync + 'static>(stream: UnixStream, router: Router, peer: P, ending: CancellationToken) {
+pub(crate) async fn connection<S, P>(stream: S, router: Router, peer: P, ending: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    P: Clone + Send + Sync + 'static,
+{
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
         router.clone().oneshot(request.map(axum::body::Body::new))

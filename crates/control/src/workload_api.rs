@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use lorica_identity::attestation::{AttestationError, Hashes, PeerProcess};
 use lorica_identity::jwt_svid::{Claims, TOKEN_LIFETIME, TokenKeys, TokenKeysRecord};
-use lorica_identity::workload_api::{Bundles, Renewable, WorkloadApiServer, Workloads};
+use lorica_identity::workload_api::{Bundles, Readable, Renewable, WorkloadApiServer, Workloads};
 use lorica_identity::{Bundle, Grant, KeyPair, Svid, rotation};
 use lorica_model::name::Label;
 use lorica_model::process::{Process, ProcessAttributes};
@@ -248,7 +248,7 @@ pub(crate) async fn serve(listener: UnixListener, workloads: Arc<HostWorkloads>,
         };
         match users.admit(&stream) {
             Ok((process, seat)) => {
-                let served = connection(stream, router.clone(), Arc::new(process), ending.clone());
+                let served = connection(Readable::new(stream), router.clone(), Arc::new(process), ending.clone());
                 tasks.spawn(async move {
                     served.await;
                     drop(seat);

@@ -23,6 +23,7 @@ use lorica_xds::encode::{
     ACCESS_ALLOW, ACCESS_DENY, ACCESS_FILTERS, ACCESS_LOG, CONTROL_CLUSTER, GLOBAL_LIMITS, LIMIT_TIMEOUT, LOCAL_LIMITS,
     inbound_filter_name, inbound_routes_name,
 };
+use lorica_xds::observed;
 use lorica_xds::rate_limit::DOMAIN;
 use lorica_xds::{NodeMetadata, NodePort};
 use serde_json::{Value, json};
@@ -207,7 +208,9 @@ impl Member {
     fn inbound(&self, service_port: &ServicePort, port: &NodePort) -> Value {
         let name = format!("inbound-{}", port.app_port);
         let source = |secret: &str| json!({ "name": secret, "sds_config": { "path_config_source": { "path": self.directory.join(format!("{secret}.yaml")), "watched_directory": { "path": self.directory } }, "resource_api_version": "V3" } });
-        let access_log = access_log(self.metadata.access_log.as_deref());
+        let bytes = matches!(port.protocol, Protocol::Tcp | Protocol::Detect);
+        let access_log: Vec<Value> =
+            access_log(self.metadata.access_log.as_deref()).into_iter().chain([seen(service_port, bytes)]).collect();
         let filter = match port.protocol {
             Protocol::Tcp | Protocol::Detect => {
                 json!({ "name": "envoy.filters.network.tcp_proxy", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": name, "cluster": name, "access_log": access_log } })
@@ -232,9 +235,8 @@ impl Member {
                 "type_urls": ["type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"],
             } })
         });
-        let bytes = matches!(port.protocol, Protocol::Tcp | Protocol::Detect);
         let filters: Vec<Value> = judged.into_iter().filter(|_| bytes).chain([filter]).collect();
-        let alpn: &[&str] = if matches!(port.protocol, Protocol::Tcp | Protocol::Detect) { &[] } else { &["h2", "http/1.1"] };
+        let alpn: &[&str] = if bytes { &[] } else { &["h2", "http/1.1"] };
         json!({
             "name": name,
             "address": address(port.address),
@@ -264,11 +266,11 @@ fn settled(address: SocketAddr) -> std::io::Result<SocketAddr> {
 }
 
 /// Where Envoy logs what its inbound handles: as the control plane has it log the rest.
-fn access_log(target: Option<&str>) -> Value {
+fn access_log(target: Option<&str>) -> Option<Value> {
     const LOGGERS: &str = "type.googleapis.com/envoy.extensions.access_loggers";
     let keys: serde_json::Map<String, Value> = ACCESS_LOG.iter().map(|(key, command)| ((*key).to_owned(), (*command).into())).collect();
     let format = json!({ "omit_empty_values": true, "json_format": keys });
-    let log = target.map(|target| match target {
+    target.map(|target| match target {
         "stdout" => {
             json!({ "name": "envoy.access_loggers.stdout", "typed_config": { "@type": format!("{LOGGERS}.stream.v3.StdoutAccessLog"), "log_format": format } })
         }
@@ -278,8 +280,24 @@ fn access_log(target: Option<&str>) -> Value {
         path => {
             json!({ "name": "envoy.access_loggers.file", "typed_config": { "@type": format!("{LOGGERS}.file.v3.FileAccessLog"), "path": path, "log_format": format } })
         }
-    });
-    log.into_iter().collect()
+    })
+}
+
+/// How the control plane hears who calls, as it does from Lorica's proxies.
+fn seen(service_port: &ServicePort, bytes: bool) -> Value {
+    let (kind, config) = if bytes { ("tcp_grpc", "TcpGrpcAccessLogConfig") } else { ("http_grpc", "HttpGrpcAccessLogConfig") };
+    json!({ "name": format!("envoy.access_loggers.{kind}"), "typed_config": {
+        "@type": format!("type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.{config}"),
+        "common_config": {
+            "log_name": observed::LOG,
+            "transport_api_version": "V3",
+            "grpc_service": { "envoy_grpc": { "cluster_name": CONTROL_CLUSTER } },
+            "custom_tags": [
+                { "tag": observed::PORT_TAG, "literal": { "value": service_port.to_string() } },
+                { "tag": observed::ENDED_TAG, "value": "%CONNECTION_TERMINATION_DETAILS%" },
+            ],
+        },
+    } })
 }
 
 /// The filters that say who may do what, which do what routes say and nothing else.

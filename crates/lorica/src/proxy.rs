@@ -34,13 +34,14 @@ pub(crate) fn proxy(arguments: ProxyArgs, global: &Global, printer: &mut Printer
     };
     let id = identity.as_ref().map(|identity| identity.epoch.svid().id().clone());
     let own = own(&arguments, id.as_ref())?;
+    let reread = std::sync::Arc::new(tokio::sync::Notify::new());
     let asked = Asked {
         own: own.clone(),
         upstreams: arguments.upstreams.iter().map(|upstream| upstream.port.clone()).collect(),
         gateway: arguments.gateway.clone(),
         ports: arguments.ports.clone(),
         identity: id.zip(arguments.identity.as_ref().map(|directory| directory.join(SVID_FILE).display().to_string())),
-        keys: keys::Keys::default(),
+        keys: keys::Keys::new(reread.clone()),
         colours: printer.colours(),
     };
     let first = compiled(&lorica_cli::files::files(&arguments.config)?, &asked)?;
@@ -50,8 +51,6 @@ pub(crate) fn proxy(arguments: ProxyArgs, global: &Global, printer: &mut Printer
     for warning in unproven(&arguments, &first.snapshot) {
         printer.warning(&warning);
     }
-    let reread = std::sync::Arc::new(tokio::sync::Notify::new());
-    asked.keys.keep(reread.clone())?;
     let data_to_stdout = arguments.access_log != "stdout";
     let binds = binds(&arguments);
     let proxy = Standalone {

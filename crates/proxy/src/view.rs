@@ -11,7 +11,8 @@ use std::time::Instant;
 use lorica_identity::{AcceptedIdentities, edge};
 use lorica_model::name::{Namespace, SUFFIX, ServiceName, ServicePort};
 use lorica_model::snapshot::{
-    BackendTls, GatewayUnit, HostPattern, Hosts, Listening, NameRecord, OutboundUnit, ServerTls, Snapshot, Terminated, TlsAction,
+    Authorization, BackendTls, GatewayUnit, HostPattern, Hosts, Listening, NameRecord, OutboundUnit, ServerTls, Snapshot, Terminated,
+    TlsAction,
 };
 #[cfg(feature = "http3")]
 use lorica_model::snapshot::{Certificate, TlsChain};
@@ -220,6 +221,16 @@ impl View {
             #[cfg(feature = "http3")]
             quic,
         }
+    }
+
+    /// Whether callers may do the same by `other`: what is under way need not be judged again.
+    #[must_use]
+    pub fn authorizes_as(&self, other: &Self) -> bool {
+        fn all(view: &View) -> impl Iterator<Item = &Arc<Authorization>> {
+            let inbound = view.snapshot.inbound.iter().map(|inbound| &inbound.authorization);
+            inbound.chain(view.snapshot.gateway.values().flat_map(|unit| unit.authorizations()))
+        }
+        all(self).eq(all(other))
     }
 
     /// Whether rules of a gateway's port may look at what tokens say.

@@ -242,8 +242,7 @@ impl Worker {
     /// Takes a view into use that a wait has brought, before the worker's own task does.
     pub fn catch_up(&self, view: &Arc<View>) {
         let before = self.view.replace(view.clone());
-        let authorization = |view: &View| view.snapshot.inbound.as_ref().map(|inbound| inbound.authorization.clone());
-        if authorization(&before) != authorization(view) {
+        if !before.authorizes_as(view) {
             self.rejudge.change();
         }
     }

@@ -9,6 +9,7 @@
 //! I/O or clock; server and client move its messages over gRPC. Nothing here decides where a request goes or what a
 //! proxy may know: that is in the units, and in the catalog that a session is given.
 
+pub mod access_log_service;
 pub mod client;
 pub mod decode;
 pub mod encode;

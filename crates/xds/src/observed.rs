@@ -1,10 +1,11 @@
-//! Who calls what, as proxies see it, told to the control plane by Envoy's access log service (ALS), so that a stock Envoy tells it as well.
+//! Who calls what, as proxies tell it to the [access log service](crate::access_log_service).
 //!
 //! Lorica's proxy counts what is alike, and tells it once a second with the count. What the control plane does not take is left out: nobody waits.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{Node, RequestMethod};
 use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, HttpAccessLogEntry, HttpRequestProperties, TcpAccessLogEntry};
@@ -18,8 +19,7 @@ use lorica_model::spiffe::SpiffeId;
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
-use crate::encode::OBSERVED_LOG;
-use crate::refused::{address_of, caller, peer, socket, times};
+use crate::access_log_service::{TIMES, address_of, caller, peer, socket, times};
 
 /// A call that came to a service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -44,13 +44,17 @@ pub enum Verdict {
     /// It was denied.
     Denied,
     /// It passed, and a policy that is tried would have denied it: `NAME.NAMESPACE`.
-    WouldDeny(String),
+    WouldDeny(Arc<str>),
     /// It passed, and a policy that is tried would have let it. Of such calls only the number is told.
-    WouldPass(String),
+    WouldPass(Arc<str>),
 }
 
-const TIMES: &str = "times";
-const PORT: &str = "port";
+/// The name of the log.
+pub const LOG: &str = "lorica-observed";
+/// The tag that holds the service port that was called.
+pub const PORT_TAG: &str = "port";
+/// The tag that holds why Envoy ended a connection.
+pub const ENDED_TAG: &str = "ended";
 const METHOD: &str = "method";
 const VERDICT: &str = "verdict";
 const BY: &str = "by";
@@ -69,8 +73,8 @@ impl Verdict {
         match (word, by) {
             ("passed", _) => Some(Self::Passed),
             ("denied", _) => Some(Self::Denied),
-            ("would_deny", Some(by)) => Some(Self::WouldDeny(by)),
-            ("would_pass", Some(by)) => Some(Self::WouldPass(by)),
+            ("would_deny", Some(by)) => Some(Self::WouldDeny(by.into())),
+            ("would_pass", Some(by)) => Some(Self::WouldPass(by.into())),
             _ => None,
         }
     }
@@ -84,7 +88,7 @@ pub(crate) fn of_http(entry: HttpAccessLogEntry) -> Option<(Observation, u64)> {
         let method = RequestMethod::try_from(request.request_method).ok().filter(|method| *method != RequestMethod::MethodUnspecified);
         method.map(|method| method.as_str_name().to_owned())
     });
-    // Of what is no request of Lorica's proxy, only connections say neither.
+    // A connection that Lorica's proxy tells of names no method.
     let asked = method.map(|method| (method, template(request.path.split('?').next().unwrap_or_default())));
     let denied = entry.response.is_some_and(|response| response.response_code_details.starts_with("rbac_access_denied"));
     observation(common, asked, denied)
@@ -92,11 +96,13 @@ pub(crate) fn of_http(entry: HttpAccessLogEntry) -> Option<(Observation, u64)> {
 
 /// A connection that Envoy tells of.
 pub(crate) fn of_tcp(entry: TcpAccessLogEntry) -> Option<(Observation, u64)> {
-    observation(entry.common_properties?, None, false)
+    let common = entry.common_properties?;
+    let denied = common.custom_tags.get(ENDED_TAG).is_some_and(|why| why.starts_with("rbac_access_denied"));
+    observation(common, None, denied)
 }
 
 fn observation(common: AccessLogCommon, request: Option<(String, String)>, denied: bool) -> Option<(Observation, u64)> {
-    let port = common.custom_tags.get(PORT)?.parse().ok()?;
+    let port = common.custom_tags.get(PORT_TAG)?.parse().ok()?;
     let told = common.custom_tags.get(VERDICT).and_then(|word| Verdict::of(word, common.custom_tags.get(BY).cloned()));
     let verdict = told.unwrap_or(if denied { Verdict::Denied } else { Verdict::Passed });
     let id = caller(&common);
@@ -108,8 +114,11 @@ fn observation(common: AccessLogCommon, request: Option<(String, String)>, denie
 fn entry(observation: Observation, times: u64) -> HttpAccessLogEntry {
     let Observation { caller, address, port, request, verdict } = observation;
     let (word, by) = verdict.word();
-    let mut tags =
-        HashMap::from([(TIMES.to_owned(), times.to_string()), (PORT.to_owned(), port.to_string()), (VERDICT.to_owned(), word.to_owned())]);
+    let mut tags = HashMap::from([
+        (TIMES.to_owned(), times.to_string()),
+        (PORT_TAG.to_owned(), port.to_string()),
+        (VERDICT.to_owned(), word.to_owned()),
+    ]);
     tags.extend(by.map(|by| (BY.to_owned(), by.to_owned())));
     let path = request.map(|(method, path)| {
         tags.insert(METHOD.to_owned(), method);
@@ -128,9 +137,15 @@ fn entry(observation: Observation, times: u64) -> HttpAccessLogEntry {
     }
 }
 
-/// A path with its variable segments as `{id}`: numbers, UUIDs, and long ones of hexadecimal digits.
+/// The longest path that is told, in bytes, so that callers who make paths up fill no memory.
+const LONGEST_PATH: usize = 512;
+
+/// A path with its variable segments as `{id}`: numbers, UUIDs, and long ones of hexadecimal digits. What is longer than all honest ones is `/*`.
 #[must_use]
 pub fn template(path: &str) -> String {
+    if path.len() > LONGEST_PATH {
+        return "/*".to_owned();
+    }
     let segments: Vec<&str> = path.split('/').map(|segment| if is_variable(segment) { "{id}" } else { segment }).collect();
     segments.join("/")
 }
@@ -159,7 +174,7 @@ impl Observer {
             while let Some(batch) = waiting.recv().await {
                 let log_entry = batch.into_iter().map(|(observation, times)| entry(observation, times)).collect();
                 let message = StreamAccessLogsMessage {
-                    identifier: Some(Identifier { node: Some(node.clone()), log_name: OBSERVED_LOG.to_owned() }),
+                    identifier: Some(Identifier { node: Some(node.clone()), log_name: LOG.to_owned() }),
                     log_entries: Some(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry })),
                 };
                 if let Err(error) = client.stream_access_logs(tokio_stream::once(message)).await {
@@ -199,7 +214,7 @@ mod tests {
                 address: Some([10, 0, 0, 7].into()),
                 port: port.clone(),
                 request: Some(("PROPFIND".to_owned(), "/".to_owned())),
-                verdict: Verdict::WouldDeny("trial.shop".to_owned()),
+                verdict: Verdict::WouldDeny("trial.shop".into()),
             },
             Observation { caller: None, address: None, port, request: None, verdict: Verdict::Denied },
         ] {
@@ -218,6 +233,7 @@ mod tests {
             ("/a/facade", "/a/facade"),
             ("/", "/"),
             ("", ""),
+            (&"/a".repeat(300), "/*"),
         ] {
             assert_eq!(template(path), alike);
         }

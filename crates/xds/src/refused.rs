@@ -1,5 +1,4 @@
-//! What proxies refused to let out of the mesh, told to the control plane by Envoy's access log service (ALS), so that a stock Envoy
-//! tells it as well.
+//! What proxies refused to let out of the mesh, as they tell it to the [access log service](crate::access_log_service).
 //!
 //! A proxy hands over refusals and waits for nobody; what is alike within a second is told once, with a count. What does not fit is
 //! left out: the proxy's own log and metrics have it.
@@ -7,31 +6,22 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::{Address, Node, SocketAddress, address, socket_address::PortSpecifier};
-use envoy_types::pb::envoy::data::accesslog::v3::{
-    AccessLogCommon, HttpAccessLogEntry, TcpAccessLogEntry, TlsProperties,
-    tls_properties::{
-        CertificateProperties,
-        certificate_properties::{SubjectAltName, subject_alt_name::San},
-    },
-};
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, HttpAccessLogEntry, TcpAccessLogEntry};
 use envoy_types::pb::envoy::service::accesslog::v3::{
-    StreamAccessLogsMessage, StreamAccessLogsResponse,
+    StreamAccessLogsMessage,
     access_log_service_client::AccessLogServiceClient,
-    access_log_service_server::{AccessLogService, AccessLogServiceServer},
     stream_access_logs_message::{Identifier, LogEntries, TcpAccessLogEntries},
 };
 use lorica_model::spiffe::SpiffeId;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
 
+use crate::access_log_service::{TIMES, address_of, caller, peer, socket, times};
 use crate::encode;
-use crate::observed::{self, Observation};
 
 /// A call that was refused to leave the mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -46,68 +36,11 @@ pub struct Refusal {
     pub port: u16,
 }
 
-/// Who hears of what proxies refused and saw. Must not block.
-pub trait Listener: Send + Sync + 'static {
-    /// Something was refused by the proxy of this node, so many times.
-    fn refused(&self, node: &Node, refusal: Refusal, times: u64);
-
-    /// A call came to the service of this node, so many times.
-    fn observed(&self, node: &Node, observation: Observation, times: u64);
-}
-
-/// The service that proxies tell.
-pub fn service<L: Listener>(listener: Arc<L>) -> AccessLogServiceServer<impl AccessLogService> {
-    AccessLogServiceServer::new(Service(listener)).max_decoding_message_size(MAX_REQUEST_BYTES)
-}
-
-/// The largest message that is taken, in bytes: a second's worth of refusals.
-const MAX_REQUEST_BYTES: usize = 1024 * 1024;
-/// The tags by which Lorica's proxy says what the log has no field for.
+/// The tag by which Lorica's proxy says what the log has no field for.
 const HOST: &str = "host";
-const TIMES: &str = "times";
-
-struct Service<L>(Arc<L>);
-
-#[tonic::async_trait]
-impl<L: Listener> AccessLogService for Service<L> {
-    async fn stream_access_logs(
-        &self,
-        request: Request<Streaming<StreamAccessLogsMessage>>,
-    ) -> Result<Response<StreamAccessLogsResponse>, Status> {
-        let mut messages = request.into_inner();
-        let mut from: Option<Node> = None;
-        let mut seen = false;
-        while let Some(StreamAccessLogsMessage { identifier, log_entries }) = messages.message().await? {
-            if let Some(Identifier { node, log_name }) = identifier {
-                seen = log_name == encode::OBSERVED_LOG;
-                if !seen && log_name != encode::REFUSED_LOG {
-                    return Err(Status::invalid_argument(format!("the log `{log_name}` is none that is kept here")));
-                }
-                from = node;
-            }
-            let node = from.as_ref().ok_or_else(|| Status::invalid_argument("the first message names no node"))?;
-            if seen {
-                let observations: Vec<_> = match log_entries {
-                    Some(LogEntries::TcpLogs(logs)) => logs.log_entry.into_iter().filter_map(observed::of_tcp).collect(),
-                    Some(LogEntries::HttpLogs(logs)) => logs.log_entry.into_iter().filter_map(observed::of_http).collect(),
-                    None => Vec::new(),
-                };
-                observations.into_iter().for_each(|(observation, times)| self.0.observed(node, observation, times));
-                continue;
-            }
-            let refusals: Vec<(Refusal, u64)> = match log_entries {
-                Some(LogEntries::TcpLogs(logs)) => logs.log_entry.into_iter().filter_map(of_tcp).collect(),
-                Some(LogEntries::HttpLogs(logs)) => logs.log_entry.into_iter().filter_map(of_http).collect(),
-                None => Vec::new(),
-            };
-            refusals.into_iter().for_each(|(refusal, times)| self.0.refused(node, refusal, times));
-        }
-        Ok(Response::new(StreamAccessLogsResponse {}))
-    }
-}
 
 /// A connection of which only the address, and at most the server name, is known.
-fn of_tcp(entry: TcpAccessLogEntry) -> Option<(Refusal, u64)> {
+pub(crate) fn of_tcp(entry: TcpAccessLogEntry) -> Option<(Refusal, u64)> {
     let common = entry.common_properties?;
     let times = times(&common);
     let called = common.downstream_local_address.as_ref().and_then(socket);
@@ -121,7 +54,7 @@ fn of_tcp(entry: TcpAccessLogEntry) -> Option<(Refusal, u64)> {
 }
 
 /// A request that Envoy answered by itself: what hosts outside answer is none.
-fn of_http(entry: HttpAccessLogEntry) -> Option<(Refusal, u64)> {
+pub(crate) fn of_http(entry: HttpAccessLogEntry) -> Option<(Refusal, u64)> {
     let common = entry.common_properties?;
     let details = entry.response.as_ref().map(|response| response.response_code_details.as_str()).unwrap_or_default();
     if details != "direct_response" && !details.starts_with("rbac_access_denied") {
@@ -139,22 +72,6 @@ fn of_http(entry: HttpAccessLogEntry) -> Option<(Refusal, u64)> {
     Some((Refusal { caller: caller(&common), host, address, port }, 1))
 }
 
-/// How often what is told came.
-pub(crate) fn times(common: &AccessLogCommon) -> u64 {
-    common.custom_tags.get(TIMES).and_then(|times| times.parse().ok()).unwrap_or(1)
-}
-
-pub(crate) fn socket(place: &Address) -> Option<(IpAddr, u16)> {
-    let Some(address::Address::SocketAddress(socket)) = &place.address else { return None };
-    let Some(PortSpecifier::PortValue(port)) = socket.port_specifier else { return None };
-    Some((socket.address.parse().ok()?, u16::try_from(port).ok()?))
-}
-
-pub(crate) fn caller(common: &AccessLogCommon) -> Option<SpiffeId> {
-    let names = &common.tls_properties.as_ref()?.peer_certificate_properties.as_ref()?.subject_alt_name;
-    names.iter().find_map(|name| if let Some(San::Uri(uri)) = &name.san { uri.parse().ok() } else { None })
-}
-
 fn entry(refusal: Refusal, times: u64) -> TcpAccessLogEntry {
     let Refusal { caller, host, address, port } = refusal;
     let socket = SocketAddr::new(address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)), port);
@@ -167,25 +84,6 @@ fn entry(refusal: Refusal, times: u64) -> TcpAccessLogEntry {
         ..AccessLogCommon::default()
     };
     TcpAccessLogEntry { common_properties: Some(common), ..TcpAccessLogEntry::default() }
-}
-
-/// What TLS says of a caller who proved this identity.
-pub(crate) fn peer(id: SpiffeId) -> TlsProperties {
-    let name = SubjectAltName { san: Some(San::Uri(id.to_string())) };
-    TlsProperties {
-        peer_certificate_properties: Some(CertificateProperties { subject_alt_name: vec![name], ..CertificateProperties::default() }),
-        ..TlsProperties::default()
-    }
-}
-
-pub(crate) fn address_of(socket: SocketAddr) -> Address {
-    Address {
-        address: Some(address::Address::SocketAddress(SocketAddress {
-            address: socket.ip().to_string(),
-            port_specifier: Some(PortSpecifier::PortValue(socket.port().into())),
-            ..SocketAddress::default()
-        })),
-    }
 }
 
 /// Where a proxy hands over what it refused. Clones are cheap.

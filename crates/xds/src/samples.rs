@@ -604,7 +604,8 @@ fn any_hosts() -> impl Strategy<Value = Hosts> {
 
 fn any_transport() -> impl Strategy<Value = TransportRoute> {
     let backend = (0..100u32, any_destination()).prop_map(|(weight, backend)| WeightedBackend::plain(weight, backend));
-    (any_origin(), vec(backend, 0..3)).prop_map(|(origin, backends)| TransportRoute { origin: std::sync::Arc::new(origin), backends })
+    (any_origin(), vec(backend, 0..3), option::of(any_authorization().prop_map(std::sync::Arc::new)))
+        .prop_map(|(origin, backends, authorization)| TransportRoute { origin: std::sync::Arc::new(origin), backends, authorization })
 }
 
 pub(crate) fn any_gateway() -> impl Strategy<Value = GatewayUnit> {

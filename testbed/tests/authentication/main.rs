@@ -22,15 +22,8 @@ fn policy(name: &str, spec: &str) -> String {
 
 /// Services of one plaintext endpoint each.
 fn services(endpoints: &[(&str, SocketAddr)]) -> String {
-    let one = |(name, address): &(&str, SocketAddr)| {
-        format!(
-            "---\napiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: 80, appProtocol: http}}]}}\n---\n\
-             apiVersion: lorica.io/v1alpha1\nkind: Workload\nmetadata: {{name: {name}-1, namespace: shop}}\nspec: {{service: {name}, address: {ip}, ports: [{{servicePort: 80, port: {port}}}], transport: Plaintext}}\n",
-            ip = address.ip(),
-            port = address.port(),
-        )
-    };
-    endpoints.iter().map(one).collect::<String>() + "---\n"
+    let one = |(name, address): &(&str, SocketAddr)| testbed::service(name, "http", *address);
+    endpoints.iter().map(one).collect()
 }
 
 /// A request with these fields.

@@ -5,17 +5,7 @@ use http_body_util::Full;
 use testbed::{Connection, EchoServer, Envoy, Mesh, PATIENCE, Port, eventually, http_send};
 
 use super::bytes_crate::Bytes;
-use super::{ask, policy};
-
-/// A service of one plaintext endpoint at port 80.
-fn service(address: std::net::SocketAddr) -> String {
-    format!(
-        "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\nspec: {{ports: [{{port: 80, appProtocol: http}}]}}\n---\n\
-         apiVersion: lorica.io/v1alpha1\nkind: Workload\nmetadata: {{name: web-1, namespace: shop}}\nspec: {{service: web, address: {}, ports: [{{servicePort: 80, port: {}}}], transport: Plaintext}}\n---\n",
-        address.ip(),
-        address.port(),
-    )
-}
+use super::{answers, ask, gateway, policy};
 
 const AT_GATEWAY: &str = "{targetRefs: [{kind: Gateway, name: edge}], rules: [
   {name: read, to: [{methods: [GET], paths: ['/list', '/items/{id}/*', '/a b', /public/*], notPaths: [/public/secret]}]},
@@ -26,7 +16,7 @@ const AT_GATEWAY: &str = "{targetRefs: [{kind: Gateway, name: edge}], rules: [
 async fn envoy_at_a_gateway_decides_as_lorica_does() -> anyhow::Result<()> {
     let mesh = Mesh::start().await?;
     let web = EchoServer::start("web").await?;
-    let edge = service(web.address())
+    let edge = testbed::service("web", "http", web.address())
         + &testbed::gateway("  - {name: http, port: 80, protocol: HTTP}\n")
         + &testbed::route("HTTPRoute", "all", "  rules: [{backendRefs: [{name: web, port: 80}]}]\n")
         + &policy("edge", AT_GATEWAY)
@@ -37,17 +27,9 @@ async fn envoy_at_a_gateway_decides_as_lorica_does() -> anyhow::Result<()> {
         + &policy("trial", "{targetRefs: [{kind: Gateway, name: edge}], mode: Shadow, action: Deny, rules: [{to: [{paths: [/list]}]}]}");
     mesh.apply(&edge).await?;
     let Some(envoy) = Envoy::start(&mesh, &["--gateway", "edge.shop", "--bind", "80=0"]).await? else { return mesh.finish().await };
-    let arguments = ["proxy", "--gateway", "edge.shop", "--bind", "80=0"];
-    let lorica = mesh.start_binary("a gateway", arguments, Vec::new(), None)?;
-    let line = lorica.line("serving: port 80 on ").await?;
-    let other = line.rsplit(" on ").next().unwrap_or_default().parse()?;
+    let (lorica, other) = gateway(&mesh, 80).await?;
     for at in [envoy.bound(80)?, other] {
-        eventually("the gateway serves", PATIENCE, || async {
-            let reply = ask(at, "GET", "/list").await?;
-            anyhow::ensure!(reply.status == 200, "{}", reply.status);
-            Ok(())
-        })
-        .await?;
+        answers(at, "/list").await?;
         for (method, path, host, fields, status) in [
             ("GET", "/list", "a", &[][..], 200),
             ("GET", "/list?x=/y", "a", &[], 200),
@@ -128,6 +110,16 @@ async fn envoy_beside_an_app_knows_its_callers() -> anyhow::Result<()> {
         assert_eq!(connection.read_until(b"\n").await.is_ok_and(|line| line == b"one\n"), bytes, "{account}");
         callers.push((running, own));
     }
+    // Envoy tells who calls, as Lorica's proxy does; what was denied is suggested to nobody.
+    eventually("the callers of both ports are known", PATIENCE, || async {
+        let suggested = mesh.lorica(["authz", "suggest", "-n", "shop"]).await?.success()?.stdout;
+        for part in ["# ann: ", "methods: [GET], paths: [\"/\"], ports: [80]", "- {ports: [90]}", "# ben.till: ", "methods: [POST]"] {
+            anyhow::ensure!(suggested.contains(part), "{part}\n{suggested}");
+        }
+        anyhow::ensure!(!suggested.contains("eve") && suggested.matches("ports: [90]").count() == 1, "{suggested}");
+        Ok(())
+    })
+    .await?;
     // A change reaches the listeners that the bootstrap has.
     mesh.apply(&policy("web", "{targetRefs: [{name: web}], action: Deny, rules: [{from: [{identities: [ann]}]}]}")).await?;
     let [http, bytes] = callers[0].1.each_ref().map(Port::address);

@@ -2,7 +2,7 @@
 
 use testbed::{Mesh, PATIENCE, eventually};
 
-use super::{ask, caller, policy, web};
+use super::{answers, ask, caller, policy, web};
 
 #[tokio::test]
 async fn what_was_seen_becomes_a_policy_that_is_tried_and_then_in_force() -> anyhow::Result<()> {
@@ -10,13 +10,8 @@ async fn what_was_seen_becomes_a_policy_that_is_tried_and_then_in_force() -> any
     let (_web, _listens) = web(&mesh, "http").await?;
     let (_ann, ann, _ann_port) = caller(&mesh, "shop", "ann")?;
     let (_ben, ben, _ben_port) = caller(&mesh, "till", "ben")?;
-    for (at, path) in [(ann, "/items/7"), (ben, "/list")] {
-        eventually("the first answer", PATIENCE, || async {
-            anyhow::ensure!(ask(at, "GET", path).await?.status == 200);
-            Ok(())
-        })
-        .await?;
-    }
+    answers(ann, "/items/7").await?;
+    answers(ben, "/list").await?;
     assert_eq!(ask(ann, "GET", "/items/8?all").await?.status, 200);
     let suggested = || async {
         let said = mesh.lorica(["authz", "suggest", "-n", "shop"]).await?.success()?.stdout;
@@ -57,11 +52,8 @@ async fn mutual_tls_is_not_asked_for_while_somebody_sends_plaintext() -> anyhow:
     let proxy = status["proxies"].as_array().and_then(|proxies| proxies.iter().find(|proxy| proxy["service"] == "web.shop")).cloned();
     let inbound = proxy.and_then(|proxy| proxy["ports"][0]["address"].as_str()?.parse().ok());
     let inbound = inbound.ok_or_else(|| anyhow::anyhow!("no port of web.shop: {status:#}"))?;
-    eventually("plaintext is taken", PATIENCE, || async {
-        anyhow::ensure!(ask(inbound, "GET", "/").await?.status == 200);
-        Ok(())
-    })
-    .await?;
+    // Plaintext is taken.
+    answers(inbound, "/").await?;
     eventually("it is told of", PATIENCE, || async {
         let shown = mesh.lorica(["mtls", "status", "-n", "shop"]).await?.success()?.stdout;
         anyhow::ensure!(shown.contains("Permissive") && shown.contains("127.0.0.1"), "{shown}");

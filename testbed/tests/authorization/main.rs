@@ -4,6 +4,7 @@
 
 mod bytes;
 mod envoy;
+mod gateways;
 mod learning;
 mod requests;
 
@@ -13,7 +14,7 @@ use std::net::SocketAddr;
 use bytes_crate::Bytes;
 use http::Request;
 use http_body_util::Full;
-use testbed::{Mesh, Port, Reply, Running, http_send};
+use testbed::{Mesh, PATIENCE, Port, Reply, Running, eventually, http_send};
 
 extern crate bytes as bytes_crate;
 
@@ -33,6 +34,15 @@ async fn web(mesh: &Mesh, kind: &str) -> anyhow::Result<(Running, Port)> {
     Ok((running, port))
 }
 
+/// Lorica's proxy at `edge.shop`, with one listener port.
+async fn gateway(mesh: &Mesh, port: u16) -> anyhow::Result<(Running, SocketAddr)> {
+    let bind = format!("{port}=0");
+    let running = mesh.start_binary("a gateway", ["proxy", "--gateway", "edge.shop", "--bind", &bind], Vec::new(), None)?;
+    let line = running.line(&format!("serving: port {port} on ")).await?;
+    let at = line.rsplit(" on ").next().unwrap_or_default().parse()?;
+    Ok((running, at))
+}
+
 /// A caller of `web.shop` under an account of a namespace, and where it calls.
 fn caller(mesh: &Mesh, namespace: &str, account: &str) -> anyhow::Result<(Running, SocketAddr, Port)> {
     let port = Port::free()?;
@@ -44,6 +54,16 @@ fn caller(mesh: &Mesh, namespace: &str, account: &str) -> anyhow::Result<(Runnin
 /// One request.
 async fn ask(at: SocketAddr, method: &str, path: &str) -> anyhow::Result<Reply> {
     http_send(at, Request::builder().method(method).uri(path).header("host", "web.shop").body(Full::<Bytes>::default())?).await
+}
+
+/// Waits until a request is answered well.
+async fn answers(at: SocketAddr, path: &str) -> anyhow::Result<()> {
+    eventually("an answer", PATIENCE, || async {
+        let reply = ask(at, "GET", path).await?;
+        anyhow::ensure!(reply.status == 200, "{} {}", reply.status, reply.text());
+        Ok(())
+    })
+    .await
 }
 
 /// What the proxy of `web.shop` counted.

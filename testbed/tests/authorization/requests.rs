@@ -2,10 +2,10 @@
 
 use http::Request;
 use http_body_util::Full;
-use testbed::{Connection, Mesh, PATIENCE, eventually, http2_send};
+use testbed::{Connection, Mesh, http2_send};
 
 use super::bytes_crate::Bytes;
-use super::{ask, caller, policy, scraped, web};
+use super::{answers, ask, caller, policy, scraped, web};
 
 #[tokio::test]
 async fn requests_are_allowed_by_who_makes_them_and_what_they_ask_for() -> anyhow::Result<()> {
@@ -13,14 +13,9 @@ async fn requests_are_allowed_by_who_makes_them_and_what_they_ask_for() -> anyho
     let (_web, _listens) = web(&mesh, "http").await?;
     let (_ann, ann, _ann_port) = caller(&mesh, "shop", "ann")?;
     let (_ben, ben, _ben_port) = caller(&mesh, "till", "ben")?;
-    for at in [ann, ben] {
-        eventually("without a policy everything is allowed", PATIENCE, || async {
-            let reply = ask(at, "GET", "/").await?;
-            anyhow::ensure!(reply.status == 200, "{}", reply.text());
-            Ok(())
-        })
-        .await?;
-    }
+    // Without a policy everything is allowed.
+    answers(ann, "/").await?;
+    answers(ben, "/").await?;
     // Nothing but a name: the default deny of a namespace.
     mesh.apply(&policy("none", "{}")).await?;
     let refused = ask(ann, "GET", "/").await?;
@@ -66,11 +61,7 @@ async fn what_is_under_way_ends_when_its_permission_does() -> anyhow::Result<()>
     let mesh = Mesh::as_nobody().start().await?;
     let (_web, _listens) = web(&mesh, "http").await?;
     let (_ann, ann, _ann_port) = caller(&mesh, "shop", "ann")?;
-    eventually("the first answer", PATIENCE, || async {
-        anyhow::ensure!(ask(ann, "GET", "/").await?.status == 200);
-        Ok(())
-    })
-    .await?;
+    answers(ann, "/").await?;
     // More than all buffers on the way hold: the answer is under way until it is read.
     let (mut denied, mut kept) = (Connection::open(ann).await?, Connection::open(ann).await?);
     for (connection, path) in [(&mut denied, "/bytes/24000000?denied"), (&mut kept, "/bytes/20000000?kept")] {
@@ -92,11 +83,7 @@ async fn a_trial_denies_nothing_and_counts() -> anyhow::Result<()> {
     let mesh = Mesh::as_nobody().start().await?;
     let (_web, _listens) = web(&mesh, "http").await?;
     let (_ann, ann, _ann_port) = caller(&mesh, "shop", "ann")?;
-    eventually("the first answer", PATIENCE, || async {
-        anyhow::ensure!(ask(ann, "GET", "/").await?.status == 200);
-        Ok(())
-    })
-    .await?;
+    answers(ann, "/").await?;
     mesh.apply(&policy("trial", "{mode: Shadow, rules: [{to: [{paths: [/list]}]}]}")).await?;
     for (path, times) in [("/list", 3), ("/other", 2)] {
         for _ in 0..times {

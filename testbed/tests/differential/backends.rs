@@ -70,15 +70,7 @@ impl Backends {
 
     /// A Service of one plaintext endpoint for each.
     pub(crate) fn resources(&self) -> String {
-        let one = |(name, at, grpc): &(String, SocketAddr, bool)| {
-            format!(
-                "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: 80, appProtocol: {}}}]}}\n---\n\
-                 apiVersion: lorica.io/v1alpha1\nkind: Workload\nmetadata: {{name: {name}-1, namespace: shop}}\nspec: {{service: {name}, address: {}, ports: [{{servicePort: 80, port: {}}}], transport: Plaintext}}\n---\n",
-                if *grpc { "grpc" } else { "http" },
-                at.ip(),
-                at.port()
-            )
-        };
+        let one = |(name, at, grpc): &(String, SocketAddr, bool)| testbed::service(name, if *grpc { "grpc" } else { "http" }, *at);
         self.servers.iter().map(one).collect()
     }
 }

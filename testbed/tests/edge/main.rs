@@ -6,10 +6,9 @@ mod http3;
 mod http3_abuse;
 mod websocket;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use testbed::{Envoy, Mesh};
+use testbed::{Envoy, Mesh, service};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 /// A stock Envoy that runs `edge.shop`. None: there is no Envoy here.
@@ -22,16 +21,6 @@ async fn end(envoy: Envoy, mesh: &Mesh) -> anyhow::Result<()> {
     envoy.refused_nothing(mesh, &["listener_manager.lds.", "cluster_manager.cds.", ".rds."]).await?;
     envoy.running.stop().await?;
     Ok(())
-}
-
-/// A service of one plaintext endpoint at port 80.
-fn service(name: &str, protocol: &str, address: SocketAddr) -> String {
-    format!(
-        "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: 80, appProtocol: {protocol}}}]}}\n---\n\
-         apiVersion: lorica.io/v1alpha1\nkind: Workload\nmetadata: {{name: {name}-1, namespace: shop}}\nspec: {{service: {name}, address: {ip}, ports: [{{servicePort: 80, port: {port}}}], transport: Plaintext}}\n---\n",
-        ip = address.ip(),
-        port = address.port(),
-    )
 }
 
 /// A service without an endpoint.

@@ -14,16 +14,6 @@ use http::Request;
 use http_body_util::Full;
 use testbed::{Mesh, Reply, Running, http_send};
 
-/// A service of one plaintext endpoint at port 80.
-fn service(name: &str, protocol: &str, address: SocketAddr) -> String {
-    format!(
-        "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: 80, appProtocol: {protocol}}}]}}\n---\n\
-         apiVersion: lorica.io/v1alpha1\nkind: Workload\nmetadata: {{name: {name}-1, namespace: shop}}\nspec: {{service: {name}, address: {ip}, ports: [{{servicePort: 80, port: {port}}}], transport: Plaintext}}\n---\n",
-        ip = address.ip(),
-        port = address.port(),
-    )
-}
-
 /// A policy of `shop`; `spec`: what it says.
 fn policy(name: &str, spec: &str) -> String {
     format!("apiVersion: lorica.io/v1alpha1\nkind: RateLimitPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n---\n")
@@ -31,7 +21,7 @@ fn policy(name: &str, spec: &str) -> String {
 
 /// `edge.shop` with one listener for HTTP, all of whose requests go to `web`.
 fn edge(web: SocketAddr) -> String {
-    service("web", "http", web)
+    testbed::service("web", "http", web)
         + &testbed::gateway("  - {name: http, port: 80, protocol: HTTP}\n")
         + &testbed::route("HTTPRoute", "all", "  rules: [{backendRefs: [{name: web, port: 80}]}]\n")
 }

@@ -12,7 +12,7 @@ use testbed::{EchoServer, Envoy, Mesh, PATIENCE, eventually, run_gateway};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-use super::{ask, edge, policy, service, statuses};
+use super::{ask, edge, policy, statuses};
 
 /// A rate limit service in the test: two requests for each descriptor.
 #[derive(Clone, Default)]
@@ -66,7 +66,7 @@ async fn a_proxy_asks_an_existing_service() -> anyhow::Result<()> {
     let mesh = Mesh::options().without_control()?;
     let (web, two) = (EchoServer::start("web").await?, Two::default());
     let counter = two.start().await?;
-    let text = |limits: &str| edge(web.address()) + &service("counter", "grpc", counter) + &policy("edge", limits);
+    let text = |limits: &str| edge(web.address()) + &testbed::service("counter", "grpc", counter) + &policy("edge", limits);
     let (proxy, at) = run_gateway(&mesh, &text(LIMITS), &[80], &[]).await?;
     assert_eq!(statuses(at[0], 3, "/user", &[("x-user", "ann")]).await?, [200, 200, 429]);
     assert_eq!(statuses(at[0], 1, "/user", &[("x-user", "ben")]).await?, [200]);
@@ -79,7 +79,7 @@ async fn a_proxy_asks_an_existing_service() -> anyhow::Result<()> {
 
     // One that does not answer lets requests pass, or none, as the policy says.
     for (limits, status) in [(LIMITS.to_owned(), 200), (LIMITS.replace("timeout: 1s", "timeout: 1s, failOpen: false"), 500)] {
-        let gone = edge(web.address()) + &service("counter", "grpc", testbed::Port::free()?.address()) + &policy("edge", &limits);
+        let gone = edge(web.address()) + &testbed::service("counter", "grpc", testbed::Port::free()?.address()) + &policy("edge", &limits);
         let (proxy, at) = run_gateway(&mesh, &gone, &[80], &[]).await?;
         let reply = ask(at[0], "/user", &[("x-user", "ann")]).await?;
         assert_eq!(reply.status, status, "{}", reply.text());
@@ -93,7 +93,7 @@ async fn envoy_asks_the_same_service_the_same() -> anyhow::Result<()> {
     let mesh = Mesh::start().await?;
     let (web, two) = (EchoServer::start("web").await?, Two::default());
     let counter = two.start().await?;
-    mesh.apply(&(edge(web.address()) + &service("counter", "grpc", counter) + &policy("edge", LIMITS))).await?;
+    mesh.apply(&(edge(web.address()) + &testbed::service("counter", "grpc", counter) + &policy("edge", LIMITS))).await?;
     let Some(envoy) = Envoy::start(&mesh, &["--gateway", "edge.shop", "--bind", "80=0"]).await? else { return mesh.finish().await };
     let at = envoy.bound(80)?;
     eventually("the gateway serves", PATIENCE, || async {

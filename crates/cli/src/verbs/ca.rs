@@ -11,7 +11,7 @@ use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use lorica_api::{ApiClient, CaStatus, ForgetRootKey, HeldUp, Pem, RootKey, RotateRequest, WaiveRequest};
 
-use super::status::between;
+use super::status::{between, lasting};
 use crate::args::{CaCommand, CaExportArgs, CaRotateArgs, Format};
 use crate::printer::Printer;
 
@@ -96,9 +96,9 @@ fn print(status: &CaStatus, format: Format, printer: &mut Printer) -> anyhow::Re
 
 fn shown(status: &CaStatus, now: Timestamp) -> String {
     let mut text = format!(
-        "trust domain {}, certificates of workloads hold {} s\nthe intermediate ends in {}\n\n",
+        "trust domain {}, certificates of workloads hold {}\nthe intermediate ends in {}\n\n",
         status.trust_domain,
-        status.svid_lifetime_seconds,
+        lasting(status.svid_lifetime_seconds),
         between(&status.intermediate_not_after, now)
     );
     let mut table = Table::new();

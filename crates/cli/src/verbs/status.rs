@@ -82,7 +82,11 @@ fn row(proxy: &ProxyStatus, now: Timestamp) -> [String; 7] {
 /// The time between two moments, as people say it.
 pub(super) fn between(at: &str, now: Timestamp) -> String {
     let Ok(at) = at.parse::<Timestamp>() else { return "an unknown time".to_owned() };
-    let seconds = at.duration_until(now).as_secs().unsigned_abs();
+    lasting(at.duration_until(now).as_secs().unsigned_abs())
+}
+
+/// A number of seconds, as people say it.
+pub(super) fn lasting(seconds: u64) -> String {
     let (number, unit) = match seconds {
         0..120 => (seconds, "s"),
         120..7200 => (seconds / 60, "min"),

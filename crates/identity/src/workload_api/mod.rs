@@ -5,9 +5,11 @@
 //! change. It looks again each minute besides, so that a process that is not any more what it was loses its stream. It ends with
 //! `PERMISSION_DENIED` when nothing is left.
 
+mod c_core;
 mod messages;
 mod streams;
 
+pub use c_core::Readable;
 pub use messages::{
     JwtBundlesRequest, JwtBundlesResponse, JwtSvid, JwtSvidRequest, JwtSvidResponse, ValidateJwtSvidRequest, ValidateJwtSvidResponse,
     X509BundlesRequest, X509BundlesResponse, X509Svid, X509SvidRequest, X509SvidResponse,

@@ -41,6 +41,9 @@ pub(crate) enum Refused {
     /// The files are good, and do not have what the command line asks for.
     #[error("{0}")]
     Asked(String),
+    /// Key sets are wanted, and the system gives no thread to fetch them.
+    #[error("the key sets of AuthenticationPolicies cannot be fetched")]
+    KeySets(#[from] std::io::Error),
 }
 
 /// What was read.
@@ -62,7 +65,7 @@ pub(crate) fn compiled(texts: &[NamedText], asked: &Asked) -> Result<Configurati
     for port in &asked.upstreams {
         found.port(port, &format!("--upstream {}:{}", port.service, port.port))?;
     }
-    let key_sets = asked.keys.known(lorica_control::mesh::sources(&resources));
+    let key_sets = asked.keys.known(lorica_control::mesh::sources(&resources))?;
     let mut registry = Registry { key_sets, ..Registry::without_addresses(&resources) };
     if let Some(service) = &asked.own.service {
         let spec = found.service(service, &format!("--service {service}"))?;

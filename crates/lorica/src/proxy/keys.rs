@@ -1,5 +1,5 @@
-//! Key sets for a proxy without a control plane: the same fetching, on a thread of its own. What is new makes the proxy read its configuration
-//! again.
+//! Key sets for a proxy without a control plane: the same fetching, on a thread of its own once any is wanted. What is new makes the proxy read its
+//! configuration again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,37 +17,43 @@ pub(crate) struct Keys(Arc<Shared>);
 struct Shared {
     sets: Mutex<Sets>,
     wanted: Notify,
+    changed: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
 struct Sets {
+    /// Whether the thread is there.
+    kept: bool,
     wanted: BTreeMap<String, KeySource>,
     known: BTreeMap<String, KnownKeys>,
 }
 
 impl Keys {
-    /// What is known of the sets that are `wanted` from now on.
-    pub(crate) fn known(&self, wanted: BTreeMap<String, KeySource>) -> BTreeMap<String, KnownKeys> {
+    /// Nothing is known yet, and nothing wanted. `changed` is told of what is new.
+    pub(crate) fn new(changed: Arc<Notify>) -> Self {
+        Self(Arc::new(Shared { changed, ..Shared::default() }))
+    }
+
+    /// What is known of the sets that are `wanted` from now on. They are fetched for as long as the process lives.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub(crate) fn known(&self, wanted: BTreeMap<String, KeySource>) -> std::io::Result<BTreeMap<String, KnownKeys>> {
         let mut sets = self.sets();
+        if !sets.kept && !wanted.is_empty() {
+            let keys = self.clone();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            std::thread::Builder::new().name("key sets".to_owned()).spawn(move || runtime.block_on(keys.kept()))?;
+            sets.kept = true;
+        }
         if sets.wanted != wanted {
             sets.wanted = wanted;
             self.0.wanted.notify_one();
         }
-        sets.known.clone()
+        Ok(sets.known.clone())
     }
 
-    /// Fetches what is wanted for as long as the process lives, and tells `changed` of what is new.
-    ///
-    /// # Errors
-    /// When there can be no thread.
-    pub(crate) fn keep(&self, changed: Arc<Notify>) -> std::io::Result<()> {
-        let keys = self.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let body = move || runtime.block_on(keys.kept(&changed));
-        std::thread::Builder::new().name("key sets".to_owned()).spawn(body).map(drop)
-    }
-
-    async fn kept(&self, changed: &Notify) {
+    async fn kept(&self) {
         let mut keeper = Keeper::default();
         loop {
             let wanted = self.sets().wanted.clone();
@@ -61,7 +67,7 @@ impl Keys {
                 is_new
             };
             if is_new {
-                changed.notify_one();
+                self.0.changed.notify_one();
             }
             match keeper.due() {
                 Some(due) => drop(tokio::time::timeout_at(due, self.0.wanted.notified()).await),

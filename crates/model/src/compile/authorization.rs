@@ -28,20 +28,22 @@ pub(super) fn at_gateway(world: &World<'_>, gateway: &GatewayName, port: u16, ru
         return;
     }
     for rule in rules {
-        let origin = &rule.origin;
-        let found = policies(world, |metadata, policy| {
-            policy.targets.iter().any(|target| match target.kind {
-                Kind::Service => false,
-                Kind::Gateway => metadata.namespace == gateway.namespace && target.object.name == gateway.name,
-                kind => {
-                    kind.as_str() == origin.kind
-                        && target.object.name.as_str() == origin.name
-                        && metadata.namespace.as_str() == origin.namespace
-                }
-            })
-        });
-        rule.filters.authorization = Some(Arc::new(found.at(port))).filter(|found| !found.is_empty());
+        rule.filters.authorization = of_route(world, gateway, port, &rule.origin);
     }
+}
+
+/// The policies that hold at a port of a gateway for what a route takes: the gateway's own, and the route's.
+pub(super) fn of_route(world: &World<'_>, gateway: &GatewayName, port: u16, route: &Origin) -> Option<Arc<Authorization>> {
+    let found = policies(world, |metadata, policy| {
+        policy.targets.iter().any(|target| match target.kind {
+            Kind::Service => false,
+            Kind::Gateway => metadata.namespace == gateway.namespace && target.object.name == gateway.name,
+            kind => {
+                kind.as_str() == route.kind && target.object.name.as_str() == route.name && metadata.namespace.as_str() == route.namespace
+            }
+        })
+    });
+    Some(found.at(port)).filter(|found| !found.is_empty()).map(Arc::new)
 }
 
 fn policies(world: &World<'_>, means: impl Fn(&Metadata, &AuthorizationPolicy) -> bool) -> Authorization {

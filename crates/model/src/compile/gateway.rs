@@ -178,14 +178,19 @@ fn transport_routes<'w>(world: &World<'w>, frame: &Frame<'w>, bound: &Bound<'w>,
             let attached = frame.attach(world, (kind, metadata), parent, &route.hostnames).unwrap_or_default();
             for (_, patterns) in attached.into_iter().filter(|(other, _)| std::ptr::eq(other.listener, bound.listener)) {
                 let fresh: Vec<_> = patterns.into_iter().filter(|host| !found.iter().any(|(known, _)| known == host)).collect();
-                found.extend(fresh.into_iter().map(|host| (host, compiled(world, kind, metadata, route))));
+                found.extend(fresh.into_iter().map(|host| (host, compiled(world, frame, bound, (kind, metadata, route)))));
             }
         }
     }
     found
 }
 
-fn compiled(world: &World<'_>, kind: Kind, metadata: &Metadata, route: &WrittenRoute) -> TransportRoute {
+fn compiled(
+    world: &World<'_>,
+    frame: &Frame<'_>,
+    bound: &Bound<'_>,
+    (kind, metadata, route): (Kind, &Metadata, &WrittenRoute),
+) -> TransportRoute {
     let backends = route.rules.first().map(|rule| rule.backends.as_slice()).unwrap_or_default();
     let origin = Origin {
         kind: kind.to_string(),
@@ -197,5 +202,8 @@ fn compiled(world: &World<'_>, kind: Kind, metadata: &Metadata, route: &WrittenR
     };
     let backends =
         backends.iter().map(|backend| WeightedBackend::plain(backend.weight, rules::led(world, (kind, metadata), None, backend))).collect();
-    TransportRoute { origin: Arc::new(origin), backends }
+    let gateway = GatewayName::new(frame.metadata.namespace.clone(), frame.metadata.name.clone());
+    let judged = bound.listener.protocol != ListenerProtocol::Udp;
+    let authorization = judged.then(|| authorization::of_route(world, &gateway, bound.listener.port, &origin)).flatten();
+    TransportRoute { origin: Arc::new(origin), backends, authorization }
 }

@@ -16,6 +16,24 @@ use crate::resource::{Options, check, read};
 use crate::snapshot::Transport;
 use crate::snapshot::route;
 
+/// A gateway whose two routes go to one service.
+const EDGE: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: contact}
+spec: {gatewayClassName: lorica, listeners: [{name: http, port: 80, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: one, namespace: contact}
+spec: {parentRefs: [{name: edge}], rules: [{matches: [{path: {value: /one}}], backendRefs: [{name: recording, port: 80}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: two, namespace: contact}
+spec: {parentRefs: [{name: edge}], rules: [{matches: [{path: {value: /two}}], backendRefs: [{name: recording, port: 80}]}]}
+";
+
 const SERVICES: &str = "
 apiVersion: lorica.io/v1alpha1
 kind: Service

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, EgressRule, Origin, RuleTable, WeightedBackend};
+use super::{Authorization, Backend, EgressRule, HttpRule, Origin, RuleTable, WeightedBackend};
 use crate::name::{GatewayName, SecretName, ServicePort};
 
 /// One listener port of a gateway: all of its listeners of that port, merged.
@@ -36,26 +36,37 @@ impl GatewayUnit {
 
     /// Every service port that something which comes in may go to.
     pub fn leads_to(&self) -> impl Iterator<Item = &ServicePort> {
-        let mut routes: Vec<&TransportRoute> = Vec::new();
-        match &self.listening {
-            Listening::Http(_) | Listening::Egress(_) => {}
-            Listening::Tcp(route) | Listening::Udp(route) => routes.extend(route),
-            Listening::Tls(chains) => {
-                for chain in chains {
-                    match &chain.action {
-                        TlsAction::Passthrough(route) => routes.push(route),
-                        TlsAction::Terminate { then: Terminated::Tcp(route), .. } => routes.extend(route),
-                        TlsAction::Terminate { then: Terminated::Http(_), .. } => {}
-                    }
-                }
-            }
-        }
-        let rules = self.hosts().flat_map(Hosts::all).flat_map(|host| host.rules.iter());
-        let bytes = routes.into_iter().flat_map(|route| &route.backends).filter_map(|weighted| match &weighted.backend {
+        let bytes = self.transports().flat_map(|route| &route.backends).filter_map(|weighted| match &weighted.backend {
             Backend::Port(port) => Some(port),
             Backend::Missing { .. } => None,
         });
-        rules.flat_map(|rule| rule.leads_to()).chain(bytes)
+        self.rules().flat_map(|rule| rule.leads_to()).chain(bytes)
+    }
+
+    /// Who may do what there, of everything that is asked for it.
+    pub fn authorizations(&self) -> impl Iterator<Item = &Arc<Authorization>> {
+        let rules = self.rules().filter_map(|rule| rule.filters.authorization.as_ref());
+        rules.chain(self.transports().filter_map(|route| route.authorization.as_ref()))
+    }
+
+    /// The rules of all that it looks into as HTTP.
+    fn rules(&self) -> impl Iterator<Item = &Arc<HttpRule>> {
+        self.hosts().flat_map(Hosts::all).flat_map(|host| host.rules.iter())
+    }
+
+    /// Where all that it does not look into goes.
+    fn transports(&self) -> impl Iterator<Item = &TransportRoute> {
+        let (own, chains) = match &self.listening {
+            Listening::Http(_) | Listening::Egress(_) => (None, &[][..]),
+            Listening::Tcp(route) | Listening::Udp(route) => (route.as_ref(), &[][..]),
+            Listening::Tls(chains) => (None, chains.as_slice()),
+        };
+        let chained = chains.iter().filter_map(|chain| match &chain.action {
+            TlsAction::Passthrough(route) => Some(route),
+            TlsAction::Terminate { then: Terminated::Tcp(route), .. } => route.as_ref(),
+            TlsAction::Terminate { then: Terminated::Http(_), .. } => None,
+        });
+        own.into_iter().chain(chained)
     }
 
     /// Every certificate that is shown there.
@@ -127,6 +138,9 @@ pub struct TransportRoute {
     pub origin: Arc<Origin>,
     /// Where they go, by weight; header edits of theirs are empty.
     pub backends: Vec<WeightedBackend>,
+    /// Who may connect. Datagrams are not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<Arc<Authorization>>,
 }
 
 /// How a gateway proves who it is, and whether its clients must.

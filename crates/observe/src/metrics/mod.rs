@@ -13,19 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::exposition::{Family, Kind, Sample, Value};
 use crate::record::{Called, OTHER, Party, Protocol, Record, Reporter, Security, UNKNOWN};
 
-mod access;
 mod cells;
-mod limits;
 mod own;
+mod policies;
 #[cfg(test)]
 mod tests;
-mod tokens;
 
-pub use access::AccessCounts;
 pub use cells::{BYTES_BOUNDS, DURATION_BOUNDS};
-pub use limits::LimitCounts;
 pub use own::{Counter, Held, OwnMetric};
-pub use tokens::TokenCounts;
+pub use policies::{AccessCounts, LimitCounts, TokenCounts};
 
 use cells::{Cells, Histogram, add};
 
@@ -109,9 +105,9 @@ pub struct MetricsRegistry {
     folded: AtomicU64,
     workers: AtomicUsize,
     own: own::Numbers,
-    limits: limits::Limits,
-    access: access::Policies,
-    tokens: tokens::TokenPolicies,
+    limits: policies::Counted<LimitCounts>,
+    access: policies::Counted<AccessCounts>,
+    tokens: policies::Counted<TokenCounts>,
 }
 
 impl MetricsRegistry {
@@ -307,19 +303,19 @@ impl WorkerMetrics {
     /// What became of requests that a limit of a policy is about.
     #[must_use]
     pub fn limit(&self, policy: &str, limit: &str) -> Arc<LimitCounts> {
-        self.registry.limits.counts(policy, limit)
+        self.registry.limits.counts(vec![policy.to_owned(), limit.to_owned()])
     }
 
     /// What an AuthenticationPolicy of this name said of tokens.
     #[must_use]
     pub fn tokens(&self, policy: String) -> Arc<TokenCounts> {
-        self.registry.tokens.counts(policy)
+        self.registry.tokens.counts(vec![policy])
     }
 
     /// What an AuthorizationPolicy of this name said of calls.
     #[must_use]
     pub fn access(&self, policy: String) -> Arc<AccessCounts> {
-        self.registry.access.counts(policy)
+        self.registry.access.counts(vec![policy])
     }
 
     /// Adds to one of our own counters. `value` is that of its label, empty where it has none.

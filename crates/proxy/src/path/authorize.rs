@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lorica_model::head::RequestHead;
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Access, AccessCaller, AccessPolicy, Authorization, Denial, HttpRule, Noted, Permissions};
+use lorica_model::snapshot::{Access, AccessCaller, AccessPolicy, Authorization, Denial, HttpRule, Noted, Permissions, route};
 use lorica_observe::metrics::AccessCounts;
 use lorica_xds::observed::Verdict;
 
 use super::caller::{Caller, Entry};
 use super::failure::Failure;
-use super::filter;
+use super::relay::Relayed;
+use super::{filter, gateway};
 use crate::worker::Worker;
 
 /// By which a caller of the mesh is told who denied its call.
@@ -27,8 +28,8 @@ const MOST_REMEMBERED: usize = 8;
 #[derive(Debug)]
 pub struct Granted {
     permissions: Permissions,
-    /// In the order of the policies.
-    counts: Vec<Arc<AccessCounts>>,
+    /// The name and the counts of each policy, in their order.
+    policies: Vec<(Arc<str>, Arc<AccessCounts>)>,
 }
 
 /// Whether a request may be made. `rule`: the one of a gateway that takes it.
@@ -73,14 +74,21 @@ pub fn connection(worker: &Worker, caller: &Caller) -> Result<(), Failure> {
 }
 
 fn may_connect(worker: &Worker, caller: &Caller) -> Result<(), Failure> {
-    let (Entry::Inbound { port, .. }, Some(inbound)) = (&caller.entry, &worker.view().snapshot.inbound) else { return Ok(()) };
-    if inbound.authorization.is_empty() {
-        return Ok(());
+    let view = worker.view();
+    let (authorization, port) = match &caller.entry {
+        Entry::Inbound { port, .. } => (view.snapshot.inbound.as_ref().map(|inbound| &inbound.authorization), port.service_port.port),
+        Entry::Gateway { port, chain, .. } => {
+            (gateway::transport(&view, *port, chain.as_ref()).and_then(|route| route.authorization.as_ref()), *port)
+        }
+        Entry::Outbound { .. } | Entry::Egress { .. } => return Ok(()),
+    };
+    match authorization {
+        Some(authorization) if !authorization.is_empty() => judged(worker, caller, authorization, &Access { head: None, port }),
+        _ => Ok(()),
     }
-    judged(worker, caller, &inbound.authorization, &Access { head: None, port: port.service_port.port })
 }
 
-/// Runs a request for as long as its caller may make it.
+/// Runs a request for as long as its caller may make it. At a gateway, the rule that would take it now says whether that is so.
 ///
 /// # Errors
 /// What ended it.
@@ -90,41 +98,60 @@ pub async fn while_allowed(
     head: &RequestHead,
     passing: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
-    if !matches!(caller.entry, Entry::Inbound { .. }) {
-        return passing.await;
+    let again = || match &caller.entry {
+        Entry::Gateway { port, chain, .. } => {
+            let view = worker.view();
+            let rules = gateway::hosts(&view, *port, chain.as_ref()).and_then(|hosts| hosts.rules(head.authority()));
+            // All shares of a rule are its own; a rule that is gone takes nothing away from what it let in.
+            let rule = rules.and_then(|rules| route::rule(rules, head, 0.0, &mut ()).ok());
+            may_request(worker, caller, head, rule.map(|rule| &**rule))
+        }
+        _ => may_request(worker, caller, head, None),
+    };
+    match &caller.entry {
+        Entry::Inbound { .. } | Entry::Gateway { .. } => judged_again(worker, passing, again).await?,
+        Entry::Outbound { .. } | Entry::Egress { .. } => passing.await,
     }
-    let mut passing = std::pin::pin!(passing);
+}
+
+/// Runs a relay for as long as its caller may be connected.
+///
+/// # Errors
+/// What ended it.
+pub async fn relay_while_allowed(worker: &Worker, caller: &Caller, relaying: impl Future<Output = Relayed>) -> Result<Relayed, Failure> {
+    judged_again(worker, relaying, || may_connect(worker, caller)).await
+}
+
+/// Runs something until it is over, or what `again` says whenever policies have changed ends it.
+async fn judged_again<T>(worker: &Worker, running: impl Future<Output = T>, again: impl Fn() -> Result<(), Failure>) -> Result<T, Failure> {
+    let mut running = std::pin::pin!(running);
     let mut seen = worker.rejudge.changes();
     loop {
         tokio::select! {
             biased;
-            passed = &mut passing => return passed,
+            done = &mut running => return Ok(done),
             () = worker.rejudge.changed(seen) => {
                 seen = worker.rejudge.changes();
-                may_request(worker, caller, head, None)?;
+                again()?;
             }
-        }
-    }
-}
-
-/// Waits until a connection whose bytes are not looked at may not go on.
-pub async fn until_denied(worker: &Worker, caller: &Caller) -> Failure {
-    let mut seen = worker.rejudge.changes();
-    loop {
-        worker.rejudge.changed(seen).await;
-        seen = worker.rejudge.changes();
-        if let Err(failure) = may_connect(worker, caller) {
-            return failure;
         }
     }
 }
 
 fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, access: &Access<'_>) -> Result<(), Failure> {
     let granted = caller.granted(authorization, || granted(worker, caller, authorization.clone()));
-    let count = |policy: &AccessPolicy, of: fn(&AccessCounts) -> &AtomicU64| {
+    let known = |policy: &AccessPolicy| {
         let at = authorization.policies.iter().position(|known| std::ptr::eq(known, policy));
-        if let Some(counts) = at.and_then(|at| granted.counts.get(at)) {
+        at.and_then(|at| granted.policies.get(at))
+    };
+    let count = |policy: &AccessPolicy, of: fn(&AccessCounts) -> &AtomicU64| {
+        if let Some((_, counts)) = known(policy) {
             of(counts).fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let tried = |policy: &AccessPolicy, head: Option<&RequestHead>, verdict: fn(Arc<str>) -> Verdict| {
+        if let Some((name, _)) = known(policy) {
+            told(worker, caller, head, verdict(name.clone()));
         }
     };
     let verdict = granted.permissions.judge(access, |noted| match noted {
@@ -142,11 +169,11 @@ fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, 
         }
         Noted::WouldDeny(by) => {
             count(by.policy, |counts| &counts.would_deny);
-            told(worker, caller, access.head, Verdict::WouldDeny(by.policy.name()));
+            tried(by.policy, access.head, Verdict::WouldDeny);
         }
         Noted::WouldPass(policy) => {
             count(policy, |counts| &counts.would_pass);
-            told(worker, caller, None, Verdict::WouldPass(policy.name()));
+            tried(policy, None, Verdict::WouldPass);
         }
     });
     let Err(denial) = verdict.map(drop) else { return Ok(()) };
@@ -171,13 +198,14 @@ fn told(worker: &Worker, caller: &Caller, head: Option<&RequestHead>, verdict: V
 }
 
 fn granted(worker: &Worker, caller: &Caller, authorization: Arc<Authorization>) -> Granted {
-    let counts = authorization.policies.iter().map(|policy| worker.telemetry.metrics.access(policy.name())).collect();
+    let policies =
+        authorization.policies.iter().map(|policy| (policy.name().into(), worker.telemetry.metrics.access(policy.name()))).collect();
     let who = AccessCaller {
         identity: caller.entry.peer().map(|peer| &peer.id),
         // A workload of the mesh is seen by its own address, not by that of its host.
         address: caller.virtual_address().map_or_else(|| caller.remote.ip(), Into::into),
     };
-    Granted { permissions: Permissions::of(authorization, &who), counts }
+    Granted { permissions: Permissions::of(authorization, &who), policies }
 }
 
 /// What is remembered of what a caller may do.

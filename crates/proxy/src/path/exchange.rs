@@ -1,7 +1,7 @@
 //! One exchange, top to bottom: a request that came in, what was decided about it, and the answer that went back.
 //!
-//! authenticate → route → clean → authorize → limit → fault → filter → pick → connect → send → respond → record. Every step can end it with a reason; the record is
-//! written once, when the exchange is over or dropped.
+//! authenticate → route → clean → authorize → limit → fault → filter → pick → connect → send → respond → record. Every step can end it with a
+//! reason; the record is written once, when the exchange is over or dropped.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -56,13 +56,13 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
         let alternative: Option<String> = None;
         let mut decided = None;
         let looked = authenticate::look(worker, caller, &head, &heads);
-        // What comes to the app is judged by all that is known of it, now and whenever policies change.
+        // It is judged by all that is known of it, now and whenever policies change.
         let (judged, looked) = match &caller.entry {
             Entry::Inbound { .. } => match looked.settle(worker, caller, None) {
                 Ok(request) => (request.head, Ok(Request::Known(request))),
                 Err(failure) => (&head, Err(failure)),
             },
-            _ => (&head, Ok(Request::Looked(looked))),
+            _ => (looked.head, Ok(Request::Looked(looked))),
         };
         let passed = match looked {
             Ok(request) => {

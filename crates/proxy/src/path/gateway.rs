@@ -20,6 +20,7 @@ use tokio_rustls::StartHandshake;
 use tokio_rustls::rustls::server::{Accepted, Acceptor};
 
 use super::accept::{Boxed, refuse, spoken_http};
+use super::authorize;
 use super::caller::{Caller, Entry};
 use super::mtls::Negotiated;
 use super::record::ConnectionRecord;
@@ -74,6 +75,20 @@ pub fn hosts<'v>(view: &'v View, port: u16, chain: Option<&HostPattern>) -> Opti
         (Listening::Tls(chains), Some(name)) => match &chains.iter().find(|chain| chain.server_name == *name)?.action {
             TlsAction::Terminate { then: Terminated::Http(hosts), .. } => Some(hosts),
             _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Where bytes go that come to a port, or by some server names.
+#[must_use]
+pub fn transport<'v>(view: &'v View, port: u16, chain: Option<&HostPattern>) -> Option<&'v TransportRoute> {
+    match (&view.snapshot.gateway.get(&port)?.listening, chain) {
+        (Listening::Tcp(route), None) => route.as_ref(),
+        (Listening::Tls(chains), Some(name)) => match &chains.iter().find(|chain| chain.server_name == *name)?.action {
+            TlsAction::Passthrough(route) => Some(route),
+            TlsAction::Terminate { then: Terminated::Tcp(route), .. } => route.as_ref(),
+            TlsAction::Terminate { .. } => None,
         },
         _ => None,
     }
@@ -205,6 +220,9 @@ fn bytes<'a>(worker: &'a Rc<Worker>, caller: Caller, stream: Stream, sent: Bytes
         let Some(to) = to else {
             return refuse(worker, &caller, &stream, Reason::NoRoute, "no route is attached to the listener");
         };
+        if let Err(failure) = authorize::connection(worker, &caller) {
+            return refuse(worker, &caller, &stream, failure.reason, &failure.detail);
+        }
         let drawn = route::backend(&to.backends, fastrand::f64(), &mut ()).map(|index| &to.backends[index].backend);
         let reached = match drawn {
             Ok(Backend::Port(port)) => worker.view().reach(port).cloned(),

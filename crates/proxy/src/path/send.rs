@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use lorica_model::head::{Edits, RequestHead, ResponseHead};
 use lorica_model::reason::Reason;
 
+use super::authorize;
 use super::failure::{Again, Failure};
 use super::filter;
 use super::grpc_web;
@@ -210,6 +211,9 @@ impl Delivery<'_, '_> {
 fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, active: Option<&Active>, alternative: Option<&str>) -> Edits {
     let changes = way.decided().map(|(rule, backend)| filter::response(head, rule, Some(backend), &response.fields));
     let mut changes = changes.unwrap_or_default();
+    if way.leaves {
+        changes.remove(&response.fields, authorize::POLICY);
+    }
     if let Some(active) = active {
         way.cookies(&active.live).for_each(|cookie| changes.add("set-cookie", cookie));
     }

@@ -106,8 +106,14 @@ pub fn gateway<'a>(
             Ok(upstream) => {
                 record.upstream(upstream.active.live.id, &upstream.active.live.endpoint, upstream.peer.as_deref());
                 let read = Read { client: sent, upstream: Bytes::new() };
-                let relayed = worker.until_ended(relay_at(pace, &mut stream, upstream.stream, read, Some(TCP_IDLE))).await;
-                record.end(relayed);
+                let relaying = worker.until_ended(relay_at(pace, &mut stream, upstream.stream, read, Some(TCP_IDLE)));
+                match authorize::relay_while_allowed(worker, caller, relaying).await {
+                    Ok(relayed) => record.end(relayed),
+                    Err(denied) => {
+                        record.fail(denied.reason, denied.detail);
+                        stream.reset_on_close();
+                    }
+                }
             }
             Err(error) => {
                 record.fail(error.reason, error.detail);
@@ -169,13 +175,13 @@ pub fn inbound<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, mut stream: Strea
                 record.app(&app);
                 let read = Read { client: sent, upstream: Bytes::new() };
                 let relaying = worker.until_ended(relay(&mut stream, &mut app, read, Some(TCP_IDLE)));
-                let denied = tokio::select! {
-                    biased;
-                    relayed = relaying => return record.end(relayed),
-                    denied = authorize::until_denied(worker, caller) => denied,
-                };
-                record.fail(denied.reason, denied.detail);
-                stream.reset_on_close();
+                match authorize::relay_while_allowed(worker, caller, relaying).await {
+                    Ok(relayed) => record.end(relayed),
+                    Err(denied) => {
+                        record.fail(denied.reason, denied.detail);
+                        stream.reset_on_close();
+                    }
+                }
             }
             Err(error) => {
                 record.fail(Reason::ConnectFailed, error.to_string());

@@ -63,6 +63,8 @@ pub struct Way {
     pub belongs: Belonging,
     /// How many bytes of the answer's body come in a second, where a fault slows it down.
     pub bytes_per_second: Option<u64>,
+    /// Whether its answer leaves the mesh: who is outside is not told all.
+    pub leaves: bool,
 }
 
 /// To which endpoint an exchange belongs.
@@ -93,6 +95,7 @@ impl Way {
             grpc_web: None,
             belongs: Belonging::default(),
             bytes_per_second: None,
+            leaves: false,
         }
     }
 
@@ -220,7 +223,16 @@ pub fn by_rules(asked: Asked<'_>, table: &RuleTable, head: &RequestHead, random:
     };
     let belongs = Belonging::of(forward, reached, head, asked.source);
     let (to, rule) = (To::Endpoints(reached.clone()), Some((rule.clone(), drawn)));
-    Ok(Decided::Way(Way { to, protocol, timeouts: forward.timeouts, rule, grpc_web, belongs, bytes_per_second: None }))
+    Ok(Decided::Way(Way {
+        to,
+        protocol,
+        timeouts: forward.timeouts,
+        rule,
+        grpc_web,
+        belongs,
+        bytes_per_second: None,
+        leaves: asked.called.is_none(),
+    }))
 }
 
 /// The way of a request for the app's port.

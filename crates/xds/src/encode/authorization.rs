@@ -59,11 +59,11 @@ pub(super) fn per_route(authorization: &Authorization, port: Option<u16>) -> imp
     said.into_iter().flatten()
 }
 
-/// The filters for connections to `port` whose bytes are not looked at: one that denies, one that allows.
-pub(super) fn of_connections(authorization: &Authorization, port: u16) -> [(&'static str, Any); 2] {
+/// The filters for connections whose bytes are not looked at, to `port` or where nothing is said of ports: one that denies, one that allows.
+pub(super) fn of_connections(authorization: &Authorization, port: Option<u16>) -> [(&'static str, Any); 2] {
     let [deny, allow] = WORDS;
     [(deny, Side::Deny), (allow, Side::Allow)].map(|(word, side)| {
-        let said = Said { authorization, port: Some(port), bytes: true };
+        let said = Said { authorization, port, bytes: true };
         let stat_prefix = format!("authorization_{word}");
         (word, pack(&NetworkRbac { rules: said.rules(side), shadow_rules: said.shadow(side), stat_prefix, ..NetworkRbac::default() }))
     })

@@ -77,8 +77,6 @@ const NAMED: &str = "egress/named";
 const CONTROL: &str = "lorica-control";
 /// The name of the log of what was refused, by which the control plane knows it.
 pub const REFUSED_LOG: &str = "lorica-egress-refused";
-/// The log by which the control plane is told who calls what.
-pub const OBSERVED_LOG: &str = "lorica-observed";
 /// The listener of an Envoy that takes captured connections.
 pub const CAPTURE: &str = "outbound";
 

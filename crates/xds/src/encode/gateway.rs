@@ -163,6 +163,8 @@ impl Encoder<'_> {
             name: name.to_owned(),
             virtual_hosts: virtual_hosts.collect(),
             ignore_port_in_host_matching: true,
+            // Outside, nobody learns how a service is protected.
+            response_headers_to_remove: if self.dialect == Dialect::Envoy { vec!["x-lorica-policy".to_owned()] } else { Vec::new() },
             ..RouteConfiguration::default()
         };
         let limits = || hosts.all().iter().flat_map(|host| host.rules.iter()).flat_map(|rule| &rule.filters.limits);
@@ -248,8 +250,12 @@ impl Encoder<'_> {
         let mut proxy = tcp_proxy(name, route);
         proxy.access_log = access_log(self.dialect, self.context);
         proxy.hash_policy = by_source(self.dialect);
+        // Lorica's proxy has the policies from the metadata.
+        let judged = route.and_then(|route| route.authorization.as_ref()).filter(|_| self.dialect == Dialect::Envoy);
+        let judged = judged.into_iter().flat_map(|authorization| authorization::of_connections(authorization, None));
+        let judged = judged.map(|(word, config)| network_filter(&format!("envoy.filters.network.rbac/{word}"), config));
         FilterChain {
-            filters: vec![network_filter("envoy.filters.network.tcp_proxy", pack(&proxy))],
+            filters: judged.chain([network_filter("envoy.filters.network.tcp_proxy", pack(&proxy))]).collect(),
             metadata: Some(metadata(&TransportFacts { route: route.cloned() })),
             ..FilterChain::default()
         }

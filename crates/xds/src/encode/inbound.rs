@@ -95,7 +95,7 @@ pub fn inbound_filter_name(workload: &WorkloadName, app_port: u16, word: &str) -
 #[must_use]
 pub fn inbound_filters(unit: &InboundUnit) -> Vec<Resource> {
     let of_port = |port: &InboundPort| {
-        let said = authorization::of_connections(&unit.authorization, port.service_port.port);
+        let said = authorization::of_connections(&unit.authorization, Some(port.service_port.port));
         let version = Version::of(&(port, &unit.authorization));
         said.map(|(word, config)| {
             let name = inbound_filter_name(&unit.workload, port.app_port, word);

@@ -41,7 +41,7 @@ pub use access_log::ACCESS_LOG;
 pub use authorization::{ALLOW as ACCESS_ALLOW, DENY as ACCESS_DENY, WORDS as ACCESS_FILTERS};
 pub use bundle::bundle;
 pub use certificate::certificate;
-pub use egress::{CAPTURE, EGRESS_PREFIX, OBSERVED_LOG, REFUSED_LOG, capture, egress, egress_clusters, egress_name};
+pub use egress::{CAPTURE, EGRESS_PREFIX, REFUSED_LOG, capture, egress, egress_clusters, egress_name};
 pub use endpoint::{endpoints, endpoints_near};
 pub use gateway::{GATEWAY_PREFIX, gateway, gateway_name};
 pub use inbound::{inbound, inbound_filter_name, inbound_filters, inbound_name, inbound_routes, inbound_routes_name};

@@ -4,23 +4,6 @@ use super::*;
 use crate::resource::Kind;
 use crate::snapshot::{Authentication, Listening};
 
-const EDGE: &str = "
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: contact}
-spec: {gatewayClassName: lorica, listeners: [{name: http, port: 80, protocol: HTTP}]}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: one, namespace: contact}
-spec: {parentRefs: [{name: edge}], rules: [{matches: [{path: {value: /one}}], backendRefs: [{name: recording, port: 80}]}]}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: two, namespace: contact}
-spec: {parentRefs: [{name: edge}], rules: [{matches: [{path: {value: /two}}], backendRefs: [{name: recording, port: 80}]}]}
-";
-
 const URL: &str = "https://login.example/keys";
 
 fn policy(name: &str, targets: &str) -> String {

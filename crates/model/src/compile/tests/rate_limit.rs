@@ -3,23 +3,6 @@
 use super::*;
 use crate::snapshot::{Counted, Listening, RateLimit};
 
-const EDGE: &str = "
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: contact}
-spec: {gatewayClassName: lorica, listeners: [{name: http, port: 80, protocol: HTTP}]}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: one, namespace: contact}
-spec: {parentRefs: [{name: edge}], rules: [{matches: [{path: {value: /one}}], backendRefs: [{name: recording, port: 80}]}]}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: two, namespace: contact}
-spec: {parentRefs: [{name: edge}], rules: [{matches: [{path: {value: /two}}], backendRefs: [{name: recording, port: 80}]}]}
-";
-
 fn policy(name: &str, targets: &str, limits: &str) -> String {
     format!(
         "apiVersion: lorica.io/v1alpha1\nkind: RateLimitPolicy\nmetadata: {{name: {name}, namespace: contact}}\nspec: {{targetRefs: [{targets}], limits: [{limits}]}}\n---\n"

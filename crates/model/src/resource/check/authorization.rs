@@ -1,7 +1,7 @@
 //! Who may do what, held against the services that it is about: rules that could never decide anything are refused.
 
 use crate::name::{Label, Namespace, ServiceName};
-use crate::resource::kinds::{AuthorizationPolicy, AuthorizationTarget, IdentityOf, Spec};
+use crate::resource::kinds::{AuthorizationPolicy, AuthorizationTarget, IdentityOf, ListenerProtocol, Spec};
 use crate::resource::nearest::nearest;
 use crate::resource::{Kind, Metadata};
 use crate::snapshot::{AccessAction, Protocol};
@@ -13,8 +13,9 @@ impl Checked<'_> {
         for target in &policy.targets {
             match target.kind {
                 Kind::Service => self.protected_service(metadata, policy, target),
+                Kind::Gateway => self.protected_gateway(metadata, target),
                 kind => {
-                    if self.object(kind, metadata, &target.object) && kind != Kind::Gateway {
+                    if self.object(kind, metadata, &target.object) {
                         self.protected_route(metadata, target);
                     }
                 }
@@ -61,6 +62,24 @@ impl Checked<'_> {
             };
             let found = self.wrong(span, message).hint(hint);
             self.found.push(found);
+        }
+    }
+
+    /// Datagrams are nobody's, and what leaves the mesh is an EgressPolicy's affair: no policy is asked there.
+    fn protected_gateway(&mut self, metadata: &Metadata, target: &AuthorizationTarget) {
+        if !self.object(Kind::Gateway, metadata, &target.object) {
+            return;
+        }
+        let Some((_, gateway)) = self.after.gateway(&metadata.namespace, &target.object.name) else { return };
+        let unasked =
+            gateway.listeners.iter().find(|listener| matches!(listener.protocol, ListenerProtocol::Udp | ListenerProtocol::Egress));
+        if let Some(listener) = unasked {
+            let message = format!("the listener `{}` of that Gateway asks no AuthorizationPolicy", listener.name);
+            self.warn(
+                &target.object.span,
+                message,
+                "it is about listeners for HTTP, TLS and TCP; of calls that leave the mesh an EgressPolicy tells",
+            );
         }
     }
 
