@@ -19,8 +19,7 @@ use crate::report;
 const REQUESTS: usize = 20_000;
 
 /// The markers between which docs/performance.md is written anew.
-const MARKERS: (&str, &str) =
-    ("<!-- authorization: written by `cargo xtask bench authorization` -->\n", "<!-- end of authorization -->\n");
+const MARKERS: (&str, &str) = ("<!-- authorization: written by `cargo xtask bench authorization` -->\n", "<!-- end of authorization -->\n");
 
 /// Writes a table: rules, nanoseconds a request.
 pub(crate) fn run(docs: &Path) -> anyhow::Result<()> {
@@ -29,9 +28,21 @@ pub(crate) fn run(docs: &Path) -> anyhow::Result<()> {
         "| rules | one caller's, by path: ns a request | none of them allows it: ns | a caller each: ns | one caller's, by header alone: ns | worked out for a connection: µs |\n|---|---|---|---|---|---|\n",
     );
     for count in [10, 100, 1_000, 4_000] {
-        let by_path = policies(count, |_| "desk".to_owned(), |rule| json!({"methods": {"any": ["GET"]}, "paths": {"any": [format!("/service-{rule}/items/{{id}}")]}}))?;
-        let by_caller = policies(count, |rule| if rule == 0 { "desk".to_owned() } else { format!("caller-{rule}") }, |_| json!({"paths": {"any": ["/*"]}}))?;
-        let by_header = policies(count, |_| "desk".to_owned(), |rule| json!({"headers": [{"name": "x-tenant", "value": {"exact": format!("tenant-{rule}")}}]}))?;
+        let by_path = policies(
+            count,
+            |_| "desk".to_owned(),
+            |rule| json!({"methods": {"any": ["GET"]}, "paths": {"any": [format!("/service-{rule}/items/{{id}}")]}}),
+        )?;
+        let by_caller = policies(
+            count,
+            |rule| if rule == 0 { "desk".to_owned() } else { format!("caller-{rule}") },
+            |_| json!({"paths": {"any": ["/*"]}}),
+        )?;
+        let by_header = policies(
+            count,
+            |_| "desk".to_owned(),
+            |rule| json!({"headers": [{"name": "x-tenant", "value": {"exact": format!("tenant-{rule}")}}]}),
+        )?;
         let heads = |path: &dyn Fn(usize) -> String| -> anyhow::Result<Vec<RequestHead>> {
             (0..64).map(|request| request * 37 % count).map(|rule| head(&path(rule), rule)).collect()
         };

@@ -4,7 +4,10 @@ mod ca;
 mod client;
 mod views;
 
-pub use ca::{CaStatus, ForgetRootKey, HeldUp, Pem, RootKey, RootStatus, RotateRequest, SvidList, SvidStatus, WaiveRequest};
+pub use ca::{
+    CaStatus, ForgetRootKey, HeldUp, Pem, RevocationStatus, RevokeReply, RevokeRequest, RootKey, RootStatus, RotateRequest, SvidList,
+    SvidStatus, WaiveRequest,
+};
 pub use client::{ApiClient, ApiError, Server};
 pub use views::{
     AcknowledgedAt, ApplyReply, ApplyRequest, AuthorityStatus, Change, ChangeAction, DeleteRequest, EffectivePort, EffectiveRule,

@@ -105,7 +105,7 @@ pub struct ControlPlane {
 pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.state_directory)?);
     let ca = CaStart::load(&*store, config.trust_domain.as_ref(), config.own_ca.as_ref(), SystemTime::now())?;
-    let bundle = ca.bundle();
+    let bundle = ca.bundle(SystemTime::now())?;
     let trust_domain = bundle.trust_domain.clone();
     let mesh = Mesh::load(store.clone(), trust_domain.clone(), bundle, prefix(&*store)?)?;
     // Before anybody is told anything: a proxy that had keys must not lose them to a control plane that has yet to fetch them.

@@ -133,8 +133,8 @@ impl HostWorkloads {
         let key = KeyPair::generate()?;
         let mut grant = Grant::new(id.clone());
         grant.lifetime = self.ca.lifetime();
-        let chain = self.ca.authority().sign(&key.request(id)?, &grant, SystemTime::now())?;
-        let svid = Svid::new(&chain, key)?;
+        let signed = self.ca.sign_identity(&key.request(id)?, &grant, SystemTime::now())?;
+        let svid = Svid::new(&signed.chain, key)?;
         let renew_at = rotation::renew_at(svid.not_before(), svid.not_after(), fastrand::f64());
         Ok(Renewable { svid, renew_at })
     }
@@ -164,6 +164,10 @@ fn fitting(resources: &Resources, trust_domain: &TrustDomain, host: Option<&Labe
     ids
 }
 
+fn revoked_status(id: &SpiffeId) -> Status {
+    Status::permission_denied(format!("{id} is revoked"))
+}
+
 type Account<'a> = (&'a lorica_model::name::Namespace, &'a Label);
 
 fn registered<'a>(resources: &'a Resources, host: Option<&'a Label>) -> impl Iterator<Item = (Account<'a>, &'a ProcessAttributes)> {
@@ -188,7 +192,11 @@ impl Workloads for HostWorkloads {
                 process.uid, process.gid
             )));
         }
-        Ok(ids)
+        let (revoked, ids): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| self.ca.is_revoked(id, None));
+        match revoked.first() {
+            Some(id) if ids.is_empty() => Err(revoked_status(id)),
+            _ => Ok(ids),
+        }
     }
 
     fn svid(&self, id: &SpiffeId) -> Result<Renewable, Status> {
@@ -201,6 +209,9 @@ impl Workloads for HostWorkloads {
     }
 
     fn token(&self, id: &SpiffeId, audience: &[String]) -> Result<String, Status> {
+        if self.ca.is_revoked(id, None) {
+            return Err(revoked_status(id));
+        }
         let signed = self.keys().sign(id, audience, TOKEN_LIFETIME, SystemTime::now());
         signed.map_err(|error| Status::invalid_argument(error.to_string()))
     }

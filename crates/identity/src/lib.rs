@@ -9,6 +9,7 @@
 //! | [`request`] | a certificate request, of which nothing but the public key is believed |
 //! | [`bundle`] | the roots that trust domains are verified against |
 //! | [`edge`] | TLS at a gateway's edge, with certificates and roots that a user gave |
+//! | [`revocation_list`] | lists of revoked certificates, for peers that know of nothing else |
 //! | [`secrets`] | what is wrong with certificates that users write into Secrets |
 //! | [`facts`] | what the CA says about a workload inside its SVID |
 //! | [`svid`] | a workload's key and certificate chain |
@@ -42,6 +43,7 @@ pub mod jwt;
 pub mod jwt_svid;
 pub mod peer;
 pub mod request;
+pub mod revocation_list;
 pub mod root_rotation;
 pub mod rotation;
 pub mod secrets;

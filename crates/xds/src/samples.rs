@@ -14,7 +14,7 @@ use lorica_model::snapshot::{
     FieldMatch, Filters, Forward, GatewayUnit, HashOn, HeaderEdits, HealthCheck, HealthQuestion, Hedge, HostPattern, Hosts, HttpRule,
     IdentityPattern, InboundPort, InboundUnit, KeyPart, LimitService, Limits, Listening, Locality, Mirror, MtlsMode, NameAnswer, NameFault,
     NameRecord, NameTable, Nearness, Operation, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, PathPattern, Pattern, Pause,
-    PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RetryLimit, RetryOn, RouteMatch, ServerTls, Share, SlowStart, Source,
+    PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RetryLimit, RetryOn, Revoked, RouteMatch, ServerTls, Share, SlowStart, Source,
     SuccessRate, Terminated, Timeouts, TlsAction, TlsChain, TokenAlgorithm, TokenPlace, TokenProvider, Traffic, Transport, TransportRoute,
     TrustBundle, Unavailable, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
 };
@@ -150,7 +150,16 @@ pub(crate) fn names(namespace: &str, services: &[&str]) -> NameTable {
 pub(crate) fn bundle() -> TrustBundle {
     let federated =
         [("other.example", 9), ("third.example", 10)].map(|(name, byte)| (TrustDomain::new(name).unwrap(), vec![vec![byte; 50]]));
-    TrustBundle { trust_domain: TrustDomain::default(), roots: vec![vec![7; 100], vec![8; 3]], federated: federated.into() }
+    let revoked = Revoked {
+        identities: ["spiffe://mesh.local/ns/shop/sa/bad".parse().unwrap()].into(),
+        workloads: ["web-1.shop".parse().unwrap()].into(),
+    };
+    TrustBundle {
+        federated: federated.into(),
+        revoked,
+        revocation_lists: vec![vec![9; 70]],
+        ..TrustBundle::new(TrustDomain::default(), vec![vec![7; 100], vec![8; 3]])
+    }
 }
 
 /// All resources of `unit` and its endpoints, for Lorica's proxy.
@@ -746,8 +755,16 @@ pub(crate) fn any_names() -> impl Strategy<Value = NameTable> {
 pub(crate) fn any_bundle() -> impl Strategy<Value = TrustBundle> {
     let domain = || "[a-z0-9._-]{1,12}".prop_map(|text| TrustDomain::new(&text).unwrap());
     let roots = || vec(vec(any::<u8>(), 0..200), 0..3);
-    (domain(), roots(), btree_map(domain(), roots(), 0..3)).prop_map(|(trust_domain, roots, mut federated)| {
-        federated.remove(&trust_domain);
-        TrustBundle { trust_domain, roots, federated }
-    })
+    (domain(), roots(), btree_map(domain(), roots(), 0..3), any_revoked(), roots()).prop_map(
+        |(trust_domain, roots, mut federated, revoked, revocation_lists)| {
+            federated.remove(&trust_domain);
+            TrustBundle { trust_domain, roots, federated, revoked, revocation_lists }
+        },
+    )
+}
+
+fn any_revoked() -> impl Strategy<Value = Revoked> {
+    let identity = any_label().prop_map(|name| format!("spiffe://mesh.local/ns/shop/sa/{name}").parse::<SpiffeId>().unwrap());
+    let workload = (any_namespace(), any_label()).prop_map(|(namespace, name)| WorkloadName::new(namespace, name));
+    (btree_set(identity, 0..4), btree_set(workload, 0..4)).prop_map(|(identities, workloads)| Revoked { identities, workloads })
 }

@@ -35,6 +35,19 @@ impl Mesh {
         revision
     }
 
+    /// The connected proxies that know nothing of revocations: clients of gRPC, and stock Envoys where there are no lists for them.
+    #[must_use]
+    pub fn without_revocations(&self) -> Vec<String> {
+        let state = self.state();
+        let listed = state.bundle.revoked.is_empty() || !state.bundle.revocation_lists.is_empty();
+        let without = |dialect| match dialect {
+            Dialect::Lorica => false,
+            Dialect::Envoy => !listed,
+            Dialect::Grpc => true,
+        };
+        state.sessions.values().filter(|session| without(session.dialect)).map(|session| session.name.clone()).collect()
+    }
+
     /// The bundle that is published.
     #[must_use]
     pub fn trusted(&self) -> Arc<TrustBundle> {

@@ -31,6 +31,10 @@ pub enum Table {
     History,
     /// The newest SVID of each workload, without its key.
     Svids,
+    /// Every SVID that may still hold, by serial number.
+    Issued,
+    /// Who is revoked, by workload or identity.
+    Revocations,
     /// Key sets of token issuers as they were fetched last, by address.
     KeySets,
 }

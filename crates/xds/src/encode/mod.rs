@@ -40,6 +40,7 @@ use lorica_model::snapshot::{OutboundUnit, Version};
 pub use access_log::ACCESS_LOG;
 pub use authorization::{ALLOW as ACCESS_ALLOW, DENY as ACCESS_DENY, WORDS as ACCESS_FILTERS};
 pub use bundle::bundle;
+pub(crate) use bundle::{CERTIFICATE, REVOCATION_LIST, REVOKED};
 pub use certificate::certificate;
 pub use egress::{CAPTURE, EGRESS_PREFIX, REFUSED_LOG, capture, egress, egress_clusters, egress_name};
 pub use endpoint::{endpoints, endpoints_near};
