@@ -89,7 +89,7 @@ fn shortest(once: impl Fn()) -> f64 {
 }
 
 fn caller(identity: &SpiffeId) -> AccessCaller<'_> {
-    AccessCaller { identity: Some(identity), address: IpAddr::V4(Ipv4Addr::LOCALHOST) }
+    AccessCaller { identity: Some(identity), address: IpAddr::V4(Ipv4Addr::LOCALHOST), trust_domain: identity.trust_domain() }
 }
 
 /// A policy that allows: so many rules, each with a caller and what it may do.

@@ -34,6 +34,9 @@ pub struct CaStatus {
     pub held_up_by: Vec<HeldUp>,
     /// Those that are not waited for.
     pub waived: Vec<String>,
+    /// Until when other meshes have time to fetch the new root, RFC 3339; none: nothing waits for them.
+    #[serde(default)]
+    pub distributes_until: Option<String>,
     /// When the old root is withdrawn at the earliest, RFC 3339; none while SVIDs still come from it.
     pub withdraws_at: Option<String>,
     /// Who is revoked, the latest first.

@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use lorica_identity::attestation::{AttestationError, Hashes, PeerProcess};
+use lorica_identity::federation::{self, ForeignTokenError};
 use lorica_identity::jwt_svid::{Claims, TOKEN_LIFETIME, TokenKeys, TokenKeysRecord};
 use lorica_identity::workload_api::{Bundles, Readable, Renewable, WorkloadApiServer, Workloads};
 use lorica_identity::{Bundle, Grant, KeyPair, Svid, rotation};
+use lorica_model::compile;
 use lorica_model::name::Label;
 use lorica_model::process::{Process, ProcessAttributes};
 use lorica_model::resource::Resources;
@@ -119,6 +121,11 @@ impl HostWorkloads {
         })
     }
 
+    /// The keys that verify tokens, as a JWK Set.
+    pub(crate) fn jwks(&self) -> String {
+        self.keys().jwks()
+    }
+
     /// The roots that the mesh trusts: several while they are rotated.
     fn trusted(&self) -> Bundle {
         let trusted = self.mesh.trusted();
@@ -217,12 +224,32 @@ impl Workloads for HostWorkloads {
     }
 
     fn validate(&self, token: &str, audience: &str) -> Result<Claims, Status> {
-        let validated = self.keys().validate(token, audience, SystemTime::now());
-        validated.map_err(|error| Status::invalid_argument(format!("the token is not believed: {error}")))
+        let refused = |error: &dyn std::fmt::Display| Status::invalid_argument(format!("the token is not believed: {error}"));
+        let now = SystemTime::now();
+        let keys = self.keys();
+        // What claims to be of another trust domain is held against the keys of that one, and no others.
+        match federation::claimed_trust_domain(token) {
+            Ok(claimed) if claimed != *keys.trust_domain() => {
+                let published = self.mesh.published();
+                let known = compile::federated(&published.world()).remove(&claimed);
+                let bundle = known.ok_or_else(|| refused(&ForeignTokenError::Unknown(claimed.clone())))?;
+                federation::validate_token(&claimed, &bundle, token, audience, now).map_err(|error| refused(&error))
+            }
+            _ => keys.validate(token, audience, now).map_err(|error| refused(&error)),
+        }
     }
 
     fn bundles(&self) -> Bundles {
-        Bundles { own: self.trusted(), own_jwks: self.keys().jwks(), federated: Vec::new(), federated_jwks: BTreeMap::new() }
+        let published = self.mesh.published();
+        let (mut federated, mut federated_jwks) = (Vec::new(), BTreeMap::new());
+        for (trust_domain, bundle) in compile::federated(&published.world()) {
+            match federation::bundle(&trust_domain, &bundle) {
+                Ok(roots) => federated.push(roots),
+                Err(error) => tracing::error!(%error, "the roots of another trust domain cannot be told as they are"),
+            }
+            federated_jwks.insert(trust_domain.uri(), bundle.token_keys());
+        }
+        Bundles { own: self.trusted(), own_jwks: self.jwks(), federated, federated_jwks }
     }
 
     fn changes(&self) -> watch::Receiver<()> {

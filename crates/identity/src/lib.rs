@@ -21,6 +21,7 @@
 //! | [`jwt`] | tokens of users and programs, and the keys that they are verified with |
 //! | [`digest`] | digests, among them one for a protocol that proves nothing by it |
 //! | [`jwt_svid`] | the keys that sign JWT-SVIDs |
+//! | [`federation`] | bundles of trust domains: written for others, taken of others, and the TLS of their endpoints |
 //! | [`attestation`] | what the kernel says of the process behind a Unix socket |
 //! | [`workload_api`] | the SPIFFE Workload API, by which any program gets its identity |
 //! | [`ca_api`] | the gRPC call that carries a request to the CA |
@@ -36,6 +37,7 @@ pub mod ca_api;
 pub mod digest;
 pub mod edge;
 pub mod facts;
+pub mod federation;
 pub mod files;
 pub mod handshake;
 pub mod intermediate;

@@ -211,7 +211,9 @@ impl TlsEpoch {
         if now >= peer.not_after {
             return Err(PeerError::Expired { not_after: peer.not_after, now });
         }
-        Ok(peer)
+        // What another CA says of its workloads, it says of its own mesh: names and addresses there mean others here.
+        let facts = peer.facts.filter(|_| peer.id.trust_domain() == self.trust.bundle.trust_domain());
+        Ok(PeerIdentity { facts, ..peer })
     }
 }
 

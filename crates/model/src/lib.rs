@@ -12,5 +12,6 @@ pub mod reason;
 pub mod resource;
 pub mod snapshot;
 pub mod spiffe;
+pub mod spiffe_bundle;
 pub mod strict_json;
 pub mod xxh64;

@@ -20,6 +20,8 @@ pub enum CaCommand {
     Revocations(CaStatusArgs),
     /// Take a revocation back.
     Reinstate(CaReinstateArgs),
+    /// Print this mesh's bundle as SPIFFE has it, to be written into a TrustBundle of another mesh.
+    Bundle,
     /// Take the root's key offline: write it to a file, and forget it here.
     ExportRootKey(CaExportArgs),
     /// Print a request for a new intermediate, to be signed where the root's key is.

@@ -42,6 +42,10 @@ pub(super) async fn ca(client: &ApiClient, command: CaCommand, printer: &mut Pri
                 Format::Table => revoked(&revocations, Timestamp::now()),
             });
         }
+        CaCommand::Bundle => {
+            printer.data(&client.ca_bundle().await?.to_string());
+            printer.note("next, at the other mesh: a TrustBundle with this as its `bundle`");
+        }
         CaCommand::ExportRootKey(arguments) => export(client, &arguments, printer).await?,
         CaCommand::RequestIntermediate => {
             let request: Pem = client.ask_ca("intermediate/request", &()).await?;
@@ -185,6 +189,9 @@ fn rotation(status: &CaStatus, phase: &str, since: &str, now: Timestamp) -> Stri
         _ => "have a certificate from the root that stays",
     };
     let mut text = format!("rotation{back}: {phase} for {since}; {} of {} workloads {what}", status.acknowledged, status.concerned);
+    if let Some(until) = &status.distributes_until {
+        text.push_str(&format!("\nother meshes have {} more to fetch the new root", between(until, now)));
+    }
     if let Some(at) = &status.withdraws_at {
         text.push_str(&format!("\nthe old root is withdrawn in {} at the earliest", between(at, now)));
     }

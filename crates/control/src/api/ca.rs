@@ -7,6 +7,7 @@ use axum::Json;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::routing::{get, post};
 use lorica_api::{CaStatus, ForgetRootKey, Pem, RevokeReply, RevokeRequest, RootKey, RotateRequest, SvidList, WaiveRequest};
 use lorica_identity::SecretPem;
@@ -23,6 +24,7 @@ pub(super) fn router() -> Router<Arc<ControlPlane>> {
         .route("/v1/ca/svids", get(svids))
         .route("/v1/ca/revoke", post(revoke))
         .route("/v1/ca/reinstate", post(reinstate))
+        .route("/v1/ca/bundle", get(bundle))
         .route("/v1/ca/rotate", post(rotate))
         .route("/v1/ca/rollback", post(roll_back))
         .route("/v1/ca/waive", post(waive))
@@ -105,6 +107,14 @@ async fn told(
         None => None,
     };
     Ok(Json(RevokeReply { receipt, without: control.mesh.without_revocations() }))
+}
+
+/// The bundle that other meshes are told.
+async fn bundle(State(control): State<Arc<ControlPlane>>) -> Result<([(HeaderName, &'static str); 1], String), Failure> {
+    let failed = |error: String| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error, None);
+    let told = tokio::task::spawn_blocking(move || control.federation.own.document(SystemTime::now())).await;
+    let document = told.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(format!("{error:#}")))?;
+    Ok(([(CONTENT_TYPE, "application/json")], document))
 }
 
 async fn rotate(State(control): State<Arc<ControlPlane>>, Body(request): Body<RotateRequest>) -> Result<Json<CaStatus>, Failure> {

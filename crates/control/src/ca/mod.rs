@@ -15,9 +15,9 @@ use std::time::{Duration, SystemTime};
 
 use lorica_identity::intermediate::IntermediateRequest;
 use lorica_identity::root_rotation::{Phase, RootRotation};
-use lorica_identity::{Authority, AuthorityError, AuthorityRecord, CertificateDer, Grant, Renewal, SecretPem, SignError};
+use lorica_identity::{Authority, AuthorityError, AuthorityRecord, CertificateDer, Grant, KeyPair, Renewal, SecretPem, SignError, Svid};
 use lorica_model::name::WorkloadName;
-use lorica_model::spiffe::TrustDomain;
+use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -47,6 +47,8 @@ pub struct Ca {
     store: Arc<dyn Store>,
     /// How long an SVID holds.
     lifetime: Duration,
+    /// How long others are given to learn of a new root before anything comes from it.
+    ahead: Duration,
     /// Held through each change; taken before the others.
     changing: Mutex<()>,
     held: RwLock<Held>,
@@ -204,6 +206,28 @@ impl Ca {
             self.issued().not_stored(changes);
             error.into()
         })
+    }
+
+    /// The CA of the root that others have known longest: while a rotation is under way, the one that is to go.
+    #[must_use]
+    pub fn known_longest(&self) -> Arc<Authority> {
+        let held = self.held();
+        let going = held.under_way().zip(held.other.as_ref()).filter(|(rotation, other)| other.root_id() == rotation.old);
+        going.map_or(held.issuing.clone(), |(_, other)| other.clone())
+    }
+
+    /// An SVID for the control plane itself where other meshes see it, from the root that they have known longest, with the name of that root.
+    ///
+    /// # Errors
+    /// When it is not signed.
+    pub fn own_svid(&self, id: &SpiffeId, now: SystemTime) -> Result<(Svid, String), CaError> {
+        let broken = |error: lorica_identity::SvidError| CaError::Broken(error.to_string());
+        let authority = self.known_longest();
+        let key = KeyPair::generate().map_err(broken)?;
+        let mut grant = Grant::new(id.clone());
+        grant.lifetime = self.lifetime;
+        let chain = authority.sign(&key.request(id).map_err(broken)?, &grant, now)?;
+        Ok((Svid::new(&chain, key).map_err(broken)?, authority.root_id()))
     }
 
     /// Renews the intermediate in time and carries rotations on, for ever.

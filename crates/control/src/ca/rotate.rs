@@ -88,13 +88,21 @@ impl Ca {
             let held = self.held();
             let Some(rotation) = held.under_way() else { return Ok(()) };
             let seen = self.seen(&held, rotation, now);
+            // Other meshes have to have fetched the new root, too.
+            let early = self.distributes_until(rotation).is_some_and(|until| now < until);
             // Who goes away later has the roots nevertheless.
             let newly = seen.connected.iter().filter(|proxy| proxy.acknowledged).map(|proxy| proxy.name.clone());
             self.held.write().unwrap_or_else(PoisonError::into_inner).acknowledged.extend(newly);
-            let Some(next) = rotation.step(&seen.observed, self.lifetime, now) else { return Ok(()) };
+            let next = if early { None } else { rotation.step(&seen.observed, self.lifetime, now) };
+            let Some(next) = next else { return Ok(()) };
             let held = self.held();
             self.take(next, held.other, now)?;
         }
+    }
+
+    /// Until when the new root is only told; none: that depends on nobody but the mesh's own proxies.
+    fn distributes_until(&self, rotation: &RootRotation) -> Option<SystemTime> {
+        (rotation.phase == Phase::Distributing && !self.ahead.is_zero()).then(|| rotation.since + self.ahead)
     }
 
     fn seen(&self, held: &Held, rotation: &RootRotation, now: SystemTime) -> Seen {
@@ -200,6 +208,7 @@ impl Ca {
         status.concerned = seen.concerned.difference(&rotation.waived).count();
         status.acknowledged = status.concerned.saturating_sub(waiting.len());
         status.waived = rotation.waived.iter().cloned().collect();
+        status.distributes_until = self.distributes_until(rotation).filter(|until| *until > now).map(timestamp);
         status.withdraws_at = rotation.withdraws_at(self.lifetime).map(timestamp);
         let svids = self.svids();
         let connected: BTreeSet<&String> = seen.connected.iter().map(|proxy| &proxy.name).collect();

@@ -74,13 +74,14 @@ impl CaStart {
         revoke::bundle(&self.held, &self.issued, now)
     }
 
-    /// The CA of `mesh`.
+    /// The CA of `mesh`. `ahead`: how long others are given to learn of a new root before anything comes from it.
     #[must_use]
-    pub fn of(self, mesh: Arc<Mesh>, store: Arc<dyn Store>, lifetime: Duration) -> Arc<Ca> {
+    pub fn of(self, mesh: Arc<Mesh>, store: Arc<dyn Store>, lifetime: Duration, ahead: Duration) -> Arc<Ca> {
         Arc::new(Ca {
             mesh,
             store,
             lifetime,
+            ahead,
             changing: Mutex::new(()),
             held: RwLock::new(self.held),
             svids: Mutex::new(self.svids),

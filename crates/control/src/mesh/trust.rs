@@ -20,7 +20,7 @@ pub struct Trusting {
 }
 
 impl Mesh {
-    /// Publishes another bundle; the number of the publication.
+    /// Publishes another bundle; the number of the publication. Other trust domains are those that resources name, whatever it says of them.
     pub fn trust(&self, bundle: TrustBundle) -> u64 {
         let mut state = self.state();
         if *state.bundle == bundle {

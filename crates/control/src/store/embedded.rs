@@ -36,10 +36,11 @@ fn table(table: Table) -> TableDefinition<'static, &'static str, &'static [u8]> 
         Table::Issued => "issued",
         Table::Revocations => "revocations",
         Table::KeySets => "key-sets",
+        Table::Bundles => "bundles",
     })
 }
 
-const TABLES: [Table; 9] = [
+const TABLES: [Table; 10] = [
     Table::Resources,
     Table::Addresses,
     Table::Registrations,
@@ -49,6 +50,7 @@ const TABLES: [Table; 9] = [
     Table::Issued,
     Table::Revocations,
     Table::KeySets,
+    Table::Bundles,
 ];
 
 impl Embedded {

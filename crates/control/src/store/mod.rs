@@ -37,6 +37,8 @@ pub enum Table {
     Revocations,
     /// Key sets of token issuers as they were fetched last, by address.
     KeySets,
+    /// Bundles of other trust domains as they were fetched last, by trust domain.
+    Bundles,
 }
 
 /// One write.

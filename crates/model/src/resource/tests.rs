@@ -5,6 +5,7 @@
 mod authentication;
 mod fault;
 mod rate_limit;
+mod trust_bundle;
 mod workload_identity;
 
 use proptest::prelude::*;

@@ -30,7 +30,7 @@ pub struct Authorization {
 }
 
 impl Authorization {
-    /// Whether nobody has said anything: every caller that proved an identity may do everything.
+    /// Whether nobody has said anything: every caller that proved an identity of the mesh may do everything, and one of another mesh nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.policies.is_empty()
@@ -92,7 +92,7 @@ pub enum AccessAction {
 pub struct AccessRule {
     /// Its name, or its number where it has none.
     pub name: String,
-    /// The callers; none: all, those without an identity too.
+    /// The callers; none: all, those without an identity too. Callers of other trust domains an `Allow` means only where it names them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<Source>,
     /// What they do; none: anything.
@@ -160,6 +160,11 @@ pub enum IdentityPattern {
 }
 
 impl IdentityPattern {
+    /// Whether it means `id` by its name or that of its trust domain.
+    fn names(&self, id: &SpiffeId) -> bool {
+        !matches!(self, Self::Any) && self.takes(id)
+    }
+
     /// Whether it means `id`.
     #[must_use]
     pub fn takes(&self, id: &SpiffeId) -> bool {
@@ -235,9 +240,23 @@ pub struct AccessCaller<'c> {
     pub identity: Option<&'c SpiffeId>,
     /// The address that it came from.
     pub address: IpAddr,
+    /// The trust domain of who is called.
+    pub trust_domain: &'c TrustDomain,
+}
+
+impl<'c> AccessCaller<'c> {
+    /// Its identity, where that is of another trust domain.
+    fn foreign(&self) -> Option<&'c SpiffeId> {
+        self.identity.filter(|id| id.trust_domain() != self.trust_domain)
+    }
 }
 
 impl Source {
+    /// Whether an `Allow` takes a caller: of another trust domain only one that it names.
+    fn allows(&self, caller: &AccessCaller<'_>) -> bool {
+        self.takes(caller) && caller.foreign().is_none_or(|id| self.identities.any.iter().any(|pattern| pattern.names(id)))
+    }
+
     fn takes(&self, caller: &AccessCaller<'_>) -> bool {
         let identity = caller.identity;
         let is = |pattern: &IdentityPattern| identity.is_some_and(|id| pattern.takes(id));
@@ -278,6 +297,8 @@ pub enum Denial<'p> {
     Denied(ByPolicy<'p>),
     /// Policies allow something, and none of them this. The oldest is named.
     NotAllowed(ByPolicy<'p>),
+    /// It comes from another trust domain, and no policy allows anything.
+    Foreign,
     /// Its path can be read in several ways, and rules look at paths.
     Ambiguous {
         /// What in it is so.

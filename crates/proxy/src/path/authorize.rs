@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lorica_model::head::RequestHead;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Access, AccessCaller, AccessPolicy, Authorization, Denial, HttpRule, Noted, Permissions, route};
+use lorica_model::spiffe::TrustDomain;
 use lorica_observe::metrics::AccessCounts;
 use lorica_xds::observed::Verdict;
 
@@ -48,13 +49,7 @@ fn may_request(worker: &Worker, caller: &Caller, head: &RequestHead, rule: Optio
         return Ok(());
     }
     match &caller.entry {
-        Entry::Inbound { port, .. } => match &worker.view().snapshot.inbound {
-            Some(inbound) if !inbound.authorization.is_empty() => {
-                let access = Access { head: Some(head), port: port.service_port.port };
-                judged(worker, caller, &inbound.authorization, &access)
-            }
-            _ => Ok(()),
-        },
+        Entry::Inbound { port, .. } => at_app(worker, caller, &Access { head: Some(head), port: port.service_port.port }),
         Entry::Gateway { port, .. } => match rule.and_then(|rule| rule.filters.authorization.as_ref()) {
             Some(authorization) => judged(worker, caller, authorization, &Access { head: Some(head), port: *port }),
             None => Ok(()),
@@ -76,7 +71,7 @@ pub fn connection(worker: &Worker, caller: &Caller) -> Result<(), Failure> {
 fn may_connect(worker: &Worker, caller: &Caller) -> Result<(), Failure> {
     let view = worker.view();
     let (authorization, port) = match &caller.entry {
-        Entry::Inbound { port, .. } => (view.snapshot.inbound.as_ref().map(|inbound| &inbound.authorization), port.service_port.port),
+        Entry::Inbound { port, .. } => return at_app(worker, caller, &Access { head: None, port: port.service_port.port }),
         Entry::Gateway { port, chain, .. } => {
             (gateway::transport(&view, *port, chain.as_ref()).and_then(|route| route.authorization.as_ref()), *port)
         }
@@ -86,6 +81,22 @@ fn may_connect(worker: &Worker, caller: &Caller) -> Result<(), Failure> {
         Some(authorization) if !authorization.is_empty() => judged(worker, caller, authorization, &Access { head: None, port }),
         _ => Ok(()),
     }
+}
+
+/// Whether a call to the app may be made. What nobody said anything of is open to callers of the mesh, and to no others.
+fn at_app(worker: &Worker, caller: &Caller, access: &Access<'_>) -> Result<(), Failure> {
+    let view = worker.view();
+    let Some(inbound) = &view.snapshot.inbound else { return Ok(()) };
+    let foreign = caller.entry.peer().map(|peer| peer.id.trust_domain()).filter(|domain| *domain != inbound.identity.trust_domain());
+    // Who was verified by roots that are trusted no more has proved nothing.
+    let forgotten = foreign.filter(|domain| view.snapshot.bundle.as_ref().is_some_and(|bundle| !bundle.federated.contains_key(*domain)));
+    if let Some(domain) = forgotten {
+        return Err(Failure::new(Reason::AccessDenied, format!("no TrustBundle names the trust domain {domain} any more")));
+    }
+    if inbound.authorization.is_empty() && foreign.is_none() {
+        return Ok(());
+    }
+    judged(worker, caller, &inbound.authorization, access)
 }
 
 /// Runs a request for as long as its caller may make it. At a gateway, the rule that would take it now says whether that is so.
@@ -180,13 +191,17 @@ fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, 
     let (reason, detail, by) = match denial {
         Denial::Denied(by) => (Reason::AccessDenied, format!("the AuthorizationPolicy {by} denies it"), Some(by)),
         Denial::NotAllowed(by) => (Reason::AccessDenied, format!("no AuthorizationPolicy allows it; {by} does not"), Some(by)),
+        Denial::Foreign => {
+            (Reason::AccessDenied, "the caller is of another trust domain, and no AuthorizationPolicy names it".to_owned(), None)
+        }
         Denial::Ambiguous { why } => (Reason::AmbiguousPath, format!("the path has {why}"), None),
     };
     if let Some(by) = by {
         count(by.policy, |counts| &counts.denied);
     }
     // Who proved to be of the mesh may know; others learn nothing of how it is protected.
-    let told = by.filter(|_| caller.entry.peer().is_some()).map(|by| (POLICY.into(), by.to_string()));
+    let is_own = caller.entry.peer().is_some_and(|peer| Some(peer.id.trust_domain()) == own_trust_domain(worker).as_ref());
+    let told = by.filter(|_| is_own).map(|by| (POLICY.into(), by.to_string()));
     Err(Failure { told: told.into_iter().collect(), ..Failure::new(reason, detail) })
 }
 
@@ -197,10 +212,18 @@ fn told(worker: &Worker, caller: &Caller, head: Option<&RequestHead>, verdict: V
     }
 }
 
+/// The trust domain of the app that is called; none: there is none.
+fn own_trust_domain(worker: &Worker) -> Option<TrustDomain> {
+    worker.view().snapshot.inbound.as_ref().map(|inbound| inbound.identity.trust_domain().clone())
+}
+
 fn granted(worker: &Worker, caller: &Caller, authorization: Arc<Authorization>) -> Granted {
     let policies =
         authorization.policies.iter().map(|policy| (policy.name().into(), worker.telemetry.metrics.access(policy.name()))).collect();
+    // A gateway's callers show no identity that it could be compared with.
+    let own = own_trust_domain(worker).unwrap_or_default();
     let who = AccessCaller {
+        trust_domain: &own,
         identity: caller.entry.peer().map(|peer| &peer.id),
         // A workload of the mesh is seen by its own address, not by that of its host.
         address: caller.virtual_address().map_or_else(|| caller.remote.ip(), Into::into),

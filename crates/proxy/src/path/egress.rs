@@ -334,6 +334,10 @@ pub fn at_gateway<'a>(worker: &'a Rc<Worker>, port: ServicePort, tcp: TcpStream,
             Ok(stream) => stream,
             Err(why) => return ConnectionRecord::begin(worker, &caller).fail(Reason::ClientTls, why),
         };
+        if caller.entry.peer().is_none_or(|peer| peer.id.trust_domain() != epoch.svid().id().trust_domain()) {
+            let why = "an egress gateway is for workloads of its own mesh";
+            return refuse(worker, &caller, &stream, Reason::AccessDenied, why);
+        }
         if authenticated.protocol != Some(Negotiated::Http2) {
             return refuse(worker, &caller, &stream, Reason::NotHttp, "an egress gateway takes CONNECT requests of HTTP/2");
         }

@@ -19,6 +19,7 @@ use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use lorica_model::snapshot::{
     AccessAction, AccessPolicy, AccessRule, Among, Authorization, HostPattern, IdentityPattern, Operation, PathPattern, Source,
 };
+use lorica_model::spiffe::TrustDomain;
 
 use super::route::{escaped, exact, header, regex, string_matcher};
 use crate::resource::pack;
@@ -31,6 +32,8 @@ pub const ALLOW: &str = "envoy.filters.http.rbac/allow";
 pub const WORDS: [&str; 2] = ["deny", "allow"];
 /// What Envoy calls the rule by which it denies paths that can be read in several ways.
 const AMBIGUOUS: &str = "ambiguous-path";
+/// What Envoy calls the rule by which it denies callers of other trust domains, where no policy allows anything.
+const FOREIGN: &str = "other-trust-domain";
 
 /// Paths that can be read in several ways: empty and dot segments, parameters, backslashes, and characters encoded that need not be or that
 /// no honest client sends.
@@ -45,10 +48,15 @@ pub(super) fn filters() -> [HttpFilter; 2] {
     })
 }
 
-/// What these say for requests that come to `port`, or of which the port says nothing.
-pub(super) fn per_route(authorization: &Authorization, port: Option<u16>) -> impl Iterator<Item = (String, Any)> + use<> {
+/// What these say for requests that come to `port`, or of which the port says nothing. `own`: the trust domain of who is called, where callers
+/// prove identities.
+pub(super) fn per_route(
+    authorization: &Authorization,
+    port: Option<u16>,
+    own: Option<&TrustDomain>,
+) -> impl Iterator<Item = (String, Any)> + use<> {
     let said = [(DENY, Side::Deny), (ALLOW, Side::Allow)].map(|(name, side)| {
-        let said = Said { authorization, port, bytes: false };
+        let said = Said { authorization, port, own, bytes: false };
         let (rules, shadow_rules) = (said.rules(side), said.shadow(side));
         if rules.is_none() && shadow_rules.is_none() {
             return None;
@@ -60,10 +68,10 @@ pub(super) fn per_route(authorization: &Authorization, port: Option<u16>) -> imp
 }
 
 /// The filters for connections whose bytes are not looked at, to `port` or where nothing is said of ports: one that denies, one that allows.
-pub(super) fn of_connections(authorization: &Authorization, port: Option<u16>) -> [(&'static str, Any); 2] {
+pub(super) fn of_connections(authorization: &Authorization, port: Option<u16>, own: Option<&TrustDomain>) -> [(&'static str, Any); 2] {
     let [deny, allow] = WORDS;
     [(deny, Side::Deny), (allow, Side::Allow)].map(|(word, side)| {
-        let said = Said { authorization, port, bytes: true };
+        let said = Said { authorization, port, own, bytes: true };
         let stat_prefix = format!("authorization_{word}");
         (word, pack(&NetworkRbac { rules: said.rules(side), shadow_rules: said.shadow(side), stat_prefix, ..NetworkRbac::default() }))
     })
@@ -85,6 +93,7 @@ impl Side {
 struct Said<'a> {
     authorization: &'a Authorization,
     port: Option<u16>,
+    own: Option<&'a TrustDomain>,
     /// Whether it is said of connections, of which only caller and port are known.
     bytes: bool,
 }
@@ -102,6 +111,12 @@ impl Said<'_> {
                 ..Policy::default()
             };
             rules.policies.insert(AMBIGUOUS.to_owned(), several);
+        }
+        let is_open = || !self.authorization.policies.iter().any(|policy| policy.action == AccessAction::Allow && !policy.shadow);
+        if let (Side::Deny, Some(own), true) = (side, self.own, is_open()) {
+            let rules = rules.get_or_insert_with(|| made(Action::Deny));
+            let others = Policy { permissions: vec![permission(Rule::Any(true))], principals: vec![foreign(own)], ..Policy::default() };
+            rules.policies.insert(FOREIGN.to_owned(), others);
         }
         rules
     }
@@ -141,7 +156,11 @@ impl Said<'_> {
         if permissions.is_empty() {
             return None;
         }
-        let principals: Vec<Principal> = rule.from.iter().map(source).collect();
+        let principals: Vec<Principal> = match self.own.filter(|_| !loosely) {
+            Some(own) if rule.from.is_empty() => vec![principal(Identifier::NotId(Box::new(foreign(own))))],
+            Some(own) => rule.from.iter().flat_map(|source| allowed(source, own)).collect(),
+            None => rule.from.iter().map(source).collect(),
+        };
         let principals = if principals.is_empty() { vec![principal(Identifier::Any(true))] } else { principals };
         Some(Policy { permissions, principals, ..Policy::default() })
     }
@@ -238,6 +257,29 @@ fn host(pattern: &HostPattern) -> StringMatcher {
         HostPattern::Any => ".*".to_owned(),
     };
     StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(regex(&format!("(?i){name}(:[0-9]*)?")))), ..StringMatcher::default() }
+}
+
+/// Whoever proved an identity of another trust domain.
+fn foreign(own: &TrustDomain) -> Principal {
+    let not_own = principal(Identifier::NotId(Box::new(identity(&IdentityPattern::TrustDomain(own.clone())))));
+    principal(Identifier::AndIds(principal::Set { ids: vec![identity(&IdentityPattern::Any), not_own] }))
+}
+
+/// The callers that a source allows: of other trust domains only those that it names.
+fn allowed(from: &Source, own: &TrustDomain) -> Vec<Principal> {
+    let not_foreign = principal(Identifier::NotId(Box::new(foreign(own))));
+    let mut all = vec![principal(Identifier::AndIds(principal::Set { ids: vec![source(from), not_foreign] }))];
+    let names = |pattern: &&IdentityPattern| match pattern {
+        IdentityPattern::Exact(id) => id.trust_domain() != own,
+        IdentityPattern::TrustDomain(domain) | IdentityPattern::Namespace(domain, _) => domain != own,
+        IdentityPattern::Any => false,
+    };
+    let named: Vec<IdentityPattern> = from.identities.any.iter().filter(names).cloned().collect();
+    if !named.is_empty() {
+        let identities = Among { any: named, none: from.identities.none.clone() };
+        all.push(source(&Source { identities, ..from.clone() }));
+    }
+    all
 }
 
 fn source(source: &Source) -> Principal {

@@ -146,7 +146,7 @@ impl Written {
             AskerArg::Id(id) => Some(id.clone()),
             AskerArg::Nobody => None,
         };
-        let caller = AccessCaller { identity: identity.as_ref(), address: question.address };
+        let caller = AccessCaller { identity: identity.as_ref(), address: question.address, trust_domain: &self.trust_domain };
         let permissions = Permissions::of(Arc::new(compile::authorization(&world, service)), &caller);
         let head = if question.is_of_bytes() { None } else { Some(question.head()?) };
         let verdict = permissions.judge(&Access { head: head.as_ref(), port }, |_| ());
@@ -156,6 +156,7 @@ impl Written {
             Ok(Some(by)) => (format!("{by} allows it"), Some(by)),
             Err(Denial::Denied(by)) => (format!("{by} denies it"), Some(by)),
             Err(Denial::NotAllowed(by)) => (format!("no AuthorizationPolicy allows it; {by} does not"), Some(by)),
+            Err(Denial::Foreign) => ("it is of another trust domain, and no AuthorizationPolicy names it".to_owned(), None),
             Err(Denial::Ambiguous { why }) => (format!("its path has {why}, and policies look at paths"), None),
         };
         Ok(Answer {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::path::Segment;
-use super::{Access, AccessAction, AccessCaller, Authorization, ByPolicy, Denial, Noted, Operation, Reading};
+use super::{Access, AccessAction, AccessCaller, Authorization, ByPolicy, Denial, Noted, Operation, Reading, Source};
 
 /// What one caller may do at one place. Made once for a caller; its requests are held against it.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub struct Permissions {
     /// Policies that are tried, each on its own.
     shadows: Vec<(u32, Meant)>,
     looks_at_paths: bool,
+    /// Whether the caller is of another trust domain.
+    foreign: bool,
 }
 
 /// Which operation of which rule of which policy; none: the rule is about anything.
@@ -46,7 +48,10 @@ impl Permissions {
                 (false, AccessAction::Audit) => &mut audit,
             };
             for (rule_at, rule) in (0_u32..).zip(&policy.rules) {
-                if !rule.from.is_empty() && !rule.from.iter().any(|source| source.takes(caller)) {
+                let allows = policy.action == AccessAction::Allow;
+                let means = |source: &Source| if allows { source.allows(caller) } else { source.takes(caller) };
+                let anybody = rule.from.is_empty() && !(allows && caller.foreign().is_some());
+                if !anybody && !rule.from.iter().any(means) {
                     continue;
                 }
                 looks_at_paths |= rule.to.iter().any(|operation| !operation.paths.is_empty());
@@ -61,7 +66,7 @@ impl Permissions {
                 shadows.push((policy_at, own));
             }
         }
-        Self { authorization, deny, allow, audit, allowing, shadows, looks_at_paths }
+        Self { authorization, deny, allow, audit, allowing, shadows, looks_at_paths, foreign: caller.foreign().is_some() }
     }
 
     /// The policies that it was made of.
@@ -73,7 +78,7 @@ impl Permissions {
     /// Whether nothing of what the caller does can be denied or is to be written down.
     #[must_use]
     pub fn is_everything(&self) -> bool {
-        self.allowing.is_none() && self.deny.is_empty() && self.audit.is_empty() && self.shadows.is_empty()
+        !self.foreign && self.allowing.is_none() && self.deny.is_empty() && self.audit.is_empty() && self.shadows.is_empty()
     }
 
     /// Whether the caller may do this, and which rule allows it where one has to. `noted` is told what else is to be said of it.
@@ -94,6 +99,7 @@ impl Permissions {
         let allowed = asked.all(&self.allow);
         let verdict = match (denied, self.allowing) {
             (Some(denial), _) => Err(denial),
+            (None, None) if self.foreign => Err(Denial::Foreign),
             (None, Some(policy)) if allowed.is_none() => Err(Denial::NotAllowed(self.policy(policy))),
             (None, _) => Ok(allowed.filter(|_| self.allowing.is_some()).map(|place| self.by(place))),
         };

@@ -36,7 +36,7 @@ fn policy(name: &str, action: AccessAction, shadow: bool, rules: &[serde_json::V
 
 fn permissions(policies: Vec<AccessPolicy>, identity: Option<&str>) -> Permissions {
     let identity: Option<SpiffeId> = identity.map(|id| id.parse().unwrap());
-    let caller = AccessCaller { identity: identity.as_ref(), address: IpAddr::from([10, 1, 2, 3]) };
+    let caller = AccessCaller { identity: identity.as_ref(), address: IpAddr::from([10, 1, 2, 3]), trust_domain: &TrustDomain::default() };
     Permissions::of(Arc::new(Authorization { policies }), &caller)
 }
 
@@ -47,6 +47,7 @@ fn verdict(permissions: &Permissions, head: &RequestHead) -> String {
         Ok(_) => "ok".to_owned(),
         Err(Denial::Denied(by)) => format!("denied by {by}"),
         Err(Denial::NotAllowed(by)) => format!("not allowed by {by}"),
+        Err(Denial::Foreign) => "of another trust domain".to_owned(),
         Err(Denial::Ambiguous { why }) => why.to_owned(),
     }
 }
@@ -98,12 +99,45 @@ fn callers_are_told_apart_by_what_they_proved() {
         assert_ne!(of(namespace.clone(), other), "ok", "{other:?}");
     }
     let any = serde_json::json!({ "identities": { "any": ["any"] } });
-    assert_eq!((of(any.clone(), Some("spiffe://other/x")).as_str(), of(any, None).as_str()), ("ok", "not allowed by a.contact"));
+    assert_eq!((of(any.clone(), Some("spiffe://mesh.local/x")).as_str(), of(any, None).as_str()), ("ok", "not allowed by a.contact"));
     let but = serde_json::json!({ "identities": { "any": ["any"], "none": [{ "exact": READ }] } });
     assert_eq!(of(but.clone(), Some(READ)), "not allowed by a.contact");
     assert_eq!(of(but, Some("spiffe://mesh.local/ns/contact/sa/b")), "ok");
     assert_eq!(of(serde_json::json!({ "addresses": { "any": ["10.1.0.0/16"] } }), None), "ok");
     assert_ne!(of(serde_json::json!({ "addresses": { "any": ["10.1.0.0/16"], "none": ["10.1.2.0/24"] } }), None), "ok");
+}
+
+#[test]
+fn a_caller_of_another_trust_domain_gets_in_only_where_a_policy_names_it() {
+    const BANK: &str = "spiffe://bank.example/ns/core/sa/ledger";
+    let get = request("GET", "/list", &[]);
+    let of = |policies: Vec<AccessPolicy>, id| verdict(&permissions(policies, Some(id)), &get);
+    let from = |patterns: serde_json::Value| serde_json::json!({ "from": [{ "identities": { "any": patterns } }] });
+    assert_eq!(of(Vec::new(), BANK), "of another trust domain");
+    assert!(!permissions(Vec::new(), Some(BANK)).is_everything());
+    // What only denies, writes down or is tried opens nothing.
+    for (action, shadow) in [(AccessAction::Deny, true), (AccessAction::Audit, false), (AccessAction::Allow, true)] {
+        let named = from(serde_json::json!([{ "exact": BANK }]));
+        assert_eq!(of(vec![policy("p", action, shadow, &[named])], BANK), "of another trust domain", "{action:?}");
+    }
+    for unnamed in [
+        serde_json::json!({}),
+        from(serde_json::json!(["any"])),
+        serde_json::json!({ "from": [{ "addresses": { "any": ["10.0.0.0/8"] } }] }),
+    ] {
+        assert_eq!(of(allow(unnamed.clone()), READ), "ok");
+        assert_eq!(of(allow(unnamed), BANK), "not allowed by a.contact");
+    }
+    for named in [serde_json::json!([{ "exact": BANK }]), serde_json::json!(["any", { "trust-domain": "bank.example" }])] {
+        assert_eq!(of(allow(from(named.clone())), BANK), "ok");
+        assert_eq!(of(allow(from(named.clone())), "spiffe://other.example/ns/core/sa/ledger"), "not allowed by a.contact");
+        // A denial means everybody it says.
+        let policies = vec![
+            policy("a", AccessAction::Allow, false, &[from(named)]),
+            policy("d", AccessAction::Deny, false, &[from(serde_json::json!(["any"]))]),
+        ];
+        assert_eq!(of(policies, BANK), "denied by d.contact/0");
+    }
 }
 
 #[test]
