@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
 use lorica_model::head::{HeadBuilder, RequestHead, Version};
@@ -67,8 +67,13 @@ pub(crate) fn run(docs: &Path) -> anyhow::Result<()> {
 
 /// Nanoseconds that one of these requests takes, all of which must be let pass or all be denied.
 fn time(authorization: &Arc<Authorization>, identity: &SpiffeId, heads: &[RequestHead], passes: bool) -> anyhow::Result<f64> {
+    let (address, time) = (SocketAddr::from((Ipv4Addr::LOCALHOST, 4000)), SystemTime::now());
     let permissions = Permissions::of(authorization.clone(), &caller(identity));
-    let judge = |head| permissions.judge(&Access { head: Some(head), port: 80 }, |_| ()).is_ok();
+    let judge = |head| {
+        permissions
+            .judge(&Access { head: Some(head), port: 80, claims: None, time, identity: Some(identity), address, server_name: None }, |_| ())
+            .is_ok()
+    };
     anyhow::ensure!(heads.iter().all(|head| judge(head) == passes), "a request is not judged as it should be");
     let all = shortest(|| {
         for head in heads.iter().cycle().take(REQUESTS) {

@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use lorica_model::name::{Label, Namespace, ServiceName, ServicePort};
 use lorica_model::snapshot::{Locality, Protocol};
 
-pub use authz::{AskerArg, AuthzCanArgs, AuthzCommand, AuthzSuggestArgs, AuthzTestArgs, CallArg, ResourcesArgs};
+pub use authz::{AskerArg, AuthzCanArgs, AuthzCommand, AuthzSuggestArgs, AuthzTestArgs, CallArg, ClaimArg, ResourcesArgs};
 pub use ca::{CaCommand, CaExportArgs, CaFileArgs, CaReinstateArgs, CaRevokeArgs, CaRotateArgs, CaSignArgs, CaStatusArgs};
 pub use envoy::{EnvoyArgs, EnvoyCommand};
 pub use fault::{CallerArg, DelayArg, DnsArg, FaultAddArgs, FaultCommand, FaultListArgs, FaultRemoveArgs, HeaderArg};

@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of sockets, clocks, randomness, storage, xDS or Kubernetes.
 
+pub mod cel;
 pub mod claims;
 pub mod compile;
 pub mod head;

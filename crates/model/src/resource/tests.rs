@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod authentication;
+mod conditions;
 mod fault;
 mod rate_limit;
 mod trust_bundle;

@@ -29,9 +29,10 @@ pub mod route;
 
 pub use attempt::{Affinity, HashOn, Hedge, Pause, Retry, RetryOn, Timeouts};
 pub use authentication::{Authentication, ClaimHeader, DEFAULT_LEEWAY, TokenAlgorithm, TokenPlace, TokenProvider};
+pub(crate) use authorization::method_of;
 pub use authorization::{
-    Access, AccessAction, AccessCaller, AccessPolicy, AccessRule, Among, Authorization, ByPolicy, Denial, IdentityPattern, Noted,
-    Operation, PathPattern, PathPatternError, Permissions, Reading, Source,
+    Access, AccessAction, AccessCaller, AccessPolicy, AccessRule, Among, Authorization, ByPolicy, ClaimMatch, Denial, IdentityPattern,
+    Noted, Operation, PathPattern, PathPatternError, Permissions, Reading, Source,
 };
 pub use egress::{EgressCaller, EgressHost, EgressRule, EgressUnit, Unlisted, Verdict, is_special, listed};
 pub use endpoint::{Endpoint, EndpointSet, Locality, LocalityError, Transport};

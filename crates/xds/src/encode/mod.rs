@@ -8,7 +8,9 @@ mod attempt;
 mod authentication;
 mod authorization;
 mod bundle;
+pub mod cel;
 mod certificate;
+mod claim;
 mod cluster;
 mod egress;
 mod endpoint;
@@ -39,7 +41,7 @@ use lorica_model::snapshot::{OutboundUnit, Version};
 use lorica_model::spiffe::TrustDomain;
 
 pub use access_log::ACCESS_LOG;
-pub use authorization::{ALLOW as ACCESS_ALLOW, DENY as ACCESS_DENY, WORDS as ACCESS_FILTERS};
+pub use authorization::{HTTP_FILTERS as ACCESS_HTTP_FILTERS, WORDS as ACCESS_FILTERS};
 pub use bundle::bundle;
 pub(crate) use bundle::{CERTIFICATE, REVOCATION_LIST, REVOKED};
 pub use certificate::certificate;
