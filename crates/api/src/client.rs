@@ -154,9 +154,10 @@ impl ApiClient {
     /// What a policy that is tried would have done.
     ///
     /// # Errors
-    /// 404 where there is no such policy.
-    pub async fn trial(&self, namespace: &str, name: &str) -> Result<Trial, ApiError> {
-        self.get(&format!("/v1/trials/{namespace}/{name}")).await
+    /// 404 where there is no such policy, 409 where it is in force, or where several kinds have one of this name and none is named.
+    pub async fn trial(&self, kind: Option<&str>, namespace: &str, name: &str) -> Result<Trial, ApiError> {
+        let query = kind.map(|kind| format!("?kind={kind}")).unwrap_or_default();
+        self.get(&format!("/v1/trials/{namespace}/{name}{query}")).await
     }
 
     /// How the callers of services prove who they are, in one namespace or all.

@@ -1,5 +1,6 @@
 //! What goes over the API: plain JSON, the same for reading and writing.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use lorica_model::name::{Label, Namespace, ObjectName, ServiceName, ServicePort, WorkloadName};
@@ -382,27 +383,33 @@ pub struct ObservedCall {
 /// What a policy that is tried would have done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trial {
-    /// How many calls it would have denied.
-    pub would_deny: u64,
-    /// How many it would have let pass.
-    pub would_pass: u64,
+    /// The policy's kind.
+    pub kind: String,
+    /// How many calls it was held against.
+    pub calls: u64,
+    /// To how many of them it would have done what: `denied`, `limited`, `timed out`, …
+    pub would: BTreeMap<String, u64>,
     /// Since when is counted; none: no call came yet.
     pub since: Option<String>,
-    /// Calls that it would have denied, the latest first.
+    /// Calls to which it would have done something, the latest first.
     pub examples: Vec<TrialExample>,
 }
 
-/// A call that a policy would have denied.
+/// A call to which a policy would have done something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrialExample {
     /// Who called: an identity, or an address.
     pub caller: String,
-    /// What was called.
-    pub port: ServicePort,
+    /// What was called: a service port, a gateway's port, or a host outside the mesh.
+    pub called: String,
     /// The method.
     pub method: Option<String>,
     /// The path.
     pub path: Option<String>,
+    /// What would have been done.
+    pub would: Vec<String>,
+    /// Why; may be empty.
+    pub why: String,
     /// When last.
     pub at: String,
 }

@@ -289,18 +289,19 @@ pub struct ApplyArgs {
 pub enum PolicyCommand {
     /// Calls that EgressPolicies refused to let out of the mesh: who tried what, and the policy that would allow it.
     Refused(RefusedArgs),
-    /// What an AuthorizationPolicy that is tried (`mode: Shadow`) would have denied, with examples.
+    /// What a policy that is tried (`mode: Shadow`) would have done, with examples.
     Shadow(ShadowArgs),
 }
 
 /// `lorica policy shadow`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  lorica policy shadow readers -n contact")]
+  lorica policy shadow readers -n contact
+  lorica policy shadow trafficpolicy/recording -n contact -o json")]
 pub struct ShadowArgs {
-    /// The policy.
-    #[arg(value_name = "NAME")]
-    pub name: String,
+    /// The policy; its kind is needed where several have the name.
+    #[arg(value_name = "[KIND/]NAME")]
+    pub policy: String,
     /// Its namespace.
     #[arg(short, long, default_value = "default", value_name = "NAME")]
     pub namespace: Namespace,

@@ -6,10 +6,12 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use lorica_api::{ObservedCall, PlaintextCaller, Trial, TrialExample};
-use lorica_model::name::{Namespace, ServiceName, ServicePort};
+use lorica_api::{self as api, ObservedCall, PlaintextCaller};
+use lorica_model::name::{ServiceName, ServicePort};
+use lorica_model::snapshot::Effect;
 use lorica_model::spiffe::SpiffeId;
 use lorica_xds::observed::{Observation, Verdict};
+use lorica_xds::trial::{Trial, TrialExample, TriedPolicy};
 
 use crate::timestamp;
 
@@ -43,16 +45,18 @@ struct Came {
 /// What a policy that is tried would have done.
 #[derive(Debug, Default)]
 struct Tried {
-    would_deny: u64,
-    would_pass: u64,
+    /// Of which the numbers are.
+    generation: u64,
+    calls: u64,
+    would: BTreeMap<Effect, u64>,
     since: Option<SystemTime>,
-    examples: VecDeque<(Call, SystemTime)>,
+    examples: VecDeque<(TrialExample, SystemTime)>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     calls: BTreeMap<Call, Came>,
-    trials: BTreeMap<String, Tried>,
+    trials: BTreeMap<TriedPolicy, Tried>,
 }
 
 /// Who calls what.
@@ -72,31 +76,48 @@ impl Observed {
         let Observation { caller, address, port, request, verdict } = observation;
         let denied = verdict == Verdict::Denied;
         let call = Call { port, caller, address, request, denied };
-        match verdict {
-            Verdict::Passed | Verdict::Denied => {
-                if known.calls.len() >= MOST_CALLS && !known.calls.contains_key(&call) {
-                    // Many at once, as looking for the oldest takes a while.
-                    let mut lasts: Vec<SystemTime> = known.calls.values().map(|came| came.last).collect();
-                    let (_, middle, _) = lasts.select_nth_unstable(MOST_CALLS / 10);
-                    let until = *middle;
-                    known.calls.retain(|_, came| came.last > until);
-                }
-                let came = known.calls.entry(call).or_insert(Came { times: 0, first: now, last: now });
-                came.times = came.times.saturating_add(times);
-                came.last = now;
-            }
-            Verdict::WouldDeny(policy) => {
-                let Some(trial) = known.trial(&policy, now) else { return };
-                trial.would_deny = trial.would_deny.saturating_add(times);
-                trial.examples.retain(|(other, _)| *other != call);
-                trial.examples.push_front((call, now));
-                trial.examples.truncate(MOST_EXAMPLES);
-            }
-            Verdict::WouldPass(policy) => {
-                if let Some(trial) = known.trial(&policy, now) {
-                    trial.would_pass = trial.would_pass.saturating_add(times);
-                }
-            }
+        if known.calls.len() >= MOST_CALLS && !known.calls.contains_key(&call) {
+            // Many at once, as looking for the oldest takes a while.
+            let mut lasts: Vec<SystemTime> = known.calls.values().map(|came| came.last).collect();
+            let (_, middle, _) = lasts.select_nth_unstable(MOST_CALLS / 10);
+            let until = *middle;
+            known.calls.retain(|_, came| came.last > until);
+        }
+        let came = known.calls.entry(call).or_insert(Came { times: 0, first: now, last: now });
+        came.times = came.times.saturating_add(times);
+        came.last = now;
+    }
+
+    /// A proxy has held a policy that is tried against calls.
+    pub fn tried(&self, trial: Trial) {
+        let now = SystemTime::now();
+        let mut known = self.known();
+        let Trial { policy, generation, calls, would, example } = trial;
+        if known.trials.len() >= MOST_TRIALS && !known.trials.contains_key(&policy) {
+            return;
+        }
+        let tried = known.trials.entry(policy).or_default();
+        if tried.generation > generation {
+            // A proxy that told before it had heard of the change.
+            return;
+        }
+        if tried.generation < generation {
+            *tried = Tried { generation, ..Tried::default() };
+        }
+        tried.since.get_or_insert(now);
+        tried.calls = tried.calls.saturating_add(calls);
+        for (effect, times) in would {
+            let known = tried.would.entry(effect).or_default();
+            *known = known.saturating_add(times);
+        }
+        if let Some(example) = example {
+            // What is alike is one example. Times that calls took are not.
+            let alike = |other: &TrialExample| {
+                TrialExample { why: String::new(), ..other.clone() } == TrialExample { why: String::new(), ..example.clone() }
+            };
+            tried.examples.retain(|(other, _)| !alike(other));
+            tried.examples.push_front((example, now));
+            tried.examples.truncate(MOST_EXAMPLES);
         }
     }
 
@@ -134,49 +155,38 @@ impl Observed {
         found.into_iter().map(one).collect()
     }
 
-    /// What a policy that is tried would have done: `NAME.NAMESPACE`.
+    /// What a policy that is tried would have done.
     #[must_use]
-    pub fn trial(&self, policy: &str) -> Trial {
+    pub fn trial(&self, policy: &TriedPolicy) -> api::Trial {
         let known = self.known();
-        let Some(tried) = known.trials.get(policy) else { return Trial::default() };
-        let example = |(call, at): &(Call, SystemTime)| TrialExample {
-            caller: who(call),
-            port: call.port.clone(),
-            method: call.request.as_ref().map(|(method, _)| method.clone()),
-            path: call.request.as_ref().map(|(_, path)| path.clone()),
+        let kind = policy.kind.clone();
+        let Some(tried) = known.trials.get(policy) else { return api::Trial { kind, ..api::Trial::default() } };
+        let example = |(example, at): &(TrialExample, SystemTime)| api::TrialExample {
+            caller: match (&example.caller, example.address) {
+                (Some(id), _) => id.to_string(),
+                (None, Some(address)) => address.to_string(),
+                (None, None) => "unknown".to_owned(),
+            },
+            called: example.called.clone(),
+            method: example.request.as_ref().map(|(method, _)| method.clone()),
+            path: example.request.as_ref().map(|(_, path)| path.clone()),
+            would: example.effects.iter().map(|effect| effect.told().to_owned()).collect(),
+            why: example.why.clone(),
             at: timestamp(*at),
         };
-        Trial {
-            would_deny: tried.would_deny,
-            would_pass: tried.would_pass,
+        api::Trial {
+            kind,
+            calls: tried.calls,
+            would: tried.would.iter().map(|(effect, times)| (effect.told().to_owned(), *times)).collect(),
             since: tried.since.map(timestamp),
             examples: tried.examples.iter().map(example).collect(),
         }
     }
 
     /// Begins trials of changed policies anew.
-    pub fn changed(&self, policies: impl Iterator<Item = (Namespace, String)>) {
+    pub fn changed(&self, policies: impl Iterator<Item = TriedPolicy>) {
         let mut known = self.known();
-        policies.for_each(|(namespace, name)| drop(known.trials.remove(&format!("{name}.{namespace}"))));
-    }
-}
-
-impl Known {
-    fn trial(&mut self, policy: &str, now: SystemTime) -> Option<&mut Tried> {
-        if self.trials.len() >= MOST_TRIALS && !self.trials.contains_key(policy) {
-            return None;
-        }
-        let trial = self.trials.entry(policy.to_owned()).or_default();
-        trial.since.get_or_insert(now);
-        Some(trial)
-    }
-}
-
-fn who(call: &Call) -> String {
-    match (&call.caller, call.address) {
-        (Some(id), _) => id.to_string(),
-        (None, Some(address)) => address.to_string(),
-        (None, None) => "unknown".to_owned(),
+        policies.for_each(|policy| drop(known.trials.remove(&policy)));
     }
 }
 
@@ -197,6 +207,8 @@ fn shown(call: &Call, came: &Came) -> ObservedCall {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use lorica_model::name::Namespace;
+
     use super::*;
 
     fn observation(path: &str, verdict: Verdict) -> Observation {
@@ -225,14 +237,35 @@ mod tests {
         let callers = observed.plaintext(&service, SystemTime::now());
         assert_eq!((callers.len(), callers[0].times), (1, 6));
         assert!(observed.plaintext(&service, SystemTime::now() + STILL + STILL).is_empty());
+        let policy = TriedPolicy { kind: "AuthorizationPolicy".to_owned(), name: "t.shop".to_owned() };
+        let told = |calls, would: &[(Effect, u64)], path: Option<&str>| Trial {
+            policy: policy.clone(),
+            generation: 2,
+            calls,
+            would: would.iter().copied().collect(),
+            example: path.map(|path| TrialExample {
+                caller: None,
+                address: Some([10, 0, 0, 7].into()),
+                called: "web.shop.mesh:80".to_owned(),
+                request: Some(("GET".to_owned(), path.to_owned())),
+                effects: Effect::Deny.into(),
+                why: String::new(),
+            }),
+        };
         for number in 0..20 {
-            observed.saw(observation(&format!("/{number}"), Verdict::WouldDeny("t.shop".into())), 1);
+            observed.tried(told(1, &[(Effect::Deny, 1)], Some(&format!("/{number}"))));
         }
-        observed.saw(observation("/", Verdict::WouldPass("t.shop".into())), 80);
-        let trial = observed.trial("t.shop");
-        assert_eq!((trial.would_deny, trial.would_pass, trial.examples.len()), (20, 80, MOST_EXAMPLES));
-        observed.changed([(Namespace::new("shop").unwrap(), "t".to_owned())].into_iter());
-        assert_eq!(observed.trial("t.shop").would_deny, 0);
+        observed.tried(told(80, &[], None));
+        let trial = observed.trial(&policy);
+        assert_eq!((trial.calls, trial.would["denied"], trial.examples.len()), (100, 20, MOST_EXAMPLES));
+        assert_eq!(trial.examples[0].path.as_deref(), Some("/19"));
+        // What is told of a policy as it was before counts no more, and what it is now begins anew.
+        observed.tried(Trial { generation: 1, ..told(5, &[], None) });
+        assert_eq!(observed.trial(&policy).calls, 100);
+        observed.tried(Trial { generation: 3, ..told(5, &[], None) });
+        assert_eq!((observed.trial(&policy).calls, observed.trial(&policy).would.len()), (5, 0));
+        observed.changed([policy.clone()].into_iter());
+        assert_eq!(observed.trial(&policy).calls, 0);
     }
 
     #[test]

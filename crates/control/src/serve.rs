@@ -16,6 +16,7 @@ use lorica_xds::access_log_service::{self, Listener};
 use lorica_xds::observed::Observation;
 use lorica_xds::refused::Refusal;
 use lorica_xds::server::{self, PeerInfo};
+use lorica_xds::trial::Trial;
 use lorica_xds::wire::Node;
 use lorica_xds::{NodeMetadata, rate_limit};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -50,6 +51,10 @@ impl Listener for Heard {
         if own.as_ref() == Some(&observation.port.service) {
             self.observed.saw(observation, times);
         }
+    }
+
+    fn tried(&self, _: &Node, trial: Trial) {
+        self.observed.tried(trial);
     }
 }
 

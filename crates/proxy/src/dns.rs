@@ -14,7 +14,7 @@ use hickory_proto::op::{Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use lorica_model::name::{Namespace, ServiceName};
-use lorica_model::snapshot::{NameAnswer, inject_name};
+use lorica_model::snapshot::{NameAnswer, inject_name, tried_names};
 use lorica_observe::Telemetry;
 use lorica_observe::metrics::OwnMetric;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+use crate::observed::Judged;
 use crate::told::Told;
 use crate::view::View;
 
@@ -162,6 +163,10 @@ impl Dns {
         let view = self.views.borrow().clone();
         let fault = |service: &ServiceName| {
             let faults = &view.snapshot.egress.as_ref()?.names;
+            for (policy, effects) in tried_names(faults, service, SystemTime::now(), fastrand::f64) {
+                let (policy, called, why) = (policy.clone(), service.to_string(), "a question for its name".to_owned());
+                view.vantage.shared.aside.tell(Judged { policy, calls: 1, effects, called, why });
+            }
             let fault = inject_name(faults, service, SystemTime::now(), fastrand::f64)?;
             tracing::debug!(%service, policy = %fault.origin, "a question for a name meets a fault");
             self.telemetry.count(OwnMetric::FAULTS_INJECTED, "dns", 1);

@@ -67,7 +67,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     let metadata = metadata(&config, &host, metrics.local_addr()?)?;
     let node = serde_json::json!({ "id": config.workload, "metadata": metadata }).to_string();
     let (refusals, telling) = telling(&config, &metadata);
-    let observer = observing(&config, &metadata);
+    let (observer, observing) = observing(&config, &metadata);
     let endpoint = Endpoint::Unix(config.control_socket.clone());
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let (client, receiving) = Client::start(ClientConfig { endpoint, node_id: config.workload.clone(), version, metadata }, None);
@@ -124,17 +124,17 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
         () = end(&config, &client, &mut asked, &worker, supervisor) => Ok(()),
     };
     worker.end();
-    // The worker hands its last log lines over when it ends, and what it refused last.
+    // The worker hands its last log lines over when it ends, and what it refused and saw last.
     worker.join();
-    told_last(telling).await;
+    told_last([telling, observing]).await;
     telemetry.flush(Duration::from_secs(1)).await;
     outcome
 }
 
-/// Waits a moment for the control plane to take what was refused last.
-pub(crate) async fn told_last(telling: JoinHandle<()>) {
-    if timeout(Duration::from_secs(1), telling).await.is_err() {
-        tracing::debug!("what was refused last could not be told in time");
+/// Waits a moment for the control plane to take what was refused and seen last.
+pub(crate) async fn told_last(telling: [JoinHandle<()>; 2]) {
+    if timeout(Duration::from_secs(1), futures_util::future::join_all(telling)).await.is_err() {
+        tracing::debug!("what was refused or seen last could not be told in time");
     }
 }
 
@@ -146,12 +146,11 @@ pub(crate) fn telling(config: &ProxyConfig, metadata: &NodeMetadata) -> (Teller,
     (teller, spawn_local(telling))
 }
 
-/// Tells the control plane who calls what.
-pub(crate) fn observing(config: &ProxyConfig, metadata: &NodeMetadata) -> Observer {
+/// Tells the control plane who calls what, and what policies that are tried would do. The handle is as that of [`telling`].
+pub(crate) fn observing(config: &ProxyConfig, metadata: &NodeMetadata) -> (Observer, JoinHandle<()>) {
     let node = lorica_xds::node(&config.workload.to_string(), env!("CARGO_PKG_VERSION"), metadata);
     let (observer, telling) = Observer::start(node, control_channel(&config.control_socket));
-    spawn_local(telling);
-    observer
+    (observer, spawn_local(telling))
 }
 
 /// What the proxy remembers of limits, with the task that asks the control plane for tokens of global ones.

@@ -26,6 +26,7 @@ use crate::path::deadline::Heirs;
 use crate::path::mtls::Negotiated;
 use crate::path::record::{Parties, UnderWay};
 use crate::path::relay::Relayed;
+use crate::path::trial;
 use crate::peers::Peers;
 use crate::pool::Pool;
 use crate::rejudge::Rejudge;
@@ -75,6 +76,8 @@ pub struct Worker {
     pub rejudge: Rejudge,
     /// Who called what.
     pub observed: Observed,
+    /// How many trials wait for somebody's answer.
+    pub trials: Cell<usize>,
     /// Connections with peers, to be closed when these are revoked.
     peers: Peers,
     /// How the proxy is to end.
@@ -167,6 +170,7 @@ impl Worker {
             tokens: Tokens::default(),
             rejudge: Rejudge::default(),
             observed: Observed::new(observer),
+            trials: Cell::new(0),
             peers: Peers::default(),
             refusals,
             #[cfg(feature = "http3")]
@@ -210,10 +214,17 @@ impl Worker {
                 second.tick().await;
                 ticking.pool.sweep();
                 ticking.telemetry.hand_over();
+                ticking.try_aside();
                 ticking.observed.tell();
             }
         });
         worker
+    }
+
+    /// Counts what was found out of trials aside of requests.
+    fn try_aside(&self) {
+        let aside = &self.view().vantage.shared.aside;
+        self.observed.tried_aside(&self.telemetry.metrics, aside, |called| trial::Call::own(self, called));
     }
 
     /// The present view.

@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::encode;
 use crate::observed::{self, Observation};
 use crate::refused::{self, Refusal};
+use crate::trial::{self, Trial};
 
 /// The tag by which Lorica's proxy says how many an entry stands for.
 pub(crate) const TIMES: &str = "times";
@@ -34,6 +35,9 @@ pub trait Listener: Send + Sync + 'static {
 
     /// A call came to the service of this node, so many times.
     fn observed(&self, node: &Node, observation: Observation, times: u64);
+
+    /// What a policy that is tried would have done to calls that the proxy of this node saw.
+    fn tried(&self, node: &Node, trial: Trial);
 }
 
 /// The service that proxies tell.
@@ -46,6 +50,16 @@ const MAX_REQUEST_BYTES: usize = 1024 * 1024;
 
 struct Service<L>(Arc<L>);
 
+/// What a stream tells.
+enum Log {
+    /// Who calls what.
+    Observed,
+    /// What policies that are tried would have done.
+    Tried,
+    /// What was refused.
+    Refused,
+}
+
 #[tonic::async_trait]
 impl<L: Listener> AccessLogService for Service<L> {
     async fn stream_access_logs(
@@ -56,20 +70,37 @@ impl<L: Listener> AccessLogService for Service<L> {
         let mut from = None;
         while let Some(StreamAccessLogsMessage { identifier, log_entries }) = messages.message().await? {
             if let Some(Identifier { node, log_name }) = identifier {
-                if ![observed::LOG, encode::REFUSED_LOG].contains(&log_name.as_str()) {
-                    return Err(Status::invalid_argument(format!("the log `{log_name}` is none that is kept here")));
-                }
-                from = node.map(|node| (node, log_name == observed::LOG));
+                let log = match log_name.as_str() {
+                    observed::LOG => Log::Observed,
+                    trial::LOG => Log::Tried,
+                    encode::REFUSED_LOG => Log::Refused,
+                    _ => return Err(Status::invalid_argument(format!("the log `{log_name}` is none that is kept here"))),
+                };
+                from = node.map(|node| (node, log));
             }
-            let (node, seen) = from.as_ref().ok_or_else(|| Status::invalid_argument("the first message names no node"))?;
+            let (node, log) = from.as_ref().ok_or_else(|| Status::invalid_argument("the first message names no node"))?;
             let observed = |(observation, times)| self.0.observed(node, observation, times);
             let refused = |(refusal, times)| self.0.refused(node, refusal, times);
-            match log_entries {
-                Some(LogEntries::TcpLogs(logs)) if *seen => logs.log_entry.into_iter().filter_map(observed::of_tcp).for_each(observed),
-                Some(LogEntries::HttpLogs(logs)) if *seen => logs.log_entry.into_iter().filter_map(observed::of_http).for_each(observed),
-                Some(LogEntries::TcpLogs(logs)) => logs.log_entry.into_iter().filter_map(refused::of_tcp).for_each(refused),
-                Some(LogEntries::HttpLogs(logs)) => logs.log_entry.into_iter().filter_map(refused::of_http).for_each(refused),
-                None => {}
+            match (log_entries, log) {
+                (Some(LogEntries::TcpLogs(logs)), Log::Observed) => {
+                    logs.log_entry.into_iter().filter_map(observed::of_tcp).for_each(observed);
+                }
+                (Some(LogEntries::HttpLogs(logs)), Log::Observed) => {
+                    logs.log_entry.into_iter().filter_map(observed::of_http).for_each(observed);
+                }
+                (Some(LogEntries::TcpLogs(logs)), Log::Refused) => {
+                    logs.log_entry.into_iter().filter_map(refused::of_tcp).for_each(refused);
+                }
+                (Some(LogEntries::HttpLogs(logs)), Log::Refused) => {
+                    logs.log_entry.into_iter().filter_map(refused::of_http).for_each(refused);
+                }
+                (Some(LogEntries::HttpLogs(logs)), Log::Tried) => {
+                    logs.log_entry.into_iter().filter_map(trial::read).for_each(|trial| self.0.tried(node, trial));
+                }
+                (Some(LogEntries::TcpLogs(_)), Log::Tried) => {
+                    return Err(Status::invalid_argument("trials are told as entries of HTTP"));
+                }
+                (None, _) => {}
             }
         }
         Ok(Response::new(StreamAccessLogsResponse {}))

@@ -8,8 +8,8 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use lorica_model::name::{Label, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Affinity, Authentication, Authorization, Cors, EgressRule, Fault, Forward, HashOn, Hedge, MtlsMode, Origin, PathEdit, Protocol,
-    RateLimit, Retry, Traffic, TransportRoute,
+    Affinity, AttemptTrial, Authentication, AuthenticationTrial, Authorization, Cors, EgressRule, Fault, Forward, HashOn, Hedge, MtlsMode,
+    Origin, PathEdit, Protocol, RateLimit, Retry, Traffic, TransportRoute,
 };
 use lorica_model::spiffe::SpiffeId;
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,9 @@ pub(crate) struct RouteFacts {
     /// Who may ask: Envoy's filter says it otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) authorization: Option<Arc<Authorization>>,
+    /// What policies that are tried ask of callers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tried: Vec<AuthenticationTrial>,
 }
 
 /// What a rule says of attempts.
@@ -81,6 +84,9 @@ pub(crate) struct AttemptFacts {
     pub(crate) hash: Vec<HashOn>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) affinity: Option<Affinity>,
+    /// What policies that are tried say of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tried: Vec<AttemptTrial>,
 }
 
 impl AttemptFacts {
@@ -92,6 +98,7 @@ impl AttemptFacts {
             hedge: forward.hedge,
             hash: forward.hash.clone(),
             affinity: forward.affinity.clone(),
+            tried: forward.tried.clone(),
         }
     }
 
@@ -160,6 +167,9 @@ pub(crate) struct InboundFacts {
     pub(crate) authentication: Option<Arc<Authentication>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) authorization: Option<Arc<Authorization>>,
+    /// What policies that are tried ask of callers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tried: Vec<AuthenticationTrial>,
 }
 
 /// Of one app port, on its filter chain for mutual TLS.

@@ -24,6 +24,7 @@ mod resource;
 mod samples;
 pub mod server;
 pub mod session;
+pub mod trial;
 mod value;
 
 pub use kind::Kind;

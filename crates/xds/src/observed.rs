@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{Node, RequestMethod};
 use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, HttpAccessLogEntry, HttpRequestProperties, TcpAccessLogEntry};
@@ -20,6 +19,7 @@ use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
 use crate::access_log_service::{TIMES, address_of, caller, peer, socket, times};
+use crate::trial::{self, Trial};
 
 /// A call that came to a service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -36,17 +36,13 @@ pub struct Observation {
     pub verdict: Verdict,
 }
 
-/// What became of a call, as far as policies go.
+/// What became of a call, as far as policies in force go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// It passed.
     Passed,
     /// It was denied.
     Denied,
-    /// It passed, and a policy that is tried would have denied it: `NAME.NAMESPACE`.
-    WouldDeny(Arc<str>),
-    /// It passed, and a policy that is tried would have let it. Of such calls only the number is told.
-    WouldPass(Arc<str>),
 }
 
 /// The name of the log.
@@ -55,27 +51,14 @@ pub const LOG: &str = "lorica-observed";
 pub const PORT_TAG: &str = "port";
 /// The tag that holds why Envoy ended a connection.
 pub const ENDED_TAG: &str = "ended";
-const METHOD: &str = "method";
+pub(crate) const METHOD: &str = "method";
 const VERDICT: &str = "verdict";
-const BY: &str = "by";
 
 impl Verdict {
-    fn word(&self) -> (&'static str, Option<&str>) {
+    fn word(&self) -> &'static str {
         match self {
-            Self::Passed => ("passed", None),
-            Self::Denied => ("denied", None),
-            Self::WouldDeny(by) => ("would_deny", Some(by)),
-            Self::WouldPass(by) => ("would_pass", Some(by)),
-        }
-    }
-
-    fn of(word: &str, by: Option<String>) -> Option<Self> {
-        match (word, by) {
-            ("passed", _) => Some(Self::Passed),
-            ("denied", _) => Some(Self::Denied),
-            ("would_deny", Some(by)) => Some(Self::WouldDeny(by.into())),
-            ("would_pass", Some(by)) => Some(Self::WouldPass(by.into())),
-            _ => None,
+            Self::Passed => "passed",
+            Self::Denied => "denied",
         }
     }
 }
@@ -103,23 +86,37 @@ pub(crate) fn of_tcp(entry: TcpAccessLogEntry) -> Option<(Observation, u64)> {
 
 fn observation(common: AccessLogCommon, request: Option<(String, String)>, denied: bool) -> Option<(Observation, u64)> {
     let port = common.custom_tags.get(PORT_TAG)?.parse().ok()?;
-    let told = common.custom_tags.get(VERDICT).and_then(|word| Verdict::of(word, common.custom_tags.get(BY).cloned()));
-    let verdict = told.unwrap_or(if denied { Verdict::Denied } else { Verdict::Passed });
-    let id = caller(&common);
+    let denied = common.custom_tags.get(VERDICT).map_or(denied, |word| word == Verdict::Denied.word());
+    let verdict = if denied { Verdict::Denied } else { Verdict::Passed };
+    let (id, address) = who(&common);
+    Some((Observation { caller: id, address, port, request, verdict }, times(&common)))
+}
+
+/// Who calls: the identity that was proved, else the address.
+pub(crate) fn who(common: &AccessLogCommon) -> (Option<SpiffeId>, Option<IpAddr>) {
+    let id = caller(common);
     let remote = common.downstream_direct_remote_address.as_ref().or(common.downstream_remote_address.as_ref());
     let address = remote.filter(|_| id.is_none()).and_then(socket).map(|(address, _)| address);
-    Some((Observation { caller: id, address, port, request, verdict }, times(&common)))
+    (id, address)
 }
 
 fn entry(observation: Observation, times: u64) -> HttpAccessLogEntry {
     let Observation { caller, address, port, request, verdict } = observation;
-    let (word, by) = verdict.word();
-    let mut tags = HashMap::from([
+    let tags = HashMap::from([
         (TIMES.to_owned(), times.to_string()),
         (PORT_TAG.to_owned(), port.to_string()),
-        (VERDICT.to_owned(), word.to_owned()),
+        (VERDICT.to_owned(), verdict.word().to_owned()),
     ]);
-    tags.extend(by.map(|by| (BY.to_owned(), by.to_owned())));
+    told(tags, caller, address, request)
+}
+
+/// What is told of a call, besides `tags`.
+pub(crate) fn told(
+    mut tags: HashMap<String, String>,
+    caller: Option<SpiffeId>,
+    address: Option<IpAddr>,
+    request: Option<(String, String)>,
+) -> HttpAccessLogEntry {
     let path = request.map(|(method, path)| {
         tags.insert(METHOD.to_owned(), method);
         path
@@ -158,27 +155,41 @@ pub fn is_variable(segment: &str) -> bool {
     digits > 0 && (digits == segment.len() || (hexadecimal && segment.len() >= 8))
 }
 
+/// What a worker saw in a second.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The calls, and how often each came.
+    pub calls: Vec<(Observation, u64)>,
+    /// What policies that are tried would have done.
+    pub trials: Vec<Trial>,
+}
+
 /// Where a proxy hands over what it saw. Clones are cheap.
 #[derive(Debug, Clone)]
-pub struct Observer(mpsc::Sender<Vec<(Observation, u64)>>);
+pub struct Observer(mpsc::Sender<Batch>);
 
 /// How many batches may wait: one a second of each worker.
 const WAITING: usize = 16;
+/// How many entries are told in a message, which is then well below what one may have.
+const TOLD_AT_ONCE: usize = 256;
 
 impl Observer {
     /// An observer, and its task, which ends with the last clone. `node` says who tells; `channel` leads to the control plane.
     pub fn start(node: Node, channel: Channel) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (seen, mut waiting) = mpsc::channel::<Vec<(Observation, u64)>>(WAITING);
+        let (seen, mut waiting) = mpsc::channel::<Batch>(WAITING);
         let task = async move {
             let mut client = AccessLogServiceClient::new(channel);
-            while let Some(batch) = waiting.recv().await {
-                let log_entry = batch.into_iter().map(|(observation, times)| entry(observation, times)).collect();
-                let message = StreamAccessLogsMessage {
-                    identifier: Some(Identifier { node: Some(node.clone()), log_name: LOG.to_owned() }),
-                    log_entries: Some(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry })),
-                };
-                if let Err(error) = client.stream_access_logs(tokio_stream::once(message)).await {
-                    tracing::debug!(%error, "the control plane did not take what was seen");
+            while let Some(Batch { calls, trials }) = waiting.recv().await {
+                let calls = calls.into_iter().map(|(observation, times)| entry(observation, times)).collect();
+                let trials = trials.into_iter().map(trial::entry).collect();
+                for (log_name, entries) in [(LOG, calls), (trial::LOG, trials)] {
+                    let messages = messages(&node, log_name, entries);
+                    if messages.is_empty() {
+                        continue;
+                    }
+                    if let Err(error) = client.stream_access_logs(tokio_stream::iter(messages)).await {
+                        tracing::debug!(%error, "the control plane did not take what was seen");
+                    }
                 }
             }
         };
@@ -186,11 +197,23 @@ impl Observer {
     }
 
     /// Hands a batch over; where too many wait, it is left out.
-    pub fn saw(&self, batch: Vec<(Observation, u64)>) {
+    pub fn saw(&self, batch: Batch) {
         if self.0.try_send(batch).is_err() {
             tracing::debug!("more was seen than the control plane can be told of");
         }
     }
+}
+
+fn messages(node: &Node, log_name: &str, mut entries: Vec<HttpAccessLogEntry>) -> Vec<StreamAccessLogsMessage> {
+    let mut messages = Vec::new();
+    while !entries.is_empty() {
+        let log_entry = entries.drain(..entries.len().min(TOLD_AT_ONCE)).collect();
+        messages.push(StreamAccessLogsMessage {
+            identifier: Some(Identifier { node: Some(node.clone()), log_name: log_name.to_owned() }),
+            log_entries: Some(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry })),
+        });
+    }
+    messages
 }
 
 #[cfg(test)]
@@ -214,7 +237,7 @@ mod tests {
                 address: Some([10, 0, 0, 7].into()),
                 port: port.clone(),
                 request: Some(("PROPFIND".to_owned(), "/".to_owned())),
-                verdict: Verdict::WouldDeny("trial.shop".into()),
+                verdict: Verdict::Denied,
             },
             Observation { caller: None, address: None, port, request: None, verdict: Verdict::Denied },
         ] {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod tried;
+
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
@@ -136,6 +138,7 @@ pub(crate) fn inbound() -> InboundUnit {
         limits: Vec::new(),
         authentication: None,
         authorization: std::sync::Arc::default(),
+        tried: Vec::new(),
     }
 }
 
@@ -271,16 +274,16 @@ fn any_action() -> impl Strategy<Value = Action> {
     let to = (vec(any_backend(), 0..4), option::of(any_path_edit()), option::of(any_host()), vec(mirror, 0..2));
     let hedge = (any_duration(), 1..4u32).prop_map(|(after, attempts)| Hedge { after, attempts });
     let affinity = ("[a-z]{1,6}", option::of(any_duration())).prop_map(|(cookie, ttl)| Affinity { cookie, ttl, path: "/".to_owned() });
-    let faults = vec(any_fault(), 0..6);
+    let faults = (vec(any_fault(), 0..6), vec(tried::any_attempts(), 0..2));
     let forward = (to, timeouts, any_retry(), option::of(hedge), vec(any_hash(), 0..3), option::of(affinity), faults).prop_map(
-        |((backends, path, host, mirrors), timeouts, retry, hedge, hash, affinity, mut faults)| {
+        |((backends, path, host, mirrors), timeouts, retry, hedge, hash, affinity, (mut faults, tried))| {
             // Some are for where the rule leads, as those of services are.
             for (fault, backend) in faults.iter_mut().zip(&backends) {
                 if let (Some(to), Backend::Port(port)) = (&mut fault.to, &backend.backend) {
                     to.clone_from(port);
                 }
             }
-            Forward { backends, timeouts, path, host, mirrors, retry, hedge, hash, affinity, faults }
+            Forward { backends, timeouts, path, host, mirrors, retry, hedge, hash, affinity, faults, tried }
         },
     );
     let redirect = (
@@ -380,19 +383,21 @@ fn any_traffic() -> impl Strategy<Value = Traffic> {
     });
     let rates = (option::of(success_rate), option::of(failures));
     let times = (any_duration(), any_duration(), any_duration());
-    let ejection = (consecutive(), consecutive(), consecutive(), times, 0..=100u32, rates).prop_map(
-        |(consecutive_5xx, consecutive_gateway, consecutive_local, (interval, base_time, max_time), max_percent, rates)| Ejection {
-            consecutive_5xx,
-            consecutive_gateway,
-            consecutive_local,
-            interval,
-            base_time,
-            max_time,
-            max_percent,
-            success_rate: rates.0,
-            failure_percentage: rates.1,
-        },
-    );
+    let ejection = (consecutive(), consecutive(), consecutive(), times, 0..=100u32, rates)
+        .prop_map(|(consecutive_5xx, consecutive_gateway, consecutive_local, (interval, base_time, max_time), max_percent, rates)| {
+            Ejection {
+                consecutive_5xx,
+                consecutive_gateway,
+                consecutive_local,
+                interval,
+                base_time,
+                max_time,
+                max_percent,
+                success_rate: rates.0,
+                failure_percentage: rates.1,
+            }
+        })
+        .boxed();
     let ask = prop_oneof![
         ("/[a-z]{0,5}", option::of(any_host()), vec((100..600u16).prop_map(|status| status..=status), 1..3))
             .prop_map(|(path, host, expected)| HealthQuestion::Http { path, host, expected }),
@@ -409,14 +414,16 @@ fn any_traffic() -> impl Strategy<Value = Traffic> {
         },
     );
     let connections = (any_duration(), option::of(any_duration())).prop_map(|(idle, max_age)| Connections { idle, max_age });
-    (balancing, limits, option::of(ejection), option::of(health_check), connections, vec(any_port(), 0..2)).prop_map(
-        |(balancing, limits, ejection, health_check, connections, failover)| Traffic {
+    let tried = vec(tried::any_traffic((any_origin(), option::of(any::<u32>()), option::of(ejection.clone()))), 0..2);
+    (balancing, limits, option::of(ejection), option::of(health_check), connections, (vec(any_port(), 0..2), tried)).prop_map(
+        |(balancing, limits, ejection, health_check, connections, (failover, tried))| Traffic {
             balancing,
             limits,
             ejection,
             health_check,
             connections,
             failover,
+            tried,
         },
     )
 }
@@ -481,17 +488,9 @@ fn any_fault() -> impl Strategy<Value = Fault> {
     let abort = (any_share(), answer).prop_map(|(share, answer)| Abort { share, answer });
     let bandwidth = (any_share(), 1..1u64 << 40).prop_map(|(share, bytes_per_second)| Bandwidth { share, bytes_per_second });
     let whom = (option::of(any_port()), vec(any_field("[a-z][a-z-]{0,8}"), 0..2), vec(any_caller(), 0..2));
-    let what = (option::of(delay), option::of(any_share()), option::of(abort), option::of(bandwidth));
-    (any_origin(), any_time(), whom, what).prop_map(|(origin, ends, (to, headers, callers), (delay, reset, abort, bandwidth))| Fault {
-        origin: std::sync::Arc::new(origin),
-        ends,
-        to,
-        headers,
-        callers,
-        delay,
-        reset,
-        abort,
-        bandwidth,
+    let what = (option::of(delay), option::of(any_share()), option::of(abort), option::of(bandwidth), any::<bool>());
+    (any_origin(), any_time(), whom, what).prop_map(|(origin, ends, (to, headers, callers), (delay, reset, abort, bandwidth, shadow))| {
+        Fault { origin: std::sync::Arc::new(origin), ends, to, headers, callers, delay, reset, abort, bandwidth, shadow }
     })
 }
 
@@ -521,9 +520,8 @@ fn any_authentication() -> impl Strategy<Value = std::sync::Arc<Authentication>>
             claim_headers,
         },
     );
-    (any_origin(), vec(provider, 1..3), any::<bool>(), any::<bool>()).prop_map(|(origin, providers, optional, shadow)| {
-        std::sync::Arc::new(Authentication { origin: origin.into(), providers, optional, shadow })
-    })
+    (any_origin(), vec(provider, 1..3), any::<bool>())
+        .prop_map(|(origin, providers, optional)| std::sync::Arc::new(Authentication { origin: origin.into(), providers, optional }))
 }
 
 fn any_authorization() -> impl Strategy<Value = Authorization> {
@@ -572,9 +570,13 @@ fn any_rule() -> impl Strategy<Value = HttpRule> {
     let fields = (vec(any_field("[a-z][a-z-]{0,8}"), 0..3), vec(any_field(".{0,6}"), 0..3));
     let matches = (any_path(), option::of("[A-Z]{1,7}"), fields, option::of(any_share()))
         .prop_map(|(path, method, (headers, query), share)| RouteMatch { path, method, headers, query, share });
-    let access = (option::of(any_authentication()), option::of(any_authorization().prop_map(std::sync::Arc::new)));
+    let access = (
+        option::of(any_authentication()),
+        option::of(any_authorization().prop_map(std::sync::Arc::new)),
+        vec(tried::any_authentication(), 0..2),
+    );
     let filters = (any_edits(), any_edits(), option::of(any_cors()), any::<bool>(), vec(any_limit(), 0..2), access).prop_map(
-        |(request, response, cors, grpc_web, limits, (authentication, authorization))| Filters {
+        |(request, response, cors, grpc_web, limits, (authentication, authorization, tried))| Filters {
             request,
             response,
             cors,
@@ -582,6 +584,7 @@ fn any_rule() -> impl Strategy<Value = HttpRule> {
             limits,
             authentication,
             authorization,
+            tried,
         },
     );
     (any_origin(), matches, filters, any_action()).prop_map(|(origin, matches, filters, action)| HttpRule {
@@ -671,10 +674,15 @@ fn any_egress_rule() -> impl Strategy<Value = EgressRule> {
 pub(crate) fn any_egress() -> impl Strategy<Value = EgressUnit> {
     let unlisted = prop_oneof![Just(Unlisted::Allow), any_origin().prop_map(|origin| Unlisted::Deny(std::sync::Arc::new(origin)))];
     let answer = prop_oneof![Just(NameAnswer::ServerFailure), Just(NameAnswer::NoSuchName), Just(NameAnswer::Timeout)];
-    let fault = (any_origin(), any_time(), any_service(), any_share(), answer)
-        .prop_map(|(origin, ends, service, share, answer)| NameFault { origin: std::sync::Arc::new(origin), ends, service, share, answer });
-    (any_namespace(), any_label(), vec(any_egress_rule(), 0..5), unlisted, vec(fault, 0..3)).prop_map(
-        |(namespace, name, rules, unlisted, names)| EgressUnit { workload: WorkloadName::new(namespace, name), rules, unlisted, names },
+    let fault = (any_origin(), any_time(), any_service(), any_share(), answer, any::<bool>()).prop_map(
+        |(origin, ends, service, share, answer, shadow)| NameFault { origin: origin.into(), ends, service, share, answer, shadow },
+    );
+    let tried = vec(tried::any_egress(), 0..2);
+    (any_namespace(), any_label(), vec(any_egress_rule(), 0..5), unlisted, vec(fault, 0..3), tried).prop_map(
+        |(namespace, name, rules, unlisted, names, tried)| {
+            let workload = WorkloadName::new(namespace, name);
+            EgressUnit { workload, rules, unlisted, names, tried }
+        },
     )
 }
 
@@ -742,9 +750,11 @@ pub(crate) fn any_inbound() -> impl Strategy<Value = InboundUnit> {
         mtls,
     });
     let addresses = (any::<Ipv4Addr>(), any::<Ipv6Addr>());
-    let flags = (any::<bool>(), vec(any_limit(), 0..3), option::of(any_authentication()), any_authorization());
+    let access = (option::of(any_authentication()), any_authorization(), vec(tried::any_authentication(), 0..2));
+    let flags = (any::<bool>(), vec(any_limit(), 0..3), access);
     (any_workload(), option::of(any_service()), any_label(), any_identity(), addresses, vec(one, 0..4), flags).prop_map(
-        |(workload, service, account, identity, (virtual_v4, virtual_v6), ports, (withdrawn, limits, authentication, authorization))| {
+        |(workload, service, account, identity, (virtual_v4, virtual_v6), ports, (withdrawn, limits, access))| {
+            let (authentication, authorization, tried) = access;
             InboundUnit {
                 workload,
                 service,
@@ -757,6 +767,7 @@ pub(crate) fn any_inbound() -> impl Strategy<Value = InboundUnit> {
                 limits,
                 authentication,
                 authorization: std::sync::Arc::new(authorization),
+                tried,
             }
         },
     )

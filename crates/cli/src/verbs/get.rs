@@ -69,18 +69,18 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
         Kind::Workload => vec!["SERVICE", "ADDRESS"],
         Kind::WorkloadIdentity => vec!["ACCOUNT", "HOST", "ATTRIBUTES"],
         Kind::TrustBundle => vec!["TRUST DOMAIN", "FROM", "SEQUENCE", "SINCE", "NEXT", "STATUS"],
-        Kind::AuthenticationPolicy => vec!["ABOUT", "MTLS", "ISSUERS", "STATUS"],
-        Kind::AuthorizationPolicy => vec!["ABOUT", "ACTION", "RULES", "STATUS"],
+        Kind::AuthenticationPolicy => vec!["ABOUT", "MTLS", "ISSUERS", "MODE", "STATUS"],
+        Kind::AuthorizationPolicy => vec!["ABOUT", "ACTION", "RULES", "MODE", "STATUS"],
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => vec!["PARENTS", "HOSTS", "RULES", "STATUS"],
         Kind::Gateway => vec!["CLASS", "LISTENERS", "ADDRESSES", "STATUS"],
         Kind::ListenerSet => vec!["GATEWAY", "LISTENERS", "STATUS"],
         Kind::GatewayClass => vec!["CONTROLLER", "STATUS"],
         Kind::ReferenceGrant => vec!["FROM", "TO"],
         Kind::BackendTlsPolicy => vec!["TARGETS", "SERVER NAME", "STATUS"],
-        Kind::TrafficPolicy => vec!["ABOUT", "SAYS"],
-        Kind::EgressPolicy => vec!["ABOUT", "ALLOWS", "DEFAULT", "STATUS"],
-        Kind::RateLimitPolicy => vec!["TARGETS", "LIMITS", "STATUS"],
-        Kind::FaultPolicy => vec!["ABOUT", "FAULTS", "LEFT"],
+        Kind::TrafficPolicy => vec!["ABOUT", "SAYS", "MODE"],
+        Kind::EgressPolicy => vec!["ABOUT", "ALLOWS", "DEFAULT", "MODE", "STATUS"],
+        Kind::RateLimitPolicy => vec!["TARGETS", "LIMITS", "MODE", "STATUS"],
+        Kind::FaultPolicy => vec!["ABOUT", "FAULTS", "MODE", "LEFT"],
         Kind::Namespace => vec!["LABELS"],
         Kind::Secret | Kind::ConfigMap => vec!["HOLDS"],
     });
@@ -110,8 +110,8 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
                 at("/status/nextFetchAt"),
                 since(item, condition(item)),
             ],
-            Kind::AuthenticationPolicy => vec![about(item), at("/spec/mtls/mode"), issuers(item), condition(item)],
-            Kind::AuthorizationPolicy => vec![about(item), action(item), rules(item), condition(item)],
+            Kind::AuthenticationPolicy => vec![about(item), at("/spec/mtls/mode"), issuers(item), mode(item), condition(item)],
+            Kind::AuthorizationPolicy => vec![about(item), action(item), rules(item), mode(item), condition(item)],
             Kind::Gateway => vec![
                 at("/spec/gatewayClassName"),
                 list(item, "/spec/listeners", |listener| {
@@ -137,17 +137,19 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
             Kind::BackendTlsPolicy => {
                 vec![list(item, "/spec/targetRefs", |target| text(&target["name"])), at("/spec/validation/hostname"), condition(item)]
             }
-            Kind::RateLimitPolicy => vec![about(item), list(item, "/spec/limits", limit), condition(item)],
-            Kind::TrafficPolicy => vec![about(item), says(item)],
+            Kind::RateLimitPolicy => vec![about(item), list(item, "/spec/limits", limit), mode(item), condition(item)],
+            Kind::TrafficPolicy => vec![about(item), says(item), mode(item)],
             Kind::EgressPolicy => vec![
                 about(item),
                 list(item, "/spec/allow", |allow| list(allow, "/hosts", text)),
                 item.pointer("/spec/default").map_or_else(|| "Deny".to_owned(), text),
+                mode(item),
                 condition(item),
             ],
             Kind::FaultPolicy => vec![
                 fault::about(item),
                 fault::what(item).join(", "),
+                mode(item),
                 fault::remaining(item, jiff::Timestamp::now()).map_or_else(|| "ended".to_owned(), fault::left),
             ],
             Kind::Namespace => vec![keys(item, "/metadata/labels")],
@@ -179,10 +181,14 @@ fn limit(limit: &Value) -> String {
     format!("{}{much} {}{shadow}", at("name").unwrap_or_default(), at("scope").unwrap_or_else(|| "Local".to_owned()))
 }
 
-/// `Deny`, `Allow (shadow)`.
+/// `Deny`, `Allow`.
 fn action(item: &Value) -> String {
-    let action = item.pointer("/spec/action").map_or_else(|| "Allow".to_owned(), text);
-    if item.pointer("/spec/mode").and_then(Value::as_str) == Some("Shadow") { format!("{action} (shadow)") } else { action }
+    item.pointer("/spec/action").map_or_else(|| "Allow".to_owned(), text)
+}
+
+/// Whether a policy is in force, or only tried: `Enforce`, `Shadow`.
+fn mode(item: &Value) -> String {
+    item.pointer("/spec/mode").map_or_else(|| "Enforce".to_owned(), text)
 }
 
 /// How many rules it has.
@@ -221,7 +227,7 @@ fn issuers(item: &Value) -> String {
 /// The sections that a policy has something in.
 fn says(item: &Value) -> String {
     let fields = item.pointer("/spec").and_then(Value::as_object).into_iter().flatten();
-    fields.map(|(name, _)| name.as_str()).filter(|name| *name != "targetRefs").collect::<Vec<_>>().join(", ")
+    fields.map(|(name, _)| name.as_str()).filter(|name| !matches!(*name, "targetRefs" | "mode")).collect::<Vec<_>>().join(", ")
 }
 
 /// The names of an object's fields.

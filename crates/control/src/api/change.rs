@@ -8,7 +8,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use lorica_api::{ApplyReply, ApplyRequest, Change, ChangeAction, DeleteRequest, NamedText, Refusal, RenderedDiagnostic, Target};
-use lorica_model::resource::{self, Diagnostic, Document, Key, Kind, Options, Resource, Resources, Severity};
+use lorica_model::resource::{self, Diagnostic, Document, Key, Options, Resource, Resources, Severity};
+use lorica_xds::trial::TriedPolicy;
 
 use super::request::{Body, Query};
 use super::{Failure, Wait, observed};
@@ -82,8 +83,9 @@ async fn carry_out(
     if put.is_empty() && delete.is_empty() {
         return Ok(Json(reply));
     }
-    let policies = put.iter().map(Resource::key).chain(delete.iter().cloned()).filter(|key| key.kind == Kind::AuthorizationPolicy);
-    control.observed.changed(policies.map(|key| (key.namespace, key.name.to_string())));
+    let changed = put.iter().map(Resource::key).chain(delete.iter().cloned());
+    let changed = changed.map(|key| TriedPolicy { kind: key.kind.to_string(), name: format!("{}.{}", key.name, key.namespace) });
+    control.observed.changed(changed);
     let mesh = control.mesh.clone();
     let changed = tokio::task::spawn_blocking(move || mesh.change(put, &delete)).await;
     let (revision, publication) = changed.map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), None))??;

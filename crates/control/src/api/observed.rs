@@ -9,8 +9,10 @@ use axum::http::StatusCode;
 use lorica_api::{MtlsStatus, ObservedCall, Trial};
 use lorica_model::compile::{self, World};
 use lorica_model::name::{Namespace, ObjectName};
-use lorica_model::resource::{Key, Kind, Resource, Resources, Spec};
+use lorica_model::resource::{Key, Kind, Resource, Resources};
 use lorica_model::snapshot::MtlsMode;
+use lorica_xds::trial::TriedPolicy;
+use serde::Deserialize;
 
 use super::{Failure, Within};
 use crate::ControlPlane;
@@ -19,28 +21,57 @@ pub(super) async fn calls(State(control): State<Arc<ControlPlane>>, Query(within
     Json(control.observed.calls(within.namespace.as_deref()))
 }
 
+/// Which kind of policy is meant, where several have the name.
+#[derive(Debug, Deserialize)]
+pub(super) struct OfKind {
+    kind: Option<String>,
+}
+
 pub(super) async fn trial(
     State(control): State<Arc<ControlPlane>>,
     Path((namespace, name)): Path<(String, String)>,
+    Query(of): Query<OfKind>,
 ) -> Result<Json<Trial>, Failure> {
     let bad = |error: lorica_model::name::NameError| Failure::new(StatusCode::BAD_REQUEST, error.to_string(), None);
     let (namespace, name) = (Namespace::new(&namespace).map_err(bad)?, ObjectName::new(&name).map_err(bad)?);
+    let wanted = match &of.kind {
+        Some(word) => match Kind::named(word).filter(|kind| Kind::POLICIES.contains(kind)) {
+            Some(kind) => vec![kind],
+            None => {
+                return Err(Failure::new(StatusCode::BAD_REQUEST, format!("`{word}` is no kind of policy that can be tried"), Some(KINDS)));
+            }
+        },
+        None => Kind::POLICIES.to_vec(),
+    };
     let published = control.mesh.seen().published;
-    let found = published.resources.of(Kind::AuthorizationPolicy, &namespace, &name);
-    match found.map(|found| &found.spec) {
-        Some(Spec::AuthorizationPolicy(policy)) if policy.shadow => Ok(Json(control.observed.trial(&format!("{name}.{namespace}")))),
-        Some(_) => Err(Failure::new(
+    let found = |kind: &Kind| published.resources.of(*kind, &namespace, &name);
+    let there: Vec<Kind> = wanted.iter().copied().filter(|kind| found(kind).is_some()).collect();
+    let tried: Vec<Kind> = there.iter().copied().filter(|kind| found(kind).is_some_and(|found| found.spec.is_tried())).collect();
+    match (tried.as_slice(), there.as_slice()) {
+        ([kind], _) => Ok(Json(control.observed.trial(&TriedPolicy { kind: kind.to_string(), name: format!("{name}.{namespace}") }))),
+        ([first, ..], _) => {
+            let kinds: Vec<String> = tried.iter().map(ToString::to_string).collect();
+            let hint = format!("name the kind, as in `lorica policy shadow {first}/{name} -n {namespace}`");
+            Err(Failure::new(
+                StatusCode::CONFLICT,
+                format!("several policies are named {name}.{namespace}: {}", kinds.join(", ")),
+                Some(&hint),
+            ))
+        }
+        ([], [kind, ..]) => Err(Failure::new(
             StatusCode::CONFLICT,
-            format!("the AuthorizationPolicy {name}.{namespace} is in force: it is not tried"),
+            format!("the {kind} {name}.{namespace} is in force: it is not tried"),
             Some("`mode: Shadow` in its `spec` tries it"),
         )),
-        None => Err(Failure::new(
-            StatusCode::NOT_FOUND,
-            format!("there is no AuthorizationPolicy {name}.{namespace}"),
-            Some("`lorica get authz -A` lists what there is"),
-        )),
+        ([], []) => {
+            let what = if let [kind] = wanted.as_slice() { kind.as_str() } else { "policy" };
+            Err(Failure::new(StatusCode::NOT_FOUND, format!("there is no {what} {name}.{namespace}"), Some(KINDS)))
+        }
     }
 }
+
+/// What can be tried.
+const KINDS: &str = "policies of access (authz), tokens (authn), traffic, egress, rate limits (rl) and faults can be tried; `lorica get KIND -A` lists them";
 
 pub(super) async fn mtls(State(control): State<Arc<ControlPlane>>, Query(within): Query<Within>) -> Json<Vec<MtlsStatus>> {
     let published = control.mesh.seen().published;

@@ -1,11 +1,12 @@
-//! What may leave the mesh: the policies that hold for a caller, merged, and those that lead through an egress gateway.
+//! What may leave the mesh: the policies that hold for a caller, merged, and those that lead through an egress gateway. One that is tried lets
+//! nothing out and leads nowhere.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::name::{GatewayName, Label, Namespace, ServiceName, ServicePort, WorkloadName};
 use crate::resource::{EgressAllow, EgressPolicy, EgressTarget, Kind, ListenerProtocol, Metadata, ObjectRef};
-use crate::snapshot::{Backend, EgressCaller, EgressRule, EgressUnit, Origin, Unlisted};
+use crate::snapshot::{Backend, EgressCaller, EgressRule, EgressTrial, EgressUnit, Origin, Unlisted};
 
 use super::listeners::{Bound, Frame};
 use super::reference::Problem;
@@ -17,24 +18,25 @@ type Policy<'w> = (&'w Metadata, &'w EgressPolicy);
 
 /// What the app beside the proxy of a workload may call that runs as `account`.
 #[must_use]
-pub fn egress(world: &World<'_>, name: &WorkloadName, account: &Label) -> EgressUnit {
+pub fn egress<'w>(world: &World<'w>, name: &WorkloadName, account: &Label) -> EgressUnit {
     let namespace = &name.namespace;
     // 2: of its service, 1: of its namespace, 0: of the mesh.
-    let closeness = |(metadata, policy): &Policy<'_>| {
+    let closeness = |(metadata, policy): &Policy<'w>| {
         about(world, metadata, policy)
             .into_iter()
             .filter(|(_, caller)| caller.is(namespace.as_str(), account.as_str()))
             .map(|(close, _)| close)
             .max()
     };
-    let holding: Vec<(u8, Policy<'_>)> =
+    let about: Vec<(u8, Policy<'w>)> =
         world.resources.egress().filter_map(|policy| closeness(&policy).map(|closeness| (closeness, policy))).collect();
+    let (mut tried, holding): (Vec<_>, Vec<_>) = about.into_iter().partition(|(_, (_, policy))| policy.shadow);
     // The closest say what becomes of the rest; of equals, those that deny.
     let closest = holding.iter().map(|(closeness, _)| *closeness).max();
     let denying = holding.iter().filter(|(closeness, (_, policy))| Some(*closeness) == closest && policy.denies);
     let denying = denying.map(|(_, (metadata, _))| *metadata).min_by(|one, other| age(one).cmp(&age(other)));
-    let mut rules = Vec::new();
-    for (_, (metadata, policy)) in holding {
+    let listing = |(metadata, policy): Policy<'w>| {
+        let mut rules = Vec::new();
         for (index, allow) in policy.allow.iter().enumerate() {
             let named = |caller: &EgressCaller| caller.is(namespace.as_str(), account.as_str());
             if allow.callers.is_empty() || allow.callers.iter().any(named) {
@@ -42,11 +44,24 @@ pub fn egress(world: &World<'_>, name: &WorkloadName, account: &Label) -> Egress
                 rules.extend(made(metadata, index, allow, &[], via.as_ref()).map(|rule| (metadata, rule)));
             }
         }
-    }
+        rules
+    };
+    let trial = |(closeness, policy): &(u8, Policy<'w>)| EgressTrial {
+        origin: Arc::new(origin(policy.0, 0)),
+        rules: ordered(listing(*policy)),
+        // What is closer than all others says what becomes of the rest; of equals, whoever denies.
+        denies: match closest {
+            Some(closest) if closest > *closeness => denying.is_some(),
+            Some(closest) if closest == *closeness => denying.is_some() || policy.1.denies,
+            _ => policy.1.denies,
+        },
+    };
+    tried.sort_by(|(_, (one, _)), (_, (other, _))| age(one).cmp(&age(other)));
     EgressUnit {
         workload: name.clone(),
-        rules: ordered(rules),
+        tried: tried.iter().map(trial).collect(),
         unlisted: denying.map_or(Unlisted::Allow, |metadata| Unlisted::Deny(Arc::new(origin(metadata, 0)))),
+        rules: ordered(holding.into_iter().flat_map(|(_, policy)| listing(policy)).collect()),
         names: fault::of_names(world, namespace, account),
     }
 }
@@ -54,7 +69,7 @@ pub fn egress(world: &World<'_>, name: &WorkloadName, account: &Label) -> Egress
 /// What workloads may call through an egress gateway: what policies let through it, and nothing else.
 pub(super) fn through(world: &World<'_>, gateway: &GatewayName) -> Vec<EgressRule> {
     let mut rules = Vec::new();
-    for (metadata, policy) in world.resources.egress() {
+    for (metadata, policy) in world.resources.egress().filter(|(_, policy)| !policy.shadow) {
         let about: BTreeSet<EgressCaller> = about(world, metadata, policy).into_iter().map(|(_, caller)| caller).collect();
         for (index, allow) in policy.allow.iter().enumerate() {
             let leads_here = allow.via.as_ref().is_some_and(|via| {

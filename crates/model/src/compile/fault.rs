@@ -59,14 +59,14 @@ pub(super) fn of_bytes(world: &World<'_>, viewer: &Namespace, service: &ServiceN
 pub(super) fn of_names(world: &World<'_>, namespace: &Namespace, account: &Label) -> Vec<NameFault> {
     let mut faults = Vec::new();
     for policy in policies(world, namespace) {
-        let (metadata, FaultPolicy { ends, callers, dns, .. }) = policy;
+        let (metadata, FaultPolicy { ends, callers, dns, shadow, .. }) = policy;
         let Some((share, answer)) = *dns else { continue };
         if !callers.is_empty() && !callers.iter().any(|caller| caller.is(namespace.as_str(), account.as_str())) {
             continue;
         }
         let services = world.resources.services().filter_map(|(metadata, _)| metadata.service());
         let origin = Arc::new(origin(metadata));
-        let made = |service| NameFault { origin: origin.clone(), ends: *ends, service, share, answer };
+        let made = |service| NameFault { origin: origin.clone(), ends: *ends, service, share, answer, shadow: *shadow };
         faults.extend(services.filter(|service| is_about(&policy, service)).map(made));
     }
     faults
@@ -87,7 +87,7 @@ fn is_about((metadata, policy): &Policy<'_>, service: &ServiceName) -> bool {
 }
 
 fn fault((metadata, policy): &Policy<'_>) -> Fault {
-    let FaultPolicy { ends, headers, callers, delay, reset, abort, bandwidth, .. } = policy;
+    let FaultPolicy { ends, headers, callers, delay, reset, abort, bandwidth, shadow, .. } = policy;
     Fault {
         origin: Arc::new(origin(metadata)),
         ends: *ends,
@@ -98,6 +98,7 @@ fn fault((metadata, policy): &Policy<'_>) -> Fault {
         reset: *reset,
         abort: *abort,
         bandwidth: *bandwidth,
+        shadow: *shadow,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::snapshot::{
 
 use super::listeners::{Bound, Frame};
 use super::rules::{self, Entrance, Route, age};
-use super::{World, authentication, authorization, egress, fault, rate_limit};
+use super::{World, authentication, authorization, egress, fault, rate_limit, tried};
 
 /// The units of a gateway, ordered by port; none where the gateway does not exist or is not ours.
 #[must_use]
@@ -94,6 +94,7 @@ fn hosts<'w>(world: &World<'w>, frame: &Frame<'w>, listeners: &[&Bound<'w>], ent
             authentication::at_gateway(world, &name, &mut rules);
             authorization::at_gateway(world, &name, entrance.port, &mut rules);
             fault::meet(world, &frame.metadata.namespace, None, &mut rules);
+            tried::of_requests(world, None, &mut rules);
             made.insert((*pattern).clone(), rules.into());
         }
     }

@@ -16,6 +16,7 @@ mod rules;
 mod status;
 mod tls;
 mod traffic;
+mod tried;
 mod whole;
 
 pub use authentication::mtls;
@@ -172,6 +173,7 @@ pub fn inbound(world: &World<'_>, name: &WorkloadName) -> Option<InboundUnit> {
         limits: service.map(|service| rate_limit::of_service(world, service)).unwrap_or_default(),
         authentication: service.and_then(|service| authentication::of_service(world, service)),
         authorization: Arc::new(service.map(|service| authorization::of_service(world, service)).unwrap_or_default()),
+        tried: service.map(|service| authentication::tried_at_service(world, service)).unwrap_or_default(),
     })
 }
 

@@ -13,7 +13,7 @@ use crate::spiffe::SpiffeId;
 use super::reference::Found;
 use super::rules::{self, Entrance, Route};
 use super::traffic::{Attempts, Policies};
-use super::{VirtualAddresses, World, egress, fault, tls};
+use super::{VirtualAddresses, World, egress, fault, tls, tried};
 
 /// The unit of a service port for callers in `viewer`; none where the service or the port does not exist.
 #[must_use]
@@ -33,6 +33,7 @@ pub fn outbound(world: &World<'_>, viewer: &Namespace, port: &ServicePort) -> Op
     };
     let http_only = http_only && protocol != Protocol::Tcp;
     fault::meet(world, viewer, Some(&port.service), &mut rules);
+    tried::of_requests(world, Some(port), &mut rules);
     Some(OutboundUnit {
         port: port.clone(),
         virtual_v4: addresses.v4,
@@ -121,6 +122,6 @@ fn cluster(world: &World<'_>, port: &ServicePort, found: &Found<'_>, policies: &
         connect_timeout: policies.connect_timeout(),
         server: ServicePort { service: known_as.unwrap_or(service).clone(), port: port.port },
         tls: tls::towards(world, port, found),
-        traffic: policies.endpoints(),
+        traffic: Traffic { tried: tried::of_endpoints(world, port), ..policies.endpoints() },
     }
 }

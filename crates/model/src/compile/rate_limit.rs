@@ -85,7 +85,7 @@ fn compiled<'w>(metadata: &'w Metadata, policy: &'w RateLimitPolicy) -> impl Ite
             counted,
             key: written.key.clone(),
             matches: written.matches.clone(),
-            shadow: written.shadow,
+            shadow: policy.shadow || written.shadow,
         })
     })
 }

@@ -7,6 +7,7 @@ mod edge;
 mod fault;
 mod rate_limit;
 mod traffic;
+mod tried;
 
 use proptest::prelude::*;
 

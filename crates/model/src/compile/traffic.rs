@@ -2,7 +2,8 @@
 //!
 //! From the most specific to the least: the rule of a route, the policy of that rule, of its route, of the port of the backend, of the backend, of
 //! the service whose subset it is, of the service that was called, of the backend's namespace. Of two that are equally specific the older
-//! counts; a change that writes one setting twice is refused.
+//! counts; a change that writes one setting twice is refused. A policy that is tried says nothing here: `tried` beside this works out what it
+//! would say.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use super::World;
 use super::rules::age;
 use crate::name::{Namespace, ObjectName, ServicePort};
-use crate::resource::{BackendRef, Kind, Metadata, Mode, RouteRule, Service, Set, Settings, TrafficTarget};
+use crate::resource::{BackendRef, Kind, Metadata, Mode, RouteRule, Service, Set, Settings, TrafficPolicy, TrafficTarget};
 use crate::snapshot::{
     Adaptive, Affinity, Algorithm, Balancing, Connections, DEFAULT_CONNECT_TIMEOUT, Ejection, FailurePercentage, Forward, HashOn,
     HealthCheck, HealthQuestion, Hedge, Limits, Nearness, Pause, Retry, RetryLimit, RetryOn, SlowStart, SuccessRate, Timeouts, Traffic,
@@ -47,7 +48,7 @@ pub enum SaidBy {
 }
 
 /// Who is told where each value came from.
-trait Listener {
+pub(super) trait Listener {
     fn chosen(&mut self, setting: &'static str, value: &dyn Shown, by: impl FnOnce() -> SaidBy);
 }
 
@@ -136,6 +137,46 @@ pub(super) struct Policies<'w> {
     chain: Vec<(&'w Metadata, &'w Settings)>,
 }
 
+/// A policy that is about calls, and how closely: 0 is closest.
+#[derive(Clone, Copy)]
+pub(super) struct About<'w> {
+    rank: u8,
+    pub(super) metadata: &'w Metadata,
+    pub(super) policy: &'w TrafficPolicy,
+}
+
+/// The policies that are about calls to a backend, by a route's rule if there is one, whether they are in force or tried.
+pub(super) fn about<'w>(world: &World<'w>, backend: &ServicePort, by: Option<ByRule<'_>>) -> Vec<About<'w>> {
+    let mut found = Vec::new();
+    let base = world.resources.service(&backend.service).and_then(|(_, service)| service.subset.as_ref()).map(|subset| &subset.of);
+    for (metadata, policy) in world.resources.traffic() {
+        let rank = policy.targets.iter().filter_map(|target| {
+            let of_service = |port: &ServicePort| means_service(world, target, port);
+            let route = by.filter(|by| means_route(target, *by));
+            match (route, target.section.as_deref()) {
+                (Some(by), Some(section)) => return (by.rule == Some(section)).then_some(0),
+                (Some(_), None) => return Some(1),
+                (None, _) => {}
+            }
+            let ported = u8::from(target.section.is_none());
+            if of_service(backend) {
+                Some(2 + ported)
+            } else if base.is_some_and(|base| of_service(&ServicePort { service: base.clone(), port: backend.port })) {
+                Some(4 + ported)
+            } else if by.and_then(|by| by.called).is_some_and(of_service) {
+                Some(6 + ported)
+            } else {
+                None
+            }
+        });
+        let whole = || (policy.targets.is_empty() && metadata.namespace == backend.service.namespace).then_some(8);
+        if let Some(rank) = rank.min().or_else(whole) {
+            found.push(About { rank, metadata, policy });
+        }
+    }
+    found
+}
+
 /// A route's rule, by which a request goes.
 #[derive(Clone, Copy)]
 pub(super) struct ByRule<'r> {
@@ -154,35 +195,18 @@ impl<'w> Policies<'w> {
 
     /// Those that hold for calls to a backend, by a route's rule if there is one.
     pub(super) fn of(world: &World<'w>, backend: &ServicePort, by: Option<ByRule<'_>>) -> Self {
-        let mut found: Vec<(u8, &'w Metadata, &'w Settings)> = Vec::new();
-        let base = world.resources.service(&backend.service).and_then(|(_, service)| service.subset.as_ref()).map(|subset| &subset.of);
-        for (metadata, policy) in world.resources.traffic() {
-            let rank = policy.targets.iter().filter_map(|target| {
-                let of_service = |port: &ServicePort| means_service(world, target, port);
-                let route = by.filter(|by| means_route(target, *by));
-                match (route, target.section.as_deref()) {
-                    (Some(by), Some(section)) => return (by.rule == Some(section)).then_some(0),
-                    (Some(_), None) => return Some(1),
-                    (None, _) => {}
-                }
-                let ported = u8::from(target.section.is_none());
-                if of_service(backend) {
-                    Some(2 + ported)
-                } else if base.is_some_and(|base| of_service(&ServicePort { service: base.clone(), port: backend.port })) {
-                    Some(4 + ported)
-                } else if by.and_then(|by| by.called).is_some_and(of_service) {
-                    Some(6 + ported)
-                } else {
-                    None
-                }
-            });
-            let whole = || (policy.targets.is_empty() && metadata.namespace == backend.service.namespace).then_some(8);
-            if let Some(rank) = rank.min().or_else(whole) {
-                found.push((rank, metadata, &policy.settings));
-            }
-        }
-        found.sort_by_key(|(rank, metadata, _)| (*rank, age(metadata)));
-        Self { chain: found.into_iter().map(|(_, metadata, settings)| (metadata, settings)).collect() }
+        Self::ordered(about(world, backend, by).into_iter().filter(|about| !about.policy.shadow).collect())
+    }
+
+    /// The same with one that is tried: of equals, it goes first, as it would take their place.
+    pub(super) fn with(about: &[About<'w>], tried: &About<'w>) -> Self {
+        let is_it = |about: &About<'_>| std::ptr::eq(about.metadata, tried.metadata);
+        Self::ordered(about.iter().filter(|about| !about.policy.shadow || is_it(about)).copied().collect())
+    }
+
+    fn ordered(mut found: Vec<About<'w>>) -> Self {
+        found.sort_by_key(|about| (about.rank, !about.policy.shadow, age(about.metadata)));
+        Self { chain: found.into_iter().map(|about| (about.metadata, &about.policy.settings)).collect() }
     }
 
     fn chosen<T: Clone + Shown + 'w>(
@@ -211,7 +235,7 @@ impl<'w> Policies<'w> {
         self.traffic(&mut ())
     }
 
-    fn traffic(&self, told: &mut impl Listener) -> Traffic {
+    pub(super) fn traffic(&self, told: &mut impl Listener) -> Traffic {
         let default = Traffic::default();
         let names = Settings::NAMES;
         macro_rules! choose {
@@ -272,7 +296,7 @@ impl<'w> Policies<'w> {
             idle: choose!(pooled_idle, default.connections.idle),
             max_age: choose!(connection_age, default.connections.max_age),
         };
-        Traffic { balancing, limits, ejection, health_check, connections, failover }
+        Traffic { balancing, limits, ejection, health_check, connections, failover, tried: Vec::new() }
     }
 
     /// What holds for one request by `rule`, whose own words go first.
@@ -280,7 +304,7 @@ impl<'w> Policies<'w> {
         self.attempts_told(rule, &mut ())
     }
 
-    fn attempts_told(&self, rule: Option<&RouteRule>, told: &mut impl Listener) -> Attempts {
+    pub(super) fn attempts_told(&self, rule: Option<&RouteRule>, told: &mut impl Listener) -> Attempts {
         let names = Settings::NAMES;
         macro_rules! choose {
             ($field:ident, $default:expr) => {
@@ -358,7 +382,7 @@ fn means_route(target: &TrafficTarget, by: ByRule<'_>) -> bool {
 }
 
 /// A value as one would write it.
-trait Shown {
+pub(super) trait Shown {
     fn shown(&self) -> String;
 }
 

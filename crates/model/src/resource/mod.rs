@@ -75,6 +75,18 @@ macro_rules! kinds {
     };
 }
 
+impl Kind {
+    /// The policies that can be tried.
+    pub const POLICIES: [Self; 6] = [
+        Self::AuthenticationPolicy,
+        Self::AuthorizationPolicy,
+        Self::TrafficPolicy,
+        Self::EgressPolicy,
+        Self::RateLimitPolicy,
+        Self::FaultPolicy,
+    ];
+}
+
 /// Our own API group and version.
 pub const LORICA_API: &str = "lorica.io/v1alpha1";
 /// The Gateway API's.

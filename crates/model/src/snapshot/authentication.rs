@@ -20,9 +20,6 @@ pub struct Authentication {
     /// Whether a request without a token passes. One with a wrong token never does.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
-    /// Whether it is only counted what would have been refused.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub shadow: bool,
 }
 
 impl Authentication {

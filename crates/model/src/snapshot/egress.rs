@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, HostPattern, NameFault, Origin};
+use super::{Backend, EgressTrial, HostPattern, NameFault, Origin};
 use crate::name::{Label, Namespace, ServicePort, WorkloadName};
 use crate::spiffe::SpiffeId;
 
@@ -26,6 +26,9 @@ pub struct EgressUnit {
     /// The faults that the app's questions for names of services meet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<NameFault>,
+    /// What policies that are tried would refuse.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<EgressTrial>,
 }
 
 /// What becomes of calls that no rule lists.
@@ -178,7 +181,7 @@ impl EgressUnit {
     /// What nothing was said about: everything may leave.
     #[must_use]
     pub fn open(workload: WorkloadName) -> Self {
-        Self { workload, rules: Vec::new(), unlisted: Unlisted::Allow, names: Vec::new() }
+        Self { workload, rules: Vec::new(), unlisted: Unlisted::Allow, names: Vec::new(), tried: Vec::new() }
     }
 
     /// Whether nothing is forbidden and nothing goes elsewhere: then nobody need look at a connection.

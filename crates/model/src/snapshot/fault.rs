@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{EgressCaller, FieldMatch, Origin, Share, route};
+use super::{Effect, Effects, EgressCaller, FieldMatch, Origin, Share, route};
 use crate::head::RequestHead;
 use crate::name::{Label, Namespace, ServiceName, ServicePort};
 
@@ -32,6 +32,9 @@ pub struct Fault {
     pub abort: Option<Abort>,
     /// How slowly the answer comes.
     pub bandwidth: Option<Bandwidth>,
+    /// Whether it is only counted what it would do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shadow: bool,
 }
 
 /// A share that waits.
@@ -180,6 +183,9 @@ pub struct NameFault {
     pub share: Share,
     /// The answer.
     pub answer: NameAnswer,
+    /// Whether it is only counted what it would do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shadow: bool,
 }
 
 /// What is answered to a question for a name.
@@ -239,6 +245,12 @@ pub enum InjectedEnd {
     Answer(AbortAnswer),
 }
 
+impl NameFault {
+    fn is_about(&self, service: &ServiceName, now: SystemTime) -> bool {
+        self.service == *service && now < self.ends
+    }
+}
+
 impl Fault {
     fn meets(&self, call: FaultCall<'_>, caller: FaultCaller<'_>, now: SystemTime) -> bool {
         let called = match call {
@@ -267,7 +279,7 @@ pub fn inject<'f>(
     mut random: impl FnMut() -> f64,
 ) -> Injected<'f> {
     let mut injected = Injected::default();
-    for fault in faults.iter().filter(|fault| fault.meets(call, caller, now)) {
+    for fault in faults.iter().filter(|fault| !fault.shadow && fault.meets(call, caller, now)) {
         if let Some(bandwidth) = fault.bandwidth.filter(|bandwidth| bandwidth.share.takes(random())) {
             let slower = injected.bytes_per_second.map_or(bandwidth.bytes_per_second, |known| known.min(bandwidth.bytes_per_second));
             (injected.bytes_per_second, injected.by) = (Some(slower), Some(&fault.origin));
@@ -289,6 +301,27 @@ pub fn inject<'f>(
     injected
 }
 
+/// What those of `faults` that are tried would do to a call at `now`: each that it would meet, by itself. `random` gives numbers uniform in
+/// 0..1.
+pub fn tried_faults<'f>(
+    faults: &'f [Fault],
+    call: FaultCall<'_>,
+    caller: FaultCaller<'_>,
+    now: SystemTime,
+    mut random: impl FnMut() -> f64,
+) -> impl Iterator<Item = (&'f Arc<Origin>, Effects)> {
+    faults.iter().filter(move |fault| fault.shadow && fault.meets(call, caller, now)).map(move |fault| {
+        let mut draws = |share: Option<Share>| share.is_some_and(|share| share.takes(random()));
+        let slow = draws(fault.bandwidth.map(|bandwidth| bandwidth.share));
+        let delay = draws(fault.delay.map(|delay| delay.share));
+        let reset = draws(fault.reset);
+        let abort = !reset && matches!(call, FaultCall::Request { .. }) && draws(fault.abort.map(|abort| abort.share));
+        let effects = Effects::NONE.with_if(delay, Effect::Delay).with_if(reset, Effect::Reset).with_if(abort, Effect::Abort);
+        // An answer of the mesh's own is not slowed down.
+        (&fault.origin, effects.with_if(slow && !reset && !abort, Effect::SlowDown))
+    })
+}
+
 /// Which of `faults` a question for the name of `service` meets at `now`. `random` gives numbers uniform in 0..1.
 pub fn inject_name<'f>(
     faults: &'f [NameFault],
@@ -296,7 +329,18 @@ pub fn inject_name<'f>(
     now: SystemTime,
     mut random: impl FnMut() -> f64,
 ) -> Option<&'f NameFault> {
-    faults.iter().filter(|fault| fault.service == *service && now < fault.ends).find(|fault| fault.share.takes(random()))
+    faults.iter().filter(|fault| !fault.shadow && fault.is_about(service, now)).find(|fault| fault.share.takes(random()))
+}
+
+/// What those of `faults` that are tried would do to a question for the name of `service` at `now`. `random` gives numbers uniform in 0..1.
+pub fn tried_names<'f>(
+    faults: &'f [NameFault],
+    service: &ServiceName,
+    now: SystemTime,
+    mut random: impl FnMut() -> f64,
+) -> impl Iterator<Item = (&'f Arc<Origin>, Effects)> {
+    let about = faults.iter().filter(move |fault| fault.shadow && fault.is_about(service, now));
+    about.map(move |fault| (&fault.origin, Effects::NONE.with_if(fault.share.takes(random()), Effect::Misname)))
 }
 
 #[cfg(test)]
@@ -323,7 +367,18 @@ mod tests {
 
     fn fault(name: &str) -> Fault {
         let (headers, callers) = (Vec::new(), Vec::new());
-        Fault { origin: origin(name), ends: end(), to: None, headers, callers, delay: None, reset: None, abort: None, bandwidth: None }
+        Fault {
+            origin: origin(name),
+            ends: end(),
+            to: None,
+            headers,
+            callers,
+            delay: None,
+            reset: None,
+            abort: None,
+            bandwidth: None,
+            shadow: false,
+        }
     }
 
     fn abort(share: Share) -> Option<Abort> {
@@ -467,12 +522,44 @@ mod tests {
     #[test]
     fn names_fail_by_service_share_and_time() {
         let service: ServiceName = "recording.contact".parse().unwrap();
-        let fault = NameFault { origin: origin("a"), ends: end(), service: service.clone(), share: HALF, answer: NameAnswer::NoSuchName };
+        let fault = NameFault {
+            origin: origin("a"),
+            ends: end(),
+            service: service.clone(),
+            share: HALF,
+            answer: NameAnswer::NoSuchName,
+            shadow: false,
+        };
         let faults = [fault];
         let met = |service: &ServiceName, now, random| inject_name(&faults, service, now, || random).is_some();
         assert!(met(&service, before(), 0.4));
         assert!(!met(&service, before(), 0.5));
         assert!(!met(&service, end(), 0.0));
         assert!(!met(&"agents.contact".parse().unwrap(), before(), 0.0));
+    }
+
+    #[test]
+    fn what_is_tried_is_told_and_does_nothing() {
+        let request = head(&[]);
+        let fault = |share| Fault {
+            shadow: true,
+            delay: Some(Delay { share: Share::ALL, time: DelayTime::Fixed(Duration::from_secs(1)) }),
+            abort: abort(share),
+            bandwidth: Some(Bandwidth { share: Share::ALL, bytes_per_second: 1 }),
+            ..fault("a")
+        };
+        let (namespace, account) = (Namespace::new("contact").unwrap(), Label::new("routing").unwrap());
+        let caller = FaultCaller { namespace: &namespace, account: &account };
+        let call = FaultCall::Request { head: &request, to: None };
+        let faults = [fault(HALF)];
+        assert_eq!(inject(&faults, call, caller, before(), || 0.0), Injected::default());
+        let tried =
+            |now, random: f64| tried_faults(&faults, call, caller, now, move || random).map(|(_, effects)| effects).collect::<Vec<_>>();
+        let delay = Effects::from(Effect::Delay);
+        assert_eq!(tried(before(), 0.4), [delay.with(Effect::Abort)]);
+        assert_eq!(tried(before(), 0.6), [delay.with(Effect::SlowDown)]);
+        assert!(tried(end(), 0.0).is_empty());
+        let bytes = tried_faults(&faults, FaultCall::Bytes, caller, before(), || 0.0).map(|(_, effects)| effects).collect::<Vec<_>>();
+        assert_eq!(bytes, [delay.with(Effect::SlowDown)]);
     }
 }

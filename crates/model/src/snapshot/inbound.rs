@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Authentication, Authorization, Protocol, RateLimit};
+use super::{Authentication, AuthenticationTrial, Authorization, Protocol, RateLimit};
 use crate::name::{Label, ServiceName, ServicePort, WorkloadName};
 use crate::spiffe::SpiffeId;
 
@@ -37,6 +37,9 @@ pub struct InboundUnit {
     /// Who may do what at its ports. Shared, as what callers may do refers to it.
     #[serde(default, skip_serializing_if = "is_open")]
     pub authorization: Arc<Authorization>,
+    /// What policies that are tried ask of callers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<AuthenticationTrial>,
 }
 
 fn is_open(authorization: &Arc<Authorization>) -> bool {

@@ -21,6 +21,7 @@ mod revoked;
 mod rule;
 mod table;
 mod traffic;
+mod trial;
 mod version;
 
 pub mod hash;
@@ -38,7 +39,7 @@ pub use egress::{EgressCaller, EgressHost, EgressRule, EgressUnit, Unlisted, Ver
 pub use endpoint::{Endpoint, EndpointSet, Locality, LocalityError, Transport};
 pub use fault::{
     Abort, AbortAnswer, Bandwidth, Delay, DelayTime, Fault, FaultCall, FaultCaller, Injected, InjectedEnd, NameAnswer, NameFault, inject,
-    inject_name,
+    inject_name, tried_faults, tried_names,
 };
 pub use gateway::{
     BackendTls, Certificate, ClientValidation, GatewayUnit, HostPattern, Hosts, Listening, PrivateKey, ServerTls, Terminated, TlsAction,
@@ -60,6 +61,7 @@ pub use traffic::{
     Adaptive, Algorithm, Balancing, Connections, Ejection, FailurePercentage, HealthCheck, HealthQuestion, Limits, Nearness, RetryLimit,
     SlowStart, SuccessRate, Traffic,
 };
+pub use trial::{AttemptTrial, AuthenticationTrial, Effect, Effects, EgressTrial, TrafficTrial};
 pub use version::Version;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Affinity, Authentication, Authorization, Fault, HashOn, Hedge, LimitService, Origin, Pattern, RateLimit, Retry, Timeouts};
+use super::{
+    Affinity, AttemptTrial, Authentication, AuthenticationTrial, Authorization, Fault, HashOn, Hedge, LimitService, Origin, Pattern,
+    RateLimit, Retry, Timeouts,
+};
 use crate::name::ServicePort;
 
 /// One rule: the first that matches decides.
@@ -85,6 +88,9 @@ pub struct Forward {
     /// The faults that it meets first, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
+    /// What policies that are tried say of its times and attempts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<AttemptTrial>,
 }
 
 /// What is changed in heads, and how calls are translated.
@@ -107,6 +113,9 @@ pub struct Filters {
     /// Who may ask. Shared by the rules of a gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization: Option<Arc<Authorization>>,
+    /// What policies that are tried ask of callers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<AuthenticationTrial>,
 }
 
 impl Filters {

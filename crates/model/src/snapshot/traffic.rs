@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::DEFAULT_POOL_IDLE_TIMEOUT;
+use super::{DEFAULT_POOL_IDLE_TIMEOUT, TrafficTrial};
 use crate::name::ServicePort;
 
 /// What holds for calls to the endpoints of a service port.
@@ -25,6 +25,9 @@ pub struct Traffic {
     pub connections: Connections,
     /// Service ports that take over, in this order, as the own endpoints fail.
     pub failover: Vec<ServicePort>,
+    /// What policies that are tried say of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<TrafficTrial>,
 }
 
 impl Default for Traffic {
@@ -36,6 +39,7 @@ impl Default for Traffic {
             health_check: None,
             connections: Connections::default(),
             failover: Vec::new(),
+            tried: Vec::new(),
         }
     }
 }

@@ -21,7 +21,7 @@ mod tests;
 
 pub use cells::{BYTES_BOUNDS, DURATION_BOUNDS};
 pub use own::{Counter, Held, OwnMetric};
-pub use policies::{AccessCounts, LimitCounts, TokenCounts};
+pub use policies::{AccessCounts, LimitCounts, TokenCounts, TrialCounts};
 
 use cells::{Cells, Histogram, add};
 
@@ -108,6 +108,7 @@ pub struct MetricsRegistry {
     limits: policies::Counted<LimitCounts>,
     access: policies::Counted<AccessCounts>,
     tokens: policies::Counted<TokenCounts>,
+    trials: policies::Counted<TrialCounts>,
 }
 
 impl MetricsRegistry {
@@ -186,6 +187,7 @@ impl MetricsRegistry {
         families.push(self.limits.family());
         families.push(self.access.family());
         families.push(self.tokens.family());
+        families.push(self.trials.family());
         families
     }
 }
@@ -316,6 +318,12 @@ impl WorkerMetrics {
     #[must_use]
     pub fn access(&self, policy: String) -> Arc<AccessCounts> {
         self.registry.access.counts(vec![policy])
+    }
+
+    /// What a policy that is tried would have done, by its kind and name.
+    #[must_use]
+    pub fn trial(&self, kind: &str, policy: &str) -> Arc<TrialCounts> {
+        self.registry.trials.counts(vec![kind.to_owned(), policy.to_owned()])
     }
 
     /// Adds to one of our own counters. `value` is that of its label, empty where it has none.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use lorica_model::snapshot::{Effect, Effects};
+
 use crate::exposition::{Family, Kind, Sample, Value};
 use crate::record::OTHER;
 
@@ -111,6 +113,40 @@ impl Counts for LimitCounts {
     fn outcomes(&self) -> Vec<(&'static str, &AtomicU64)> {
         let Self { allowed, limited, shadowed, unavailable, overflowed } = self;
         vec![("allowed", allowed), ("limited", limited), ("shadowed", shadowed), ("unavailable", unavailable), ("overflowed", overflowed)]
+    }
+}
+
+/// What one policy that is tried would have done to calls.
+#[derive(Debug, Default)]
+pub struct TrialCounts {
+    passed: AtomicU64,
+    effects: [AtomicU64; Effect::ALL.len()],
+}
+
+impl TrialCounts {
+    /// It would have done this to a call.
+    pub fn count(&self, effects: Effects) {
+        if effects.is_none() {
+            self.passed.fetch_add(1, Ordering::Relaxed);
+        }
+        for (effect, count) in Effect::ALL.into_iter().zip(&self.effects) {
+            if effects.has(effect) {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Counts for TrialCounts {
+    const NAME: &'static str = "lorica_trial_verdicts_total";
+    const HELP: &'static str = "Calls that a policy with `mode: Shadow` was held against, by what it would have done to them";
+    const LABELS: &'static [&'static str] = &["kind", "policy"];
+    const OUTCOME: &'static str = "verdict";
+
+    /// What is of another kind of policy than this one never happens, and is left out.
+    fn outcomes(&self) -> Vec<(&'static str, &AtomicU64)> {
+        let effects = Effect::ALL.into_iter().map(Effect::word).zip(&self.effects);
+        std::iter::once(("would_pass", &self.passed)).chain(effects.filter(|(_, count)| count.load(Ordering::Relaxed) > 0)).collect()
     }
 }
 

@@ -20,6 +20,7 @@ pub mod health_check;
 pub mod limits;
 pub mod places;
 pub mod shared;
+pub mod tried;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use self::ewma::{FAILURE_LATENCY, PeakEwma, penalty};
 use self::health::Health;
 use self::limits::{Overflow, PendingGuard, RequestGuard, RetryGuard};
 use self::shared::{Shared, SharedPort};
+use self::tried::Outcome;
 
 /// The endpoints of one service port.
 #[derive(Debug)]
@@ -196,11 +198,20 @@ impl LiveSet {
         self.shared.under_way.count()
     }
 
+    /// How many requests are under way, those that wait not counted.
+    #[must_use]
+    pub fn requests(&self) -> u32 {
+        let under_way = &self.shared.under_way;
+        under_way.count().saturating_sub(under_way.pending())
+    }
+
     /// Looks for ejections that are over and at rates of success, where that is due. Gives when it is due again.
     pub fn sweep(&self, now: Instant) -> Option<Instant> {
         let (changes, due) = self.shared.ejector.sweep(now);
         changes.into_iter().for_each(|change| self.shared.tell(change));
-        due
+        let (ejected, due_of_tried) = self.shared.tried.sweep(now);
+        ejected.into_iter().for_each(|ejected| self.shared.tell_tried(ejected));
+        due.into_iter().chain(due_of_tried).min()
     }
 
     /// Whether a call's hash decides which endpoint takes it.
@@ -308,6 +319,7 @@ impl Active {
         self.live.load.observe(penalty(status, retry_after).map_or(took, |penalty| penalty.max(took)), now);
         let change = self.live.shared.ejector.answered(&self.live.health, status, self.probe, now);
         self.tell(change);
+        self.try_out(Outcome::Answered(status), now);
     }
 
     /// Tells that another endpoint answered before this one, which is at least so slow.
@@ -320,6 +332,7 @@ impl Active {
         self.live.load.observe(now.saturating_duration_since(self.begun), now);
         let change = self.live.shared.ejector.connected(&self.live.health, self.probe, now);
         self.tell(change);
+        self.try_out(Outcome::Connected, now);
     }
 
     /// Tells that the endpoint could not be reached, broke off, or took too long.
@@ -328,7 +341,13 @@ impl Active {
         if is_local_failure(reason) {
             let change = self.live.shared.ejector.failed(&self.live.health, self.probe, now);
             self.tell(change);
+            self.try_out(Outcome::Failed, now);
         }
+    }
+
+    fn try_out(&self, outcome: Outcome, now: Instant) {
+        let shared = &self.live.shared;
+        shared.tried.judge(&self.live.health, outcome, now, |ejected| shared.tell_tried(ejected));
     }
 
     fn tell(&self, change: Option<ejection::Change>) {

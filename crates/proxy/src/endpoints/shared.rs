@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use lorica_model::name::{ServicePort, WorkloadName};
-use lorica_model::snapshot::{Endpoint, Traffic};
+use lorica_model::snapshot::{Effect, Endpoint, Traffic};
 use lorica_observe::Telemetry;
 use lorica_observe::metrics::OwnMetric;
 use serde::Serialize;
@@ -20,6 +20,8 @@ use super::LiveEndpoint;
 use super::ejection::{Change, Ejector};
 use super::health::{Health, LeftOut};
 use super::limits::UnderWay;
+use super::tried::{Ejected, TriedEjectors};
+use crate::observed::{Aside, Judged};
 
 /// What the workers of one process share.
 pub struct Shared {
@@ -28,6 +30,8 @@ pub struct Shared {
     ports: Mutex<HashMap<ServicePort, Weak<SharedPort>>>,
     /// Counts up when a worker needs a connection that another keeps idle.
     wanted: watch::Sender<u64>,
+    /// What policies that are tried would do to endpoints and names.
+    pub aside: Aside,
 }
 
 impl std::fmt::Debug for Shared {
@@ -38,7 +42,7 @@ impl std::fmt::Debug for Shared {
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { workers: 1, telemetry: None, ports: Mutex::default(), wanted: watch::Sender::new(0) }
+        Self { workers: 1, telemetry: None, ports: Mutex::default(), wanted: watch::Sender::new(0), aside: Aside::default() }
     }
 }
 
@@ -61,7 +65,8 @@ impl Shared {
             return known;
         }
         ports.retain(|_, known| known.strong_count() > 0);
-        let new = SharedPort { name: port.to_string(), telemetry: self.telemetry.clone(), ..SharedPort::new(self.workers) };
+        let (telemetry, aside) = (self.telemetry.clone(), self.aside.clone());
+        let new = SharedPort { name: port.to_string(), telemetry, aside, ..SharedPort::new(self.workers) };
         let new = Arc::new(new);
         ports.insert(port.clone(), Arc::downgrade(&new));
         new
@@ -107,6 +112,9 @@ pub struct SharedPort {
     telemetry: Option<Telemetry>,
     /// Who is left out for how calls went.
     pub ejector: Ejector,
+    /// Whom policies that are tried would leave out.
+    pub tried: TriedEjectors,
+    aside: Aside,
     /// What is under way.
     pub under_way: Arc<UnderWay>,
     /// What requests do while no endpoint is ready.
@@ -132,6 +140,8 @@ impl SharedPort {
             name: String::new(),
             telemetry: None,
             ejector: Ejector::default(),
+            tried: TriedEjectors::default(),
+            aside: Aside::default(),
             under_way: Arc::new(UnderWay::new(workers)),
             queue: Queue::default(),
             members: Mutex::default(),
@@ -158,8 +168,15 @@ impl SharedPort {
         *self.members() = endpoints.iter().map(|live| (who(live), live.health.clone())).collect();
         let named = |live: &Arc<LiveEndpoint>| (live.health.clone(), format!("{} at {}", live.endpoint.workload, live.endpoint.address));
         self.ejector.set(traffic.ejection, endpoints.iter().map(named));
+        self.tried.set(&traffic.tried, endpoints.iter().map(named));
         self.under_way.set(&traffic.limits, now);
         self.queue.changed();
+    }
+
+    /// Tells whom a policy that is tried would leave out.
+    pub fn tell_tried(&self, (policy, endpoint, why): Ejected) {
+        let why = format!("{endpoint}: {}", why.word());
+        self.aside.tell(Judged { policy, calls: 0, effects: Effect::Eject.into(), called: self.name.clone(), why });
     }
 
     /// Tells of what became of an endpoint.

@@ -15,12 +15,12 @@ use lorica_identity::jwt::TokenError;
 use lorica_model::claims::Claims;
 use lorica_model::head::{HeadBuilder, HeadError, RequestHead};
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Authentication, HttpRule, TokenPlace, route};
+use lorica_model::snapshot::{Authentication, AuthenticationTrial, Effect, Effects, HttpRule, TokenPlace, route};
 use lorica_observe::metrics::TokenCounts;
 
 use super::caller::{Caller, Entry};
 use super::failure::Failure;
-use super::{filter, gateway};
+use super::{filter, gateway, trial};
 use crate::tokens::{Good, Prepared};
 use crate::worker::Worker;
 
@@ -125,6 +125,23 @@ impl<'x> Looked<'x> {
     /// [`Reason::TokenMissing`], [`Reason::TokenInvalid`], [`Reason::TokenKeysMissing`]; [`Reason::HeadTooLarge`] where there is no room for
     /// claims.
     pub fn settle(self, worker: &Worker, caller: &Caller, rule: Option<&HttpRule>) -> Result<Authenticated<'x>, Failure> {
+        let head = self.as_it_came;
+        let settled = self.settled(worker, caller, rule)?;
+        match (&caller.entry, rule) {
+            (Entry::Inbound { .. }, _) => {
+                if let Some(inbound) = worker.view().snapshot.inbound.as_ref() {
+                    try_out(worker, caller, Some(head), &inbound.tried);
+                }
+            }
+            (Entry::Gateway { .. }, Some(rule)) if !is_preflight(head, Some(rule)) => {
+                try_out(worker, caller, Some(head), &rule.filters.tried);
+            }
+            _ => {}
+        }
+        Ok(settled)
+    }
+
+    fn settled(self, worker: &Worker, caller: &Caller, rule: Option<&HttpRule>) -> Result<Authenticated<'x>, Failure> {
         if let Some(error) = self.refused {
             return Err(too_large(error));
         }
@@ -133,11 +150,8 @@ impl<'x> Looked<'x> {
             (Entry::Gateway { .. }, Some(rule)) => rule.filters.authentication.clone(),
             _ => None,
         };
-        // Whoever asks whether it may ask carries no token yet.
-        let is_preflight =
-            || rule.and_then(|rule| rule.filters.cors.as_ref()).is_some_and(|cors| filter::preflight(self.as_it_came, cors).is_some());
         let as_it_came = Authenticated { head: self.as_it_came, claims: None, secret_query: false };
-        let Some(by) = by.filter(|_| !is_preflight()) else {
+        let Some(by) = by.filter(|_| !is_preflight(self.as_it_came, rule)) else {
             if self.telling.is_empty() {
                 return Ok(as_it_came);
             }
@@ -154,8 +168,7 @@ impl<'x> Looked<'x> {
         let secret_query = by.providers.iter().flat_map(|provider| &provider.places).any(|place| matches!(place, TokenPlace::Query(_)));
         let shown = asked.token.as_ref().ok().and_then(Option::as_ref);
         let provider = shown.and_then(|shown| by.providers.get(shown.good.provider));
-        // A trial changes nothing of what the app sees but what nobody may make up.
-        let taken = shown.zip(provider).filter(|(_, provider)| !provider.forward && !by.shadow).map(|(shown, _)| &shown.place);
+        let taken = shown.zip(provider).filter(|(_, provider)| !provider.forward).map(|(shown, _)| &shown.place);
         let mut telling = self.telling;
         telling.push(by.clone());
         let made = rewritten(self.as_it_came, &names(&telling), taken, asked.told()).map_err(too_large)?;
@@ -171,10 +184,50 @@ impl<'x> Looked<'x> {
 /// [`Reason::TokenMissing`] where one is asked for.
 pub fn connection(worker: &Worker, caller: &Caller) -> Result<(), Failure> {
     let Entry::Inbound { .. } = &caller.entry else { return Ok(()) };
-    let asked = worker.view().snapshot.inbound.as_ref().and_then(|inbound| inbound.authentication.clone());
-    let Some(by) = asked else { return Ok(()) };
-    let prepared = worker.tokens.prepared(worker, &by);
-    judge(&Asked { by, prepared, token: Ok(None) })
+    let view = worker.view();
+    let Some(inbound) = &view.snapshot.inbound else { return Ok(()) };
+    if let Some(by) = &inbound.authentication {
+        judge(&without_token(worker, by))?;
+    }
+    try_out(worker, caller, None, &inbound.tried);
+    Ok(())
+}
+
+fn without_token(worker: &Worker, by: &Arc<Authentication>) -> Asked {
+    Asked { by: by.clone(), prepared: worker.tokens.prepared(worker, by), token: Ok(None) }
+}
+
+/// Whether a request asks whether it may ask: it carries no token yet.
+fn is_preflight(head: &RequestHead, rule: Option<&HttpRule>) -> bool {
+    rule.and_then(|rule| rule.filters.cors.as_ref()).is_some_and(|cors| filter::preflight(head, cors).is_some())
+}
+
+/// Holds policies that are tried against a call that passes. `head`: of a request; bytes show no token.
+fn try_out(worker: &Worker, caller: &Caller, head: Option<&RequestHead>, trials: &[AuthenticationTrial]) {
+    for AuthenticationTrial { origin, tokens, mutual_tls } in trials {
+        // Who comes to a published port need not prove anything, whatever holds for others.
+        let mutual_tls = *mutual_tls && !matches!(caller.entry, Entry::Inbound { published: true, .. });
+        let mut refused = (mutual_tls && caller.entry.peer().is_none()).then_some("it sends plaintext");
+        if let Some(by) = tokens {
+            let asked = match head {
+                Some(head) => ask(worker, by.clone(), head),
+                None => without_token(worker, by),
+            };
+            let counts = &asked.prepared.counts;
+            let by_token = refusal(&asked);
+            let count = match (&by_token, &asked.token) {
+                (Some(_), _) => &counts.would_refuse,
+                (None, Ok(Some(_))) => &counts.accepted,
+                (None, _) => &counts.anonymous,
+            };
+            count.fetch_add(1, Ordering::Relaxed);
+            refused = refused.or(by_token.map(|Refusal { told, .. }| told.unwrap_or("no token")));
+        } else if !mutual_tls {
+            continue;
+        }
+        let effects = Effects::NONE.with_if(refused.is_some(), Effect::Refuse);
+        trial::tell(worker, caller, head, origin, effects, refused.unwrap_or_default());
+    }
 }
 
 fn ask(worker: &Worker, by: Arc<Authentication>, head: &RequestHead) -> Asked {
@@ -205,22 +258,19 @@ impl Asked {
     }
 }
 
-fn judge(asked: &Asked) -> Result<(), Failure> {
-    let counts = &asked.prepared.counts;
-    let count = |of: fn(&TokenCounts) -> &AtomicU64| _ = of(counts).fetch_add(1, Ordering::Relaxed);
+/// Why a request is refused.
+struct Refusal {
+    reason: Reason,
+    detail: String,
+    /// What its caller may know; none of one that showed nothing.
+    told: Option<&'static str>,
+}
+
+fn refusal(asked: &Asked) -> Option<Refusal> {
     let policy = format_args!("{}.{}", asked.by.origin.name, asked.by.origin.namespace);
     let (reason, detail, told) = match &asked.token {
-        Ok(Some(shown)) => {
-            count(|counts| &counts.accepted);
-            if shown.remembered {
-                count(|counts| &counts.remembered);
-            }
-            return Ok(());
-        }
-        Ok(None) if asked.by.optional => {
-            count(|counts| &counts.anonymous);
-            return Ok(());
-        }
+        Ok(Some(_)) => return None,
+        Ok(None) if asked.by.optional => return None,
         Ok(None) => (Reason::TokenMissing, format!("the AuthenticationPolicy {policy} asks for a token"), None),
         Err(Refused::Several) => (
             Reason::TokenInvalid,
@@ -232,10 +282,24 @@ fn judge(asked: &Asked) -> Result<(), Failure> {
             (reason, format!("the AuthenticationPolicy {policy} does not take it: {error}"), Some(error.told()))
         }
     };
-    if asked.by.shadow {
-        count(|counts| &counts.would_refuse);
+    Some(Refusal { reason, detail, told })
+}
+
+fn judge(asked: &Asked) -> Result<(), Failure> {
+    let counts = &asked.prepared.counts;
+    let count = |of: fn(&TokenCounts) -> &AtomicU64| _ = of(counts).fetch_add(1, Ordering::Relaxed);
+    let Some(Refusal { reason, detail, told }) = refusal(asked) else {
+        match &asked.token {
+            Ok(Some(shown)) => {
+                count(|counts| &counts.accepted);
+                if shown.remembered {
+                    count(|counts| &counts.remembered);
+                }
+            }
+            _ => count(|counts| &counts.anonymous),
+        }
         return Ok(());
-    }
+    };
     count(if told.is_none() { |counts| &counts.missing } else { |counts| &counts.refused });
     // As RFC 6750 has it (3.1): who showed nothing is told of no error.
     let challenge =

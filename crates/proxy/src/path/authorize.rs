@@ -12,7 +12,9 @@ use std::time::SystemTime;
 use lorica_model::claims::Claims;
 use lorica_model::head::RequestHead;
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Access, AccessCaller, AccessPolicy, Authorization, Denial, HttpRule, Noted, Permissions, route};
+use lorica_model::snapshot::{
+    Access, AccessCaller, AccessPolicy, Authorization, Denial, Effect, Effects, HttpRule, Noted, Permissions, route,
+};
 use lorica_model::spiffe::TrustDomain;
 use lorica_observe::metrics::AccessCounts;
 use lorica_xds::observed::Verdict;
@@ -20,7 +22,7 @@ use lorica_xds::observed::Verdict;
 use super::caller::{Caller, Entry};
 use super::failure::Failure;
 use super::relay::Relayed;
-use super::{filter, gateway};
+use super::{filter, gateway, trial};
 use crate::worker::Worker;
 
 /// By which a caller of the mesh is told who denied its call.
@@ -176,11 +178,6 @@ fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, 
             of(counts).fetch_add(1, Ordering::Relaxed);
         }
     };
-    let tried = |policy: &AccessPolicy, head: Option<&RequestHead>, verdict: fn(Arc<str>) -> Verdict| {
-        if let Some((name, _)) = known(policy) {
-            told(worker, caller, head, verdict(name.clone()));
-        }
-    };
     let verdict = granted.permissions.judge(access, |noted| match noted {
         Noted::Audited(by) => {
             count(by.policy, |counts| &counts.audited);
@@ -196,11 +193,12 @@ fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, 
         }
         Noted::WouldDeny(by) => {
             count(by.policy, |counts| &counts.would_deny);
-            tried(by.policy, access.head, Verdict::WouldDeny);
+            let rule = by.rule.map(|rule| format!("the rule {}", rule.name)).unwrap_or_default();
+            trial::tell(worker, caller, access.head, &by.policy.origin, Effect::Deny.into(), &rule);
         }
         Noted::WouldPass(policy) => {
             count(policy, |counts| &counts.would_pass);
-            tried(policy, None, Verdict::WouldPass);
+            trial::tell(worker, caller, access.head, &policy.origin, Effects::NONE, "");
         }
     });
     let Err(denial) = verdict.map(drop) else { return Ok(()) };

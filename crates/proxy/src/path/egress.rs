@@ -15,7 +15,9 @@ use lorica_identity::PeerIdentity;
 use lorica_model::head::{Edits, Fields, RequestHead, ResponseHead, Version};
 use lorica_model::name::ServicePort;
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Backend, EgressHost, EgressRule, EgressUnit, HostPattern, Listening, Verdict, is_special, listed};
+use lorica_model::snapshot::{
+    Backend, Effect, Effects, EgressHost, EgressRule, EgressUnit, HostPattern, Listening, Verdict, is_special, listed,
+};
 use lorica_xds::refused::Refusal;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
@@ -30,7 +32,7 @@ use super::record::ConnectionRecord;
 use super::relay::{Read, relay};
 use super::respond::{self, own_answer};
 use super::tcp::TCP_IDLE;
-use super::{gateway, pick, route};
+use super::{gateway, pick, route, trial};
 use crate::config::{HEAD_TIMEOUT, MAX_ATTEMPTS};
 use crate::endpoints::Wanted;
 use crate::pool::Reuse;
@@ -65,7 +67,8 @@ pub fn outbound<'a>(worker: &'a Rc<Worker>, tcp: TcpStream, remote: SocketAddr, 
                 return Stream::Plain(tcp).reset_on_close();
             }
         };
-        let mut leaving = Leaving { worker, tcp, record, destination, said: BytesMut::new(), name: None };
+        let tried = (!unit.tried.is_empty()).then(|| unit.clone());
+        let mut leaving = Leaving { worker, tcp, record, destination, said: BytesMut::new(), name: None, tried };
         if unit.is_open() {
             return leaving.directly(None).await;
         }
@@ -84,7 +87,7 @@ pub fn host_port<'a>(worker: &'a Rc<Worker>, tcp: TcpStream, remote: SocketAddr,
     Box::pin(async move {
         let destination = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let record = ConnectionRecord::outside(worker, remote, destination);
-        Leaving { worker, tcp, record, destination, said: BytesMut::new(), name: None }.directly(None).await;
+        Leaving { worker, tcp, record, destination, said: BytesMut::new(), name: None, tried: None }.directly(None).await;
     })
 }
 
@@ -98,6 +101,8 @@ struct Leaving<'a> {
     said: BytesMut,
     /// Whom it wants, as far as that is known.
     name: Option<String>,
+    /// What may leave, where policies are tried.
+    tried: Option<Arc<EgressUnit>>,
 }
 
 impl Leaving<'_> {
@@ -171,7 +176,26 @@ impl Leaving<'_> {
         }
     }
 
+    /// Holds policies that are tried against a connection that leaves. What the app has said by now is looked at; nobody waits for more.
+    async fn try_out(&mut self, unit: &EgressUnit) {
+        let (address, port) = (self.destination.ip(), self.destination.port());
+        let names = match self.claimed_within(Duration::ZERO).await {
+            Some(claimed) => vec![claimed],
+            None => self.worker.told.names(address, Instant::now()),
+        };
+        let verdict = unit.decide_finally(Some(address), port, &names);
+        let host = names.first().cloned().unwrap_or_else(|| address.to_string());
+        let call = trial::Call::own(self.worker, format!("{host}:{port}"));
+        for tried in &unit.tried {
+            let effects = Effects::NONE.with_if(tried.would_refuse(verdict, address, port, &names), Effect::Refuse);
+            trial::tell_of(self.worker, &call, None, &tried.origin, effects, "");
+        }
+    }
+
     async fn relayed(mut self, mut upstream: Stream) {
+        if let Some(unit) = self.tried.take() {
+            self.try_out(&unit).await;
+        }
         let read = Read { client: self.said.freeze(), upstream: Bytes::new() };
         let relayed = self.worker.until_ended(relay(&mut self.tcp, &mut upstream, read, Some(TCP_IDLE))).await;
         self.record.end(relayed);
@@ -187,7 +211,7 @@ impl Leaving<'_> {
         if self.said.is_empty() {
             self.name = self.claimed().await.or(self.name.take());
         }
-        let Self { worker, tcp, record, destination, said, name } = self;
+        let Self { worker, tcp, record, destination, said, name, tried: _ } = self;
         let whom = name.clone().unwrap_or_else(|| destination.ip().to_string());
         let own = &worker.own;
         record.fail(
@@ -206,7 +230,11 @@ impl Leaving<'_> {
 
     /// Whom the app says that it wants: by the server name of TLS, or by HTTP's Host; in lower case.
     async fn claimed(&mut self) -> Option<String> {
-        let claimed = timeout(NAME_TIMEOUT, claim(&mut self.tcp, &mut self.said)).await.ok()??;
+        self.claimed_within(NAME_TIMEOUT).await
+    }
+
+    async fn claimed_within(&mut self, time: Duration) -> Option<String> {
+        let claimed = timeout(time, claim(&mut self.tcp, &mut self.said)).await.ok()??;
         let host = lorica_model::snapshot::without_port(&claimed).to_ascii_lowercase();
         Some(host.strip_suffix('.').map_or_else(|| host.clone(), str::to_owned)).filter(|host| host.parse::<IpAddr>().is_err())
     }

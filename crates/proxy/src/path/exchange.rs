@@ -34,6 +34,7 @@ use super::retry::Terms;
 use super::route;
 use super::send::{self, AnswersGivenUp, Attempt};
 use super::time::Times;
+use super::trial;
 use super::way::{self, Asked, Decided, Leave, Way};
 use crate::config::REPLAY_BYTES;
 use crate::pool::Reuse;
@@ -194,7 +195,7 @@ async fn pass<'x>(
     }
     if fault::is_faulty(&way) {
         // Boxed, as what is boxed here takes no room in other exchanges.
-        let met = fault::request(worker, head, &mut way, told.deadline, responder, decided.as_ref(), alternative, record);
+        let met = fault::request(worker, caller, head, &mut way, told.deadline, responder, decided.as_ref(), alternative, record);
         if Box::pin(met).await? {
             return Ok(());
         }
@@ -203,8 +204,13 @@ async fn pass<'x>(
         filter::request(head, rule, backend, &mut edits);
     }
     let mirrors = mirror::begin(worker, &way, head, &edits, body);
-    let tries = Tries { worker, way: &way, head, edits: &edits, told, alternative, body: &mut *body, responder, record };
+    let judging = trial::Exchange::begin(worker, caller, head, &way, told.is_retry(), record.ready());
+    let judging = judging.as_ref();
+    let tries = Tries { worker, way: &way, head, edits: &edits, told, alternative, body: &mut *body, responder, record, judging };
     let passed = tries.run().await;
+    if let Some(judging) = judging {
+        judging.over(&passed, body.is_replayable(), Instant::now());
+    }
     mirrors.end(body);
     drop(bequest);
     passed
@@ -221,12 +227,14 @@ struct Tries<'t, 'x> {
     body: &'t mut Replay,
     responder: &'t mut Option<Responder>,
     record: &'t mut ExchangeRecord<'x>,
+    /// What policies that are tried would have done.
+    judging: Option<&'t trial::Exchange<'t>>,
 }
 
 impl Tries<'_, '_> {
     /// Tries one endpoint after another, as far as that is safe, the policy allows, and there is time.
     async fn run(self) -> Result<(), Failure> {
-        let Tries { worker, way, head, edits, told, alternative, body, responder, record } = self;
+        let Tries { worker, way, head, edits, told, alternative, body, responder, record, judging } = self;
         let terms = Terms::of(way.retry(), head, told.is_retry());
         let mut now = record.ready();
         let times = Times::begin(&way.timeouts, told.deadline.map(Into::into), now.into());
@@ -239,9 +247,12 @@ impl Tries<'_, '_> {
         loop {
             record.attempt(now);
             times.attempt(now.into());
+            if let Some(judging) = judging {
+                judging.attempt(number, now);
+            }
             let edits = deadline::said_on(head, edits, times.left(now.into()), number.max(told.attempt));
             // Held until the attempt has ended: it counts as a retry under way.
-            let answers = AnswersGivenUp { terms, may: number <= terms.retry.attempts, leave: leave.take() };
+            let answers = AnswersGivenUp { terms, may: number <= terms.retry.attempts, leave: leave.take(), judging };
             let attempt = Attempt {
                 worker,
                 head,
@@ -315,6 +326,9 @@ async fn attempted(attempt: Attempt<'_, '_>, earlier: &Earlier, now: Instant) ->
         reason = times.over() => return Err(reason.into()),
     };
     attempt.record.picked(&picked);
+    if let Some(judging) = attempt.answers.judging {
+        judging.picked();
+    }
     worker.count_pool_use(picked.lease.reused);
     send::attempt(attempt, &mut picked).await.map_err(|failure| picked.failed(failure, earlier, terms))
 }

@@ -7,14 +7,16 @@ use std::time::{Instant, SystemTime};
 
 use lorica_model::head::RequestHead;
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Fault, FaultCall, FaultCaller, Injected, InjectedEnd, Origin, inject};
+use lorica_model::snapshot::{Fault, FaultCall, FaultCaller, Injected, InjectedEnd, Origin, inject, tried_faults};
 use lorica_observe::metrics::OwnMetric;
 use tokio::time::{sleep, sleep_until};
 
+use super::caller::Caller;
 use super::exchange::ByRule;
 use super::failure::Failure;
 use super::record::{ConnectionRecord, ExchangeRecord};
 use super::respond;
+use super::trial;
 use super::way::{To, Way};
 use crate::wire::Responder;
 use crate::worker::Worker;
@@ -37,6 +39,7 @@ fn faults(way: &Way) -> &[Fault] {
 #[expect(clippy::too_many_arguments, reason = "what an exchange holds, borrowed apart")]
 pub async fn request(
     worker: &Rc<Worker>,
+    caller: &Caller,
     head: &RequestHead,
     way: &mut Way,
     deadline: Option<Instant>,
@@ -46,7 +49,9 @@ pub async fn request(
     record: &mut ExchangeRecord<'_>,
 ) -> Result<bool, Failure> {
     let to = if let To::Endpoints(reach) = &way.to { Some(&reach.unit.port) } else { None };
-    let Injected { delay, end, bytes_per_second, by } = met(worker, faults(way), FaultCall::Request { head, to });
+    let call = FaultCall::Request { head, to };
+    try_out(worker, caller, faults(way), call);
+    let Injected { delay, end, bytes_per_second, by } = met(worker, faults(way), call);
     let Some(by) = by.cloned() else { return Ok(false) };
     way.bytes_per_second = bytes_per_second;
     record.fault(&by, delay.is_some());
@@ -84,10 +89,16 @@ pub async fn request(
 ///
 /// # Errors
 /// Where it is to be reset: what the record is to say.
-pub async fn connection(worker: &Rc<Worker>, faults: &[Fault], record: &mut ConnectionRecord<'_>) -> Result<Option<u64>, String> {
+pub async fn connection(
+    worker: &Rc<Worker>,
+    caller: &Caller,
+    faults: &[Fault],
+    record: &mut ConnectionRecord<'_>,
+) -> Result<Option<u64>, String> {
     if faults.is_empty() {
         return Ok(None);
     }
+    try_out(worker, caller, faults, FaultCall::Bytes);
     let Injected { delay, end, bytes_per_second, by } = met(worker, faults, FaultCall::Bytes);
     let Some(by) = by else { return Ok(None) };
     record.fault(by, delay.is_some());
@@ -97,10 +108,22 @@ pub async fn connection(worker: &Rc<Worker>, faults: &[Fault], record: &mut Conn
     if end.is_some() { Err(policy(by)) } else { Ok(bytes_per_second) }
 }
 
+/// Who calls, as faults know it.
+fn own(worker: &Worker) -> FaultCaller<'_> {
+    FaultCaller { namespace: &worker.own.namespace, account: &worker.own.account }
+}
+
+/// Tells what faults that are tried would do to a call.
+fn try_out(worker: &Worker, caller: &Caller, faults: &[Fault], call: FaultCall<'_>) {
+    let head = if let FaultCall::Request { head, .. } = call { Some(head) } else { None };
+    for (policy, effects) in tried_faults(faults, call, own(worker), SystemTime::now(), fastrand::f64) {
+        trial::tell(worker, caller, head, policy, effects, "");
+    }
+}
+
 /// What a call meets, counted.
 fn met<'f>(worker: &Rc<Worker>, faults: &'f [Fault], call: FaultCall<'_>) -> Injected<'f> {
-    let caller = FaultCaller { namespace: &worker.own.namespace, account: &worker.own.account };
-    let injected = inject(faults, call, caller, SystemTime::now(), fastrand::f64);
+    let injected = inject(faults, call, own(worker), SystemTime::now(), fastrand::f64);
     let end = injected.end.map(|end| match end {
         InjectedEnd::Reset => "reset",
         InjectedEnd::Answer(_) => "abort",

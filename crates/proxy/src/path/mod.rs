@@ -24,6 +24,7 @@
 //! | `send` / `respond` | request and answer, both ways at once |
 //! | `retry` | whether another attempt follows |
 //! | `hedge` | a second attempt beside a slow one |
+//! | `trial` | what policies that are tried would have done |
 //! | `record` | what became of it: one record an exchange |
 
 pub mod accept;
@@ -59,5 +60,6 @@ pub mod route;
 pub mod send;
 pub mod tcp;
 pub mod time;
+pub mod trial;
 pub mod udp;
 pub mod way;

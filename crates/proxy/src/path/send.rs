@@ -18,6 +18,7 @@ use super::replay::Replay;
 use super::respond::ALTERNATIVE;
 use super::retry::Terms;
 use super::time::Times;
+use super::trial;
 use super::way::{Leave, Way};
 use crate::config::REPLAY_BYTES;
 use crate::endpoints::Active;
@@ -56,11 +57,21 @@ pub struct AnswersGivenUp<'x> {
     pub may: bool,
     /// The leave by which this attempt is made, if it is a retry: one that follows takes it over.
     pub leave: Option<Leave>,
+    /// What policies that are tried would have done.
+    pub judging: Option<&'x trial::Exchange<'x>>,
 }
 
 impl AnswersGivenUp<'_> {
     /// What follows if this answer is given up; nothing where it is passed on.
     pub(super) fn takes(&mut self, worker: &Worker, way: &Way, response: &ResponseHead) -> Option<Again> {
+        let again = self.given_up(worker, way, response);
+        if let (Some(judging), None) = (self.judging, &again) {
+            judging.passed_on(response);
+        }
+        again
+    }
+
+    fn given_up(&mut self, worker: &Worker, way: &Way, response: &ResponseHead) -> Option<Again> {
         let wait = if self.may { self.terms.instead_of(response)? } else { return None };
         let leave = self.leave.take().or_else(|| way.leave_to_retry(worker))?;
         Some(Again { wait, leave })

@@ -95,7 +95,7 @@ pub fn gateway<'a>(
     Box::pin(async move {
         let mut record = ConnectionRecord::begin(worker, caller);
         record.route(origin, &reach.unit.port);
-        let pace = match fault::connection(worker, &reach.unit.faults, &mut record).await {
+        let pace = match fault::connection(worker, caller, &reach.unit.faults, &mut record).await {
             Ok(pace) => pace,
             Err(by) => {
                 record.fail(Reason::FaultInjected, by);
@@ -134,7 +134,7 @@ pub fn outbound<'a>(
 ) -> Boxed<'a> {
     Box::pin(async move {
         let mut record = ConnectionRecord::begin(worker, caller);
-        let pace = match fault::connection(worker, &reach.unit.faults, &mut record).await {
+        let pace = match fault::connection(worker, caller, &reach.unit.faults, &mut record).await {
             Ok(pace) => pace,
             Err(by) => {
                 record.fail(Reason::FaultInjected, by);

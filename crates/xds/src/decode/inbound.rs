@@ -32,8 +32,19 @@ fn read(at: &At<'_>, listener: Listener) -> Result<InboundUnit, Fault> {
     });
     at.equal("bind_to_port", &bind_to_port, &no())?;
     at.equal("traffic_direction", &traffic_direction, &TrafficDirection::Inbound.into())?;
-    let InboundFacts { workload, service, account, identity, virtual_v4, virtual_v6, withdrawn, limits, authentication, authorization } =
-        facts(at, metadata)?;
+    let InboundFacts {
+        workload,
+        service,
+        account,
+        identity,
+        virtual_v4,
+        virtual_v6,
+        withdrawn,
+        limits,
+        authentication,
+        authorization,
+        tried,
+    } = facts(at, metadata)?;
     at.equal("name", &name, &inbound_name(&workload))?;
     let mut ports = Vec::new();
     let mut chains = filter_chains.into_iter().enumerate();
@@ -61,6 +72,7 @@ fn read(at: &At<'_>, listener: Listener) -> Result<InboundUnit, Fault> {
         limits,
         authentication,
         authorization: authorization.unwrap_or_default(),
+        tried,
     })
 }
 

@@ -81,7 +81,7 @@ fn route(at: &At<'_>, route: Route) -> Result<HttpRule, Fault> {
         name: _name, r#match: wanted, metadata, action, typed_per_filter_config, request_headers_to_add, request_headers_to_remove,
         response_headers_to_add, response_headers_to_remove,
     } unset { decorator, tracing, per_request_buffer_limit_bytes, stat_prefix, request_body_buffer_limit, route_specifiers });
-    let RouteFacts { origin, prefix, path, cors, unanswered, limits, attempt, faults, authentication, authorization } =
+    let RouteFacts { origin, prefix, path, cors, unanswered, limits, attempt, faults, authentication, authorization, tried } =
         facts(at, metadata)?;
     let matches = matches(&at.field("match"), wanted, prefix)?;
     let filters = Filters {
@@ -92,6 +92,7 @@ fn route(at: &At<'_>, route: Route) -> Result<HttpRule, Fault> {
         limits,
         authentication,
         authorization,
+        tried,
     };
     at.equal("typed_per_filter_config", &typed_per_filter_config, &per_filter(&filters, &faults))?;
     let action = match (present(&at.field("action"), action)?, unanswered) {
@@ -300,14 +301,15 @@ fn forward(
     let mirrors =
         request_mirror_policies.into_iter().enumerate().map(|(index, one)| mirror(&at.index("request_mirror_policies", index), one));
     let mirrors = mirrors.collect::<Result<_, _>>()?;
-    let AttemptFacts { limit: backend_request, stream, retry, hedge, hash, affinity } = attempt;
+    let AttemptFacts { limit: backend_request, stream, retry, hedge, hash, affinity, tried } = attempt;
     let timeouts = Timeouts {
         request: limit(&at.field("timeout"), timeout)?,
         backend_request,
         idle: limit(&at.field("idle_timeout"), idle_timeout)?,
         stream,
     };
-    let forward = Forward { backends, timeouts, path, host, mirrors, retry: retry.unwrap_or_default(), hedge, hash, affinity, faults };
+    let retry = retry.unwrap_or_default();
+    let forward = Forward { backends, timeouts, path, host, mirrors, retry, hedge, hash, affinity, faults, tried };
     let said = AttemptFields::of(&forward);
     at.equal("retry_policy", &retry_policy, &said.retry_policy)?;
     at.equal("hedge_policy", &hedge_policy, &said.hedge_policy)?;

@@ -47,7 +47,7 @@ pub(super) fn policies<'h>(hosts: impl IntoIterator<Item = &'h Hosts>) -> Vec<Ar
 pub(super) fn filter(policies: &[Arc<Authentication>], everywhere: bool) -> Option<HttpFilter> {
     let (first, others) = policies.split_first()?;
     let providers =
-        policies.iter().flat_map(|policy| policy.providers.iter().map(|one| (key(policy, one), provider(policy, one, others.is_empty()))));
+        policies.iter().flat_map(|policy| policy.providers.iter().map(|one| (key(policy, one), provider(one, others.is_empty()))));
     let whole = RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..RouteMatch::default() };
     let rule = RequirementRule { r#match: Some(whole), requirement_type: Some(RequirementType::Requires(requirement(first))) };
     let config = JwtAuthentication {
@@ -98,9 +98,7 @@ fn requirement(policy: &Authentication) -> JwtRequirement {
     let of = |requires_type| JwtRequirement { requires_type: Some(requires_type) };
     let mut any: Vec<JwtRequirement> =
         policy.providers.iter().map(|provider| of(RequiresType::ProviderName(key(policy, provider)))).collect();
-    if policy.shadow {
-        any.push(of(RequiresType::AllowMissingOrFailed(Empty {})));
-    } else if policy.optional {
+    if policy.optional {
         any.push(of(RequiresType::AllowMissing(Empty {})));
     }
     match any.pop() {
@@ -109,12 +107,12 @@ fn requirement(policy: &Authentication) -> JwtRequirement {
     }
 }
 
-fn provider(policy: &Authentication, provider: &TokenProvider, chosen_again: bool) -> JwtProvider {
+fn provider(provider: &TokenProvider, chosen_again: bool) -> JwtProvider {
     let mut made = JwtProvider {
         issuer: provider.issuer.clone(),
         audiences: provider.audiences.clone(),
         require_expiration: true,
-        forward: provider.forward || policy.shadow,
+        forward: provider.forward,
         payload_in_metadata: CLAIMS.to_owned(),
         // 0 would be Envoy's own 60 s.
         clock_skew_seconds: u32::try_from(provider.leeway.as_secs()).unwrap_or(u32::MAX).max(1),
@@ -162,7 +160,7 @@ mod tests {
     use lorica_model::snapshot::{Origin, TokenAlgorithm};
     use prost::Message as _;
 
-    fn policy(name: &str, shadow: bool) -> Arc<Authentication> {
+    fn policy(name: &str) -> Arc<Authentication> {
         let origin =
             Origin { kind: String::new(), namespace: "shop".to_owned(), name: name.to_owned(), generation: 1, rule: 0, matched: 0 };
         let provider = TokenProvider {
@@ -176,12 +174,12 @@ mod tests {
             forward: false,
             claim_headers: Vec::new(),
         };
-        Arc::new(Authentication { origin: origin.into(), providers: vec![provider], optional: true, shadow })
+        Arc::new(Authentication { origin: origin.into(), providers: vec![provider], optional: true })
     }
 
     #[test]
     fn an_envoy_beside_an_app_lets_nobody_in_where_tokens_are_asked_for() {
-        for (authentication, closed) in [(None, false), (Some(policy("a", true)), false), (Some(policy("a", false)), true)] {
+        for (authentication, closed) in [(None, false), (Some(policy("a")), true)] {
             let routes = inbound_routes(&lorica_model::snapshot::InboundUnit { authentication, ..samples::inbound() });
             assert_eq!(routes.len(), 1, "one port speaks HTTP");
             let configuration = RouteConfiguration::decode(&*routes[0].body.value).unwrap();
@@ -192,10 +190,10 @@ mod tests {
 
     #[test]
     fn what_is_optional_may_be_missing_and_no_more() {
-        let RequiresType::RequiresAny(list) = requirement(&policy("a", false)).requires_type.unwrap() else { panic!() };
+        let RequiresType::RequiresAny(list) = requirement(&policy("a")).requires_type.unwrap() else { panic!() };
         let last = list.requirements.last().and_then(|last| last.requires_type.as_ref());
         assert!(matches!(last, Some(RequiresType::AllowMissing(_))), "{last:?}");
-        let made = provider(&policy("a", false), &policy("a", false).providers[0], true);
+        let made = provider(&policy("a").providers[0], true);
         assert!(made.require_expiration && !made.forward && made.clock_skew_seconds == 1);
     }
 }

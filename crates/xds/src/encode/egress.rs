@@ -129,8 +129,8 @@ pub fn capture(unit: &EgressUnit) -> Resource {
         traffic_direction: TrafficDirection::Outbound.into(),
         ..Listener::default()
     };
-    // An Envoy answers no questions for names, so what these meet makes no difference to it.
-    let version = Version::of(&EgressUnit { names: Vec::new(), ..unit.clone() });
+    // An Envoy answers no questions for names and tries nothing, so what these meet makes no difference to it.
+    let version = Version::of(&EgressUnit { names: Vec::new(), tried: Vec::new(), ..unit.clone() });
     Resource::new(Kind::Listener, CAPTURE, version, &listener)
 }
 

@@ -37,7 +37,9 @@ pub(super) fn filters(dialect: Dialect) -> Vec<HttpFilter> {
 
 /// What `faults` say to the filters of a rule (`to` none), or of that of its shares which goes to a service port.
 pub(crate) fn per_filter(faults: &[Fault], to: Option<&ServicePort>) -> HashMap<String, Any> {
-    let slots = FILTERS.into_iter().zip(faults).filter(|(_, fault)| fault.to.as_ref() == to);
+    // What is tried does nothing, and has no filter.
+    let met = faults.iter().filter(|fault| !fault.shadow);
+    let slots = FILTERS.into_iter().zip(met).filter(|(_, fault)| fault.to.as_ref() == to);
     let config = |fault: &Fault| Some(FilterConfig { config: Some(pack(&made(fault)?)), is_optional: true, ..FilterConfig::default() });
     slots.filter_map(|(name, fault)| Some((name.to_owned(), pack(&config(fault)?)))).collect()
 }
@@ -112,7 +114,7 @@ fn rules(rules: &RuleTable, node: &NodeMetadata) -> RuleTable {
     let own = rules.iter().map(|rule| {
         let mut rule = HttpRule::clone(rule);
         if let Action::Forward(forward) = &mut rule.action {
-            forward.faults.retain(|fault| fault.concerns(&node.namespace, &node.account));
+            forward.faults.retain(|fault| !fault.shadow && fault.concerns(&node.namespace, &node.account));
         }
         rule
     });
@@ -138,7 +140,18 @@ mod tests {
         let (headers, callers) = (Vec::new(), Vec::new());
         let abort = Some(Abort { share: Share(200_000), answer: AbortAnswer::Http(503) });
         let ends = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
-        Fault { origin: Arc::new(origin), ends, to: None, headers, callers, delay: None, reset: None, abort, bandwidth: None }
+        Fault {
+            origin: Arc::new(origin),
+            ends,
+            to: None,
+            headers,
+            callers,
+            delay: None,
+            reset: None,
+            abort,
+            bandwidth: None,
+            shadow: false,
+        }
     }
 
     fn config(any: &Any) -> HttpFault {

@@ -41,6 +41,7 @@ pub fn inbound(unit: &InboundUnit) -> Resource {
         limits: unit.limits.clone(),
         authentication: unit.authentication.clone(),
         authorization: Some(unit.authorization.clone()).filter(|authorization| !authorization.is_empty()),
+        tried: unit.tried.clone(),
     };
     let name = inbound_name(&unit.workload);
     let listener = Listener {
@@ -70,7 +71,7 @@ pub fn inbound_routes(unit: &InboundUnit) -> Vec<Resource> {
         configuration.name.clone_from(&name);
         configuration.typed_per_filter_config.extend(rate_limit::buckets(unit.limits.iter()));
         for route in configuration.virtual_hosts.iter_mut().flat_map(|host| &mut host.routes) {
-            if unit.authentication.as_ref().is_some_and(|authentication| !authentication.shadow) {
+            if unit.authentication.is_some() {
                 route.action = Some(Action::DirectResponse(unverified()));
                 continue;
             }

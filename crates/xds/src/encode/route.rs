@@ -84,6 +84,7 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     let limits = rule.filters.limits.clone();
     let authentication = rule.filters.authentication.clone();
     let authorization = rule.filters.authorization.clone();
+    let tried = rule.filters.tried.clone();
     let facts = RouteFacts {
         origin: (*rule.origin).clone(),
         prefix,
@@ -95,6 +96,7 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
         faults,
         authentication,
         authorization,
+        tried,
     };
     let (request_headers_to_add, request_headers_to_remove) = filter::header_edits(&rule.filters.request);
     let (response_headers_to_add, response_headers_to_remove) = filter::header_edits(&rule.filters.response);

@@ -36,7 +36,7 @@ fn a_services_policy_holds_in_place_of_its_namespaces() {
         inbound(&world, &workload_name).unwrap().authentication
     };
     let all = policy("all", "");
-    let own = policy("own", "mode: Shadow, targetRefs: [{name: recording}], ");
+    let own = policy("own", "targetRefs: [{name: recording}], ");
     assert_eq!(name(of(&all).as_ref()), Some("all"));
     assert_eq!(name(of(&(all + &own)).as_ref()), Some("own"));
     assert_eq!(name(of(&own.replace("name: recording}", "name: recording-v2}")).as_ref()), None);

@@ -13,7 +13,9 @@ use super::Checked;
 pub(super) fn beyond_envoy(change: &[Document], source: impl Fn(&str) -> String) -> Vec<Diagnostic> {
     let at_services = |document: &&Document| {
         let Spec::AuthenticationPolicy(policy) = &document.resource.spec else { return false };
-        policy.jwt.is_some() && (policy.targets.is_empty() || policy.targets.iter().any(|target| target.kind == Kind::Service))
+        !policy.shadow
+            && policy.jwt.is_some()
+            && (policy.targets.is_empty() || policy.targets.iter().any(|target| target.kind == Kind::Service))
     };
     let told = |document: &Document| {
         let message =
@@ -41,10 +43,13 @@ impl Checked<'_> {
             let message = format!("every token of `{}` is taken, whomever it was issued for", provider.issuer);
             self.warn(&provider.span, message, "name `audiences`: a token that another service was given would else be good here");
         }
+        if policy.shadow {
+            return;
+        }
         for other in self.after.of_kind(Kind::AuthenticationPolicy) {
             let Spec::AuthenticationPolicy(of_other) = &other.spec else { continue };
             let is_other = (&other.metadata.namespace, &other.metadata.name) != (&metadata.namespace, &metadata.name);
-            if !is_other || of_other.jwt.is_none() || other.metadata.namespace != metadata.namespace {
+            if !is_other || of_other.shadow || of_other.jwt.is_none() || other.metadata.namespace != metadata.namespace {
                 continue;
             }
             let at = |target: &&AuthenticationTarget| {

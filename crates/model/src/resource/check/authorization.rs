@@ -129,7 +129,10 @@ impl Checked<'_> {
 
     /// Whether a policy of a namespace asks for tokens at a target that is meant; none: at all services.
     fn verifies(&self, meant: impl Fn(Option<&AuthenticationTarget>) -> bool, namespace: &Namespace) -> bool {
-        let asking = self.after.authentication().filter(|(metadata, policy)| metadata.namespace == *namespace && policy.jwt.is_some());
+        let asking = self
+            .after
+            .authentication()
+            .filter(|(metadata, policy)| !policy.shadow && metadata.namespace == *namespace && policy.jwt.is_some());
         let mut asking = asking.map(|(_, policy)| policy);
         asking.any(|policy| if policy.targets.is_empty() { meant(None) } else { policy.targets.iter().any(|target| meant(Some(target))) })
     }

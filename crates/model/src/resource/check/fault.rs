@@ -31,6 +31,15 @@ pub fn over(change: &[Document], now: SystemTime, source: impl Fn(&str) -> Strin
 pub fn beyond_envoy(change: &[Document], source: impl Fn(&str) -> String) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for document in change {
+        if let Spec::AuthenticationPolicy(_) | Spec::TrafficPolicy(_) | Spec::EgressPolicy(_) | Spec::FaultPolicy(_) =
+            &document.resource.spec
+            && document.resource.spec.is_tried()
+        {
+            let message = "Envoys and clients of gRPC, of which some are here, count nothing of what is tried".to_owned();
+            let told = Diagnostic::error(&document.file, &source(&document.file), document.name_span.clone(), message);
+            found.push(Diagnostic { severity: Severity::Warning, ..told.hint("calls that Lorica's proxies see are counted") });
+            continue;
+        }
         let Spec::FaultPolicy(policy) = &document.resource.spec else { continue };
         let drawn = policy.delay.is_some_and(|delay| !matches!(delay.time, DelayTime::Fixed(_)));
         let parts =

@@ -43,7 +43,7 @@ impl Checked<'_> {
         let asking: Vec<&AuthenticationPolicy> = self
             .after
             .authentication()
-            .filter(|(of, asking)| of.namespace == metadata.namespace && asking.jwt.is_some())
+            .filter(|(of, asking)| !asking.shadow && of.namespace == metadata.namespace && asking.jwt.is_some())
             .map(|(_, asking)| asking)
             .collect();
         let of = |kind: Kind, name: &ObjectName| {

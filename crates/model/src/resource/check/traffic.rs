@@ -14,6 +14,12 @@ impl Checked<'_> {
             let span = self.document.name_span.clone();
             self.warn(&span, format!("TrafficPolicy {} says nothing", metadata.name), "write `timeouts`, `retries`, `balancing`, …");
         }
+        if policy.shadow && policy.settings.written().any(|(setting, _, _)| Settings::is_judged(setting)) {
+            for (setting, span, _) in policy.settings.written().filter(|(setting, _, _)| !Settings::is_judged(setting)) {
+                let message = format!("what `{setting}` would change cannot be told without doing it: it is not tried");
+                self.warn(span, message, "leave it out until the policy comes into force");
+            }
+        }
         for target in &policy.targets {
             if target.object.is_service() {
                 self.of_service(target, &policy.settings);
@@ -21,7 +27,9 @@ impl Checked<'_> {
                 self.of_route(target, &policy.settings);
             }
         }
-        self.said_elsewhere(metadata, policy);
+        if !policy.shadow {
+            self.said_elsewhere(metadata, policy);
+        }
         for failover in policy.settings.failover.iter().flat_map(|set| &set.value) {
             let port = &failover.value;
             if let Some(ports) = self.service(&port.service, &failover.span) {
@@ -86,7 +94,7 @@ impl Checked<'_> {
         if let Some(set) = of(settings) {
             return Some(set.value.clone());
         }
-        let policies = || self.after.traffic().filter(|(metadata, _)| metadata.namespace == service.namespace);
+        let policies = || self.after.traffic().filter(|(metadata, policy)| !policy.shadow && metadata.namespace == service.namespace);
         let own = policies().filter(|(_, policy)| policy.targets.iter().any(|target| target.object.service().as_ref() == Some(service)));
         let whole = policies().filter(|(_, policy)| policy.targets.is_empty());
         own.chain(whole).find_map(|(_, policy)| of(&policy.settings).as_ref().map(|set| set.value.clone()))
@@ -126,7 +134,7 @@ impl Checked<'_> {
     fn said_elsewhere(&mut self, metadata: &Metadata, policy: &TrafficPolicy) {
         let mut told = BTreeSet::new();
         for (other_metadata, other) in self.after.traffic() {
-            if other_metadata.namespace != metadata.namespace || other_metadata.name == metadata.name {
+            if other.shadow || other_metadata.namespace != metadata.namespace || other_metadata.name == metadata.name {
                 continue;
             }
             let same = |target: &TrafficTarget| {

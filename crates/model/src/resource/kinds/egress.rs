@@ -15,6 +15,8 @@ pub struct EgressPolicy {
     pub denies: bool,
     /// What may be called.
     pub allow: Vec<EgressAllow>,
+    /// Whether it is only counted what it would do.
+    pub shadow: bool,
 }
 
 /// Whose calls an EgressPolicy is about.

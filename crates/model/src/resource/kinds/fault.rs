@@ -34,6 +34,8 @@ pub struct FaultPolicy {
     pub dns: Option<(Share, NameAnswer)>,
     /// The place of that answer, for diagnostics.
     pub dns_span: Range<usize>,
+    /// Whether it is only counted what it would do.
+    pub shadow: bool,
 }
 
 /// Whose calls a FaultPolicy is about: things of its namespace.

@@ -89,6 +89,38 @@ pub enum Spec {
     ConfigMap(ConfigMap),
 }
 
+impl Spec {
+    /// Whether it is a policy that is tried, or that tries a part of what it says: it is only counted what that would do.
+    #[must_use]
+    pub fn is_tried(&self) -> bool {
+        match self {
+            Self::AuthenticationPolicy(policy) => policy.shadow,
+            Self::AuthorizationPolicy(policy) => policy.shadow,
+            Self::TrafficPolicy(policy) => policy.shadow,
+            Self::EgressPolicy(policy) => policy.shadow,
+            Self::RateLimitPolicy(policy) => policy.shadow || policy.limits.iter().any(|limit| limit.shadow),
+            Self::FaultPolicy(policy) => policy.shadow,
+            Self::Service(_)
+            | Self::Workload(_)
+            | Self::WorkloadIdentity(_)
+            | Self::TrustBundle(_)
+            | Self::HttpRoute(_)
+            | Self::GrpcRoute(_)
+            | Self::TcpRoute(_)
+            | Self::TlsRoute(_)
+            | Self::UdpRoute(_)
+            | Self::GatewayClass(_)
+            | Self::Gateway(_)
+            | Self::ListenerSet(_)
+            | Self::ReferenceGrant(_)
+            | Self::BackendTlsPolicy(_)
+            | Self::Namespace
+            | Self::Secret(_)
+            | Self::ConfigMap(_) => false,
+        }
+    }
+}
+
 /// A named set of endpoints with ports.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Service {

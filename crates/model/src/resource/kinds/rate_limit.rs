@@ -17,6 +17,8 @@ pub struct RateLimitPolicy {
     pub limits: Vec<WrittenLimit>,
     /// The rate limit service that limits of the scope `Service` ask.
     pub service: Option<WrittenService>,
+    /// Whether requests past any of its limits are counted and passed on all the same.
+    pub shadow: bool,
 }
 
 /// Whose requests a RateLimitPolicy limits: what is in its own namespace.

@@ -16,6 +16,8 @@ pub struct TrafficPolicy {
     pub targets: Vec<TrafficTarget>,
     /// What it says.
     pub settings: Settings,
+    /// Whether it is only counted what it would do.
+    pub shadow: bool,
 }
 
 /// A service or route that a policy holds for.
@@ -183,4 +185,37 @@ settings! {
     hedge_after: Option<Duration> = "hedging.after", Request;
     /// The most attempts besides the first.
     hedge_attempts: u32 = "hedging.attempts", Request;
+}
+
+impl Settings {
+    /// Those of ejection.
+    pub const EJECTION: [&str; 10] = [
+        Self::NAMES.ejection,
+        Self::NAMES.consecutive_5xx,
+        Self::NAMES.consecutive_gateway,
+        Self::NAMES.consecutive_local,
+        Self::NAMES.ejection_interval,
+        Self::NAMES.ejection_base,
+        Self::NAMES.ejection_most,
+        Self::NAMES.ejection_percent,
+        Self::NAMES.success_rate,
+        Self::NAMES.failure_percentage,
+    ];
+
+    /// Whether a proxy can tell what a setting would do without doing it.
+    #[must_use]
+    pub fn is_judged(setting: &str) -> bool {
+        let names = Self::NAMES;
+        let others = [
+            names.request,
+            names.per_try,
+            names.retry_attempts,
+            names.retry_on,
+            names.retry_codes,
+            names.non_idempotent,
+            names.retry_after,
+            names.requests,
+        ];
+        others.contains(&setting) || Self::EJECTION.contains(&setting)
+    }
 }

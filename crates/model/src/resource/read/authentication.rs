@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::authorization::target;
 use super::filter::field_name;
 use super::route::duration;
+use super::shadow;
 use crate::name::{Label, Namespace};
 use crate::resource::Kind;
 use crate::resource::kinds::{AuthenticationPolicy, AuthenticationTarget, KeySource, WrittenKeys, WrittenProvider, WrittenTokens};
@@ -42,17 +43,18 @@ pub(super) fn policy(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Op
         let message = format!("who calls a {} has no certificate of the mesh, so `mtls` says nothing there", target.kind);
         reader.wrong_with(&mtls.span, message, "name Services, or leave `mtls` out");
     }
-    if let (Some(mode), true) = (&mode, mtls.is_some()) {
-        let message = "`mode` is about tokens; what `mtls` says is always in force";
-        reader.wrong_with(&mode.span, message, "put `mtls` and `jwt` into a policy each");
-    }
-    let shadow = mode.and_then(|node| reader.word(&node, "mode", &[("Enforce", false), ("Shadow", true)])).unwrap_or(false);
+    let shadow = shadow(mode, reader);
     let modes = [("Strict", MtlsMode::Strict), ("Permissive", MtlsMode::Permissive)];
     let (says_mtls, says_jwt) = (mtls.is_some(), jwt.is_some());
     let mtls = mtls.and_then(|node| reader.object(node, "`mtls`")).and_then(|mut object| {
         let mode = object.need("mode", reader);
         reader.end(object);
-        reader.word(&mode?, "mode", &modes)
+        let node = mode?;
+        let mode = reader.word(&node, "mode", &modes);
+        if shadow && mode == Some(MtlsMode::Permissive) {
+            reader.wrong_with(&node.span, "this refuses nobody, so there is nothing to try", "try `mtls: {mode: Strict}`");
+        }
+        mode
     });
     let jwt = jwt.and_then(|node| tokens(node, reader));
     (mtls.is_some() == says_mtls && jwt.is_some() == says_jwt).then_some(AuthenticationPolicy { targets, mtls, jwt, shadow })

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::condition::condition;
 use super::matches::fields;
-use super::{GATEWAY_GROUP, host_pattern, port, reference};
+use super::{GATEWAY_GROUP, host_pattern, port, reference, shadow};
 use crate::name::{Label, Namespace};
 use crate::resource::Kind;
 use crate::resource::kinds::{
@@ -36,7 +36,7 @@ pub(super) fn policy(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Op
     let words = [("Allow", AccessAction::Allow), ("Deny", AccessAction::Deny), ("Audit", AccessAction::Audit)];
     let action = action.map_or(Some(AccessAction::Allow), |node| reader.word(&node, "action", &words));
     let mode_span = mode.as_ref().map(|node| node.span.clone());
-    let shadow = mode.and_then(|node| reader.word(&node, "mode", &[("Enforce", false), ("Shadow", true)])).unwrap_or(false);
+    let shadow = shadow(mode, reader);
     let nodes = rules.map(|node| reader.list(node, "`rules`")).unwrap_or_default();
     reader.bound(nodes.len() <= MOST_RULES, &span, format!("a policy has at most {MOST_RULES} rules; make several of it"));
     if let Some(action @ (AccessAction::Deny | AccessAction::Audit)) = action

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{GATEWAY_GROUP, host_pattern, port, reference};
+use super::{GATEWAY_GROUP, host_pattern, port, reference, shadow};
 use crate::name::Namespace;
 use crate::resource::kinds::{EgressAllow, EgressPolicy, EgressTarget};
 use crate::resource::reader::Reader;
@@ -14,6 +14,7 @@ use crate::snapshot::{EgressCaller, EgressHost, HostPattern};
 pub(super) fn policy(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<EgressPolicy> {
     let mut object = reader.object(node, "an EgressPolicy's `spec`")?;
     let (targets, default, allow) = (object.take("targetRefs"), object.take("default"), object.take("allow"));
+    let mode = object.take("mode");
     reader.end(object);
     let targets: Vec<EgressTarget> = targets
         .map(|node| reader.list(node, "`targetRefs`"))
@@ -25,7 +26,13 @@ pub(super) fn policy(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Op
     let of_mesh = targets.contains(&EgressTarget::Mesh);
     let allow = allow.map(|node| reader.list(node, "`allow`")).unwrap_or_default();
     let allow = allow.into_iter().filter_map(|node| self::allow(node, own, of_mesh, reader)).collect();
-    Some(EgressPolicy { targets, denies: default.unwrap_or(true), allow })
+    let denies = default.unwrap_or(true);
+    let mode_span = mode.as_ref().map(|node| node.span.clone());
+    let shadow = shadow(mode, reader);
+    if let (Some(span), true, false) = (mode_span, shadow, denies) {
+        reader.wrong_with(&span, "this policy refuses nothing, so there is nothing to try", "write `default: Deny`, or leave `mode` out");
+    }
+    Some(EgressPolicy { targets, denies, allow, shadow })
 }
 
 fn target(node: Node, reader: &mut Reader<'_>) -> Option<EgressTarget> {

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::matches::fields;
 use super::route::duration;
+use super::shadow;
 use crate::name::Namespace;
 use crate::resource::Kind;
 use crate::resource::kinds::{FaultPolicy, FaultTarget};
@@ -40,7 +41,7 @@ pub(super) fn policy(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Op
     let span = object.span.clone();
     let (targets, ends, matches) = (object.take("targetRefs"), object.take("ends"), object.take("match"));
     let (delay, abort, reset) = (object.take("delay"), object.take("abort"), object.take("reset"));
-    let (bandwidth, dns) = (object.take("bandwidth"), object.take("dns"));
+    let (bandwidth, dns, mode) = (object.take("bandwidth"), object.take("dns"), object.take("mode"));
     reader.end(object);
     let is_anything = [&delay, &abort, &reset, &bandwidth, &dns].iter().any(|part| part.is_some());
     if !is_anything {
@@ -67,7 +68,22 @@ pub(super) fn policy(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Op
     let bandwidth = bandwidth.and_then(|node| self::bandwidth(node, reader));
     let dns_span = dns.as_ref().map(|node| node.span.clone()).unwrap_or_default();
     let dns = dns.and_then(|node| self::dns(node, reader));
-    Some(FaultPolicy { targets, ends: ends?, ends_span, headers, callers, delay, reset, abort, abort_span, bandwidth, dns, dns_span })
+    let shadow = shadow(mode, reader);
+    Some(FaultPolicy {
+        targets,
+        ends: ends?,
+        ends_span,
+        headers,
+        callers,
+        delay,
+        reset,
+        abort,
+        abort_span,
+        bandwidth,
+        dns,
+        dns_span,
+        shadow,
+    })
 }
 
 fn target(node: Node, reader: &mut Reader<'_>) -> Option<FaultTarget> {

@@ -223,6 +223,11 @@ fn references(node: Option<Node>, own: &Namespace, default: (&str, &str), reader
     nodes.into_iter().filter_map(one).collect()
 }
 
+/// A policy's `mode`: whether it is only counted what it would do.
+fn shadow(mode: Option<Node>, reader: &mut Reader<'_>) -> bool {
+    mode.and_then(|node| reader.word(&node, "mode", &[("Enforce", false), ("Shadow", true)])).unwrap_or(false)
+}
+
 fn port(node: &Node, reader: &mut Reader<'_>) -> Option<u16> {
     reader.number(node, "a port", 1..=65_535).and_then(|port| u16::try_from(port).ok())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::filter::field_name;
 use super::matches::route_match;
 use super::route::duration;
-use super::{GATEWAY_GROUP, port, reference};
+use super::{GATEWAY_GROUP, port, reference, shadow};
 use crate::name::{Label, Namespace, ServiceName, ServicePort};
 use crate::resource::Kind;
 use crate::resource::kinds::{RateLimitPolicy, RateLimitTarget, WrittenCounted, WrittenLimit, WrittenService};
@@ -28,6 +28,7 @@ const LONGEST: Duration = Duration::from_secs(31 * 24 * 3600);
 pub(super) fn policy(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<RateLimitPolicy> {
     let mut object = reader.object(node, "a RateLimitPolicy's `spec`")?;
     let (targets, limits, service) = (object.take("targetRefs"), object.need("limits", reader), object.take("service"));
+    let mode = object.take("mode");
     reader.end(object);
     let targets = targets.map(|node| reader.list(node, "`targetRefs`")).unwrap_or_default();
     let targets = targets.into_iter().filter_map(|node| target(node, own, reader)).collect();
@@ -58,7 +59,7 @@ pub(super) fn policy(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Op
             "write `scope: Service` for those that do, or leave `service` out",
         );
     }
-    Some(RateLimitPolicy { targets, limits: found, service })
+    Some(RateLimitPolicy { targets, limits: found, service, shadow: shadow(mode, reader) })
 }
 
 fn target(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<RateLimitTarget> {
@@ -90,7 +91,7 @@ fn limit(node: Node, reader: &mut Reader<'_>) -> Option<WrittenLimit> {
     let (matches, mode) = (object.take("match"), object.take("mode"));
     let counted = counted(&mut object, scope, reader);
     reader.end(object);
-    let shadow = mode.and_then(|node| reader.word(&node, "mode", &[("Enforce", false), ("Shadow", true)])).unwrap_or(false);
+    let shadow = shadow(mode, reader);
     let matches_span = matches.as_ref().map(|node| node.span.clone());
     let matches = matches.and_then(|node| route_match(node, reader));
     if let (Some(span), Some(matches)) = (matches_span, &matches)

@@ -5,7 +5,7 @@ use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use super::route::duration;
-use super::{GATEWAY_GROUP, port, reference};
+use super::{GATEWAY_GROUP, port, reference, shadow};
 use crate::name::{Label, Namespace, ServiceName, ServicePort};
 use crate::resource::kinds::{Mode, Set, Settings, TrafficPolicy, TrafficTarget};
 use crate::resource::reader::{Object, Reader};
@@ -21,7 +21,7 @@ const MANY: i64 = u32::MAX as i64;
 
 pub(super) fn policy(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<TrafficPolicy> {
     let mut object = reader.object(node, "a TrafficPolicy's `spec`")?;
-    let targets = object.take("targetRefs");
+    let (targets, mode) = (object.take("targetRefs"), object.take("mode"));
     let sections = Sections {
         balancing: object.take("balancing"),
         failover: object.take("failover"),
@@ -38,7 +38,12 @@ pub(super) fn policy(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Op
     let mut settings = Settings::default();
     sections.read(own, &mut settings, reader);
     together(&settings, reader);
-    Some(TrafficPolicy { targets, settings })
+    let mode_span = mode.as_ref().map(|node| node.span.clone());
+    let shadow = shadow(mode, reader);
+    if let (Some(span), true) = (mode_span, shadow) {
+        tried(&settings, &span, reader);
+    }
+    Some(TrafficPolicy { targets, settings, shadow })
 }
 
 fn target(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<TrafficTarget> {
@@ -511,6 +516,16 @@ fn together(settings: &Settings, reader: &mut Reader<'_>) {
         && timeout.value > interval.value
     {
         reader.wrong_with(&timeout.span, "a health check would begin before the last one is given up", "make `timeout` at most `interval`");
+    }
+}
+
+/// What of a policy cannot be tried, where nothing else is left of it.
+fn tried(settings: &Settings, mode: &Range<usize>, reader: &mut Reader<'_>) {
+    if settings.written().next().is_some() && !settings.written().any(|(setting, _, _)| Settings::is_judged(setting)) {
+        let written: Vec<String> = settings.written().map(|(setting, _, _)| format!("`{setting}`")).collect();
+        let message = format!("what {} would change cannot be told without doing it, so there is nothing to try", written.join(", "));
+        let hint = "try `timeouts.request`, `timeouts.perTry`, `retries`, `limits.requests` or `ejection`, or leave `mode` out";
+        reader.wrong_with(mode, message, hint);
     }
 }
 
