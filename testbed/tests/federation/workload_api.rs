@@ -1,6 +1,6 @@
 //! What programs with a library of SPIFFE's get of other trust domains.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 use serde_json::{Value, json};
@@ -9,13 +9,13 @@ use testbed::{Mesh, PATIENCE, Peer, Who, left_out, peer, spiffe_path};
 use super::meshes::{BANK, SHOP, bundle, of, trust};
 
 /// Runs the program in a mesh's place.
-async fn told(mesh: &Mesh, python: &PathBuf, packages: &std::path::Path, words: &[&str]) -> anyhow::Result<String> {
+async fn told(mesh: &Mesh, python: &Path, packages: &Path, words: &[&str]) -> anyhow::Result<String> {
     let script = mesh.write("workload_api.py", include_str!("workload_api.py"))?;
     let socket = mesh.socket().with_file_name("workload.sock");
     let environment = [format!("PYTHONPATH={}", packages.display()), format!("SPIFFE_ENDPOINT_SOCKET=unix://{}", socket.display())];
     let mut all: Vec<PathBuf> = environment.map(PathBuf::from).into();
     // Without the system's own packages: an older one of them does not go with a newer one of ours.
-    all.extend([python.clone(), "-S".into(), script]);
+    all.extend([python.to_owned(), "-S".into(), script]);
     all.extend(words.iter().map(PathBuf::from));
     Ok(mesh.start_outside("/usr/bin/env", all)?.output(PATIENCE).await?.success()?.stdout)
 }
