@@ -322,6 +322,29 @@ fn claims_are_those_of_a_token_and_nobody_gains_by_having_none() {
     assert!(!with_claims(either("10.2.0.0/16"), None, Some(&get)));
 }
 
+/// Whoever comes from another trust domain needs a rule that names it, whatever its token says.
+#[test]
+fn claims_and_conditions_name_nobody_of_another_trust_domain() {
+    let id = "spiffe://other/ns/a/sa/b";
+    let claims = Claims::read(br#"{"sub":"a"}"#).unwrap();
+    let get = request("GET", "/", &[]);
+    let asks = serde_json::json!([{ "name": "sub" }]);
+    let named = serde_json::json!({ "any": [{ "exact": id }] });
+    for (rule, with_token, without) in [
+        (serde_json::json!({ "from": [{ "claims": asks }] }), false, false),
+        (serde_json::json!({ "when": "request.method == 'GET'" }), false, false),
+        (serde_json::json!({ "from": [{ "identities": named }], "when": "has(claims.sub)" }), true, false),
+        (serde_json::json!({ "from": [{ "claims": asks }, { "identities": named, "claims": asks }] }), true, false),
+        (serde_json::json!({ "from": [{ "claims": asks }, { "identities": named }] }), true, true),
+    ] {
+        let permissions = permissions(allow(rule.clone()), Some(id));
+        for (claims, passes) in [(Some(&claims), with_token), (None, without)] {
+            let access = Access { claims, ..access(Some(&get), 80) };
+            assert_eq!(permissions.judge(&access, |_| ()).is_ok(), passes, "{rule} {claims:?}");
+        }
+    }
+}
+
 #[test]
 fn a_condition_without_a_result_never_lets_anybody_in() {
     let of = |action, when: &str| vec![policy("c", action, false, &[serde_json::json!({ "when": when })])];
