@@ -28,8 +28,8 @@ const TOPS: [&str; 4] = ["lorica", "lorica-bench", "testbed", "xtask"];
 
 /// A crate of others, and who alone may name it in a manifest.
 const FENCES: [(&str, &[&str], &str); 10] = [
-    ("rustls", &["lorica-identity"], "TLS configurations are made in one place"),
-    ("tokio-rustls", &["lorica-control", "lorica-identity", "lorica-proxy"], "TLS configurations are made in one place"),
+    ("rustls", &["lorica-bench", "lorica-identity"], "TLS configurations are made in one place"),
+    ("tokio-rustls", &["lorica-bench", "lorica-control", "lorica-identity", "lorica-proxy"], "TLS configurations are made in one place"),
     ("rcgen", &["lorica-bench", "lorica-identity"], "certificates are made in one place"),
     ("aws-lc-rs", &["lorica-identity"], "keys are handled in one place"),
     ("clap", &["lorica-bench", "lorica-cli", "lorica"], "the command line is read in one place"),
