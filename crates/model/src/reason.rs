@@ -83,6 +83,10 @@ pub enum Reason {
     AccessDenied,
     /// The path can be read in several ways, and AuthorizationPolicies look at paths.
     AmbiguousPath,
+    /// The service that an AuthorizationPolicy has asked did not answer, and then nothing may pass.
+    AuthorizerFailed,
+    /// The body is longer than what the service is shown that an AuthorizationPolicy has asked.
+    BodyTooLarge,
     /// More requests came than a RateLimitPolicy lets through.
     RateLimited,
     /// A limit could not be asked for, and its policy lets nothing through then.
@@ -124,7 +128,7 @@ const CANCELLED: u32 = 1;
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::NoRoute,
         Self::NoBackend,
         Self::NoSuchPort,
@@ -159,6 +163,8 @@ impl Reason {
         Self::TokenKeysMissing,
         Self::AccessDenied,
         Self::AmbiguousPath,
+        Self::AuthorizerFailed,
+        Self::BodyTooLarge,
         Self::RateLimited,
         Self::RateLimitFailed,
         Self::FaultInjected,
@@ -292,6 +298,18 @@ impl Reason {
                 true,
                 "the path can be read in several ways, and policies look at it",
             ),
+            Self::AuthorizerFailed => (
+                "authorizer_failed",
+                "UAEX",
+                403,
+                PERMISSION_DENIED,
+                Mesh,
+                true,
+                "who is asked for leave did not answer, and then none may pass",
+            ),
+            Self::BodyTooLarge => {
+                ("body_too_large", "DPE", 413, RESOURCE_EXHAUSTED, Client, true, "the body is longer than who is asked for leave takes")
+            }
             Self::RateLimited => {
                 ("rate_limited", "RL", 429, RESOURCE_EXHAUSTED, Client, true, "more requests came than a RateLimitPolicy lets through")
             }

@@ -10,10 +10,12 @@
 //! proxy may know: that is in the units, and in the catalog that a session is given.
 
 pub mod access_log_service;
+pub mod authorization;
 pub mod client;
 pub mod decode;
 pub mod encode;
 mod facts;
+mod grpc;
 mod kind;
 mod node;
 pub mod observed;
@@ -33,8 +35,9 @@ pub use resource::Resource;
 
 /// The messages of the protocols, as Envoy defines them, for who registers services, reads nodes or asks of limits.
 pub mod wire {
-    pub use envoy_types::pb::envoy::config::core::v3::{Node, node};
+    pub use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, Node, header_value_option, node};
     pub use envoy_types::pb::envoy::extensions::common::ratelimit::v3::{RateLimitDescriptor, rate_limit_descriptor};
+    pub use envoy_types::pb::envoy::service::auth::v3 as authorization;
     pub use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
     pub use envoy_types::pb::envoy::service::discovery::v3::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -42,7 +45,9 @@ pub mod wire {
     pub use envoy_types::pb::envoy::service::ratelimit::v3::{
         RateLimitRequest, RateLimitResponse, rate_limit_response, rate_limit_service_client, rate_limit_service_server,
     };
-    pub use envoy_types::pb::google::protobuf::{Any, Struct};
+    pub use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+    pub use envoy_types::pb::google::protobuf::{Any, BoolValue, Struct};
+    pub use envoy_types::pb::google::rpc::Status as RpcStatus;
 }
 
 /// The largest message that either side takes, in bytes. A cluster of 3,000 endpoints takes about 1 MiB; gRPC's own default

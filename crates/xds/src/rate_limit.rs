@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::HeaderValue;
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3::{RateLimitDescriptor, rate_limit_descriptor::Entry};
 use envoy_types::pb::envoy::service::ratelimit::v3::{
@@ -21,12 +21,12 @@ use envoy_types::pb::envoy::service::ratelimit::v3::{
 use envoy_types::pb::google::protobuf::{self, UInt64Value};
 use lorica_model::name::WorkloadName;
 use lorica_model::snapshot::whole_seconds;
-use prost::Message;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::encode;
+use crate::grpc::{framed, unframed};
 use crate::value::{from_struct, to_struct};
 
 /// What Envoys ask about.
@@ -239,16 +239,8 @@ fn time(duration: &protobuf::Duration) -> Duration {
 pub fn question(domain: &str, descriptors: &[Descriptor]) -> Bytes {
     let descriptors = descriptors.iter().map(|of| RateLimitDescriptor { entries: entries(of), ..RateLimitDescriptor::default() });
     let request = RateLimitRequest { domain: domain.to_owned(), descriptors: descriptors.collect(), hits_addend: 0 };
-    let length = request.encoded_len();
-    let mut body = BytesMut::with_capacity(length + PREFIX);
-    body.put_u8(0);
-    body.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    body.extend_from_slice(&request.encode_to_vec());
-    body.freeze()
+    framed(&request)
 }
-
-/// What gRPC puts before a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
 
 /// What an existing service said of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -264,12 +256,7 @@ pub struct Said {
 /// The answer in the body of a call of gRPC; none where it is not one whole message.
 #[must_use]
 pub fn said(body: &[u8]) -> Option<Said> {
-    let (prefix, message) = body.split_at_checked(PREFIX)?;
-    let length = u32::from_be_bytes(prefix.get(1..)?.try_into().ok()?);
-    if prefix.first() != Some(&0) || usize::try_from(length).ok()? != message.len() {
-        return None;
-    }
-    let answer = RateLimitResponse::decode(message).ok()?;
+    let answer: RateLimitResponse = unframed(body)?;
     let over = answer.statuses.iter().enumerate().filter(|(_, status)| status.code == i32::from(Code::OverLimit));
     let over = over.map(|(index, status)| (index, status.duration_until_reset.as_ref().map(time).unwrap_or_default())).collect();
     let told = answer.response_headers_to_add.into_iter().map(|header| (header.key, header.value)).collect();
@@ -279,7 +266,10 @@ pub fn said(body: &[u8]) -> Option<Said> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use prost::Message;
+
     use super::*;
+    use crate::grpc::PREFIX;
 
     struct One;
 

@@ -12,14 +12,15 @@ use lorica_model::cel::Expression;
 use lorica_model::name::{GatewayName, Label, Namespace, SecretName, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
     Abort, AbortAnswer, AccessAction, AccessPolicy, AccessRule, Action, Adaptive, Affinity, Algorithm, Among, Authentication,
-    Authorization, Backend, BackendTls, Balancing, Bandwidth, Certificate, ClaimHeader, ClaimMatch, ClientValidation, Cluster, Connections,
-    Cors, Counted, Delay, DelayTime, EgressCaller, EgressHost, EgressRule, EgressUnit, Ejection, Endpoint, EndpointSet, FailurePercentage,
-    Fault, FieldMatch, Filters, Forward, GatewayUnit, HashOn, HeaderEdits, HealthCheck, HealthQuestion, Hedge, HostPattern, Hosts,
-    HttpRule, IdentityPattern, InboundPort, InboundUnit, KeyPart, LimitService, Limits, Listening, Locality, Mirror, MtlsMode, NameAnswer,
-    NameFault, NameRecord, NameTable, Nearness, Operation, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, PathPattern, Pattern,
-    Pause, PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RetryLimit, RetryOn, Revoked, RouteMatch, ServerTls, Share, SlowStart,
-    Source, SuccessRate, Terminated, Timeouts, TlsAction, TlsChain, TokenAlgorithm, TokenPlace, TokenProvider, Traffic, Transport,
-    TransportRoute, TrustBundle, Unavailable, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
+    Authorization, Authorizer, AuthorizerProtocol, Backend, BackendTls, Balancing, Bandwidth, Certificate, ClaimHeader, ClaimMatch,
+    ClientValidation, Cluster, Connections, Cors, Counted, Delay, DelayTime, EgressCaller, EgressHost, EgressRule, EgressUnit, Ejection,
+    Endpoint, EndpointSet, FailurePercentage, Fault, FieldMatch, Filters, Forward, GatewayUnit, HashOn, HeaderEdits, HealthCheck,
+    HealthQuestion, Hedge, HostPattern, Hosts, HttpRule, IdentityPattern, InboundPort, InboundUnit, KeyPart, LimitService, Limits,
+    Listening, Locality, Mirror, MtlsMode, NameAnswer, NameFault, NameRecord, NameTable, Nearness, Operation, Origin, OriginMatch,
+    OutboundUnit, PathEdit, PathMatch, PathPattern, Pattern, Pause, PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RetryLimit,
+    RetryOn, Revoked, RouteMatch, ServerTls, Share, ShownBody, SlowStart, Source, SuccessRate, Terminated, Timeouts, TlsAction, TlsChain,
+    TokenAlgorithm, TokenPlace, TokenProvider, Traffic, Transport, TransportRoute, TrustBundle, Unavailable, Unlisted, ValueMatch,
+    VirtualHost, WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use proptest::collection::{btree_map, btree_set, vec};
@@ -498,6 +499,17 @@ fn any_among<T: Clone + std::fmt::Debug>(one: impl Strategy<Value = T> + Clone) 
     (vec(one.clone(), 0..2), vec(one, 0..2)).prop_map(|(any, none)| Among { any, none })
 }
 
+fn any_authorizer() -> impl Strategy<Value = Authorizer> {
+    let names = || vec("[a-z][a-z-]{0,6}", 0..3);
+    let http = ("(/[a-z]{1,4})?", names(), option::of(names()))
+        .prop_map(|(path_prefix, told_on_allow, told_on_deny)| AuthorizerProtocol::Http { path_prefix, told_on_allow, told_on_deny });
+    let protocol = prop_oneof![Just(AuthorizerProtocol::Grpc), http];
+    let body = (1..65_536_u32, any::<bool>(), any::<bool>()).prop_map(|(most, partial, bytes)| ShownBody { most, partial, bytes });
+    (any_port(), protocol, any_duration(), any::<bool>(), names(), names(), option::of(body)).prop_map(
+        |(port, protocol, timeout, fail_open, shown, sets, body)| Authorizer { port, protocol, timeout, fail_open, shown, sets, body },
+    )
+}
+
 fn any_authentication() -> impl Strategy<Value = std::sync::Arc<Authentication>> {
     let place = prop_oneof![
         ("[a-z-]{1,6}", "[A-Z a-z]{0,6}").prop_map(|(name, prefix)| TokenPlace::Header { name, prefix }),
@@ -556,12 +568,14 @@ fn any_authorization() -> impl Strategy<Value = Authorization> {
         to,
         when,
     });
-    let action = prop_oneof![Just(AccessAction::Allow), Just(AccessAction::Deny), Just(AccessAction::Audit)];
-    let policy = (any_origin(), action, any::<bool>(), vec(rule, 0..3)).prop_map(|(origin, action, shadow, rules)| AccessPolicy {
-        origin: std::sync::Arc::new(origin),
-        action,
-        shadow,
-        rules,
+    let action = prop_oneof![
+        Just((AccessAction::Allow, None)),
+        Just((AccessAction::Deny, None)),
+        Just((AccessAction::Audit, None)),
+        any_authorizer().prop_map(|asked| (AccessAction::External, Some(std::sync::Arc::new(asked)))),
+    ];
+    let policy = (any_origin(), action, any::<bool>(), vec(rule, 0..3)).prop_map(|(origin, (action, authorizer), shadow, rules)| {
+        AccessPolicy { origin: std::sync::Arc::new(origin), action, shadow, rules, authorizer }
     });
     vec(policy, 0..3).prop_map(|policies| Authorization { policies })
 }

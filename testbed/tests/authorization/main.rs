@@ -4,6 +4,7 @@
 
 mod bytes;
 mod envoy;
+mod external;
 mod gateways;
 mod learning;
 mod requests;

@@ -38,7 +38,7 @@ async fn can(client: impl Fn() -> anyhow::Result<ApiClient>, arguments: AuthzCan
     let answer = written.answer(&question)?;
     if output.format == Format::Json {
         printer.data(&serde_json::to_string_pretty(&json!({
-            "allowed": answer.allowed, "caller": question.caller(), "call": question.call(), "by": answer.by, "rule": answer.rule, "place": answer.place, "why": answer.why,
+            "allowed": answer.allowed, "caller": question.caller(), "call": question.call(), "by": answer.by, "rule": answer.rule, "place": answer.place, "why": answer.why, "asks": answer.asks,
         }))?);
     } else {
         printer.data(&told(&question, &answer));
@@ -49,7 +49,12 @@ async fn can(client: impl Fn() -> anyhow::Result<ApiClient>, arguments: AuthzCan
 /// An answer as people read it.
 fn told(question: &Question, answer: &Answer) -> String {
     let may = if answer.allowed { "may" } else { "may not" };
-    let mut text = format!("{} {may} {}: {}", question.caller(), question.call(), answer.why);
+    let asked: Vec<String> = answer.asks.iter().map(|asks| asks.service.to_string()).collect();
+    let condition = if asked.is_empty() { String::new() } else { format!(", if {} agrees", asked.join(" and ")) };
+    let mut text = format!("{} {may} {}{condition}: {}", question.caller(), question.call(), answer.why);
+    for asks in &answer.asks {
+        text.push_str(&format!("; {} has {} asked", asks.by, asks.service));
+    }
     if let Some(place) = &answer.place {
         text.push_str(&format!("\n  --> {place}"));
     }

@@ -6,7 +6,7 @@ use crate::name::{GatewayName, Namespace, ServiceName};
 use crate::resource::{
     AuthorizationPolicy, AuthorizationTarget, IdentityOf, Kind, Metadata, WrittenAccessRule, WrittenIdentity, WrittenSource,
 };
-use crate::snapshot::{AccessPolicy, AccessRule, Among, Authorization, HttpRule, IdentityPattern, Origin, Source};
+use crate::snapshot::{AccessAction, AccessPolicy, AccessRule, Among, Authorization, HttpRule, IdentityPattern, Origin, Source};
 use crate::spiffe::SpiffeId;
 
 use super::World;
@@ -53,6 +53,10 @@ fn policies(world: &World<'_>, means: impl Fn(&Metadata, &AuthorizationPolicy) -
 }
 
 fn compiled(world: &World<'_>, metadata: &Metadata, policy: &AuthorizationPolicy) -> AccessPolicy {
+    let mut rules: Vec<_> = policy.rules.iter().enumerate().map(|(index, rule)| self::rule(world, index, rule)).collect();
+    if policy.action == AccessAction::External && rules.is_empty() {
+        rules.push(AccessRule { name: "all".to_owned(), from: Vec::new(), to: Vec::new(), when: None });
+    }
     AccessPolicy {
         origin: Arc::new(Origin {
             kind: Kind::AuthorizationPolicy.to_string(),
@@ -64,7 +68,8 @@ fn compiled(world: &World<'_>, metadata: &Metadata, policy: &AuthorizationPolicy
         }),
         action: policy.action,
         shadow: policy.shadow,
-        rules: policy.rules.iter().enumerate().map(|(index, rule)| self::rule(world, index, rule)).collect(),
+        rules,
+        authorizer: policy.external.as_ref().map(|written| Arc::new(written.authorizer.clone())),
     }
 }
 
@@ -101,9 +106,12 @@ fn identity(world: &World<'_>, written: &IdentityOf) -> IdentityPattern {
     }
 }
 
-/// What is wrong with the first target of a policy that is not there.
+/// What is wrong with the first reference of a policy that leads nowhere.
 pub(super) fn unresolved(world: &World<'_>, metadata: &Metadata, policy: &AuthorizationPolicy) -> Option<Problem> {
     let missing = |target: &&AuthorizationTarget| world.resources.of(target.kind, &metadata.namespace, &target.object.name).is_none();
-    let target = policy.targets.iter().find(missing)?;
+    let Some(target) = policy.targets.iter().find(missing) else {
+        let port = &policy.external.as_ref()?.authorizer.port;
+        return world.port(port).is_none().then(|| Problem::new("BackendNotFound", format!("there is no service port {port}")));
+    };
     Some(Problem::new("TargetNotFound", format!("there is no {} {}.{}", target.kind, target.object.name, metadata.namespace)))
 }

@@ -27,6 +27,7 @@ pub fn snapshot(
     let mut seen: BTreeSet<ServicePort> = BTreeSet::new();
     if let Some(inbound) = &snapshot.inbound {
         ahead.extend(inbound.limits.iter().filter_map(RateLimit::service).map(|service| service.port.clone()));
+        ahead.extend(inbound.authorization.authorizers().map(|authorizer| authorizer.port.clone()));
     }
     while let Some(port) = ahead.pop() {
         if !seen.insert(port.clone()) {

@@ -21,8 +21,8 @@ pub use kinds::{
     KeySource, Listener, ListenerProtocol, ListenerSet, ListenerTls, Mode, NamespacesFrom, ObjectRef, ParentRef, PathModifier,
     RateLimitPolicy, RateLimitTarget, ReferenceGrant, RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Set, SettingNames, Settings,
     Spec, Subset, TlsMode, TlsPolicyTarget, TrafficPolicy, TrafficTarget, TransportRoute, TransportRouteRule, TrustBundle, Validation,
-    Workload, WorkloadIdentity, WorkloadPort, WrittenAccessRule, WrittenCondition, WrittenCounted, WrittenIdentity, WrittenKeys,
-    WrittenLimit, WrittenOperation, WrittenProvider, WrittenService, WrittenSource, WrittenTokens,
+    Workload, WorkloadIdentity, WorkloadPort, WrittenAccessRule, WrittenAuthorizer, WrittenCondition, WrittenCounted, WrittenIdentity,
+    WrittenKeys, WrittenLimit, WrittenOperation, WrittenProvider, WrittenService, WrittenSource, WrittenTokens,
 };
 pub use nearest::nearest;
 pub use read::{ANY_SERVICE, Document, read, stored};

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod authentication;
+mod authorizer;
 mod conditions;
 mod fault;
 mod rate_limit;

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{FieldMatch, HostPattern, Origin, route, without_port};
+use super::{Authorizer, FieldMatch, HostPattern, Origin, route, without_port};
 use crate::cel::{Attributes, Expression, Steps};
 use crate::claims::Claims;
 use crate::head::RequestHead;
@@ -39,6 +39,17 @@ impl Authorization {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.policies.is_empty()
+    }
+
+    /// Whether services are to be asked of some calls.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.policies.iter().any(|policy| policy.action == AccessAction::External)
+    }
+
+    /// The services that are asked.
+    pub fn authorizers(&self) -> impl Iterator<Item = &Arc<Authorizer>> {
+        self.policies.iter().filter_map(|policy| policy.authorizer.as_ref())
     }
 
     /// What of it is said of `port`: at a gateway, where the port of all requests is known, no rule need ask for it.
@@ -69,6 +80,9 @@ pub struct AccessPolicy {
     pub shadow: bool,
     /// What it is about. Without any: nothing.
     pub rules: Vec<AccessRule>,
+    /// Who is asked; there where the action is [`AccessAction::External`], and only there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorizer: Option<Arc<Authorizer>>,
 }
 
 impl AccessPolicy {
@@ -89,6 +103,8 @@ pub enum AccessAction {
     Allow,
     /// It is written down.
     Audit,
+    /// Its authorizer is asked, once all else lets it pass.
+    External,
 }
 
 /// What a policy means: calls of any of its sources that do any of its operations.
@@ -375,6 +391,8 @@ pub enum Denial<'p> {
     Denied(ByPolicy<'p>),
     /// Policies allow something, and none of them this. The oldest is named.
     NotAllowed(ByPolicy<'p>),
+    /// A service is to be asked of it, which can be asked of requests only.
+    Unasked(ByPolicy<'p>),
     /// It comes from another trust domain, and no policy allows anything.
     Foreign,
     /// Its path can be read in several ways, and rules look at paths.

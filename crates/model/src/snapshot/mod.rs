@@ -7,6 +7,7 @@
 mod attempt;
 mod authentication;
 mod authorization;
+mod authorizer;
 mod egress;
 mod endpoint;
 mod fault;
@@ -35,6 +36,7 @@ pub use authorization::{
     Access, AccessAction, AccessCaller, AccessPolicy, AccessRule, Among, Authorization, ByPolicy, ClaimMatch, Denial, IdentityPattern,
     Noted, Operation, PathPattern, PathPatternError, Permissions, Reading, Source,
 };
+pub use authorizer::{Authorizer, AuthorizerProtocol, ShownBody, is_beyond_authorizers};
 pub use egress::{EgressCaller, EgressHost, EgressRule, EgressUnit, Unlisted, Verdict, is_special, listed};
 pub use endpoint::{Endpoint, EndpointSet, Locality, LocalityError, Transport};
 pub use fault::{

@@ -39,7 +39,7 @@ impl HttpRule {
         self.forward().map(|forward| forward.backends.as_slice()).unwrap_or_default()
     }
 
-    /// Every service port that requests of the rule may go to, copies and questions of limits among them.
+    /// Every service port that requests of the rule may go to, copies and questions of limits and authorization among them.
     pub fn leads_to(&self) -> impl Iterator<Item = &ServicePort> {
         let mirrors = self.forward().map(|forward| forward.mirrors.as_slice()).unwrap_or_default();
         let backends = self.backends().iter().map(|weighted| &weighted.backend);
@@ -47,7 +47,8 @@ impl HttpRule {
             Backend::Port(port) => Some(port),
             Backend::Missing { .. } => None,
         });
-        backends.chain(self.filters.services().map(|service| &service.port))
+        let asked = self.filters.authorization.iter().flat_map(|authorization| authorization.authorizers());
+        backends.chain(self.filters.services().map(|service| &service.port)).chain(asked.map(|authorizer| &authorizer.port))
     }
 }
 

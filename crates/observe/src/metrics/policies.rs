@@ -38,17 +38,20 @@ pub struct AccessCounts {
     pub would_pass: AtomicU64,
     /// It wrote them down.
     pub audited: AtomicU64,
+    /// The service that it has asked did not answer. Unless its policy fails open they were denied, and count among these.
+    pub unanswered: AtomicU64,
 }
 
 impl Counts for AccessCounts {
     const NAME: &'static str = "lorica_authorization_verdicts_total";
-    const HELP: &'static str = "Calls that an AuthorizationPolicy decided on, by what it said of them";
+    const HELP: &'static str =
+        "Calls that an AuthorizationPolicy decided on, by what it said of them (of `unanswered` ones also what followed)";
     const LABELS: &'static [&'static str] = &["policy"];
     const OUTCOME: &'static str = "verdict";
 
     fn outcomes(&self) -> Vec<(&'static str, &AtomicU64)> {
-        let Self { denied, would_deny, would_pass, audited } = self;
-        vec![("denied", denied), ("would_deny", would_deny), ("would_pass", would_pass), ("audited", audited)]
+        let Self { denied, would_deny, would_pass, audited, unanswered } = self;
+        vec![("denied", denied), ("would_deny", would_deny), ("would_pass", would_pass), ("audited", audited), ("unanswered", unanswered)]
     }
 }
 

@@ -13,7 +13,7 @@ use lorica_model::claims::Claims;
 use lorica_model::head::RequestHead;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{
-    Access, AccessCaller, AccessPolicy, Authorization, Denial, Effect, Effects, HttpRule, Noted, Permissions, route,
+    Access, AccessCaller, AccessPolicy, Authorization, ByPolicy, Denial, Effect, Effects, HttpRule, Noted, Permissions, route,
 };
 use lorica_model::spiffe::TrustDomain;
 use lorica_observe::metrics::AccessCounts;
@@ -34,8 +34,23 @@ const MOST_REMEMBERED: usize = 8;
 #[derive(Debug)]
 pub struct Granted {
     permissions: Permissions,
-    /// The name and the counts of each policy, in their order.
-    policies: Vec<(Arc<str>, Arc<AccessCounts>)>,
+    /// The counts of each policy, in their order.
+    counts: Vec<Arc<AccessCounts>>,
+}
+
+impl Granted {
+    /// What the caller may do.
+    pub fn permissions(&self) -> &Permissions {
+        &self.permissions
+    }
+
+    /// Counts what a policy said.
+    pub fn count(&self, policy: &AccessPolicy, of: fn(&AccessCounts) -> &AtomicU64) {
+        let at = self.permissions.authorization().policies.iter().position(|known| std::ptr::eq(known, policy));
+        if let Some(counts) = at.and_then(|at| self.counts.get(at)) {
+            of(counts).fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A request as it is judged.
@@ -54,25 +69,67 @@ pub struct Judged<'x> {
 /// # Errors
 /// [`Reason::AccessDenied`] or [`Reason::AmbiguousPath`].
 pub fn request(worker: &Worker, caller: &Caller, request: Judged<'_>, rule: Option<&HttpRule>) -> Result<(), Failure> {
-    let judged = may_request(worker, caller, request, rule);
-    told(worker, caller, Some(request.head), if judged.is_ok() { Verdict::Passed } else { Verdict::Denied });
-    judged
+    let asks = may_request(worker, caller, request, rule);
+    match asks {
+        // What becomes of it, who is asked says.
+        Ok(Asks::Others) => {}
+        Ok(Asks::Nobody) => told(worker, caller, Some(request.head), Verdict::Passed),
+        Err(_) => told(worker, caller, Some(request.head), Verdict::Denied),
+    }
+    asks.map(drop)
 }
 
-fn may_request(worker: &Worker, caller: &Caller, request: Judged<'_>, rule: Option<&HttpRule>) -> Result<(), Failure> {
-    let access = |port| access(caller, port, Some(request));
+/// Whether policies that let a request pass have others asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    Nobody,
+    Others,
+}
+
+fn may_request(worker: &Worker, caller: &Caller, request: Judged<'_>, rule: Option<&HttpRule>) -> Result<Asks, Failure> {
     // Whoever asks whether it may ask is answered before.
-    if rule.and_then(|rule| rule.filters.cors.as_ref()).is_some_and(|cors| filter::preflight(request.head, cors).is_some()) {
-        return Ok(());
+    if is_preflight(request.head, rule) {
+        return Ok(Asks::Nobody);
     }
+    let access = |port| access(caller, port, Some(request));
+    let asks = |authorization: &Authorization| if authorization.asks() { Asks::Others } else { Asks::Nobody };
     match &caller.entry {
-        Entry::Inbound { port, .. } => at_app(worker, caller, &access(port.service_port.port)),
+        Entry::Inbound { port, .. } => {
+            at_app(worker, caller, &access(port.service_port.port))?;
+            Ok(worker.view().snapshot.inbound.as_ref().map_or(Asks::Nobody, |inbound| asks(&inbound.authorization)))
+        }
         Entry::Gateway { port, .. } => match rule.and_then(|rule| rule.filters.authorization.as_ref()) {
-            Some(authorization) => judged(worker, caller, authorization, &access(*port)),
-            None => Ok(()),
+            Some(authorization) => judged(worker, caller, authorization, &access(*port)).map(|()| asks(authorization)),
+            None => Ok(Asks::Nobody),
         },
-        Entry::Outbound { .. } | Entry::Egress { .. } => Ok(()),
+        Entry::Outbound { .. } | Entry::Egress { .. } => Ok(Asks::Nobody),
     }
+}
+
+fn is_preflight(head: &RequestHead, rule: Option<&HttpRule>) -> bool {
+    rule.and_then(|rule| rule.filters.cors.as_ref()).is_some_and(|cors| filter::preflight(head, cors).is_some())
+}
+
+/// The policies that hold for a request, and the port that it calls, where services are to be asked of some; none nearly everywhere.
+pub fn asking(worker: &Worker, caller: &Caller, head: &RequestHead, rule: Option<&HttpRule>) -> Option<(Arc<Authorization>, u16)> {
+    let view = worker.view();
+    let (authorization, port) = match &caller.entry {
+        Entry::Inbound { port, .. } => (&view.snapshot.inbound.as_ref()?.authorization, port.service_port.port),
+        Entry::Gateway { port, .. } => (rule?.filters.authorization.as_ref()?, *port),
+        Entry::Outbound { .. } | Entry::Egress { .. } => return None,
+    };
+    (authorization.asks() && !is_preflight(head, rule)).then(|| (authorization.clone(), port))
+}
+
+/// What the caller may do by these policies.
+pub fn grants(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>) -> Rc<Granted> {
+    caller.granted(authorization, || granted(worker, caller, authorization.clone()))
+}
+
+/// By which a caller of the mesh is told which policy denied its call; others learn nothing of how it is protected.
+pub fn named(worker: &Worker, caller: &Caller, by: &ByPolicy<'_>) -> Option<(std::borrow::Cow<'static, str>, String)> {
+    let is_own = caller.entry.peer().is_some_and(|peer| Some(peer.id.trust_domain()) == own_trust_domain(worker).as_ref());
+    is_own.then(|| (POLICY.into(), by.to_string()))
 }
 
 /// Whether a connection may be made whose bytes are not looked at.
@@ -133,9 +190,9 @@ pub async fn while_allowed<'x>(
             let rules = gateway::hosts(&view, *port, chain.as_ref()).and_then(|hosts| hosts.rules(request.head.authority()));
             // All shares of a rule are its own; a rule that is gone takes nothing away from what it let in.
             let rule = rules.and_then(|rules| route::rule(rules, request.head, 0.0, &mut ()).ok());
-            may_request(worker, caller, request, rule.map(|rule| &**rule))
+            may_request(worker, caller, request, rule.map(|rule| &**rule)).map(drop)
         }
-        _ => may_request(worker, caller, request(), None),
+        _ => may_request(worker, caller, request(), None).map(drop),
     };
     match &caller.entry {
         Entry::Inbound { .. } | Entry::Gateway { .. } => judged_again(worker, passing, again).await?,
@@ -168,16 +225,8 @@ async fn judged_again<T>(worker: &Worker, running: impl Future<Output = T>, agai
 }
 
 fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, access: &Access<'_>) -> Result<(), Failure> {
-    let granted = caller.granted(authorization, || granted(worker, caller, authorization.clone()));
-    let known = |policy: &AccessPolicy| {
-        let at = authorization.policies.iter().position(|known| std::ptr::eq(known, policy));
-        at.and_then(|at| granted.policies.get(at))
-    };
-    let count = |policy: &AccessPolicy, of: fn(&AccessCounts) -> &AtomicU64| {
-        if let Some((_, counts)) = known(policy) {
-            of(counts).fetch_add(1, Ordering::Relaxed);
-        }
-    };
+    let granted = grants(worker, caller, authorization);
+    let count = |policy: &AccessPolicy, of| granted.count(policy, of);
     let verdict = granted.permissions.judge(access, |noted| match noted {
         Noted::Audited(by) => {
             count(by.policy, |counts| &counts.audited);
@@ -206,6 +255,9 @@ fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, 
     let (reason, mut detail, by) = match denial {
         Denial::Denied(by) => (Reason::AccessDenied, format!("the AuthorizationPolicy {by} denies it"), Some(by)),
         Denial::NotAllowed(by) => (Reason::AccessDenied, format!("no AuthorizationPolicy allows it; {by} does not"), Some(by)),
+        Denial::Unasked(by) => {
+            (Reason::AccessDenied, format!("the AuthorizationPolicy {by} asks a service, which can be asked of requests only"), Some(by))
+        }
         Denial::Foreign => {
             (Reason::AccessDenied, "the caller is of another trust domain, and no AuthorizationPolicy names it".to_owned(), None)
         }
@@ -217,14 +269,12 @@ fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, 
     if let Some(by) = by {
         count(by.policy, |counts| &counts.denied);
     }
-    // Who proved to be of the mesh may know; others learn nothing of how it is protected.
-    let is_own = caller.entry.peer().is_some_and(|peer| Some(peer.id.trust_domain()) == own_trust_domain(worker).as_ref());
-    let told = by.filter(|_| is_own).map(|by| (POLICY.into(), by.to_string()));
-    Err(Failure { told: told.into_iter().collect(), ..Failure::new(reason, detail) })
+    let named = by.as_ref().and_then(|by| named(worker, caller, by));
+    Err(Failure { told: named.into_iter().collect(), ..Failure::new(reason, detail) })
 }
 
 /// Tells the control plane of a call to the app.
-fn told(worker: &Worker, caller: &Caller, head: Option<&RequestHead>, verdict: Verdict) {
+pub fn told(worker: &Worker, caller: &Caller, head: Option<&RequestHead>, verdict: Verdict) {
     if let Entry::Inbound { port, .. } = &caller.entry {
         worker.observed.saw(caller, &port.service_port, head, verdict);
     }
@@ -236,12 +286,11 @@ fn own_trust_domain(worker: &Worker) -> Option<TrustDomain> {
 }
 
 fn granted(worker: &Worker, caller: &Caller, authorization: Arc<Authorization>) -> Granted {
-    let policies =
-        authorization.policies.iter().map(|policy| (policy.name().into(), worker.telemetry.metrics.access(policy.name()))).collect();
+    let counts = authorization.policies.iter().map(|policy| worker.telemetry.metrics.access(policy.name())).collect();
     // A gateway's callers show no identity that it could be compared with.
     let own = own_trust_domain(worker).unwrap_or_default();
     let who = AccessCaller { trust_domain: &own, identity: caller.entry.peer().map(|peer| &peer.id), address: source(caller).ip() };
-    Granted { permissions: Permissions::of(authorization, &who), policies }
+    Granted { permissions: Permissions::of(authorization, &who), counts }
 }
 
 /// Where a caller comes from. A workload of the mesh is seen by its own address, not by that of its host.
@@ -250,7 +299,7 @@ fn source(caller: &Caller) -> SocketAddr {
 }
 
 /// What is asked for at `port`: by a request, or to be connected.
-fn access<'a>(caller: &'a Caller, port: u16, request: Option<Judged<'a>>) -> Access<'a> {
+pub fn access<'a>(caller: &'a Caller, port: u16, request: Option<Judged<'a>>) -> Access<'a> {
     Access {
         head: request.map(|request| request.head),
         port,

@@ -1,7 +1,7 @@
 //! One exchange, top to bottom: a request that came in, what was decided about it, and the answer that went back.
 //!
-//! authenticate → route → clean → authorize → limit → fault → filter → pick → connect → send → respond → record. Every step can end it with a
-//! reason; the record is written once, when the exchange is over or dropped.
+//! authenticate → route → clean → authorize → limit → external → fault → filter → pick → connect → send → respond → record. Every step can
+//! end it with a reason; the record is written once, when the exchange is over or dropped.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use lorica_model::head::{Edits, RequestHead};
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::HttpRule;
+use lorica_model::snapshot::{HttpRule, Timeouts};
 
 use super::accept::Boxed;
 use super::authenticate::{self, Authenticated, Heads, Looked};
@@ -17,6 +17,7 @@ use super::authorize::{self, Judged};
 use super::caller::{Caller, Entry};
 use super::clean;
 use super::deadline::{self, Told};
+use super::external;
 use super::failure::{Again, Failure};
 use super::fault;
 use super::filter;
@@ -171,8 +172,10 @@ async fn pass<'x>(
         Decided::Answer(answer, rule) => {
             record.rule(&rule);
             authorize::request(worker, caller, judged, Some(&rule))?;
+            let asked = ask(worker, caller, judged, Some(&rule), (&Timeouts::default(), told), body, &mut edits).await?;
+            let told = asked.map(|asked| asked.response).unwrap_or_default();
             let responder = responder.take().ok_or_else(|| Failure::from(Reason::ClientClosed).answered())?;
-            respond::answer(responder, head, answer, &rule, alternative, record).await;
+            respond::answer(responder, head, answer, &rule, &told, alternative, record).await;
             return Ok(());
         }
         Decided::Nowhere(reason, rule, drawn) => {
@@ -193,6 +196,8 @@ async fn pass<'x>(
         }
         record.is_grpc();
     }
+    let rule = way.rule.as_ref().map(|(rule, _)| &**rule);
+    let asked = ask(worker, caller, judged, rule, (&way.timeouts, told), body, &mut edits).await?;
     if fault::is_faulty(&way) {
         // Boxed, as what is boxed here takes no room in other exchanges.
         let met = fault::request(worker, caller, head, &mut way, told.deadline, responder, decided.as_ref(), alternative, record);
@@ -202,6 +207,10 @@ async fn pass<'x>(
     }
     if let Some((rule, backend)) = way.decided() {
         filter::request(head, rule, backend, &mut edits);
+    }
+    if let Some(asked) = asked {
+        asked.query(head, &mut edits);
+        way.told = asked.response;
     }
     let mirrors = mirror::begin(worker, &way, head, &edits, body);
     let judging = trial::Exchange::begin(worker, caller, head, &way, told.is_retry(), record.ready());
@@ -214,6 +223,27 @@ async fn pass<'x>(
     mirrors.end(body);
     drop(bequest);
     passed
+}
+
+/// Asks the services that are to be asked for leave, as long as there is time; none nearly everywhere.
+async fn ask(
+    worker: &Rc<Worker>,
+    caller: &Caller,
+    request: Judged<'_>,
+    rule: Option<&HttpRule>,
+    (timeouts, told): (&Timeouts, Told),
+    body: &mut Replay,
+    edits: &mut Edits,
+) -> Result<Option<external::Asked>, Failure> {
+    let Some(place) = authorize::asking(worker, caller, request.head, rule) else { return Ok(None) };
+    let times = Times::begin(timeouts, told.deadline.map(Into::into), Instant::now().into());
+    // Boxed, as what is boxed here takes no room in other exchanges.
+    let asking = Box::pin(external::ask(worker, caller, request, &place, body, edits));
+    tokio::select! {
+        biased;
+        asked = asking => asked.map(Some),
+        reason = times.over() => Err(reason.into()),
+    }
 }
 
 /// What is tried, until it is answered or nothing may be tried any more.

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use lorica_model::reason::Reason;
+use lorica_xds::authorization::Refusal;
 
 use super::connect::NotConnected;
 use super::way::Leave;
@@ -29,6 +30,8 @@ pub struct Failure {
     pub stale: bool,
     /// Fields of the answer that say more than the reason does.
     pub told: Vec<(Cow<'static, str>, String)>,
+    /// The answer in place of the one that the reason makes.
+    pub refusal: Option<Box<Refusal>>,
 }
 
 /// An answer that was given up for another attempt.
@@ -52,6 +55,7 @@ impl Failure {
             reset: false,
             stale: false,
             told: Vec::new(),
+            refusal: None,
         }
     }
 

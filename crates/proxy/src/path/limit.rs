@@ -25,9 +25,6 @@ use super::way::Way;
 use crate::limits::{State, Taken, Verdict};
 use crate::worker::Worker;
 
-/// For how many requests at once others are asked about limits that are tried; the rest are not judged.
-const MOST_TRIALS: usize = 1024;
-
 /// What a request took, to be held until its exchange is over.
 pub type Held = Vec<Taken>;
 
@@ -112,17 +109,14 @@ async fn try_out(worker: &Rc<Worker>, caller: &Caller, request: &Authenticated<'
             trial::tell(worker, caller, Some(head), &first.origin, effects, &why(&over));
             continue;
         }
-        if worker.trials.get() >= MOST_TRIALS {
-            continue;
-        }
-        worker.trials.set(worker.trials.get() + 1);
+        let Some(waiting) = trial::Waiting::begin(worker) else { continue };
         let elsewhere: Vec<(RateLimit, Arc<State>)> = elsewhere.into_iter().map(|(limit, state)| (limit.clone(), state)).collect();
         let (call, head, origin, worker) = (trial::Call::of(worker, caller), head.clone(), first.origin.clone(), worker.clone());
         spawn_local(async move {
             over.extend(asked_of_others(&worker, &head, asker.asking(), &elsewhere).await);
             let effects = Effects::NONE.with_if(!over.is_empty(), Effect::Limit);
             trial::tell_of(&worker, &call, Some(&head), &origin, effects, &why(&over));
-            worker.trials.set(worker.trials.get() - 1);
+            drop(waiting);
         });
     }
 }

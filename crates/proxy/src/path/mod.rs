@@ -13,6 +13,7 @@
 //! | `route` / `way` | which service port the request goes to, or what the rule answers |
 //! | `authenticate` | whose token it carries, and what that says |
 //! | `authorize` | whether the caller may do this |
+//! | `external` | what services say of it that are asked for leave |
 //! | `limit` | whether it is one too many, by what is counted here, by the control plane or by a service (`limit_service`) |
 //! | `fault` | what FaultPolicies do before anything is tried |
 //! | `filter` | what the rule changes in request and answer |
@@ -28,6 +29,7 @@
 //! | `record` | what became of it: one record an exchange |
 
 pub mod accept;
+pub mod ask;
 pub mod authenticate;
 pub mod authorize;
 pub mod caller;
@@ -37,6 +39,7 @@ pub mod deadline;
 pub mod detect;
 pub mod egress;
 pub mod exchange;
+pub mod external;
 pub mod failure;
 pub mod fault;
 pub mod filter;

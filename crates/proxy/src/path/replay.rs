@@ -9,6 +9,9 @@ use super::grpc_web::Decoder;
 use crate::config::REPLAY_BYTES;
 use crate::wire::{Body, Frame, WireError};
 
+/// The most frames that are kept.
+const MOST_FRAMES: usize = 1024;
+
 /// A body that can be read more than once, up to a bound.
 pub struct Replay {
     source: Body,
@@ -22,8 +25,19 @@ pub struct Replay {
     trailers_given: bool,
     /// All bytes of the body so far, for the record.
     pub received: u64,
+    /// Whether somebody looks at it before it goes on: what is read then is kept in any case.
+    looks: bool,
     /// What reads bytes out of the text in which they come, where they come so.
     decoder: Option<Decoder>,
+}
+
+/// The beginning of a body.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Whether that is all of it.
+    pub whole: bool,
 }
 
 impl Replay {
@@ -41,6 +55,7 @@ impl Replay {
             next: 0,
             trailers_given: false,
             received: 0,
+            looks: false,
             decoder: None,
         }
     }
@@ -89,6 +104,27 @@ impl Replay {
     #[must_use]
     pub fn whole(&self) -> Option<Vec<bytes::Bytes>> {
         (self.ended && !self.overflowed).then(|| self.kept.clone())
+    }
+
+    /// Reads ahead until `most` bytes have come, or all of it; unless the beginning is `enough`, until it is known whether more follow.
+    /// What is read is kept for whoever is sent it, in however many frames it comes: a body of tiny ones is no way around who looks at it.
+    ///
+    /// # Errors
+    /// When the caller broke off or sent no valid body.
+    pub async fn look(&mut self, most: usize, enough: bool) -> Result<Looked, WireError> {
+        self.looks = true;
+        while !self.ended && (self.kept_bytes < most || (self.kept_bytes == most && !enough)) {
+            self.frame().await?;
+        }
+        self.looks = false;
+        self.rewind();
+        let mut bytes = Vec::with_capacity(self.kept_bytes.min(most));
+        for frame in &self.kept {
+            let room = most - bytes.len();
+            bytes.extend_from_slice(frame.get(..room).unwrap_or(frame));
+        }
+        let ends = self.ended || self.length() == Some(self.kept_bytes as u64);
+        Ok(Looked { bytes, whole: ends && self.kept_bytes <= most })
     }
 
     /// Begins again, for another attempt. Only while [`Self::is_replayable`].
@@ -142,13 +178,16 @@ impl Replay {
         if !self.overflowed {
             self.kept_bytes += data.len();
             // Frames count too: a thousand tiny ones are no small body.
-            if self.kept_bytes > REPLAY_BYTES || self.kept.len() >= 1024 {
+            if self.looks && self.kept.len() >= MOST_FRAMES {
+                self.kept = vec![self.kept.concat().into()];
+            }
+            if self.looks || (self.kept_bytes <= REPLAY_BYTES && self.kept.len() < MOST_FRAMES) {
+                self.kept.push(data.clone());
+                self.next = self.kept.len();
+            } else {
                 self.overflowed = true;
                 self.kept = Vec::new();
                 self.next = 0;
-            } else {
-                self.kept.push(data.clone());
-                self.next = self.kept.len();
             }
         }
         data

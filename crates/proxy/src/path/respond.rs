@@ -2,11 +2,14 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use lorica_model::head::{Edits, Fields, HeadBuilder, RequestHead};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::HttpRule;
+use lorica_xds::authorization::{Change, Refusal};
 
 use super::exchange::ByRule;
+use super::external;
 use super::failure::Failure;
 use super::filter;
 use super::grpc_web;
@@ -72,6 +75,9 @@ pub async fn refuse(
     alternative: Option<&str>,
     record: &mut ExchangeRecord<'_>,
 ) {
+    if let Some(refusal) = &failure.refusal {
+        return refuse_with(responder, head, failure, refusal, decided, alternative, record).await;
+    }
     let meaning = failure.reason.meaning();
     refuse_as(responder, head, (failure.reason, &failure.told), (meaning.status, meaning.grpc), decided, alternative, record).await;
 }
@@ -93,7 +99,84 @@ pub async fn refuse_as(
     record.answered(answer.status, grpc(head).map(|_| statuses.1), answer.body.len());
     let own = fields(&answer, told);
     let edits = decided.map(|(rule, drawn)| filter::response(head, rule, drawn.and_then(|drawn| rule.backends().get(drawn)), &own));
-    send(responder, answer, &own, edits.unwrap_or_default(), alternative).await;
+    send(responder, (answer.status, answer.body.into()), &own, edits.unwrap_or_default(), alternative).await;
+}
+
+/// Gives the answer that a service chose which was asked for leave.
+async fn refuse_with(
+    responder: Responder,
+    head: &RequestHead,
+    failure: &Failure,
+    refusal: &Refusal,
+    decided: Option<&ByRule>,
+    alternative: Option<&str>,
+    record: &mut ExchangeRecord<'_>,
+) {
+    let grpc = grpc(head);
+    let status = grpc_status(refusal.status);
+    let mut given = Edits::default();
+    match grpc {
+        Some(content_type) => {
+            given.add("content-type", content_type);
+            given.add("grpc-status", status.to_string());
+            given.add("grpc-message", percent_encoded(&refusal.body));
+        }
+        None if !refusal.body.is_empty() => given.add("content-type", "text/plain"),
+        None => {}
+    }
+    let none = HeadBuilder::with_capacity(0).fields();
+    let said = refusal.fields.iter().filter(|field| grpc.is_none() || !matches!(field.name.as_str(), "content-type" | "grpc-status"));
+    // What it says comes in place of ours, and a field that it says twice is there twice.
+    let mut seen: Vec<&str> = Vec::new();
+    for field in said {
+        if !seen.contains(&field.name.as_str()) {
+            given.remove(&none, &field.name);
+            seen.push(&field.name);
+        }
+        given.add(&field.name, &field.value);
+    }
+    given.set(&none, super::clean::REASON, failure.reason.meaning().word);
+    failure.told.iter().for_each(|(name, value)| given.set(&none, name, value));
+    let mut own = HeadBuilder::with_capacity(512);
+    for field in given.added() {
+        if let Err(error) = own.field(field.name, field.value) {
+            tracing::debug!(%error, "a field of a denial was left out");
+        }
+    }
+    let own = own.fields();
+    let bodiless = grpc.is_some() || matches!(refusal.status, 204 | 304);
+    let body = if bodiless { Bytes::new() } else { refusal.body.clone() };
+    let http = if grpc.is_some() { 200 } else { refusal.status };
+    record.answered(http, grpc.map(|_| status), body.len());
+    let edits = decided.map(|(rule, drawn)| filter::response(head, rule, drawn.and_then(|drawn| rule.backends().get(drawn)), &own));
+    send(responder, (http, body), &own, edits.unwrap_or_default(), alternative).await;
+}
+
+/// The status of gRPC that a status of HTTP comes to (gRPC's `http-grpc-status-mapping.md`).
+fn grpc_status(status: u16) -> u32 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
+/// A text as `grpc-message` carries it.
+fn percent_encoded(text: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text {
+        if matches!(byte, b' '..=b'~') && *byte != b'%' {
+            encoded.push(char::from(*byte));
+        } else {
+            // Writing to a text does not fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
 }
 
 /// Refuses a CONNECT, whose record is a connection's.
@@ -103,22 +186,25 @@ pub async fn refuse_connect(responder: Responder, reason: Reason) {
         return responder.reset();
     }
     let fields = fields(&answer, &[]);
-    send(responder, answer, &fields, Edits::default(), None).await;
+    send(responder, (answer.status, answer.body.into()), &fields, Edits::default(), None).await;
 }
 
-/// Gives the answer that a rule makes by itself, with the changes that the rule makes to answers.
+/// Gives the answer that a rule makes by itself, with the changes that the rule makes to answers, and then `told`: those of services that
+/// were asked for leave.
 pub async fn answer(
     responder: Responder,
     head: &RequestHead,
     answer: OwnAnswer,
     rule: &HttpRule,
+    told: &[Change],
     alternative: Option<&str>,
     record: &mut ExchangeRecord<'_>,
 ) {
     record.answered(answer.status, None, answer.body.len());
     let own = fields(&answer, &[]);
-    let edits = if answer.as_it_is { Edits::default() } else { filter::response(head, rule, None, &own) };
-    send(responder, answer, &own, edits, alternative).await;
+    let mut edits = if answer.as_it_is { Edits::default() } else { filter::response(head, rule, None, &own) };
+    external::change(&own, told, &mut edits);
+    send(responder, (answer.status, answer.body.into()), &own, edits, alternative).await;
 }
 
 /// An answer's fields, and `more` of them.
@@ -133,16 +219,15 @@ fn fields(answer: &OwnAnswer, more: &[(Cow<'static, str>, String)]) -> Fields {
     own.fields()
 }
 
-async fn send(mut responder: Responder, answer: OwnAnswer, fields: &Fields, mut edits: Edits, alternative: Option<&str>) {
+async fn send(mut responder: Responder, (status, body): (u16, Bytes), fields: &Fields, mut edits: Edits, alternative: Option<&str>) {
     if let Some(alternative) = alternative {
         edits.set(fields, ALTERNATIVE, alternative);
     }
-    let OwnAnswer { status, body, .. } = answer;
     let end = body.is_empty();
     let sent = async {
         responder.raw_head(status, edits.apply(fields), Some(body.len() as u64), end)?;
         if !end {
-            responder.data(body.into()).await?;
+            responder.data(body).await?;
         }
         responder.end(None).await
     };

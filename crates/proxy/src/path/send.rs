@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use lorica_model::head::{Edits, RequestHead, ResponseHead};
 use lorica_model::reason::Reason;
 
-use super::authorize;
 use super::failure::{Again, Failure};
 use super::filter;
 use super::grpc_web;
@@ -20,6 +19,7 @@ use super::retry::Terms;
 use super::time::Times;
 use super::trial;
 use super::way::{Leave, Way};
+use super::{authorize, external};
 use crate::config::REPLAY_BYTES;
 use crate::endpoints::Active;
 use crate::wire::{Answer, Body, Frame, Outgoing, PacedBody, Responder, Sender, Tunnel, WireError};
@@ -225,6 +225,7 @@ fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, active: Optio
     if way.leaves {
         changes.remove(&response.fields, authorize::POLICY);
     }
+    external::change(&response.fields, &way.told, &mut changes);
     if let Some(active) = active {
         way.cookies(&active.live).for_each(|cookie| changes.add("set-cookie", cookie));
     }

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,30 @@ pub fn tell(worker: &Worker, caller: &Caller, head: Option<&RequestHead>, policy
 /// The same of a call that is known by its parts.
 pub fn tell_of(worker: &Worker, call: &Call, head: Option<&RequestHead>, policy: &Origin, effects: Effects, why: &str) {
     worker.observed.tried(&worker.telemetry.metrics, policy, effects, || (call.clone(), head, why));
+}
+
+/// The most trials of a worker that wait for somebody's answer.
+const MOST_WAITING: usize = 1024;
+
+/// A trial that waits for somebody's answer, while its request goes on.
+pub struct Waiting(Rc<Worker>);
+
+impl Waiting {
+    /// None where too many wait already.
+    #[must_use]
+    pub fn begin(worker: &Rc<Worker>) -> Option<Self> {
+        let waiting = worker.trials.get();
+        (waiting < MOST_WAITING).then(|| {
+            worker.trials.set(waiting + 1);
+            Self(worker.clone())
+        })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.trials.set(self.0.trials.get().saturating_sub(1));
+    }
 }
 
 /// What TrafficPolicies that are tried would have done to one exchange, found out on its way and told at its end.

@@ -9,6 +9,7 @@ use lorica_model::reason::Reason;
 use lorica_model::snapshot::hash::{self, RequestHash};
 use lorica_model::snapshot::{Action, Backend, Forward, HttpRule, Protocol, Retry, RuleTable, Timeouts, WeightedBackend, route as rules};
 use lorica_observe::metrics::OwnMetric;
+use lorica_xds::authorization::Change;
 
 use super::filter;
 use super::grpc_web;
@@ -65,6 +66,8 @@ pub struct Way {
     pub bytes_per_second: Option<u64>,
     /// Whether its answer leaves the mesh: who is outside is not told all.
     pub leaves: bool,
+    /// What services that were asked for leave change in the answer.
+    pub told: Vec<Change>,
 }
 
 /// To which endpoint an exchange belongs.
@@ -96,6 +99,7 @@ impl Way {
             belongs: Belonging::default(),
             bytes_per_second: None,
             leaves: false,
+            told: Vec::new(),
         }
     }
 
@@ -232,6 +236,7 @@ pub fn by_rules(asked: Asked<'_>, table: &RuleTable, head: &RequestHead, random:
         belongs,
         bytes_per_second: None,
         leaves: asked.called.is_none(),
+        told: Vec::new(),
     }))
 }
 
@@ -242,7 +247,8 @@ pub fn inbound(port: u16, declared: Protocol, caller: Option<Ipv4Addr>, head: &R
 }
 
 /// What is spoken onwards: HTTP/2 where the port is declared so, else what the caller speaks.
-fn spoken(declared: Protocol, version: Version) -> Negotiated {
+#[must_use]
+pub fn spoken(declared: Protocol, version: Version) -> Negotiated {
     match (declared, version) {
         (Protocol::Http2 | Protocol::Grpc, _) | (_, Version::Http2) => Negotiated::Http2,
         _ => Negotiated::Http1,

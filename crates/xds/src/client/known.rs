@@ -177,6 +177,8 @@ impl Known {
             ports.extend(listener.unit.iter().flat_map(|unit| unit.leads_to()));
         }
         ports.extend(self.egress.iter().flat_map(|(_, unit)| unit.leads_to()));
+        // Known before the first request: who is asked for leave has little time to answer.
+        ports.extend(self.inbound.iter().flat_map(|(_, unit)| unit.authorization.authorizers()).map(|authorizer| &authorizer.port));
         // Those that take over do so with their own endpoints: who takes over from them is of no concern.
         let others: Vec<&ServicePort> = ports.iter().filter_map(|port| self.ports.get(*port)).flat_map(Port::taken_over_by).collect();
         ports.extend(others);

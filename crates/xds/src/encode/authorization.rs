@@ -87,6 +87,18 @@ pub(super) fn of_connections(authorization: &Authorization, port: Option<u16>, o
     })
 }
 
+/// What a policy means that has a service asked: rules that only say so, rather of too much, as conditions are not said at all.
+pub(super) fn meant(policy: &AccessPolicy) -> Rbac {
+    let said = Said { authorization: &Authorization::default(), port: None, own: None, bytes: false };
+    let mut rules = made(Action::Allow);
+    for rule in &policy.rules {
+        if let Some(said) = said.rule(rule, true) {
+            rules.policies.insert(rule.name.clone(), said);
+        }
+    }
+    rules
+}
+
 /// Which of the filters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
@@ -119,7 +131,9 @@ struct Said<'a> {
 
 impl Said<'_> {
     fn rules(&self, side: Side) -> Option<Rbac> {
-        let enforced = |policy: &&AccessPolicy| side.takes(policy.action) && !policy.shadow;
+        // Where nobody can be asked nothing passes: of bytes, and beside an app, whose listeners an Envoy has from its bootstrap.
+        let unasked = |action: AccessAction| side == Side::Deny && action == AccessAction::External && (self.bytes || self.port.is_some());
+        let enforced = |policy: &&AccessPolicy| (side.takes(policy.action) || unasked(policy.action)) && !policy.shadow;
         let mut rules = self.of(side, enforced);
         if side == Side::Deny && !self.bytes && self.authorization.policies.iter().any(looks_at_paths) {
             let rules = rules.get_or_insert_with(|| made(Action::Deny));
@@ -154,7 +168,9 @@ impl Said<'_> {
         if policies.is_empty() {
             return None;
         }
-        let guards = if side == Side::Allow { Vec::new() } else { self.guards(&policies) };
+        // Who cannot be asked denies whatever a condition says.
+        let denying: Vec<_> = policies.iter().copied().filter(|policy| policy.action == AccessAction::Deny).collect();
+        let guards = self.guards(&denying);
         if side == Side::Unless {
             return unless(&guards);
         }

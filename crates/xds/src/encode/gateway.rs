@@ -43,7 +43,7 @@ use super::certificate::{by_name, certificate, inline, shown};
 use super::egress::gateway_chain;
 use super::listener::{by_source, grpc_web_filter, listener_filter, manager, network_filter};
 use super::route::{cluster_name, host};
-use super::{Context, MISSING_PREFIX, address as socket, ads, authentication, authorization, fault, rate_limit, yes};
+use super::{Context, MISSING_PREFIX, address as socket, ads, authentication, authorization, authorizer, fault, rate_limit, yes};
 use crate::facts::{EgressFacts, TransportFacts, metadata};
 use crate::node::Dialect;
 use crate::resource::pack;
@@ -103,8 +103,10 @@ pub fn gateway(unit: &GatewayUnit, dialect: Dialect, context: Context<'_>) -> Ve
     // What limits ask is asked by filters of the listener.
     let asked: BTreeSet<&LimitService> =
         unit.hosts().flat_map(Hosts::all).flat_map(|host| host.rules.iter()).flat_map(|rule| rule.filters.services()).collect();
+    let authorization = unit.hosts().flat_map(Hosts::all).flat_map(|host| host.rules.iter());
+    let authorization = authorization.filter_map(|rule| rule.filters.authorization.as_deref());
     let tokens = authentication::version(&authentication::policies(unit.hosts()));
-    let version = Version::of(&(apart(unit), bound, asked, tokens));
+    let version = Version::of(&(apart(unit), bound, asked, tokens, authorizer::asked(authorization)));
     let mut resources = vec![Resource::new(Kind::Listener, &name, version, &listener)];
     resources.extend(quic.map(|quic| Resource::new(Kind::Listener, &quic.name, version, &quic)));
     resources.extend(routes.iter().map(|(version, routes)| Resource::new(Kind::Route, &routes.name, *version, routes)));
@@ -197,6 +199,9 @@ impl Encoder<'_> {
             let next = 2 + usize::from(filter.is_some());
             manager.http_filters.splice(2..2, filter);
             manager.early_header_mutation_extensions = authentication::early(&tokens).into_iter().collect();
+            let judged = hosts.all().iter().flat_map(|host| host.rules.iter()).filter_map(|rule| rule.filters.authorization.as_deref());
+            // Behind limits, so that whoever sends too much keeps nobody else busy.
+            manager.http_filters.splice(next..next, authorizer::filters(judged));
             // Before faults, too: who is one too many is not kept waiting.
             manager.http_filters.splice(next..next, authorization::filters().into_iter().chain(rate_limit::filters(limits())));
         }

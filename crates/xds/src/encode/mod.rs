@@ -7,6 +7,7 @@ mod access_log;
 mod attempt;
 mod authentication;
 mod authorization;
+mod authorizer;
 mod bundle;
 pub mod cel;
 mod certificate;

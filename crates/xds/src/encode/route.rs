@@ -22,7 +22,7 @@ use lorica_model::snapshot::{
 };
 
 use super::attempt::{self, AttemptFields};
-use super::{authentication, authorization, duration, envoy, fault, filter, number, rate_limit};
+use super::{authentication, authorization, authorizer, duration, envoy, fault, filter, number, rate_limit};
 use crate::facts::{AttemptFacts, RouteFacts, metadata};
 use crate::node::Dialect;
 
@@ -78,9 +78,17 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     let attempt = rule.forward().filter(|_| unanswered.is_none()).map(AttemptFacts::of).unwrap_or_default();
     let faults = rule.forward().filter(|_| unanswered.is_none()).map(|forward| forward.faults.clone()).unwrap_or_default();
     let affinity = rule.forward().filter(|_| dialect == Dialect::Envoy).and_then(attempt::affinity);
+    let authorizers = rule.filters.authorization.iter().filter(|_| dialect == Dialect::Envoy);
+    let authorizers = authorizers.flat_map(|authorization| authorizer::per_route(authorization));
     let tokens = Some(rule).filter(|_| dialect == Dialect::Envoy).and_then(authentication::per_route);
-    let typed_per_filter_config =
-        filter::per_filter(&rule.filters, &faults).into_iter().chain(asked).chain(judged).chain(affinity).chain(tokens).collect();
+    let typed_per_filter_config = filter::per_filter(&rule.filters, &faults)
+        .into_iter()
+        .chain(asked)
+        .chain(judged)
+        .chain(authorizers)
+        .chain(affinity)
+        .chain(tokens)
+        .collect();
     let limits = rule.filters.limits.clone();
     let authentication = rule.filters.authentication.clone();
     let authorization = rule.filters.authorization.clone();

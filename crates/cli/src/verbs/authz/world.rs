@@ -13,6 +13,7 @@ use lorica_model::name::{Namespace, ServicePort};
 use lorica_model::resource::{self, Diagnostic, Document, Kind, Resources, Spec};
 use lorica_model::snapshot::{Access, AccessCaller, ByPolicy, Denial, Permissions};
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::args::{AskerArg, CallArg, ClaimArg, ResourcesArgs};
@@ -93,12 +94,29 @@ pub(super) struct Answer {
     pub(super) allowed: bool,
     /// In one sentence.
     pub(super) why: String,
+    /// Who is asked before it passes, whatever policies say.
+    pub(super) asks: Vec<Asks>,
     /// The policy that decides: `NAME.NAMESPACE`.
     pub(super) by: Option<String>,
     /// Its rule.
     pub(super) rule: Option<String>,
     /// Where that stands: `FILE:LINE:COLUMN`.
     pub(super) place: Option<String>,
+}
+
+/// A service that is asked.
+#[derive(Debug, Serialize)]
+pub(super) struct Asks {
+    /// Its port.
+    pub(super) service: ServicePort,
+    /// The policy and rule that has it asked.
+    pub(super) by: String,
+}
+
+impl Asks {
+    fn of(by: ByPolicy<'_>) -> Option<Self> {
+        Some(Self { service: by.policy.authorizer.as_ref()?.port.clone(), by: by.to_string() })
+    }
 }
 
 /// The resources that are asked.
@@ -190,19 +208,24 @@ impl Written {
         };
         let verdict = permissions.judge(&access, |_| ());
         let allowed = verdict.is_ok();
+        let external = if allowed { permissions.external(&access) } else { Vec::new() };
+        let asks: Vec<Asks> = external.into_iter().filter(|by| !by.policy.shadow).filter_map(Asks::of).collect();
         let without_result = verdict.as_ref().err().and_then(|denial| permissions.without_result(denial, &access));
         let because = without_result.map(|(by, error)| format!("; the condition of {by} has no result: {error}")).unwrap_or_default();
         let (why, by) = match verdict {
-            Ok(None) => ("no AuthorizationPolicy is about it".to_owned(), None),
+            Ok(None) if asks.is_empty() => ("no AuthorizationPolicy is about it".to_owned(), None),
+            Ok(None) => ("no other AuthorizationPolicy is about it".to_owned(), None),
             Ok(Some(by)) => (format!("{by} allows it"), Some(by)),
             Err(Denial::Denied(by)) => (format!("{by} denies it"), Some(by)),
             Err(Denial::NotAllowed(by)) => (format!("no AuthorizationPolicy allows it; {by} does not"), Some(by)),
+            Err(Denial::Unasked(by)) => (format!("{by} asks a service, which can be asked of requests only"), Some(by)),
             Err(Denial::Foreign) => ("it is of another trust domain, and no AuthorizationPolicy names it".to_owned(), None),
             Err(Denial::Ambiguous { why }) => (format!("its path has {why}, and policies look at paths"), None),
         };
         Ok(Answer {
             allowed,
             why: why + &because,
+            asks,
             by: by.map(|by| by.policy.name()),
             rule: by.and_then(|by| by.rule).map(|rule| rule.name.clone()),
             place: by.and_then(|by| self.place(by)),

@@ -1,15 +1,18 @@
 //! Who may do what, held against the services that it is about: rules that could never decide anything are refused.
 
+use std::collections::BTreeSet;
+
 use crate::cel::Attribute;
 use crate::name::{Label, Namespace, ObjectName, ServiceName};
 use crate::resource::diagnostic::{Diagnostic, Severity};
 use crate::resource::kinds::{
-    AuthenticationTarget, AuthorizationPolicy, AuthorizationTarget, IdentityOf, ListenerProtocol, ParentRef, Spec,
+    AuthenticationTarget, AuthorizationPolicy, AuthorizationTarget, IdentityOf, Listener, ListenerProtocol, ParentRef, Spec,
+    WrittenAccessRule, WrittenAuthorizer,
 };
 use crate::resource::nearest::nearest;
 use crate::resource::read::Document;
 use crate::resource::{Kind, Metadata};
-use crate::snapshot::{AccessAction, Protocol};
+use crate::snapshot::{AccessAction, Among, Protocol};
 
 use super::Checked;
 
@@ -22,6 +25,8 @@ pub(super) fn beyond_envoy(change: &[Document], source: impl Fn(&str) -> String)
         let Some(when) = of_macro else { continue };
         let what = match policy.action {
             AccessAction::Deny => "the rule denies there without its condition",
+            // Of External, a condition is never said to Envoy.
+            AccessAction::External => "the service is asked there without it",
             AccessAction::Allow | AccessAction::Audit => "the rule never holds there",
         };
         let message = format!("Envoys, of which some are here, go through no list or map in a condition: {what}");
@@ -37,13 +42,17 @@ impl Checked<'_> {
         for target in &policy.targets {
             match target.kind {
                 Kind::Service => self.protected_service(metadata, policy, target),
-                Kind::Gateway => self.protected_gateway(metadata, target),
+                Kind::Gateway => self.protected_gateway(metadata, policy, target),
                 kind => {
                     if self.object(kind, metadata, &target.object) {
                         self.protected_route(metadata, target);
                     }
                 }
             }
+        }
+        if let Some(written) = &policy.external {
+            self.authorizer(written);
+            self.circle(metadata, policy, written);
         }
         self.claims_without_tokens(metadata, policy);
         let sources = || policy.rules.iter().flat_map(|rule| &rule.from);
@@ -67,6 +76,13 @@ impl Checked<'_> {
         let Some(name) = target.object.name.label() else { return };
         let name = ServiceName::new(metadata.namespace.clone(), name);
         let Some(ports) = self.service(&name, &target.object.span) else { return };
+        if policy.action == AccessAction::External && !ports.is_empty() && ports.iter().all(|(_, protocol)| *protocol == Protocol::Tcp) {
+            let message = format!("the ports of `{name}` take bytes, and a service can be asked of requests only");
+            let hint = "declare the port that speaks HTTP with `appProtocol: http`, or write `action: Allow` for some callers";
+            let found = self.wrong(&target.object.span, message).hint(hint);
+            self.found.push(found);
+            return;
+        }
         for operation in policy.rules.iter().flat_map(|rule| &rule.to) {
             for (port, span) in &operation.port_spans {
                 self.port(&name, &ports, *port, span);
@@ -177,7 +193,7 @@ impl Checked<'_> {
     }
 
     /// Datagrams are nobody's, and what leaves the mesh is an EgressPolicy's affair: no policy is asked there.
-    fn protected_gateway(&mut self, metadata: &Metadata, target: &AuthorizationTarget) {
+    fn protected_gateway(&mut self, metadata: &Metadata, policy: &AuthorizationPolicy, target: &AuthorizationTarget) {
         if !self.object(Kind::Gateway, metadata, &target.object) {
             return;
         }
@@ -191,6 +207,66 @@ impl Checked<'_> {
                 message,
                 "it is about listeners for HTTP, TLS and TCP; of calls that leave the mesh an EgressPolicy tells",
             );
+        }
+        let means = |port: u16| {
+            let takes = |ports: &Among<u16>| (ports.any.is_empty() || ports.any.contains(&port)) && !ports.none.contains(&port);
+            let operations = |rule: &WrittenAccessRule| rule.to.is_empty() || rule.to.iter().any(|to| takes(&to.operation.ports));
+            policy.rules.is_empty() || policy.rules.iter().any(operations)
+        };
+        let of_bytes = |listener: &&Listener| matches!(listener.protocol, ListenerProtocol::Tcp | ListenerProtocol::Tls);
+        let unasked = gateway.listeners.iter().filter(of_bytes).find(|listener| means(listener.port));
+        if let (AccessAction::External, Some(listener)) = (policy.action, unasked) {
+            let message =
+                format!("the listener `{}` of that Gateway takes bytes, and a service can be asked of requests only", listener.name);
+            let hint =
+                "its connections would be denied; name the `ports` of the other listeners in the rules, or an HTTPRoute in `targetRefs`";
+            let found = self.wrong(&target.object.span, message).hint(hint);
+            self.found.push(found);
+        }
+    }
+
+    /// Who is asked must be there, and speak what it is asked in.
+    fn authorizer(&mut self, written: &WrittenAuthorizer) {
+        let port = &written.authorizer.port;
+        let Some(ports) = self.service(&port.service, &written.span) else { return };
+        let Some(protocol) = self.port(&port.service, &ports, port.port, &written.port_span) else { return };
+        let (fits, spoken, declared) = if written.authorizer.is_http() {
+            (protocol != Protocol::Tcp, "HTTP", "http")
+        } else {
+            (matches!(protocol, Protocol::Grpc | Protocol::Http2), "gRPC", "grpc")
+        };
+        if !fits {
+            let message = format!("port {} of `{}` is not declared to speak {spoken}", port.port, port.service);
+            let found = self.wrong(&written.port_span, message).hint(format!("write `appProtocol: {declared}` in the Service"));
+            self.found.push(found);
+        }
+    }
+
+    /// A call that asks must not be one that is asked about itself, by this policy or by way of others.
+    fn circle(&mut self, metadata: &Metadata, policy: &AuthorizationPolicy, written: &WrittenAuthorizer) {
+        // A subset's endpoints are its service's, whose policies hold there.
+        let whole = |service: &ServiceName| {
+            let subset = self.after.service(service).and_then(|(_, found)| found.subset.as_ref());
+            subset.map_or_else(|| service.clone(), |subset| subset.of.clone())
+        };
+        let protects = |metadata: &Metadata, policy: &AuthorizationPolicy, service: &ServiceName| {
+            let named = |target: &AuthorizationTarget| target.kind == Kind::Service && target.object.name == service.name;
+            metadata.namespace == service.namespace && (policy.targets.is_empty() || policy.targets.iter().any(named))
+        };
+        let (mut ahead, mut seen) = (vec![whole(&written.authorizer.port.service)], BTreeSet::new());
+        while let Some(service) = ahead.pop() {
+            if protects(metadata, policy, &service) {
+                let message = format!("to ask `{}` would be a call that it is asked about", written.authorizer.port.service);
+                let hint = "name what the policy protects in `targetRefs`, or move that service to a namespace of its own";
+                let found = self.wrong(&written.span, message).hint(hint);
+                return self.found.push(found);
+            }
+            let others = self.after.authorization().filter(|(metadata, policy)| protects(metadata, policy, &service));
+            let asked = others.filter_map(|(_, policy)| Some(whole(&policy.external.as_ref()?.authorizer.port.service)));
+            let asked: Vec<ServiceName> = asked.collect();
+            if seen.insert(service) {
+                ahead.extend(asked);
+            }
         }
     }
 
@@ -228,6 +304,9 @@ impl Checked<'_> {
 fn of_bytes(action: AccessAction) -> &'static str {
     match action {
         AccessAction::Deny => "every connection would be denied; name `ports`, or declare the port with `appProtocol: http`",
+        AccessAction::External => {
+            "every connection would be denied, as nobody can be asked of bytes; name `ports`, or declare the port with `appProtocol: http`"
+        }
         AccessAction::Allow | AccessAction::Audit => {
             "the rule would never hold; name `ports`, or declare the port with `appProtocol: http`"
         }

@@ -8,7 +8,7 @@ use super::ObjectRef;
 use crate::cel::Expression;
 use crate::name::{Label, Namespace};
 use crate::resource::Kind;
-use crate::snapshot::{AccessAction, Among, ClaimMatch, Operation};
+use crate::snapshot::{AccessAction, Among, Authorizer, ClaimMatch, Operation};
 use crate::spiffe::SpiffeId;
 
 /// `AuthorizationPolicy`: who may do what at services, gateways and routes.
@@ -22,6 +22,19 @@ pub struct AuthorizationPolicy {
     pub shadow: bool,
     /// What it is about. An `Allow` without any allows nothing: the default deny of a namespace.
     pub rules: Vec<WrittenAccessRule>,
+    /// Who is asked, where the action is `External`.
+    pub external: Option<WrittenAuthorizer>,
+}
+
+/// A service that is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrittenAuthorizer {
+    /// The service, and how it is asked.
+    pub authorizer: Authorizer,
+    /// The place of its name.
+    pub span: Range<usize>,
+    /// The place of its port.
+    pub port_span: Range<usize>,
 }
 
 /// What an AuthorizationPolicy protects, in its own namespace.

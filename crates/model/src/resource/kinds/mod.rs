@@ -13,8 +13,8 @@ mod workload_identity;
 
 pub use authentication::{AuthenticationPolicy, AuthenticationTarget, KeySource, WrittenKeys, WrittenProvider, WrittenTokens};
 pub use authorization::{
-    AuthorizationPolicy, AuthorizationTarget, IdentityOf, WrittenAccessRule, WrittenCondition, WrittenIdentity, WrittenOperation,
-    WrittenSource,
+    AuthorizationPolicy, AuthorizationTarget, IdentityOf, WrittenAccessRule, WrittenAuthorizer, WrittenCondition, WrittenIdentity,
+    WrittenOperation, WrittenSource,
 };
 pub use egress::{EgressAllow, EgressPolicy, EgressTarget};
 pub use fault::{FaultPolicy, FaultTarget};

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
+use super::authorizer::authorizer;
 use super::condition::condition;
 use super::matches::fields;
 use super::{GATEWAY_GROUP, host_pattern, port, reference, shadow};
@@ -30,10 +31,16 @@ pub(super) fn policy(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Op
     let mut object = reader.object(node, "an AuthorizationPolicy's `spec`")?;
     let span = object.span.clone();
     let (targets, action, mode, rules) = (object.take("targetRefs"), object.take("action"), object.take("mode"), object.take("rules"));
+    let external = object.take("external");
     reader.end(object);
     let targets = targets.map(|node| reader.list(node, "`targetRefs`")).unwrap_or_default();
     let targets = targets.into_iter().filter_map(|node| target(node, own, reader)).collect();
-    let words = [("Allow", AccessAction::Allow), ("Deny", AccessAction::Deny), ("Audit", AccessAction::Audit)];
+    let words = [
+        ("Allow", AccessAction::Allow),
+        ("Deny", AccessAction::Deny),
+        ("Audit", AccessAction::Audit),
+        ("External", AccessAction::External),
+    ];
     let action = action.map_or(Some(AccessAction::Allow), |node| reader.word(&node, "action", &words));
     let mode_span = mode.as_ref().map(|node| node.span.clone());
     let shadow = shadow(mode, reader);
@@ -51,6 +58,18 @@ pub(super) fn policy(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Op
     if let (Some(span), true, Some(AccessAction::Audit)) = (mode_span, shadow, action) {
         reader.wrong_with(&span, "an audit denies nothing, so there is nothing to try", "leave `mode` out");
     }
+    let external_span = external.as_ref().map(|node| node.span.clone());
+    let external = external.map(|node| authorizer(node, own, reader));
+    match (action, &external_span) {
+        (Some(AccessAction::External), None) => {
+            let hint = "add `external: {service: {name: …, port: …}, protocol: Grpc}`";
+            reader.wrong_with(&span, "a policy whose action is External asks a service, and this one names none", hint);
+        }
+        (Some(AccessAction::Allow | AccessAction::Deny | AccessAction::Audit), Some(span)) => {
+            reader.wrong_with(span, "only a policy whose action is External asks a service", "write `action: External`, or leave it out");
+        }
+        _ => {}
+    }
     let mut found: Vec<WrittenAccessRule> = Vec::new();
     for node in nodes {
         let Some(rule) = rule(node, own, reader) else { continue };
@@ -61,7 +80,11 @@ pub(super) fn policy(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Op
         }
         found.push(rule);
     }
-    Some(AuthorizationPolicy { targets, action: action?, shadow, rules: found })
+    let external = match external {
+        Some(written) => Some(written?),
+        None => None,
+    };
+    Some(AuthorizationPolicy { targets, action: action?, shadow, rules: found, external })
 }
 
 pub(super) fn target(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<AuthorizationTarget> {

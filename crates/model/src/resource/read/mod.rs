@@ -2,6 +2,7 @@
 
 mod authentication;
 mod authorization;
+mod authorizer;
 mod condition;
 mod egress;
 mod fault;

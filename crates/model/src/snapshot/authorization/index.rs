@@ -18,6 +18,8 @@ pub struct Permissions {
     allowing: Option<u32>,
     /// Policies that are tried, each on its own.
     shadows: Vec<(u32, Meant)>,
+    /// Policies that have a service asked, tried or in force, each on its own.
+    external: Vec<(u32, Meant)>,
     looks_at_paths: bool,
     /// Whether the caller is of another trust domain.
     foreign: bool,
@@ -53,15 +55,16 @@ impl Permissions {
     #[must_use]
     pub fn of(authorization: Arc<Authorization>, caller: &AccessCaller<'_>) -> Self {
         let (mut deny, mut allow, mut audit) = (Meant::new(true), Meant::new(false), Meant::new(false));
-        let (mut allowing, mut shadows, mut looks_at_paths) = (None, Vec::new(), false);
+        let (mut allowing, mut shadows, mut external, mut looks_at_paths) = (None, Vec::new(), Vec::new(), false);
         let (mut in_force_looks_at_paths, mut conditions_look_at_paths, mut further) = (false, false, Vec::new());
         for (policy_at, policy) in (0_u32..).zip(&authorization.policies) {
             if policy.action == AccessAction::Allow && !policy.shadow {
                 allowing.get_or_insert(policy_at);
             }
-            let mut own = Meant::new(policy.action == AccessAction::Deny);
+            // Who is asked too often loses time; who is not asked, a lock.
+            let mut own = Meant::new(matches!(policy.action, AccessAction::Deny | AccessAction::External));
             let meant = match (policy.shadow, policy.action) {
-                (true, _) => &mut own,
+                (true, _) | (false, AccessAction::External) => &mut own,
                 (false, AccessAction::Deny) => &mut deny,
                 (false, AccessAction::Allow) => &mut allow,
                 (false, AccessAction::Audit) => &mut audit,
@@ -97,8 +100,10 @@ impl Permissions {
                     meant.add(Place { operation: Some(operation_at), ..place }, Some(operation));
                 }
             }
-            if policy.shadow {
-                shadows.push((policy_at, own));
+            match (policy.action, policy.shadow) {
+                (AccessAction::External, _) => external.push((policy_at, own)),
+                (_, true) => shadows.push((policy_at, own)),
+                (_, false) => {}
             }
         }
         Self {
@@ -108,6 +113,7 @@ impl Permissions {
             audit,
             allowing,
             shadows,
+            external,
             looks_at_paths: looks_at_paths || conditions_look_at_paths,
             in_force_looks_at_paths: in_force_looks_at_paths || conditions_look_at_paths,
             conditions_look_at_paths,
@@ -125,7 +131,12 @@ impl Permissions {
     /// Whether nothing of what the caller does can be denied or is to be written down.
     #[must_use]
     pub fn is_everything(&self) -> bool {
-        !self.foreign && self.allowing.is_none() && self.deny.is_empty() && self.audit.is_empty() && self.shadows.is_empty()
+        !self.foreign
+            && self.allowing.is_none()
+            && self.deny.is_empty()
+            && self.audit.is_empty()
+            && self.shadows.is_empty()
+            && self.external.is_empty()
     }
 
     /// Whether the caller may do this, and which rule allows it where one has to. `noted` is told what else is to be said of it.
@@ -153,6 +164,10 @@ impl Permissions {
             (Some(denial), _) => Err(denial),
             (None, None) if self.foreign => Err(Denial::Foreign),
             (None, Some(policy)) if allowed.is_none() => Err(Denial::NotAllowed(self.policy(policy))),
+            (None, _) if access.head.is_none() => match self.external.iter().find_map(|(at, own)| asked.enforced(*at, own)) {
+                Some(place) => Err(Denial::Unasked(self.by(place))),
+                None => Ok(allowed.filter(|_| self.allowing.is_some()).map(|place| self.by(place))),
+            },
             (None, _) => Ok(allowed.filter(|_| self.allowing.is_some()).map(|place| self.by(place))),
         };
         if let Some(place) = asked.any(&self.audit) {
@@ -166,12 +181,30 @@ impl Permissions {
                     AccessAction::Deny => asked.any(own).map(|place| self.by(place)),
                     AccessAction::Allow if allowed.is_some() || asked.all(own).is_some() => None,
                     AccessAction::Allow => Some(self.policy(*at)),
-                    AccessAction::Audit => None,
+                    AccessAction::Audit | AccessAction::External => None,
                 };
                 noted(would.map_or(Noted::WouldPass(policy), Noted::WouldDeny));
             }
         }
         verdict
+    }
+
+    /// The policies whose services are to be asked of a request that [`Self::judge`] lets pass, the oldest first.
+    #[must_use]
+    pub fn external(&self, access: &Access<'_>) -> Vec<ByPolicy<'_>> {
+        if self.external.is_empty() {
+            return Vec::new();
+        }
+        let path = access.head.map(crate::head::RequestHead::path);
+        let reading = path.filter(|_| self.looks_at_paths).map_or(Reading::Plain, Reading::of);
+        let (path, other) = match &reading {
+            // What is ambiguous is denied before anybody is asked.
+            Reading::Plain | Reading::Ambiguous(_) => (path, None),
+            Reading::Decoded(path) => (Some(path.as_str()), None),
+            Reading::Twofold(path, other) => (Some(path.as_str()), Some(other.as_str())),
+        };
+        let asked = Asked { permissions: self, access, path, other, steps: Steps::default() };
+        self.external.iter().filter_map(|(_, own)| asked.any(own)).map(|place| self.by(place)).collect()
     }
 
     /// Which rule's condition has no result, where that may be why something was denied: the one that denies, or the first that allows.
@@ -188,7 +221,7 @@ impl Permissions {
                 let allows = by.policy.action == AccessAction::Allow && !by.policy.shadow && further.is_told(by, access, false);
                 Some((by, failed(by).filter(|_| allows)?))
             }),
-            Denial::Foreign | Denial::Ambiguous { .. } => None,
+            Denial::Unasked(_) | Denial::Foreign | Denial::Ambiguous { .. } => None,
         }
     }
 
@@ -231,6 +264,11 @@ impl Asked<'_> {
     /// The first rule that means it in any reading.
     fn any(&self, meant: &Meant) -> Option<Place> {
         self.found(meant, self.path).or_else(|| self.found(meant, Some(self.other?)))
+    }
+
+    /// The rule of a policy in force that means it.
+    fn enforced(&self, policy: u32, own: &Meant) -> Option<Place> {
+        self.any(own).filter(|_| !self.permissions.policy(policy).policy.shadow)
     }
 
     /// A rule that means it as it is, where some rule means it in the other reading too.

@@ -32,7 +32,7 @@ fn policy(name: &str, action: AccessAction, shadow: bool, rules: &[serde_json::V
         rule: 0,
         matched: 0,
     };
-    AccessPolicy { origin: Arc::new(origin), action, shadow, rules: rules.iter().cloned().map(rule).collect() }
+    AccessPolicy { origin: Arc::new(origin), action, shadow, rules: rules.iter().cloned().map(rule).collect(), authorizer: None }
 }
 
 fn permissions(policies: Vec<AccessPolicy>, identity: Option<&str>) -> Permissions {
@@ -53,6 +53,7 @@ fn verdict(permissions: &Permissions, head: &RequestHead) -> String {
         Ok(_) => "ok".to_owned(),
         Err(Denial::Denied(by)) => format!("denied by {by}"),
         Err(Denial::NotAllowed(by)) => format!("not allowed by {by}"),
+        Err(Denial::Unasked(by)) => format!("unasked by {by}"),
         Err(Denial::Foreign) => "of another trust domain".to_owned(),
         Err(Denial::Ambiguous { why }) => why.to_owned(),
     }
@@ -511,4 +512,35 @@ proptest::proptest! {
         let _ = Reading::of(&path);
         let _ = path.parse::<PathPattern>();
     }
+}
+
+#[test]
+fn services_are_asked_by_the_policies_that_mean_a_request() {
+    let external = |name: &str, shadow, rules: &[serde_json::Value]| policy(name, AccessAction::External, shadow, rules);
+    let all = serde_json::json!({});
+    let policies = vec![
+        external("admin", false, &[paths(&["/admin/*"])]),
+        external("trial", true, std::slice::from_ref(&all)),
+        external("readers", false, &[serde_json::json!({ "from": [{ "identities": { "any": [{ "exact": READ }] } }] })]),
+    ];
+    let (reader, other) = (permissions(policies.clone(), Some(READ)), permissions(policies, None));
+    assert!(!reader.is_everything());
+    let asked = |permissions: &Permissions, path: &str| {
+        let head = request("GET", path, &[]);
+        assert_eq!(verdict(permissions, &head), "ok", "whether it may is for others to say");
+        permissions.external(&access(Some(&head), 80)).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(&reader, "/list"), ["trial.contact/0", "readers.contact/0"]);
+    assert_eq!(asked(&other, "/list"), ["trial.contact/0"]);
+    // No spelling gets around a question.
+    for path in ["/admin/x", "/ADMIN/x", "/%61dmin/x"] {
+        assert_eq!(asked(&other, path), ["admin.contact/0", "trial.contact/0"], "{path}");
+    }
+    let unasked = |permissions: &Permissions| match permissions.judge(&access(None, 80), |_| ()) {
+        Err(Denial::Unasked(by)) => by.to_string(),
+        other => format!("{other:?}"),
+    };
+    assert_eq!(unasked(&reader), "admin.contact/0", "nobody can be asked of bytes");
+    let trial = permissions(vec![external("trial", true, &[all])], None);
+    assert!(trial.judge(&access(None, 80), |_| ()).is_ok(), "a trial denies nothing");
 }
