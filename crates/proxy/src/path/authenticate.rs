@@ -13,14 +13,14 @@ use std::time::SystemTime;
 
 use lorica_identity::jwt::TokenError;
 use lorica_model::claims::Claims;
-use lorica_model::head::{HeadBuilder, HeadError, RequestHead};
+use lorica_model::head::{HeadBuilder, HeadError, RequestHead, tokens};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Authentication, HttpRule, TokenPlace, route};
 use lorica_observe::metrics::TokenCounts;
 
 use super::caller::{Caller, Entry};
 use super::failure::Failure;
-use super::{filter, gateway};
+use super::{clean, filter, gateway};
 use crate::tokens::{Good, Prepared};
 use crate::worker::Worker;
 
@@ -57,6 +57,15 @@ pub struct Authenticated<'x> {
     pub claims: Option<Rc<Claims>>,
     /// Whether a token may stand in its query, which no log may show then.
     pub secret_query: bool,
+    /// The policies that tell of claims: by their names nobody else tells anything.
+    telling: Vec<Arc<Authentication>>,
+}
+
+impl Authenticated<'_> {
+    /// The header fields that only the mesh may write.
+    pub fn claim_headers(&self) -> impl Iterator<Item = &str> {
+        self.telling.iter().flat_map(|by| by.claim_headers())
+    }
 }
 
 /// What one policy found.
@@ -127,7 +136,7 @@ impl<'x> Looked<'x> {
         // Whoever asks whether it may ask carries no token yet.
         let is_preflight =
             || rule.and_then(|rule| rule.filters.cors.as_ref()).is_some_and(|cors| filter::preflight(self.as_it_came, cors).is_some());
-        let as_it_came = Authenticated { head: self.as_it_came, claims: None, secret_query: false };
+        let as_it_came = Authenticated { head: self.as_it_came, claims: None, secret_query: false, telling: Vec::new() };
         let Some(by) = by.filter(|_| !is_preflight()) else {
             if self.telling.is_empty() {
                 return Ok(as_it_came);
@@ -137,6 +146,7 @@ impl<'x> Looked<'x> {
                 head: made.map_or(self.as_it_came, |made| self.heads.onward.get_or_init(|| made)),
                 claims: None,
                 secret_query: false,
+                telling: self.telling,
             });
         };
         let known = self.found.into_iter().find(|asked| *asked.by == *by);
@@ -151,7 +161,7 @@ impl<'x> Looked<'x> {
         telling.push(by.clone());
         let made = rewritten(self.as_it_came, &names(&telling), taken, asked.told()).map_err(too_large)?;
         let head = made.map_or(self.as_it_came, |made| self.heads.onward.get_or_init(|| made));
-        Ok(Authenticated { head, claims: shown.map(|shown| shown.good.claims.clone()), secret_query })
+        Ok(Authenticated { head, claims: shown.map(|shown| shown.good.claims.clone()), secret_query, telling })
     }
 }
 
@@ -306,9 +316,7 @@ fn rewritten(
     taken: Option<&TokenPlace>,
     told: Vec<(&str, Cow<'_, str>)>,
 ) -> Result<Option<RequestHead>, HeadError> {
-    // Apps that see fields as variables of their environment know no difference between `x-user` and `x_user`.
-    let folded = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    let is_removed = |name: &[u8]| removed.iter().any(|known| known.bytes().map(|byte| folded(&byte)).eq(name.iter().map(folded)));
+    let is_removed = |name: &[u8]| removed.iter().any(|known| clean::reads_as(name, known));
     if told.is_empty() && taken.is_none() && !head.fields.iter().any(|(name, _)| is_removed(name)) {
         return Ok(None);
     }
@@ -323,6 +331,11 @@ fn rewritten(
                 if !left.is_empty() {
                     builder.field(name, &left.join(&b"; "[..]))?;
                 }
+            }
+            // What a caller names there stays behind; what its token says does not.
+            _ if name.eq_ignore_ascii_case(b"connection") => {
+                let left: Vec<&[u8]> = tokens(value).filter(|token| !is_removed(token)).collect();
+                builder.field(name, &left.join(&b", "[..]))?;
             }
             _ => builder.field(name, value)?,
         }

@@ -163,6 +163,7 @@ async fn pass<'x>(
             return Err(failure);
         }
     };
+    body.bar(request.claim_headers());
     let mut way = match found {
         Decided::Way(way) => way,
         Decided::Answer(answer, rule) => {
