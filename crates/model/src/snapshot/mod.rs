@@ -9,6 +9,7 @@ mod authentication;
 mod authorization;
 mod egress;
 mod endpoint;
+mod evasion;
 mod fault;
 mod gateway;
 mod inbound;
@@ -34,6 +35,7 @@ pub use authorization::{
 };
 pub use egress::{EgressCaller, EgressHost, EgressRule, EgressUnit, Unlisted, Verdict, is_special, listed};
 pub use endpoint::{Endpoint, EndpointSet, Locality, LocalityError, Transport};
+pub use evasion::evades;
 pub use fault::{
     Abort, AbortAnswer, Bandwidth, Delay, DelayTime, Fault, FaultCall, FaultCaller, Injected, InjectedEnd, NameAnswer, NameFault, inject,
     inject_name,

@@ -164,6 +164,9 @@ async fn pass<'x>(
         }
     };
     body.bar(request.claim_headers());
+    if let (Entry::Gateway { port, chain, .. }, Some(rule)) = (&caller.entry, found.shared_rule()) {
+        gateway::led_by_its_path(worker, *port, chain.as_ref(), rule, came)?;
+    }
     let mut way = match found {
         Decided::Way(way) => way,
         Decided::Answer(answer, rule) => {
