@@ -36,6 +36,8 @@ pub mod digest;
 pub mod edge;
 pub mod facts;
 pub mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod handshake;
 pub mod intermediate;
 pub mod jwt;

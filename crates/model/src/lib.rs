@@ -5,6 +5,8 @@
 
 pub mod claims;
 pub mod compile;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod head;
 pub mod name;
 pub mod process;

@@ -14,6 +14,8 @@ pub mod client;
 pub mod decode;
 pub mod encode;
 mod facts;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod kind;
 mod node;
 pub mod observed;
