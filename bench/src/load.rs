@@ -3,12 +3,17 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
 
+use crate::certificates::Certificates;
 use crate::statistics;
 
 /// How many connections wrk keeps, and clients that exchange bytes.
@@ -110,6 +115,45 @@ pub(crate) fn connections(entry: SocketAddr, window: Duration) -> anyhow::Result
         }
         Ok(count)
     })
+}
+
+/// A caller of the mesh that makes a new connection for each request.
+#[derive(Clone)]
+pub(crate) struct HandshakeClient(TlsConnector);
+
+impl HandshakeClient {
+    /// With the caller's certificate, and no memory of earlier sessions.
+    pub(crate) fn new(certificates: &Certificates) -> anyhow::Result<Self> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&certificates.authority)?)?;
+        let own = CertificateDer::from_pem_file(&certificates.client.certificate)?;
+        let key = PrivateKeyDer::from_pem_file(&certificates.client.key)?;
+        let mut config = rustls::ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![own], key)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(Self(TlsConnector::from(Arc::new(config))))
+    }
+
+    /// Handshakes, each proved by the answer to a request.
+    pub(crate) fn handshakes(&self, entry: SocketAddr, window: Duration) -> anyhow::Result<u64> {
+        each(CONNECTING, window, |deadline| {
+            let connector = self.0.clone();
+            async move {
+                let mut count = 0;
+                while Instant::now() < deadline {
+                    let mut stream = connector.connect("web.bench.mesh".try_into()?, connect(entry).await?).await?;
+                    stream.write_all(b"GET / HTTP/1.1\r\nHost: web.bench\r\n\r\n").await?;
+                    let mut buffer = [0; 512];
+                    let read = stream.read(&mut buffer).await?;
+                    ensure!(buffer[..read].starts_with(b"HTTP/1.1 200"), "no 200: {}", String::from_utf8_lossy(&buffer[..read]));
+                    count += 1;
+                }
+                Ok(count)
+            }
+        })
+    }
 }
 
 /// As many bytes as pass on one connection; in MiB.

@@ -2,6 +2,7 @@
 //! docs/performance with its plots. Proxies have one core, load and backends the other; peers take turns, round by round.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its only purpose is to speak to the terminal")]
 
+mod authorization;
 mod certificates;
 mod flame;
 mod instructions;
@@ -31,7 +32,7 @@ use statistics::Spread;
 /// Measures Lorica and its peers side by side.
 #[derive(Debug, Parser)]
 #[command(
-    after_help = "Examples:\n  cargo xtask bench --quick\n  cargo xtask bench --scenarios http1-mtls --peers lorica,haproxy --rounds 5\n  cargo xtask bench instructions\n  cargo xtask bench flame\n  cargo xtask bench routes"
+    after_help = "Examples:\n  cargo xtask bench --quick\n  cargo xtask bench --scenarios http1-mtls --peers lorica,haproxy --rounds 5\n  cargo xtask bench instructions\n  cargo xtask bench flame\n  cargo xtask bench routes\n  cargo xtask bench authorization"
 )]
 struct Arguments {
     /// The `lorica` to measure.
@@ -73,6 +74,8 @@ enum Verb {
     Flame,
     /// Time the search for a request's rule among many, and write the table of docs/performance.md.
     Routes,
+    /// Time the judgement of a request by many rules of AuthorizationPolicies, and write the table of docs/performance.md.
+    Authorization,
     /// The program of a cold start: one request.
     #[command(hide = true)]
     First {
@@ -115,8 +118,11 @@ fn ended(outcome: anyhow::Result<()>) -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    if matches!(arguments.verb, Some(Verb::Routes)) {
-        return routes::run(&arguments.root.join("docs"));
+    let docs = arguments.root.join("docs");
+    match arguments.verb {
+        Some(Verb::Routes) => return routes::run(&docs),
+        Some(Verb::Authorization) => return authorization::run(&docs),
+        _ => {}
     }
     machine::pin_to_load()?;
     let place = tempfile::tempdir()?;
@@ -136,7 +142,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let file = arguments.root.join("docs/performance/instructions.csv");
             instructions::run(&bench.programs, &bench.certificates, &bench, &file, &commit)
         }
-        Some(Verb::Flame) => flame::run(&bench, &arguments.root.join("docs"), &commit),
+        Some(Verb::Flame) => flame::run(&bench, &docs, &commit),
         _ => compare(arguments, &bench, commit),
     }
 }

@@ -28,6 +28,8 @@ pub(crate) enum Scenario {
     TcpMtls,
     /// New connections through the same.
     ConnectMtls,
+    /// TLS handshakes, both certificates verified, with the callee's proxy alone; one request each.
+    Handshakes,
     /// Bulk through the same.
     BulkMtls,
     /// Resident memory, idle and with 1,000 connections.
@@ -41,13 +43,14 @@ pub(crate) enum Scenario {
 }
 
 /// All of them.
-pub(crate) const ALL: [Scenario; 11] = [
+pub(crate) const ALL: [Scenario; 12] = [
     Scenario::Http1Plain,
     Scenario::Http1Mtls,
     Scenario::Http1Mtls10k,
     Scenario::Http2Mtls,
     Scenario::TcpMtls,
     Scenario::ConnectMtls,
+    Scenario::Handshakes,
     Scenario::BulkMtls,
     Scenario::Memory,
     Scenario::ColdStart,
@@ -87,6 +90,7 @@ impl Scenario {
             Self::Http2Mtls => "http2-mtls",
             Self::TcpMtls => "tcp-mtls",
             Self::ConnectMtls => "connect-mtls",
+            Self::Handshakes => "handshakes",
             Self::BulkMtls => "bulk-mtls",
             Self::Memory => "memory",
             Self::ColdStart => "cold-start",
@@ -128,6 +132,9 @@ impl Scenario {
                 Self::Http1Plain | Self::Http1Mtls | Self::Http1Mtls10k | Self::Http2Mtls | Self::TcpMtls | Self::ConnectMtls => {
                     cost(&start(wanted)?, window, 1e6, |entry, window| self.load(entry, window))?
                 }
+                // Their callers' proxies are what captured programs call.
+                Self::Handshakes if peer == Peer::Captured => return Ok(None),
+                Self::Handshakes => handshakes(&start(wanted)?, wanted.certificates, window)?,
                 Self::BulkMtls => bulk(&start(wanted)?, window)?,
                 Self::Memory if peer == Peer::Captured => {
                     let mut figures = memory(&start(wanted)?)?;
@@ -277,6 +284,20 @@ fn cost(
     #[allow(clippy::cast_precision_loss, reason = "far fewer calls than a float counts")]
     let count = count as f64;
     Ok(vec![(COST_NAME, used / count * unit), (RATE_NAME, count / taken)])
+}
+
+/// Handshakes a second of the CPU time of the callee's proxy, with which load speaks directly.
+fn handshakes(rig: &Rig, certificates: &Certificates, window: Duration) -> anyhow::Result<Vec<Figure>> {
+    let callee = (rig.middle.context("no callee's proxy")?, rig.proxies.last().context("no callee's proxy")?);
+    let client = load::HandshakeClient::new(certificates)?;
+    client.handshakes(callee.0, Duration::from_secs(1))?;
+    let before = callee.1.cpu()?;
+    let count = client.handshakes(callee.0, window)?;
+    let used = (callee.1.cpu()? - before).as_secs_f64();
+    ensure!(count > 0, "nothing was answered");
+    #[allow(clippy::cast_precision_loss, reason = "far fewer than a float counts")]
+    let count = count as f64;
+    Ok(vec![("handshakes per CPU second", count / used), ("CPU µs a handshake", used / count * 1e6)])
 }
 
 fn bulk(rig: &Rig, window: Duration) -> anyhow::Result<Vec<Figure>> {

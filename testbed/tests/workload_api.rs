@@ -100,6 +100,27 @@ async fn a_stream_follows_what_its_process_may_have() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn a_revoked_identity_is_taken_away_and_given_back() -> anyhow::Result<()> {
+    let mesh = Mesh::as_nobody().start().await?;
+    let Some(client) = Client::of(&mesh)? else { return mesh.finish().await };
+    let uid = format!("uid: {}", nobody());
+    mesh.apply(&identity("recording", &uid)).await?;
+    mesh.apply(&identity("analytics", &uid)).await?;
+    let watching = client.start(&mesh, "watch")?;
+    watching.line("has spiffe://mesh.local/ns/contact/sa/analytics spiffe://mesh.local/ns/contact/sa/recording").await?;
+    let revoked = "spiffe://mesh.local/ns/contact/sa/analytics";
+    mesh.lorica(["ca", "revoke", revoked]).await?.success()?;
+    watching.line("has spiffe://mesh.local/ns/contact/sa/recording").await?;
+    mesh.lorica(["ca", "revoke", "spiffe://mesh.local/ns/contact/sa/recording"]).await?.success()?;
+    watching.line("ended PERMISSION_DENIED").await?;
+    let denied = client.start(&mesh, "watch")?.output(PATIENCE).await?.success()?.stdout;
+    assert!(denied.starts_with(&format!("ended PERMISSION_DENIED {revoked} is revoked")), "{denied}");
+    mesh.lorica(["ca", "reinstate", revoked]).await?.success()?;
+    client.start(&mesh, "watch")?.line(&format!("has {revoked}")).await?;
+    mesh.finish().await
+}
+
+#[tokio::test]
 async fn a_process_of_another_user_gets_nothing() -> anyhow::Result<()> {
     if Who::all().len() < 2 {
         left_out("the Workload API asked by another user: that needs root");

@@ -5,6 +5,8 @@ use std::fmt;
 use lorica_model::name::WorkloadName;
 use serde::{Deserialize, Serialize};
 
+use crate::views::Receipt;
+
 /// How the CA stands: `GET /v1/ca`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaStatus {
@@ -32,8 +34,48 @@ pub struct CaStatus {
     pub held_up_by: Vec<HeldUp>,
     /// Those that are not waited for.
     pub waived: Vec<String>,
+    /// Until when other meshes have time to fetch the new root, RFC 3339; none: nothing waits for them.
+    #[serde(default)]
+    pub distributes_until: Option<String>,
     /// When the old root is withdrawn at the earliest, RFC 3339; none while SVIDs still come from it.
     pub withdraws_at: Option<String>,
+    /// Who is revoked, the latest first.
+    #[serde(default)]
+    pub revocations: Vec<RevocationStatus>,
+}
+
+/// A revocation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevocationStatus {
+    /// A workload, `NAME.NAMESPACE`, or a SPIFFE ID.
+    pub subject: String,
+    /// Why; empty where nothing was said.
+    pub reason: String,
+    /// Since when, RFC 3339.
+    pub at: String,
+    /// Whether proxies hold it, as a certificate that it concerns may hold. The CA refuses one in any case.
+    pub held_by_proxies: bool,
+    /// When the last of these certificates has ended, RFC 3339; none: another mesh signs them.
+    pub until: Option<String>,
+}
+
+/// What is to be revoked or reinstated: `POST /v1/ca/revoke?wait=30s`, `POST /v1/ca/reinstate?wait=30s`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RevokeRequest {
+    /// A workload, `NAME.NAMESPACE`, or a SPIFFE ID.
+    pub subject: String,
+    /// Why, 200 characters at most.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RevokeReply {
+    /// Which proxies hold to it; none: nothing was to be told, as no certificate that it concerns may hold any more.
+    pub receipt: Option<Receipt>,
+    /// Connected proxies that cannot be told of revocations.
+    pub without: Vec<String>,
 }
 
 /// A root that the mesh trusts.

@@ -200,8 +200,16 @@ impl ApiClient {
         self.get("/v1/ca/svids").await
     }
 
-    /// Asks something of the CA: `rotate`, `rollback`, `waive`, `root-key/export`, `root-key/forget`, `intermediate/request`,
-    /// `intermediate/install`, `intermediate/replace`.
+    /// The bundle that other meshes are told, as SPIFFE has it.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn ca_bundle(&self) -> Result<serde_json::Value, ApiError> {
+        self.get("/v1/ca/bundle").await
+    }
+
+    /// Asks something of the CA: `rotate`, `rollback`, `waive`, `revoke?wait=30s`, `reinstate?wait=30s`, `root-key/export`,
+    /// `root-key/forget`, `intermediate/request`, `intermediate/install`, `intermediate/replace`.
     ///
     /// # Errors
     /// 409 where it is not the time for it, 422 where what is brought is wrong.

@@ -6,7 +6,10 @@ mod client;
 pub mod fuzzing;
 mod views;
 
-pub use ca::{CaStatus, ForgetRootKey, HeldUp, Pem, RootKey, RootStatus, RotateRequest, SvidList, SvidStatus, WaiveRequest};
+pub use ca::{
+    CaStatus, ForgetRootKey, HeldUp, Pem, RevocationStatus, RevokeReply, RevokeRequest, RootKey, RootStatus, RotateRequest, SvidList,
+    SvidStatus, WaiveRequest,
+};
 pub use client::{ApiClient, ApiError, Server};
 pub use views::{
     AcknowledgedAt, ApplyReply, ApplyRequest, AuthorityStatus, Change, ChangeAction, DeleteRequest, EffectivePort, EffectiveRule,

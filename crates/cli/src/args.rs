@@ -15,8 +15,8 @@ use clap::{Args, Parser, Subcommand};
 use lorica_model::name::{Label, Namespace, ServiceName, ServicePort};
 use lorica_model::snapshot::{Locality, Protocol};
 
-pub use authz::{AskerArg, AuthzCanArgs, AuthzCommand, AuthzSuggestArgs, AuthzTestArgs, CallArg, ResourcesArgs};
-pub use ca::{CaCommand, CaExportArgs, CaFileArgs, CaRotateArgs, CaSignArgs, CaStatusArgs};
+pub use authz::{AskerArg, AuthzCanArgs, AuthzCommand, AuthzSuggestArgs, AuthzTestArgs, CallArg, ClaimArg, ResourcesArgs};
+pub use ca::{CaCommand, CaExportArgs, CaFileArgs, CaReinstateArgs, CaRevokeArgs, CaRotateArgs, CaSignArgs, CaStatusArgs};
 pub use envoy::{EnvoyArgs, EnvoyCommand};
 pub use fault::{CallerArg, DelayArg, DnsArg, FaultAddArgs, FaultCommand, FaultListArgs, FaultRemoveArgs, HeaderArg};
 pub use proxy::{BindArg, InboundArg, ProxyArgs, WorkersArg};
@@ -171,6 +171,20 @@ pub struct ControlArgs {
     /// Serve metrics on this address, too, for Prometheus: 127.0.0.1:15014. They are always on the socket, at /metrics.
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<SocketAddr>,
+    /// Serve this mesh's bundle to other meshes on this address, by HTTPS: SPIFFE's bundle endpoint. Its server proves to be
+    /// `spiffe://TRUST_DOMAIN/lorica/control`, or what --bundle-endpoint-cert says.
+    #[arg(long, value_name = "ADDRESS")]
+    pub bundle_endpoint: Option<SocketAddr>,
+    /// A certificate of the web for the bundle endpoint, PEM, the leaf first. Read again every minute.
+    #[arg(long, value_name = "FILE", requires_all = ["bundle_endpoint", "bundle_endpoint_key"])]
+    pub bundle_endpoint_cert: Option<PathBuf>,
+    /// Its key, PEM, of mode 0600.
+    #[arg(long, value_name = "FILE", requires = "bundle_endpoint_cert")]
+    pub bundle_endpoint_key: Option<PathBuf>,
+    /// How often other meshes are asked to fetch the bundle, 5s to 24h. With an endpoint, a new root is told for three times that before
+    /// anything comes from it.
+    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = bundle_refresh)]
+    pub bundle_refresh: Duration,
     /// Where the state is kept.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
@@ -586,6 +600,13 @@ fn svid_lifetime(text: &str) -> Result<Duration, String> {
     let lifetime = duration(text)?;
     let allowed = Duration::from_secs(5)..=Duration::from_secs(7 * 24 * 3600);
     if allowed.contains(&lifetime) { Ok(lifetime) } else { Err("a certificate holds from 5s to 168h".to_owned()) }
+}
+
+/// How often other meshes are asked to fetch a bundle.
+fn bundle_refresh(text: &str) -> Result<Duration, String> {
+    let refresh = duration(text)?;
+    let allowed = Duration::from_secs(5)..=Duration::from_secs(24 * 3600);
+    if allowed.contains(&refresh) { Ok(refresh) } else { Err("a bundle is fetched from once in 5s to once in 24h".to_owned()) }
 }
 
 /// `30s`, `500ms`, `2m`, `1h`.

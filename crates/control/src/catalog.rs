@@ -91,7 +91,8 @@ impl Entrance {
             let rules = unit.hosts().flat_map(Hosts::all).flat_map(|host| host.rules.iter());
             let grpc = rules.filter(|rule| rule.origin.kind == ResourceKind::GrpcRoute.as_str());
             made.grpc.extend(grpc.flat_map(|rule| rule.leads_to().cloned()));
-            made.resources.extend(encode::gateway(&unit, viewed.dialect, Context::of(&viewed.node)).into_iter().map(Arc::new));
+            let context = Context { trust_domain: Some(&viewed.published.trust_domain), ..Context::of(&viewed.node) };
+            made.resources.extend(encode::gateway(&unit, viewed.dialect, context).into_iter().map(Arc::new));
         }
         let taken_over: Vec<ServicePort> = made.leads_to.iter().flat_map(|port| compile::traffic(&world, port).failover).collect();
         made.leads_to.extend(taken_over);
@@ -130,7 +131,7 @@ impl Viewed {
         });
         let grpc = self.node.gateway.is_some() && self.gateway().grpc.contains(&port);
         let failover: Vec<String> = unit.cluster.traffic.failover.iter().map(|port| self.own_cluster(port)).collect();
-        encode::outbound(&unit, self.dialect, Context { node: &self.node, plaintext, grpc, failover: &failover })
+        encode::outbound(&unit, self.dialect, Context { plaintext, grpc, failover: &failover, ..Context::of(&self.node) })
     }
 
     /// An Envoy's cluster of a service port's own endpoints: without those that take over, who would take over from each other for ever.

@@ -78,7 +78,7 @@ impl Issue for Issuer {
         // Who asks may have less than the mesh's lifetime, never more.
         let lifetime = self.ca.lifetime();
         grant.lifetime = request.validity.map_or(lifetime, |wanted| wanted.min(lifetime));
-        let Signed { chain, root, not_after } = self.sign(&asker.id, request.csr_der, grant).await?;
+        let Signed { chain, root, not_after, .. } = self.sign(&asker.id, request.csr_der, grant).await?;
         self.mesh.issued(&asker.id, not_after);
         let count = self.issued.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::info!(workload = %asker.id, identity = %id, not_after = crate::timestamp(not_after), count, "an SVID was issued");

@@ -9,6 +9,7 @@
 //! | [`sessions`] | xDS streams, tied to the mesh |
 //! | [`ca`] | the CA: who signs, the rotation of its root, the books on what was signed |
 //! | [`issue`] | the CA's door |
+//! | [`federation`] | bundles of other trust domains, fetched, and the mesh's own, served |
 //! | [`key_sets`] | the keys of token issuers, fetched |
 //! | [`rate_limit`] | tokens of global limits, lent to proxies |
 //! | [`observed`] | who calls what, and what policies that are tried would change |
@@ -24,6 +25,7 @@ pub mod api;
 pub mod ca;
 pub mod catalog;
 pub mod declare;
+pub mod federation;
 pub mod issue;
 pub mod key_sets;
 pub mod mesh;
@@ -52,6 +54,9 @@ use tokio_util::sync::CancellationToken;
 pub use lorica_identity::authority::SVID_LIFETIME;
 
 use crate::ca::{Ca, CaStart};
+use crate::federation::Federation;
+use crate::federation::endpoint::{Endpoint, EndpointConfig};
+use crate::federation::own::Own;
 use crate::issue::Issuer;
 use crate::mesh::Mesh;
 use crate::observed::Observed;
@@ -77,7 +82,14 @@ pub struct ControlConfig {
     pub own_ca: Option<OwnCa>,
     /// Where metrics are served over TCP besides the socket; none: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Where the mesh's bundle is served to other meshes; none: nowhere.
+    pub bundle_endpoint: Option<EndpointConfig>,
+    /// How often other meshes are asked to fetch it.
+    pub bundle_refresh: Duration,
 }
+
+/// For how many of their fetches a new root is told to other meshes before anything comes from it: SPIFFE recommends 3 to 5 (Federation, 4.1).
+const FETCHES_AHEAD: u32 = 3;
 
 /// A control plane.
 pub struct ControlPlane {
@@ -93,6 +105,8 @@ pub struct ControlPlane {
     pub observed: Arc<Observed>,
     /// The tokens of global limits.
     pub limits: Arc<Limits>,
+    /// Other trust domains.
+    pub federation: Arc<Federation>,
     started_at: SystemTime,
     state_directory: PathBuf,
     socket: PathBuf,
@@ -105,12 +119,16 @@ pub struct ControlPlane {
 pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.state_directory)?);
     let ca = CaStart::load(&*store, config.trust_domain.as_ref(), config.own_ca.as_ref(), SystemTime::now())?;
-    let bundle = ca.bundle();
+    let bundle = ca.bundle(SystemTime::now())?;
     let trust_domain = bundle.trust_domain.clone();
     let mesh = Mesh::load(store.clone(), trust_domain.clone(), bundle, prefix(&*store)?)?;
     // Before anybody is told anything: a proxy that had keys must not lose them to a control plane that has yet to fetch them.
     mesh.set_key_sets(key_sets::kept(&*store, mesh.key_sources())?);
-    let ca = ca.of(mesh.clone(), store.clone(), config.svid_lifetime);
+    mesh.set_bundles(federation::kept(&*store, mesh.bundle_sources())?);
+    let ahead = config.bundle_endpoint.as_ref().map_or(Duration::ZERO, |_| config.bundle_refresh * FETCHES_AHEAD);
+    let ca = ca.of(mesh.clone(), store.clone(), config.svid_lifetime, ahead);
+    let workloads = HostWorkloads::new(mesh.clone(), ca.clone(), workload_api::token_keys(&*store, &trust_domain)?);
+    let own = Own::new(mesh.clone(), workloads.clone(), store.clone(), config.bundle_refresh);
     let issuer = Issuer::new(mesh.clone(), ca.clone());
     let control = Arc::new(ControlPlane {
         mesh: mesh.clone(),
@@ -119,6 +137,7 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
         refused: Arc::default(),
         observed: Arc::default(),
         limits: Arc::new(Limits::new(mesh.clone(), Instant::now())),
+        federation: Federation::new(mesh.clone(), store.clone(), own),
         started_at: SystemTime::now(),
         state_directory: config.state_directory,
         socket: config.socket,
@@ -126,7 +145,10 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
     let unserved = |socket: &Path| format!("{} cannot be served", socket.display());
     let listener = serve::bind(&control.socket).await.with_context(|| unserved(&control.socket))?;
     let workload_listener = workload_api::bind(&config.workload_socket).await.with_context(|| unserved(&config.workload_socket))?;
-    let workloads = HostWorkloads::new(mesh.clone(), ca.clone(), workload_api::token_keys(&*store, &trust_domain)?);
+    let endpoint = match config.bundle_endpoint {
+        Some(endpoint) => Some(Endpoint::bind(endpoint, ca.clone()).await?),
+        None => None,
+    };
     let scraped = match config.metrics {
         Some(address) => Some(metrics::bind(address).await?),
         None => None,
@@ -137,9 +159,11 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
         tokio::spawn(expire(mesh.clone())),
         tokio::spawn(end_faults(mesh.clone())),
         tokio::spawn(key_sets::keep(mesh.clone(), store.clone())),
+        tokio::spawn(control.federation.clone().keep()),
         tokio::spawn(catch_up(mesh)),
     ];
     tasks.extend(scraped.map(|listener| tokio::spawn(metrics::serve(listener, control.clone()))));
+    tasks.extend(endpoint.map(|endpoint| tokio::spawn(endpoint.serve(control.federation.clone()))));
     ready(&trust_domain);
     let ending = CancellationToken::new();
     let shutdown = async {

@@ -4,6 +4,7 @@
 //! What must survive is in the store before it is published. One lock guards the state, held for moments; another puts
 //! changes of the store in order and is held while the disk is waited for, so that reading and streams never wait for it.
 
+mod federation;
 mod key_sets;
 mod registration;
 pub mod trust;
@@ -201,6 +202,7 @@ impl Mesh {
         let (resources, registry, bundle) = (Arc::new(resources), Arc::new(registry), Arc::new(bundle));
         let in_force = resources.in_force(now);
         let both = (resources.clone(), in_force.clone());
+        let bundle = federation::federated(&bundle, &in_force, &registry, &trust_domain);
         let published = Arc::new(Published::new(1, both, registry.clone(), trust_domain.clone(), bundle.clone()));
         let revision = store.revision()?;
         let history = store.list(Table::History)?.into_iter().map(|(key, _)| key).collect();
@@ -560,6 +562,7 @@ impl State {
     fn publish(&mut self) -> u64 {
         let revision = self.published.revision + 1;
         (self.behind, self.published_at) = (false, Instant::now());
+        self.bundle = federation::federated(&self.bundle, &self.in_force, &self.registry, &self.trust_domain);
         let next = Arc::new(Published::new(
             revision,
             (self.resources.clone(), self.in_force.clone()),

@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use lorica_identity::attestation::{AttestationError, Hashes, PeerProcess};
+use lorica_identity::federation::{self, ForeignTokenError};
 use lorica_identity::jwt_svid::{Claims, TOKEN_LIFETIME, TokenKeys, TokenKeysRecord};
 use lorica_identity::workload_api::{Bundles, Readable, Renewable, WorkloadApiServer, Workloads};
 use lorica_identity::{Bundle, Grant, KeyPair, Svid, rotation};
+use lorica_model::compile;
 use lorica_model::name::Label;
 use lorica_model::process::{Process, ProcessAttributes};
 use lorica_model::resource::Resources;
@@ -119,6 +121,11 @@ impl HostWorkloads {
         })
     }
 
+    /// The keys that verify tokens, as a JWK Set.
+    pub(crate) fn jwks(&self) -> String {
+        self.keys().jwks()
+    }
+
     /// The roots that the mesh trusts: several while they are rotated.
     fn trusted(&self) -> Bundle {
         let trusted = self.mesh.trusted();
@@ -133,8 +140,8 @@ impl HostWorkloads {
         let key = KeyPair::generate()?;
         let mut grant = Grant::new(id.clone());
         grant.lifetime = self.ca.lifetime();
-        let chain = self.ca.authority().sign(&key.request(id)?, &grant, SystemTime::now())?;
-        let svid = Svid::new(&chain, key)?;
+        let signed = self.ca.sign_identity(&key.request(id)?, &grant, SystemTime::now())?;
+        let svid = Svid::new(&signed.chain, key)?;
         let renew_at = rotation::renew_at(svid.not_before(), svid.not_after(), fastrand::f64());
         Ok(Renewable { svid, renew_at })
     }
@@ -164,6 +171,10 @@ fn fitting(resources: &Resources, trust_domain: &TrustDomain, host: Option<&Labe
     ids
 }
 
+fn revoked_status(id: &SpiffeId) -> Status {
+    Status::permission_denied(format!("{id} is revoked"))
+}
+
 type Account<'a> = (&'a lorica_model::name::Namespace, &'a Label);
 
 fn registered<'a>(resources: &'a Resources, host: Option<&'a Label>) -> impl Iterator<Item = (Account<'a>, &'a ProcessAttributes)> {
@@ -188,7 +199,11 @@ impl Workloads for HostWorkloads {
                 process.uid, process.gid
             )));
         }
-        Ok(ids)
+        let (revoked, ids): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| self.ca.is_revoked(id, None));
+        match revoked.first() {
+            Some(id) if ids.is_empty() => Err(revoked_status(id)),
+            _ => Ok(ids),
+        }
     }
 
     fn svid(&self, id: &SpiffeId) -> Result<Renewable, Status> {
@@ -201,17 +216,40 @@ impl Workloads for HostWorkloads {
     }
 
     fn token(&self, id: &SpiffeId, audience: &[String]) -> Result<String, Status> {
+        if self.ca.is_revoked(id, None) {
+            return Err(revoked_status(id));
+        }
         let signed = self.keys().sign(id, audience, TOKEN_LIFETIME, SystemTime::now());
         signed.map_err(|error| Status::invalid_argument(error.to_string()))
     }
 
     fn validate(&self, token: &str, audience: &str) -> Result<Claims, Status> {
-        let validated = self.keys().validate(token, audience, SystemTime::now());
-        validated.map_err(|error| Status::invalid_argument(format!("the token is not believed: {error}")))
+        let refused = |error: &dyn std::fmt::Display| Status::invalid_argument(format!("the token is not believed: {error}"));
+        let now = SystemTime::now();
+        let keys = self.keys();
+        // What claims to be of another trust domain is held against the keys of that one, and no others.
+        match federation::claimed_trust_domain(token) {
+            Ok(claimed) if claimed != *keys.trust_domain() => {
+                let published = self.mesh.published();
+                let known = compile::federated(&published.world()).remove(&claimed);
+                let bundle = known.ok_or_else(|| refused(&ForeignTokenError::Unknown(claimed.clone())))?;
+                federation::validate_token(&claimed, &bundle, token, audience, now).map_err(|error| refused(&error))
+            }
+            _ => keys.validate(token, audience, now).map_err(|error| refused(&error)),
+        }
     }
 
     fn bundles(&self) -> Bundles {
-        Bundles { own: self.trusted(), own_jwks: self.keys().jwks(), federated: Vec::new(), federated_jwks: BTreeMap::new() }
+        let published = self.mesh.published();
+        let (mut federated, mut federated_jwks) = (Vec::new(), BTreeMap::new());
+        for (trust_domain, bundle) in compile::federated(&published.world()) {
+            match federation::bundle(&trust_domain, &bundle) {
+                Ok(roots) => federated.push(roots),
+                Err(error) => tracing::error!(%error, "the roots of another trust domain cannot be told as they are"),
+            }
+            federated_jwks.insert(trust_domain.uri(), bundle.token_keys());
+        }
+        Bundles { own: self.trusted(), own_jwks: self.jwks(), federated, federated_jwks }
     }
 
     fn changes(&self) -> watch::Receiver<()> {

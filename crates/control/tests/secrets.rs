@@ -56,7 +56,7 @@ fn a_private_key_goes_to_who_shows_its_certificate_alone() {
     let directory = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> = Arc::new(Embedded::open(directory.path()).unwrap());
     let trust_domain = TrustDomain::default();
-    let bundle = TrustBundle { trust_domain: trust_domain.clone(), roots: vec![vec![1]], federated: std::collections::BTreeMap::new() };
+    let bundle = TrustBundle::new(trust_domain.clone(), vec![vec![1]]);
     let mesh = Mesh::load(store, trust_domain, bundle, 0xfd00).unwrap();
     let secrets: String = ["edge-certificate", "edge-own", "other-certificate", "unused"].map(secret).concat();
     let gateways = gateway("edge", "edge-certificate", "edge-own") + &gateway("other", "other-certificate", "edge-own");

@@ -59,7 +59,7 @@ fn mesh() -> (tempfile::TempDir, Arc<Held>, Arc<Mesh>) {
 }
 
 fn load(store: Arc<Held>) -> Arc<Mesh> {
-    let bundle = TrustBundle { trust_domain: TrustDomain::default(), roots: Vec::new(), federated: std::collections::BTreeMap::new() };
+    let bundle = TrustBundle::new(TrustDomain::default(), Vec::new());
     Mesh::load(store, TrustDomain::default(), bundle, 0xfd00_0000_0001).unwrap()
 }
 

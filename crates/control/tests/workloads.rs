@@ -21,7 +21,7 @@ struct Kept {
 }
 
 fn load(store: &Arc<dyn Store>) -> Arc<Mesh> {
-    let bundle = TrustBundle { trust_domain: TrustDomain::default(), roots: Vec::new(), federated: std::collections::BTreeMap::new() };
+    let bundle = TrustBundle::new(TrustDomain::default(), Vec::new());
     Mesh::load(store.clone(), TrustDomain::default(), bundle, 0xfd00_0000_0007).unwrap()
 }
 

@@ -18,6 +18,7 @@ use crate::certificate::{Fields, hex, printable, sha256, signed_by, subject, tim
 use crate::facts::{self, FactsError, WorkloadFacts};
 use crate::pem::{self, SecretPem};
 use crate::request::{CertificateRequest, RequestError};
+use crate::revocation_list::{Former, FormerRecord};
 use crate::svid::{key_pem, read_key};
 use crate::tls::provider;
 use crate::verify::{Role, verify};
@@ -33,7 +34,7 @@ pub const SVID_LIFETIME: Duration = DAY;
 /// The shortest life of an SVID. A workload renews before half of it is over, a few times over if need be: below it a slow moment
 /// would let one end.
 pub const MIN_SVID_LIFETIME: Duration = Duration::from_secs(5);
-/// The longest life of an SVID: nothing revokes one earlier than its end but closing connections.
+/// The longest life of an SVID: for so long a revocation is held by every proxy.
 pub const MAX_SVID_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How far certificates begin before they are made, so that a peer whose clock is a little behind takes them. An SVID begins at most a
 /// tenth of its life earlier, as it is renewed by how much of its life is over.
@@ -58,7 +59,8 @@ pub enum AuthorityError {
     Part {
         /// Whose CA it is.
         trust_domain: TrustDomain,
-        /// `root certificate`, `root key`, `intermediate certificate`, `intermediate key` or `certificate request`.
+        /// `root certificate`, `root key`, `intermediate certificate`, `intermediate key`, `former intermediate`,
+        /// `revocation list of the root` or `certificate request`.
         part: &'static str,
         /// What is wrong with it.
         why: String,
@@ -157,6 +159,12 @@ pub struct AuthorityRecord {
     pub intermediate_certificate_pem: String,
     /// Its key.
     pub intermediate_key_pem: SecretPem,
+    /// The root's own list of revocations, signed while its key was at hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_revocations_pem: Option<String>,
+    /// Intermediates from before, for as long as what they signed may hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<FormerRecord>,
 }
 
 /// What came of the question whether the intermediate is to be renewed.
@@ -176,13 +184,15 @@ pub enum Renewal {
 /// A CA that signs SVIDs of one trust domain.
 pub struct Authority {
     bundle: Bundle,
-    root: CertificateDer<'static>,
+    pub(crate) root: CertificateDer<'static>,
     root_end: SystemTime,
-    root_key: Option<rcgen::KeyPair>,
-    intermediate: CertificateDer<'static>,
+    pub(crate) root_key: Option<rcgen::KeyPair>,
+    pub(crate) intermediate: CertificateDer<'static>,
     intermediate_begin: SystemTime,
     intermediate_end: SystemTime,
-    issuer: Issuer<'static, rcgen::KeyPair>,
+    pub(crate) issuer: Issuer<'static, rcgen::KeyPair>,
+    pub(crate) root_revocations: Option<Vec<u8>>,
+    pub(crate) former: Vec<Former>,
 }
 
 impl fmt::Debug for Authority {
@@ -232,7 +242,10 @@ impl Authority {
         let root_key = record.root_key_pem.as_ref().map(read_key).transpose().map_err(part("root key"))?;
         let intermediate = one(&record.intermediate_certificate_pem).map_err(part("intermediate certificate"))?;
         let intermediate_key = read_key(&record.intermediate_key_pem).map_err(part("intermediate key"))?;
-        Self::assemble(domain.clone(), root, root_key, intermediate, intermediate_key)
+        let mut authority = Self::assemble(domain.clone(), root, root_key, intermediate, intermediate_key)?;
+        authority.root_revocations = authority.read_root_list(record.root_revocations_pem.as_deref().unwrap_or_default())?;
+        authority.former = record.former.iter().map(Former::read).collect::<Result<_, _>>().map_err(part("former intermediate"))?;
+        Ok(authority)
     }
 
     /// The authority as it is stored.
@@ -244,6 +257,8 @@ impl Authority {
             root_key_pem: self.root_key.as_ref().map(key_pem),
             intermediate_certificate_pem: pem::encode("CERTIFICATE", &self.intermediate),
             intermediate_key_pem: key_pem(self.issuer.key()),
+            root_revocations_pem: self.root_revocations.as_deref().map(|list| pem::encode(pem::REVOCATION_LIST, list)),
+            former: self.former.iter().map(Former::record).collect(),
         }
     }
 
@@ -279,6 +294,8 @@ impl Authority {
             intermediate_begin: fields.not_before,
             intermediate_end: fields.not_after,
             issuer,
+            root_revocations: None,
+            former: Vec::new(),
         })
     }
 
@@ -485,12 +502,13 @@ fn random<const N: usize>() -> Result<[u8; N], String> {
 
 /// Sets begin and end, to the second. rcgen's type for times is reached by its own constructor.
 fn set_validity(params: &mut CertificateParams, begin: SystemTime, end: SystemTime) {
-    let date = |time: SystemTime| {
-        let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds.min(LAST_SECOND))
-    };
-    params.not_before = date(begin);
-    params.not_after = date(end);
+    params.not_before = rcgen::date_time_ymd(1970, 1, 1) + since_1970(begin);
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_1970(end);
+}
+
+/// The time since 1970 to the second, as far as a certificate can express it.
+pub(crate) fn since_1970(time: SystemTime) -> Duration {
+    Duration::from_secs(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs().min(LAST_SECOND))
 }
 
 pub(crate) fn text(error: rcgen::Error) -> String {

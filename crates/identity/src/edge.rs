@@ -108,6 +108,21 @@ pub fn server_config(tls: &ServerTls, alpn: &[&[u8]]) -> Result<Arc<ServerConfig
     Ok(Arc::new(config))
 }
 
+/// A server with a certificate of the user's, from PEM files of this host; nobody but their owner may read the key. It asks its clients for
+/// nothing.
+///
+/// # Errors
+/// Where certificate or key cannot be used.
+pub fn server_config_of_files(chain: &Path, key: &Path, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, EdgeError> {
+    let builder =
+        ServerConfig::builder_with_provider(provider().clone()).with_protocol_versions(VERSIONS).map_err(|error| tls_error(&error))?;
+    let (chain, key) = parsed(&file(&chain.to_string_lossy(), 0)?, &file(&key.to_string_lossy(), 0o077)?)?;
+    let certified = certified_key(chain, key)?;
+    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(ByName(vec![certified])));
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
 /// The protocol that a client of HTTP/3 asks for in its handshake.
 pub const HTTP3: &[u8] = b"h3";
 
@@ -172,6 +187,10 @@ pub fn check(certificate: &Certificate) -> Result<(), EdgeError> {
 
 fn certified(certificate: &Certificate) -> Result<Arc<CertifiedKey>, EdgeError> {
     let (chain, key) = read(certificate)?;
+    certified_key(chain, key)
+}
+
+fn certified_key(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Arc<CertifiedKey>, EdgeError> {
     CertifiedKey::from_der(chain, key, provider()).map(Arc::new).map_err(|error| match error {
         Error::InconsistentKeys(_) => EdgeError::Mismatch,
         Error::InvalidCertificate(error) => EdgeError::Chain { why: error.to_string() },
@@ -185,6 +204,10 @@ fn read(certificate: &Certificate) -> Result<(Vec<CertificateDer<'static>>, Priv
     } else {
         (certificate.chain.clone(), certificate.key.0.clone())
     };
+    parsed(&chain, &key)
+}
+
+fn parsed(chain: &str, key: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), EdgeError> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|error| EdgeError::Chain { why: error.to_string() })?;

@@ -10,6 +10,7 @@ use rustls_pki_types::CertificateDer;
 use crate::authority::{Authority, AuthorityError, AuthorityRecord, Grant, MIN_SVID_LIFETIME, new_intermediate, signing_params, text};
 use crate::certificate::Fields;
 use crate::pem::{self, SecretPem};
+use crate::revocation_list::root_list;
 use crate::signing::may_sign;
 use crate::svid::{KeyPair, key_pem, read_key};
 
@@ -64,7 +65,7 @@ impl IntermediateRequest {
 }
 
 /// Signs a request for an intermediate with a root's key, offline. Of the request only the public key is used. A certificate for a
-/// year, or to the root's end, in PEM.
+/// year, or to the root's end, in PEM, and the root's list of revocations, where it may sign one.
 ///
 /// # Errors
 /// What is wrong with root, key or request.
@@ -87,7 +88,9 @@ pub fn sign_intermediate(
         params.use_authority_key_identifier_extension = true;
         let issuer = Issuer::from_ca_cert_der(&root, &key).map_err(text)?;
         let certificate = params.signed_by(&asked.public_key, &issuer).map_err(text)?;
-        Ok(pem::encode("CERTIFICATE", certificate.der()))
+        let revocations = root_list(&root, &key, now)?;
+        let revocations = revocations.map(|list| pem::encode(pem::REVOCATION_LIST, &list)).unwrap_or_default();
+        Ok(pem::encode("CERTIFICATE", certificate.der()) + &revocations)
     };
     sign().map_err(|why| AuthorityError::Make { trust_domain: trust_domain.clone(), why })
 }
@@ -138,8 +141,11 @@ impl Authority {
             trust_domain: trust_domain.clone(),
             root_certificate_pem: own.root_certificate.clone(),
             root_key_pem: own.root_key.clone(),
+            // Beside the certificate may stand the root's list of revocations, as `sign_intermediate` writes it.
+            root_revocations_pem: Some(intermediate.certificate.clone()),
             intermediate_certificate_pem: intermediate.certificate,
             intermediate_key_pem: intermediate.key,
+            former: Vec::new(),
         })?;
         made.check(now)?;
         Ok(made)

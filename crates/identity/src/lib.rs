@@ -9,6 +9,7 @@
 //! | [`request`] | a certificate request, of which nothing but the public key is believed |
 //! | [`bundle`] | the roots that trust domains are verified against |
 //! | [`edge`] | TLS at a gateway's edge, with certificates and roots that a user gave |
+//! | [`revocation_list`] | lists of revoked certificates, for peers that know of nothing else |
 //! | [`secrets`] | what is wrong with certificates that users write into Secrets |
 //! | [`facts`] | what the CA says about a workload inside its SVID |
 //! | [`svid`] | a workload's key and certificate chain |
@@ -20,6 +21,7 @@
 //! | [`jwt`] | tokens of users and programs, and the keys that they are verified with |
 //! | [`digest`] | digests, among them one for a protocol that proves nothing by it |
 //! | [`jwt_svid`] | the keys that sign JWT-SVIDs |
+//! | [`federation`] | bundles of trust domains: written for others, taken of others, and the TLS of their endpoints |
 //! | [`attestation`] | what the kernel says of the process behind a Unix socket |
 //! | [`workload_api`] | the SPIFFE Workload API, by which any program gets its identity |
 //! | [`ca_api`] | the gRPC call that carries a request to the CA |
@@ -35,6 +37,7 @@ pub mod ca_api;
 pub mod digest;
 pub mod edge;
 pub mod facts;
+pub mod federation;
 pub mod files;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -44,6 +47,7 @@ pub mod jwt;
 pub mod jwt_svid;
 pub mod peer;
 pub mod request;
+pub mod revocation_list;
 pub mod root_rotation;
 pub mod rotation;
 pub mod secrets;

@@ -16,7 +16,8 @@ use crate::facts::WorkloadFacts;
 pub struct PeerIdentity {
     /// Its SPIFFE ID: what authorization decides by.
     pub id: SpiffeId,
-    /// What its CA says of the workload. `None` if the certificate does not say, or in a form not known here.
+    /// What its CA says of the workload. `None` if the certificate does not say, or in a form not known here; a TLS epoch believes
+    /// the CA of its own trust domain alone.
     pub facts: Option<WorkloadFacts>,
     /// The begin of its certificate's life.
     pub not_before: SystemTime,

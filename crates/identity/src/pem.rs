@@ -5,11 +5,14 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, CertificateSigningRequestDer};
 use serde::{Deserialize, Serialize};
 
 /// The most certificates read from one PEM text; more is no chain or bundle that anybody meant.
 pub(crate) const MAX_CERTIFICATES: usize = 64;
+
+/// The label of a certificate revocation list.
+pub(crate) const REVOCATION_LIST: &str = "X509 CRL";
 
 /// A private key as PEM. Prints as `[redacted]`; serialises in the clear, for a store that is itself protected.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +84,12 @@ pub(crate) fn request(text: &str) -> Result<Vec<u8>, String> {
     CertificateSigningRequestDer::from_pem_slice(text.as_bytes())
         .map(|der| der.as_ref().to_vec())
         .map_err(|error| format!("it is no PEM of a certificate request: {error}"))
+}
+
+/// Reads the first certificate revocation list of `text`; none: it has none.
+pub(crate) fn revocation_list(text: &str) -> Result<Option<Vec<u8>>, String> {
+    let first = CertificateRevocationListDer::pem_slice_iter(text.as_bytes()).next();
+    first.transpose().map(|list| list.map(|list| list.as_ref().to_vec())).map_err(|error| format!("it is no PEM: {error}"))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
+use lorica_model::snapshot::Revoked;
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -78,6 +79,7 @@ pub struct TlsEpoch {
     trust: Arc<Trust>,
     certified: Arc<SingleCertAndKey>,
     sessions: Arc<ServerSessionMemoryCache>,
+    revoked: Arc<Revoked>,
     server: ConfigBuilder<ServerConfig, WantsVerifier>,
     client: ConfigBuilder<ClientConfig, WantsVerifier>,
 }
@@ -121,9 +123,23 @@ impl TlsEpoch {
             trust: Arc::new(Trust { bundle, provider }),
             certified: Arc::new(SingleCertAndKey::from(certified)),
             sessions: ServerSessionMemoryCache::new(SERVER_SESSIONS),
+            revoked: Arc::default(),
             server,
             client,
         }))
+    }
+
+    /// The same epoch with another list of who is revoked: connections and sessions of everybody else go on. Whoever uses it holds each
+    /// peer against the list after the handshake, as a resumed session looks at no certificate.
+    #[must_use]
+    pub fn revoking(&self, revoked: Arc<Revoked>) -> Arc<Self> {
+        Arc::new(Self { revoked, ..self.clone() })
+    }
+
+    /// Whose certificates are refused although they hold.
+    #[must_use]
+    pub fn revoked(&self) -> &Arc<Revoked> {
+        &self.revoked
     }
 
     /// Its number: unique in this process, a later epoch has a higher one. Part of a connection pool's key.
@@ -195,7 +211,9 @@ impl TlsEpoch {
         if now >= peer.not_after {
             return Err(PeerError::Expired { not_after: peer.not_after, now });
         }
-        Ok(peer)
+        // What another CA says of its workloads, it says of its own mesh: names and addresses there mean others here.
+        let facts = peer.facts.filter(|_| peer.id.trust_domain() == self.trust.bundle.trust_domain());
+        Ok(PeerIdentity { facts, ..peer })
     }
 }
 

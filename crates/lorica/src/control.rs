@@ -7,6 +7,7 @@ use lorica_cli::args::{ControlArgs, Global};
 use lorica_cli::places::Places;
 use lorica_cli::printer::Printer;
 use lorica_control::ControlConfig;
+use lorica_control::federation::endpoint::{EndpointCertificate, EndpointConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs a control plane until SIGINT or SIGTERM.
@@ -25,6 +26,14 @@ pub(crate) fn control(arguments: ControlArgs, global: &Global, printer: &mut Pri
         svid_lifetime: arguments.svid_lifetime,
         own_ca,
         metrics: arguments.metrics,
+        bundle_endpoint: arguments.bundle_endpoint.map(|address| EndpointConfig {
+            address,
+            certificate: arguments
+                .bundle_endpoint_cert
+                .zip(arguments.bundle_endpoint_key)
+                .map(|(chain, key)| EndpointCertificate { chain, key }),
+        }),
+        bundle_refresh: arguments.bundle_refresh,
     };
     let state = config.state_directory.display().to_string();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

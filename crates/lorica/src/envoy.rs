@@ -20,8 +20,8 @@ use lorica_model::snapshot::Protocol;
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use lorica_proxy::identity::control_channel;
 use lorica_xds::encode::{
-    ACCESS_ALLOW, ACCESS_DENY, ACCESS_FILTERS, ACCESS_LOG, CONTROL_CLUSTER, GLOBAL_LIMITS, LIMIT_TIMEOUT, LOCAL_LIMITS,
-    inbound_filter_name, inbound_routes_name,
+    ACCESS_FILTERS, ACCESS_HTTP_FILTERS, ACCESS_LOG, CONTROL_CLUSTER, GLOBAL_LIMITS, LIMIT_TIMEOUT, LOCAL_LIMITS, inbound_filter_name,
+    inbound_routes_name,
 };
 use lorica_xds::observed;
 use lorica_xds::rate_limit::DOMAIN;
@@ -301,8 +301,8 @@ fn seen(service_port: &ServicePort, bytes: bool) -> Value {
 }
 
 /// The filters that say who may do what, which do what routes say and nothing else.
-fn access() -> [Value; 2] {
-    [ACCESS_DENY, ACCESS_ALLOW]
+fn access() -> [Value; 3] {
+    ACCESS_HTTP_FILTERS
         .map(|name| json!({ "name": name, "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC" } }))
 }
 

@@ -4,18 +4,26 @@
 
 #![allow(clippy::panic, clippy::expect_used, reason = "a mistake that is found ends the run")]
 
+use crate::cel::Expression;
 use crate::claims::Claims;
 use crate::compile::{RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses, World, outbound_ports, snapshot, status};
 use crate::name::{GatewayName, Label, Namespace, ServicePort, WorkloadName};
 use crate::resource::{Document, Kind, Metadata, Options, Resources, Service, ServicePortSpec, Severity, check, read, stored};
 use crate::snapshot::{HostPattern, Locality, PathPattern, Pattern, Reading, Snapshot, Transport, without_port};
 use crate::spiffe::{SpiffeId, TrustDomain};
+use crate::spiffe_bundle::SpiffeBundle;
 
 /// A name, what is run on bytes, and bytes to begin with.
 pub type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
 
 /// All of this crate.
-pub const TARGETS: [Target; 3] = [("resources", resources, samples), ("names", names, name_samples), ("json", json, json_samples)];
+pub const TARGETS: [Target; 5] = [
+    ("resources", resources, samples),
+    ("names", names, name_samples),
+    ("json", json, json_samples),
+    ("cel", cel, cel_samples),
+    ("spiffe_bundle", spiffe_bundle, spiffe_bundle_samples),
+];
 
 /// What users write, as YAML or JSON: read, checked, and compiled to what proxies run where nothing is wrong with it.
 pub fn resources(bytes: &[u8]) {
@@ -116,6 +124,27 @@ pub fn json(bytes: &[u8]) {
     }
 }
 
+/// A condition.
+pub fn cel(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match Expression::parse(text) {
+        Ok(expression) => {
+            let again = Expression::parse(expression.as_str());
+            assert!(again.is_ok_and(|again| again.tree() == expression.tree()), "{text} reads otherwise the second time");
+        }
+        Err(wrong) => wrong.iter().for_each(|wrong| {
+            assert!(text.get(wrong.range.clone()).is_some(), "{wrong} is said of no part of {text:?}");
+        }),
+    }
+}
+
+/// What another mesh says of its roots and keys.
+pub fn spiffe_bundle(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    drop(SpiffeBundle::read(text).map(|bundle| bundle.token_keys()));
+    drop(SpiffeBundle::of_pem(text));
+}
+
 /// Resources of most kinds.
 pub const SAMPLE: &str = include_str!("fuzzing/sample.yaml");
 
@@ -143,6 +172,20 @@ fn json_samples() -> Vec<Vec<u8>> {
         r#"{"a":{"b":{"c":[1,-2.5e3,null,true]}}}"#,
     ];
     texts.map(Into::into).into()
+}
+
+fn cel_samples() -> Vec<Vec<u8>> {
+    let texts = [
+        "request.time.getHours('+01:00') >= 8 && !(request.url_path == '/users/' + claims.sub) || 'a' in claims.groups",
+        "claims.groups.exists(group, group.startsWith('x')) ? size(request.headers['x-a']) > 3 : request.method.matches('G.T')",
+        "duration('1h') < timestamp('2026-01-01T00:00:00Z') - request.time && 0x1f != -7 && b'\\xff' != b'' && [1, 2.5e3][0] == 1",
+    ];
+    texts.map(Into::into).into()
+}
+
+fn spiffe_bundle_samples() -> Vec<Vec<u8>> {
+    let keys = r#"{"keys":[{"use":"x509-svid","kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM","x5c":["MAA="]},{"use":"jwt-svid","kid":"a","kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}],"spiffe_sequence":1,"spiffe_refresh_hint":300}"#;
+    vec![keys.into(), "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n".into()]
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of sockets, clocks, randomness, storage, xDS or Kubernetes.
 
+pub mod cel;
 pub mod claims;
 pub mod compile;
 #[cfg(any(test, fuzzing))]
@@ -14,5 +15,6 @@ pub mod reason;
 pub mod resource;
 pub mod snapshot;
 pub mod spiffe;
+pub mod spiffe_bundle;
 pub mod strict_json;
 pub mod xxh64;

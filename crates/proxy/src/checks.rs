@@ -303,7 +303,7 @@ async fn tcp(worker: &Rc<Worker>, reach: &Reach, active: &Active, within: Durati
         let protocol = spoken.is_http().then_some(Negotiated::Http2);
         let epoch = worker.epoch().filter(|_| endpoint.transport != Transport::Plaintext);
         let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, reach, protocol)));
-        connect::connect(reach, endpoint, tls, protocol).await.map(|connected| connected.stream)
+        connect::connect(worker, reach, endpoint, tls, protocol).await.map(|connected| connected.stream)
     };
     let mut stream = opened.map_err(|error| error.to_string())?;
     match timeout(within / 2, stream.read(&mut [0])).await {

@@ -41,8 +41,17 @@ impl Keeper {
         let mut moving: Option<Instant> = None;
         loop {
             let (identity, bundle) = self.told().await;
+            // Who is revoked is refused in the epoch of now, and nobody else's connection is made anew.
+            let epoch_of_now = self.epochs.borrow().clone();
+            if let (Some(trusted), Some(of_now)) = (&mut trusted, epoch_of_now)
+                && trusted.has_roots_of(&bundle)
+                && *trusted != bundle
+            {
+                self.epochs.send_replace(Some(of_now.revoking(Arc::new(bundle.revoked.clone()))));
+                *trusted = bundle.clone();
+            }
             // The first root is the one that SVIDs come from: once it is another, those from before are renewed.
-            if trusted.as_ref().is_none_or(|trusted| *trusted != bundle) {
+            if trusted.as_ref().is_none_or(|trusted| !trusted.has_roots_of(&bundle)) {
                 moving = svid.as_ref().filter(|svid| !comes_from(svid, &bundle)).map(|svid| Instant::now() + spread(svid));
             }
             let called = moving.is_some_and(|since| since <= Instant::now());
@@ -126,8 +135,8 @@ fn epoch(svid: &Arc<Svid>, bundle: &TrustBundle) -> anyhow::Result<Arc<TlsEpoch>
         Bundle::new(trust_domain.clone(), roots.iter().map(|root| CertificateDer::from(root.clone())).collect())
     };
     let federated = bundle.federated.iter().map(one).collect::<Result<Vec<_>, _>>()?;
-    let bundle = one((&bundle.trust_domain, &bundle.roots))?.federated_with(federated);
-    Ok(TlsEpoch::new(svid.clone(), Arc::new(bundle))?)
+    let trusted = one((&bundle.trust_domain, &bundle.roots))?.federated_with(federated);
+    Ok(TlsEpoch::new(svid.clone(), Arc::new(trusted))?.revoking(Arc::new(bundle.revoked.clone())))
 }
 
 /// Jitter is a fixed function of the certificate, so that asking twice gives one answer.

@@ -19,6 +19,7 @@ pub mod lifetime;
 pub mod limits;
 pub mod observed;
 pub mod path;
+pub mod peers;
 pub mod pool;
 pub mod rejudge;
 pub mod sidecar;

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::peers::Guarded;
 use crate::pool::Lease;
 use crate::wire::Tunnel;
 
@@ -38,8 +39,10 @@ pub fn prepare(tcp: &TcpStream) -> io::Result<()> {
 pub enum Stream {
     /// As it is.
     Plain(TcpStream),
-    /// Inside mutual TLS. Boxed: the TLS state is large and most of a sidecar's app side is plain.
+    /// Inside TLS. Boxed: the TLS state is large and most of a sidecar's app side is plain.
     Tls(Box<TlsStream<TcpStream>>),
+    /// Inside mutual TLS with a peer of the mesh, until that is revoked.
+    Peer(Box<Guarded<TlsStream<TcpStream>>>),
     /// As a stream of an HTTP/2 connection between two Lorica proxies.
     Carried(Box<Carried>),
     /// In memory, for tests of the codecs.
@@ -150,6 +153,7 @@ impl Stream {
         let tcp = match self {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
+            Self::Peer(peer) => peer.stream().get_ref().0,
             // A stream that is dropped before its end is reset.
             Self::Carried(_) => return,
             #[cfg(any(test, fuzzing))]
@@ -170,6 +174,10 @@ macro_rules! each {
                 $call
             }
             Stream::Tls($stream) => {
+                let $stream = Pin::new($stream.as_mut());
+                $call
+            }
+            Stream::Peer($stream) => {
                 let $stream = Pin::new($stream.as_mut());
                 $call
             }
@@ -203,6 +211,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(tcp) => tcp.is_write_vectored(),
             Self::Tls(tls) => tls.is_write_vectored(),
+            Self::Peer(peer) => peer.is_write_vectored(),
             Self::Carried(carried) => carried.is_write_vectored(),
             #[cfg(any(test, fuzzing))]
             Self::Memory(memory) => memory.is_write_vectored(),

@@ -16,6 +16,7 @@ use lorica_model::snapshot::{
 };
 #[cfg(feature = "http3")]
 use lorica_model::snapshot::{Certificate, TlsChain};
+use lorica_model::spiffe::TrustDomain;
 use lorica_xds::client::Client;
 use smallvec::SmallVec;
 use tokio::sync::watch;
@@ -230,7 +231,16 @@ impl View {
             let inbound = view.snapshot.inbound.iter().map(|inbound| &inbound.authorization);
             inbound.chain(view.snapshot.gateway.values().flat_map(|unit| unit.authorizations()))
         }
-        all(self).eq(all(other))
+        // The trust domains whose callers are believed.
+        fn trusted(view: &View) -> Option<impl Iterator<Item = &TrustDomain>> {
+            view.snapshot.bundle.as_ref().map(|bundle| bundle.federated.keys())
+        }
+        let same_domains = match (trusted(self), trusted(other)) {
+            (Some(own), Some(others)) => own.eq(others),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        same_domains && all(self).eq(all(other))
     }
 
     /// Whether rules of a gateway's port may look at what tokens say.

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use lorica_identity::TlsEpoch;
+use lorica_identity::{PeerIdentity, TlsEpoch};
 use lorica_model::name::ServicePort;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{InboundPort, MtlsMode, Protocol};
@@ -26,9 +26,11 @@ use crate::path::deadline::Heirs;
 use crate::path::mtls::Negotiated;
 use crate::path::record::{Parties, UnderWay};
 use crate::path::relay::Relayed;
+use crate::peers::Peers;
 use crate::pool::Pool;
 use crate::rejudge::Rejudge;
 use crate::source::Source;
+use crate::stream::Stream;
 use crate::supervisor::Ending;
 use crate::tokens::Tokens;
 use crate::told::Told;
@@ -73,6 +75,8 @@ pub struct Worker {
     pub rejudge: Rejudge,
     /// Who called what.
     pub observed: Observed,
+    /// Connections with peers, to be closed when these are revoked.
+    peers: Peers,
     /// How the proxy is to end.
     pub ending: watch::Receiver<Ending>,
     /// Set when nothing is served any more.
@@ -163,6 +167,7 @@ impl Worker {
             tokens: Tokens::default(),
             rejudge: Rejudge::default(),
             observed: Observed::new(observer),
+            peers: Peers::default(),
             refusals,
             #[cfg(feature = "http3")]
             http3: RefCell::default(),
@@ -184,7 +189,8 @@ impl Worker {
         let newest = worker.clone();
         tokio::task::spawn_local(async move {
             while epochs.changed().await.is_ok() {
-                *newest.epoch.borrow_mut() = unshared(&epochs.borrow_and_update());
+                let epoch = unshared(&epochs.borrow_and_update());
+                newest.take(epoch);
             }
         });
         let pool = worker.pool.clone();
@@ -245,6 +251,35 @@ impl Worker {
         if !before.authorizes_as(view) {
             self.rejudge.change();
         }
+    }
+
+    /// Takes a TLS epoch into use. Connections with peers that are revoked by now are closed.
+    fn take(&self, epoch: Option<Arc<TlsEpoch>>) {
+        let revoked = epoch.as_ref().map(|epoch| epoch.revoked().clone());
+        *self.epoch.borrow_mut() = epoch;
+        let closed = revoked.map_or(0, |revoked| self.peers.close(&revoked));
+        if closed > 0 {
+            tracing::warn!(closed, "connections with revoked peers were closed");
+        }
+    }
+
+    /// Lets a peer in that has proved who it is: the connection, which ends once its peer is revoked. It is held against the newest list,
+    /// also where the handshake began before that came, or went on from an earlier session without looking at certificates.
+    ///
+    /// # Errors
+    /// Where it is revoked already, what is to be told.
+    pub fn admit(&self, stream: Stream, peer: &PeerIdentity) -> Result<Stream, String> {
+        let workload = peer.facts.as_ref().map(|facts| &facts.workload);
+        if self.epoch.borrow().as_ref().is_some_and(|epoch| epoch.revoked().is_revoked(&peer.id, workload)) {
+            return Err(match workload {
+                Some(workload) => format!("{workload} ({}) is revoked", peer.id),
+                None => format!("{} is revoked", peer.id),
+            });
+        }
+        Ok(match stream {
+            Stream::Tls(tls) => Stream::Peer(Box::new(self.peers.enter(*tls, peer))),
+            other => other,
+        })
     }
 
     /// The TLS epoch in force.

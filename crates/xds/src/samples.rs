@@ -6,17 +6,18 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
+use lorica_model::cel::Expression;
 use lorica_model::name::{GatewayName, Label, Namespace, SecretName, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
     Abort, AbortAnswer, AccessAction, AccessPolicy, AccessRule, Action, Adaptive, Affinity, Algorithm, Among, Authentication,
-    Authorization, Backend, BackendTls, Balancing, Bandwidth, Certificate, ClaimHeader, ClientValidation, Cluster, Connections, Cors,
-    Counted, Delay, DelayTime, EgressCaller, EgressHost, EgressRule, EgressUnit, Ejection, Endpoint, EndpointSet, FailurePercentage, Fault,
-    FieldMatch, Filters, Forward, GatewayUnit, HashOn, HeaderEdits, HealthCheck, HealthQuestion, Hedge, HostPattern, Hosts, HttpRule,
-    IdentityPattern, InboundPort, InboundUnit, KeyPart, LimitService, Limits, Listening, Locality, Mirror, MtlsMode, NameAnswer, NameFault,
-    NameRecord, NameTable, Nearness, Operation, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, PathPattern, Pattern, Pause,
-    PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RetryLimit, RetryOn, RouteMatch, ServerTls, Share, SlowStart, Source,
-    SuccessRate, Terminated, Timeouts, TlsAction, TlsChain, TokenAlgorithm, TokenPlace, TokenProvider, Traffic, Transport, TransportRoute,
-    TrustBundle, Unavailable, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
+    Authorization, Backend, BackendTls, Balancing, Bandwidth, Certificate, ClaimHeader, ClaimMatch, ClientValidation, Cluster, Connections,
+    Cors, Counted, Delay, DelayTime, EgressCaller, EgressHost, EgressRule, EgressUnit, Ejection, Endpoint, EndpointSet, FailurePercentage,
+    Fault, FieldMatch, Filters, Forward, GatewayUnit, HashOn, HeaderEdits, HealthCheck, HealthQuestion, Hedge, HostPattern, Hosts,
+    HttpRule, IdentityPattern, InboundPort, InboundUnit, KeyPart, LimitService, Limits, Listening, Locality, Mirror, MtlsMode, NameAnswer,
+    NameFault, NameRecord, NameTable, Nearness, Operation, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch, PathPattern, Pattern,
+    Pause, PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RetryLimit, RetryOn, Revoked, RouteMatch, ServerTls, Share, SlowStart,
+    Source, SuccessRate, Terminated, Timeouts, TlsAction, TlsChain, TokenAlgorithm, TokenPlace, TokenProvider, Traffic, Transport,
+    TransportRoute, TrustBundle, Unavailable, Unlisted, ValueMatch, VirtualHost, WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use proptest::collection::{btree_map, btree_set, vec};
@@ -150,7 +151,16 @@ pub(crate) fn names(namespace: &str, services: &[&str]) -> NameTable {
 pub(crate) fn bundle() -> TrustBundle {
     let federated =
         [("other.example", 9), ("third.example", 10)].map(|(name, byte)| (TrustDomain::new(name).unwrap(), vec![vec![byte; 50]]));
-    TrustBundle { trust_domain: TrustDomain::default(), roots: vec![vec![7; 100], vec![8; 3]], federated: federated.into() }
+    let revoked = Revoked {
+        identities: ["spiffe://mesh.local/ns/shop/sa/bad".parse().unwrap()].into(),
+        workloads: ["web-1.shop".parse().unwrap()].into(),
+    };
+    TrustBundle {
+        federated: federated.into(),
+        revoked,
+        revocation_lists: vec![vec![9; 70]],
+        ..TrustBundle::new(TrustDomain::default(), vec![vec![7; 100], vec![8; 3]])
+    }
 }
 
 /// All resources of `unit` and its endpoints, for Lorica's proxy.
@@ -525,15 +535,29 @@ fn any_authorization() -> impl Strategy<Value = Authorization> {
     ]
     .boxed();
     let network = (any::<std::net::IpAddr>(), 0..=32u8).prop_map(|(address, length)| ipnet::IpNet::new(address, length).unwrap().trunc());
-    let source = (any_among(identity.clone()), any_among(identity), any_among(network.boxed()))
-        .prop_map(|(identities, namespaces, addresses)| Source { identities, namespaces, addresses });
+    let claim = ("[a-z.]{1,6}", vec("[a-z ]{1,4}", 0..2)).prop_map(|(name, values)| ClaimMatch { name, values });
+    let claims = (vec(claim.clone(), 0..2), vec(claim, 0..2));
+    let source = (any_among(identity.clone()), any_among(identity), any_among(network.boxed()), claims).prop_map(
+        |(identities, namespaces, addresses, (claims, not_claims))| Source { identities, namespaces, addresses, claims, not_claims },
+    );
     let path = "(/([a-c]|\\{id\\})){1,3}(/\\*)?".prop_map(|text| text.parse::<PathPattern>().unwrap()).boxed();
     let host = prop_oneof!["[a-z]{1,4}", "\\*\\.[a-z]{1,4}"].prop_map(|text| HostPattern::of(&text)).boxed();
     let method = "[A-Z]{1,5}".prop_map(String::from).boxed();
     let headers = vec(any_field("[a-z][a-z-]{0,8}"), 0..2);
     let operation = (any_among(method), any_among(path), any_among(host), any_among((1..=u16::MAX).boxed()), headers)
         .prop_map(|(methods, paths, hosts, ports, headers)| Operation { methods, paths, hosts, ports, headers });
-    let rule = ("[a-z0-9]{1,4}", vec(source, 0..2), vec(operation, 0..2)).prop_map(|(name, from, to)| AccessRule { name, from, to });
+    let when = option::of(proptest::sample::select(vec![
+        "request.method == 'GET' && !(claims.sub == \"a\")",
+        "source.address.startsWith('10.')",
+        "claims.groups.exists(g, g == 'a') // only some",
+    ]));
+    let when = when.prop_map(|when| when.map(|text| Expression::parse(text).unwrap()));
+    let rule = ("[a-z0-9]{1,4}", vec(source, 0..2), vec(operation, 0..2), when).prop_map(|(name, from, to, when)| AccessRule {
+        name,
+        from,
+        to,
+        when,
+    });
     let action = prop_oneof![Just(AccessAction::Allow), Just(AccessAction::Deny), Just(AccessAction::Audit)];
     let policy = (any_origin(), action, any::<bool>(), vec(rule, 0..3)).prop_map(|(origin, action, shadow, rules)| AccessPolicy {
         origin: std::sync::Arc::new(origin),
@@ -746,8 +770,16 @@ pub(crate) fn any_names() -> impl Strategy<Value = NameTable> {
 pub(crate) fn any_bundle() -> impl Strategy<Value = TrustBundle> {
     let domain = || "[a-z0-9._-]{1,12}".prop_map(|text| TrustDomain::new(&text).unwrap());
     let roots = || vec(vec(any::<u8>(), 0..200), 0..3);
-    (domain(), roots(), btree_map(domain(), roots(), 0..3)).prop_map(|(trust_domain, roots, mut federated)| {
-        federated.remove(&trust_domain);
-        TrustBundle { trust_domain, roots, federated }
-    })
+    (domain(), roots(), btree_map(domain(), roots(), 0..3), any_revoked(), roots()).prop_map(
+        |(trust_domain, roots, mut federated, revoked, revocation_lists)| {
+            federated.remove(&trust_domain);
+            TrustBundle { trust_domain, roots, federated, revoked, revocation_lists }
+        },
+    )
+}
+
+fn any_revoked() -> impl Strategy<Value = Revoked> {
+    let identity = any_label().prop_map(|name| format!("spiffe://mesh.local/ns/shop/sa/{name}").parse::<SpiffeId>().unwrap());
+    let workload = (any_namespace(), any_label()).prop_map(|(namespace, name)| WorkloadName::new(namespace, name));
+    (btree_set(identity, 0..4), btree_set(workload, 0..4)).prop_map(|(identities, workloads)| Revoked { identities, workloads })
 }

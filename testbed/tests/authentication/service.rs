@@ -11,7 +11,7 @@ use super::issuer::Issuer;
 use super::{bearer, policy, request, services};
 
 /// A proxy beside `echo`, the app of `web.shop`, that takes plaintext, under these policies.
-async fn beside(mesh: &Mesh, echo: &EchoServer, policies: &str) -> anyhow::Result<Proxy> {
+pub(super) async fn beside(mesh: &Mesh, echo: &EchoServer, policies: &str) -> anyhow::Result<Proxy> {
     let open = policy("open", "{mtls: {mode: Permissive}}");
     mesh.write("mesh.yaml", services(&[("web", echo.address())]) + &open + policies)?;
     let port = echo.address().port();

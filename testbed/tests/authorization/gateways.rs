@@ -55,6 +55,56 @@ async fn a_gateway_asks_who_connects() -> anyhow::Result<()> {
     mesh.finish().await
 }
 
+/// What a condition asks of a connection is known of bytes, too; what has no result lets nobody in, at Envoy neither.
+#[tokio::test]
+async fn conditions_hold_for_bytes() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let lines = mesh.program(testbed::app()?)?;
+    let listens = Port::free()?;
+    let _lines = mesh.start_outside(lines, ["tcp", "--listen", &listens.address().to_string()])?;
+    let when = |name: &str, action: &str, when: &str| {
+        policy(name, &format!("{{targetRefs: [{{kind: Gateway, name: edge}}], action: {action}, rules: [{{when: \"{when}\"}}]}}"))
+    };
+    let edge = testbed::service("lines", "tcp", listens.address())
+        + &testbed::gateway("  - {name: lines, port: 90, protocol: TCP}\n")
+        + &testbed::route("TCPRoute", "lines", "  rules: [{backendRefs: [{name: lines, port: 80}]}]\n");
+    mesh.apply(&(edge + &when("near", "Allow", "source.address.startsWith('127.0.0.1:')") + &when("low", "Deny", "source.port < 1024")))
+        .await?;
+    let (lorica, at) = gateway(&mesh, 90).await?;
+    let envoy = Envoy::start(&mesh, &["--gateway", "edge.shop", "--bind", "90=0"]).await?;
+    let mut places = vec![at];
+    places.extend(envoy.as_ref().map(|envoy| envoy.bound(90)).transpose()?);
+    let becomes = async |passes: bool, what: &str| -> anyhow::Result<()> {
+        for at in &places {
+            eventually(what, PATIENCE, || async {
+                let mut connection = Connection::open(*at).await?;
+                anyhow::ensure!(echoed(&mut connection, b"one\n").await == passes);
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    };
+    becomes(true, "who is near may connect").await?;
+    // Nobody proves an identity here, so nothing tells that the denial does not mean it.
+    for (name, action, text, passes) in [
+        ("low", "Deny", "source.identity == 'spiffe://a/b'", false),
+        ("low", "Deny", "connection.mtls", true),
+        ("near", "Allow", "source.identity != 'spiffe://a/b'", false),
+        ("near", "Allow", "source.port > 0", true),
+        ("near", "Allow", "source.port > 0 || request.method == 'GET'", false),
+    ] {
+        mesh.apply(&when(name, action, text)).await?;
+        becomes(passes, text).await?;
+    }
+    if let Some(envoy) = envoy {
+        envoy.refused_nothing(&mesh, &["listener_manager.lds."]).await?;
+        envoy.running.stop().await?;
+    }
+    lorica.stop().await?;
+    mesh.finish().await
+}
+
 #[tokio::test]
 async fn what_a_gateway_lets_in_ends_when_its_permission_does() -> anyhow::Result<()> {
     let mesh = Mesh::start().await?;

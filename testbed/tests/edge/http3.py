@@ -6,7 +6,7 @@ Each COMMAND is a JSON object, carried out in order on one connection; each prin
 
     {"get": "/path", "host": "a.example"}                       one request; "method", "headers", "body" (so many bytes), "trailers"
     {"many": 50, "path": "/x", "body": 1000}                    as many at once
-    {"reset": "/path"}                                          gives the request up once it has been sent
+    {"reset": "/path"}                                          gives the request up once something of its answer is there
     {"raw": [[name, value], ...]}                               a head as it is, pseudo-fields and all
     {"until": "file", "path": "/x"}                             one request after another until there is a file of that name
     {"goaway": true}                                            waits for GOAWAY
@@ -39,7 +39,7 @@ class Exchange:
     def __init__(self):
         self.status, self.headers, self.trailers = None, {}, {}
         self.interim, self.body, self.reset = [], 0, None
-        self.done = asyncio.Event()
+        self.begun, self.done = asyncio.Event(), asyncio.Event()
 
     def told(self):
         said = {"status": self.status, "headers": self.headers, "trailers": self.trailers, "body": self.body, "interim": self.interim}
@@ -81,6 +81,7 @@ class Client(QuicConnectionProtocol):
             if exchange is None:
                 continue
             if isinstance(event, HeadersReceived):
+                exchange.begun.set()
                 fields = [(name.decode(), value.decode()) for name, value in event.headers]
                 named = dict(fields)
                 if ":status" not in named:
@@ -116,8 +117,8 @@ async def carry_out(client, command):
         return {"statuses": sorted({str(exchange.status) for exchange in begun}), "bodies": sum(exchange.body for exchange in begun)}
     if "reset" in command:
         stream, exchange = client.begin(fields(command, command["reset"]))
-        # Once the server has it for certain, it is given up.
-        await client.ping()
+        # Before, the backend may not have heard of it, and would not hear of its end either.
+        await exchange.begun.wait()
         client._quic.stop_stream(stream, 0x10c)
         client.transmit()
         await exchange.done.wait()

@@ -78,6 +78,7 @@ async fn raw() -> anyhow::Result<(SocketAddr, Arc<AtomicUsize>)> {
                     asked.push(tcp.read_u8().await?);
                 }
                 if asked.starts_with(b"GET /raw/never") {
+                    tcp.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n").await?;
                     let end = tcp.read(&mut [0]).await;
                     left.fetch_add(1, Ordering::Relaxed);
                     end?;

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use lorica_model::name::{Label, Namespace, ServiceName};
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
+use serde_json::Value;
 
 use super::{HeaderArg, Output};
 
@@ -49,6 +50,7 @@ may, 1 if not.
 Examples:
   lorica authz can call-routing.contact GET recording.contact/list
   lorica authz can spiffe://other.example/ns/shop/sa/web POST orders.shop:8080/new --header x-team=a
+  lorica authz can web.shop DELETE orders.shop/7 --claim sub=ada --claim groups=admin
   lorica authz can nobody TCP database.shop:5432 --address 10.1.2.3 -f policies/"
 )]
 pub struct AuthzCanArgs {
@@ -64,6 +66,10 @@ pub struct AuthzCanArgs {
     /// A header of the request.
     #[arg(long = "header", value_name = "NAME=VALUE")]
     pub headers: Vec<HeaderArg>,
+    /// What the verified token of the request says; none: it has no token. A value that reads as JSON is that (`7`, `true`, `["a","b"]`), and a
+    /// name with dots a path.
+    #[arg(long = "claim", value_name = "NAME=VALUE")]
+    pub claims: Vec<ClaimArg>,
     /// The host that the request names. Default: the service's name.
     #[arg(long, value_name = "HOST")]
     pub host: Option<String>,
@@ -83,6 +89,7 @@ pub struct AuthzCanArgs {
 #[command(after_help = "A file of expectations is a list of these:
   - {caller: call-routing.contact, may: GET recording.contact/list}
   - {caller: analytics.contact, mayNot: DELETE recording.contact/items/7, headers: {x-team: a}}
+  - {caller: web.shop, may: DELETE orders.shop/7, claims: {sub: ada, groups: [admin]}}
   - {only: [call-routing.contact, desk.contact], may: POST recording.contact/items}   all other accounts may not
 
 Examples:
@@ -136,6 +143,23 @@ impl FromStr for AskerArg {
     }
 }
 
+/// What a token says: `NAME=VALUE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimArg {
+    /// The claim's name, or its path.
+    pub name: String,
+    /// What it says.
+    pub value: Value,
+}
+
+impl FromStr for ClaimArg {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("it reads NAME=VALUE, as in groups=admin")?;
+        Ok(Self { name: name.to_owned(), value: serde_json::from_str(value).unwrap_or_else(|_| value.into()) })
+    }
+}
+
 /// What is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallArg {
@@ -176,6 +200,10 @@ mod tests {
         for wrong in ["", "/list", "web:0/", "web:x", "We b/"] {
             assert!(wrong.parse::<CallArg>().is_err(), "{wrong}");
         }
+        for (text, value) in [("a=b", Value::from("b")), ("a=7", 7.into()), ("a=[\"b\"]", vec!["b"].into()), ("a=b=c", "b=c".into())] {
+            assert_eq!(text.parse(), Ok(ClaimArg { name: "a".to_owned(), value }), "{text}");
+        }
+        assert!("a".parse::<ClaimArg>().is_err() && "=a".parse::<ClaimArg>().is_err());
         assert_eq!("nobody".parse::<AskerArg>().unwrap(), AskerArg::Nobody);
         assert!(matches!("ann.shop".parse().unwrap(), AskerArg::Account(namespace, _) if namespace.as_str() == "shop"));
         assert!(matches!("spiffe://a/b".parse().unwrap(), AskerArg::Id(_)));

@@ -14,6 +14,14 @@ pub enum CaCommand {
     Status(CaStatusArgs),
     /// Replace the root without a failed call: it goes on by itself from phase to phase, and back until the old root is withdrawn.
     Rotate(CaRotateArgs),
+    /// Revoke a workload or an identity: no new certificate, no connection, and those that are open are closed.
+    Revoke(CaRevokeArgs),
+    /// List who is revoked, since when and why.
+    Revocations(CaStatusArgs),
+    /// Take a revocation back.
+    Reinstate(CaReinstateArgs),
+    /// Print this mesh's bundle as SPIFFE has it, to be written into a TrustBundle of another mesh.
+    Bundle,
     /// Take the root's key offline: write it to a file, and forget it here.
     ExportRootKey(CaExportArgs),
     /// Print a request for a new intermediate, to be signed where the root's key is.
@@ -66,6 +74,35 @@ pub struct CaRotateArgs {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
+}
+
+/// `lorica ca revoke`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lorica ca revoke recording-7f3a2c.contact --reason \"host lost\"    one workload
+  lorica ca revoke spiffe://mesh.local/ns/contact/sa/recording      every workload with this identity
+  lorica ca reinstate recording-7f3a2c.contact                      take it back")]
+pub struct CaRevokeArgs {
+    /// The workload, as `lorica status` shows it, or an identity.
+    #[arg(value_name = "WORKLOAD|spiffe://…")]
+    pub subject: String,
+    /// Why, for whoever looks later.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How long to wait for the proxies.
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
+    pub wait: std::time::Duration,
+}
+
+/// `lorica ca reinstate`.
+#[derive(Debug, Args)]
+pub struct CaReinstateArgs {
+    /// The workload or identity, as `lorica ca revocations` shows it.
+    #[arg(value_name = "WORKLOAD|spiffe://…")]
+    pub subject: String,
+    /// How long to wait for the proxies.
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
+    pub wait: std::time::Duration,
 }
 
 /// `lorica ca export-root-key`.

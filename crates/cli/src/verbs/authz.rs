@@ -32,8 +32,9 @@ pub(super) async fn authz(
 async fn can(client: impl Fn() -> anyhow::Result<ApiClient>, arguments: AuthzCanArgs, printer: &mut Printer) -> anyhow::Result<ExitCode> {
     let written = Written::of(client, &arguments.from).await?;
     let headers = arguments.headers.iter().map(|header| (header.name.clone(), header.value.clone())).collect();
+    let claims = world::claims(&arguments.claims)?;
     let AuthzCanArgs { caller, method, call, host, address, output, .. } = arguments;
-    let question = Question { caller, method, call, headers, host, address };
+    let question = Question { caller, method, call, headers, claims, host, address };
     let answer = written.answer(&question)?;
     if output.format == Format::Json {
         printer.data(&serde_json::to_string_pretty(&json!({

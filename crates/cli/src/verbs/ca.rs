@@ -5,14 +5,17 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
-use lorica_api::{ApiClient, CaStatus, ForgetRootKey, HeldUp, Pem, RootKey, RotateRequest, WaiveRequest};
+use lorica_api::{
+    ApiClient, CaStatus, ForgetRootKey, HeldUp, Pem, RevocationStatus, RevokeReply, RevokeRequest, RootKey, RotateRequest, WaiveRequest,
+};
 
 use super::status::{between, lasting};
-use crate::args::{CaCommand, CaExportArgs, CaRotateArgs, Format};
+use crate::args::{CaCommand, CaExportArgs, CaReinstateArgs, CaRevokeArgs, CaRotateArgs, Format};
 use crate::printer::Printer;
 
 pub(super) async fn ca(client: &ApiClient, command: CaCommand, printer: &mut Printer) -> anyhow::Result<ExitCode> {
@@ -21,6 +24,27 @@ pub(super) async fn ca(client: &ApiClient, command: CaCommand, printer: &mut Pri
         CaCommand::Rotate(arguments) => {
             let format = arguments.output.format;
             print(&rotate(client, arguments).await?, format, printer)?;
+        }
+        CaCommand::Revoke(CaRevokeArgs { subject, reason, wait }) => {
+            let reply: RevokeReply = client.ask_ca(&waiting("revoke", wait), &RevokeRequest { subject: subject.clone(), reason }).await?;
+            return Ok(told(&reply, &format!("{subject} revoked"), printer));
+        }
+        CaCommand::Reinstate(CaReinstateArgs { subject, wait }) => {
+            let request = RevokeRequest { subject: subject.clone(), reason: String::new() };
+            let reply: RevokeReply = client.ask_ca(&waiting("reinstate", wait), &request).await?;
+            return Ok(told(&reply, &format!("{subject} reinstated"), printer));
+        }
+        CaCommand::Revocations(arguments) => {
+            let revocations = client.ca().await?.revocations;
+            printer.data(&match arguments.output.format {
+                Format::Json => serde_json::to_string_pretty(&revocations)?,
+                Format::Table if revocations.is_empty() => "nobody is revoked".to_owned(),
+                Format::Table => revoked(&revocations, Timestamp::now()),
+            });
+        }
+        CaCommand::Bundle => {
+            printer.data(&client.ca_bundle().await?.to_string());
+            printer.note("next, at the other mesh: a TrustBundle with this as its `bundle`");
         }
         CaCommand::ExportRootKey(arguments) => export(client, &arguments, printer).await?,
         CaCommand::RequestIntermediate => {
@@ -36,6 +60,42 @@ pub(super) async fn ca(client: &ApiClient, command: CaCommand, printer: &mut Pri
         CaCommand::SignIntermediate(_) => anyhow::bail!("this verb needs no control plane, and is not among those that talk to one"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn waiting(what: &str, wait: Duration) -> String {
+    format!("{what}?wait={}ms", wait.as_millis())
+}
+
+/// Tells which proxies hold to a change of who is revoked, and who cannot.
+fn told(reply: &RevokeReply, done: &str, printer: &mut Printer) -> ExitCode {
+    let Some(receipt) = &reply.receipt else {
+        printer.data(&format!("{done}: its certificates are over, and no proxy holds it any more"));
+        return ExitCode::SUCCESS;
+    };
+    printer.data(&super::sentence(receipt, done));
+    if !reply.without.is_empty() {
+        printer.warning(&format!(
+            "these cannot be told of revocations, and take a revoked certificate until it ends: {}\nhint: `lorica ca status` says when a certificate ends; docs/identity.md says who can be told",
+            reply.without.join(", ")
+        ));
+    }
+    let good = receipt.is_complete() && receipt.rejected.is_empty();
+    if good { ExitCode::SUCCESS } else { ExitCode::from(super::PARTLY) }
+}
+
+fn revoked(revocations: &[RevocationStatus], now: Timestamp) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["REVOKED", "FOR", "HELD BY PROXIES FOR", "REASON"]);
+    for revocation in revocations {
+        let held = match &revocation.until {
+            Some(until) if revocation.held_by_proxies => between(until, now),
+            Some(_) => "-".to_owned(),
+            None => "ever".to_owned(),
+        };
+        table.add_row([revocation.subject.as_str(), &between(&revocation.at, now), &held, &revocation.reason]);
+    }
+    lines(&table)
 }
 
 fn text(path: &Path) -> anyhow::Result<String> {
@@ -113,6 +173,9 @@ fn shown(status: &CaStatus, now: Timestamp) -> String {
     if let (Some(phase), Some(since)) = (&status.phase, &status.since) {
         text.push_str(&format!("\n\n{}", rotation(status, phase, &between(since, now), now)));
     }
+    if !status.revocations.is_empty() {
+        text.push_str(&format!("\n\n{}", revoked(&status.revocations, now)));
+    }
     text
 }
 
@@ -126,6 +189,9 @@ fn rotation(status: &CaStatus, phase: &str, since: &str, now: Timestamp) -> Stri
         _ => "have a certificate from the root that stays",
     };
     let mut text = format!("rotation{back}: {phase} for {since}; {} of {} workloads {what}", status.acknowledged, status.concerned);
+    if let Some(until) = &status.distributes_until {
+        text.push_str(&format!("\nother meshes have {} more to fetch the new root", between(until, now)));
+    }
     if let Some(at) = &status.withdraws_at {
         text.push_str(&format!("\nthe old root is withdrawn in {} at the earliest", between(at, now)));
     }
@@ -156,6 +222,28 @@ mod tests {
     use lorica_api::RootStatus;
 
     use super::*;
+
+    #[test]
+    fn who_is_revoked_is_listed_with_how_long_proxies_hold_it() {
+        let one = |subject: &str, until: Option<&str>, held_by_proxies: bool| RevocationStatus {
+            subject: subject.to_owned(),
+            reason: "host lost".to_owned(),
+            at: "2026-01-01T00:00:00Z".to_owned(),
+            held_by_proxies,
+            until: until.map(str::to_owned),
+        };
+        let list = [
+            one("web-1.shop", Some("2026-01-01T13:00:00Z"), true),
+            one("web-2.shop", Some("2026-01-01T01:00:00Z"), false),
+            one("spiffe://other.example/ns/a/sa/b", None, true),
+        ];
+        let text = revoked(&list, "2026-01-01T03:00:00Z".parse().unwrap());
+        let rows: Vec<_> = text.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(
+            rows,
+            ["web-1.shop 3 h 10 h host lost", "web-2.shop 3 h - host lost", "spiffe://other.example/ns/a/sa/b 3 h ever host lost"]
+        );
+    }
 
     #[test]
     fn who_holds_a_rotation_up_is_named() {

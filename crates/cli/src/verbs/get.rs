@@ -68,6 +68,7 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
         Kind::Service => vec!["PORTS", "DECLARED BY"],
         Kind::Workload => vec!["SERVICE", "ADDRESS"],
         Kind::WorkloadIdentity => vec!["ACCOUNT", "HOST", "ATTRIBUTES"],
+        Kind::TrustBundle => vec!["TRUST DOMAIN", "FROM", "SEQUENCE", "SINCE", "NEXT", "STATUS"],
         Kind::AuthenticationPolicy => vec!["ABOUT", "MTLS", "ISSUERS", "STATUS"],
         Kind::AuthorizationPolicy => vec!["ABOUT", "ACTION", "RULES", "STATUS"],
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => vec!["PARENTS", "HOSTS", "RULES", "STATUS"],
@@ -101,6 +102,14 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
             Kind::WorkloadIdentity => {
                 vec![at("/spec/account"), item.pointer("/spec/host").map_or_else(|| "any".to_owned(), text), attributes(item)]
             }
+            Kind::TrustBundle => vec![
+                at("/spec/trustDomain"),
+                item.pointer("/spec/endpoint/url").map_or_else(|| "written".to_owned(), text),
+                at("/status/sequence"),
+                at("/status/fetchedAt"),
+                at("/status/nextFetchAt"),
+                since(item, condition(item)),
+            ],
             Kind::AuthenticationPolicy => vec![about(item), at("/spec/mtls/mode"), issuers(item), condition(item)],
             Kind::AuthorizationPolicy => vec![about(item), action(item), rules(item), condition(item)],
             Kind::Gateway => vec![
@@ -229,6 +238,14 @@ fn condition(item: &Value) -> String {
         .into_iter()
         .find(|condition| condition["status"] == "False" && condition["type"] != "Conflicted")
         .map_or_else(|| "Accepted".to_owned(), |condition| format!("{}: {}", text(&condition["reason"]), text(&condition["message"])))
+}
+
+/// A condition with the time since when it fails.
+fn since(item: &Value, condition: String) -> String {
+    match item.pointer("/status/failingSince") {
+        Some(since) => format!("{condition} (since {})", text(since)),
+        None => condition,
+    }
 }
 
 fn text(value: &Value) -> String {

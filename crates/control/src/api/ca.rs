@@ -7,20 +7,24 @@ use axum::Json;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::routing::{get, post};
-use lorica_api::{CaStatus, ForgetRootKey, Pem, RootKey, RotateRequest, SvidList, WaiveRequest};
+use lorica_api::{CaStatus, ForgetRootKey, Pem, RevokeReply, RevokeRequest, RootKey, RotateRequest, SvidList, WaiveRequest};
 use lorica_identity::SecretPem;
 use lorica_identity::intermediate::{OwnCa, OwnIntermediate};
 
-use super::Failure;
-use super::request::Body;
+use super::request::{Body, Query};
+use super::{Failure, Wait};
 use crate::ControlPlane;
-use crate::ca::{Ca, CaError};
+use crate::ca::{Ca, CaError, Subject};
 
 pub(super) fn router() -> Router<Arc<ControlPlane>> {
     Router::new()
         .route("/v1/ca", get(status))
         .route("/v1/ca/svids", get(svids))
+        .route("/v1/ca/revoke", post(revoke))
+        .route("/v1/ca/reinstate", post(reinstate))
+        .route("/v1/ca/bundle", get(bundle))
         .route("/v1/ca/rotate", post(rotate))
         .route("/v1/ca/rollback", post(roll_back))
         .route("/v1/ca/waive", post(waive))
@@ -73,6 +77,46 @@ async fn svids(State(control): State<Arc<ControlPlane>>) -> Json<SvidList> {
     Json(control.ca.svid_list(SystemTime::now()))
 }
 
+async fn revoke(
+    State(control): State<Arc<ControlPlane>>,
+    Query(wait): Query<Wait>,
+    Body(request): Body<RevokeRequest>,
+) -> Result<Json<RevokeReply>, Failure> {
+    let subject: Subject = request.subject.parse()?;
+    told(control, &wait, move |ca| ca.revoke(subject, &request.reason, SystemTime::now()).map(Some)).await
+}
+
+async fn reinstate(
+    State(control): State<Arc<ControlPlane>>,
+    Query(wait): Query<Wait>,
+    Body(request): Body<RevokeRequest>,
+) -> Result<Json<RevokeReply>, Failure> {
+    let subject: Subject = request.subject.parse()?;
+    told(control, &wait, move |ca| ca.reinstate(&subject, SystemTime::now())).await
+}
+
+/// Changes who is revoked, and waits for the proxies.
+async fn told(
+    control: Arc<ControlPlane>,
+    wait: &Wait,
+    ask: impl FnOnce(&Ca) -> Result<Option<u64>, CaError> + Send + 'static,
+) -> Result<Json<RevokeReply>, Failure> {
+    let wait = wait.duration()?;
+    let receipt = match asked(control.clone(), ask).await? {
+        Some(revision) => crate::wait_for(&control.mesh, revision, wait).await,
+        None => None,
+    };
+    Ok(Json(RevokeReply { receipt, without: control.mesh.without_revocations() }))
+}
+
+/// The bundle that other meshes are told.
+async fn bundle(State(control): State<Arc<ControlPlane>>) -> Result<([(HeaderName, &'static str); 1], String), Failure> {
+    let failed = |error: String| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error, None);
+    let told = tokio::task::spawn_blocking(move || control.federation.own.document(SystemTime::now())).await;
+    let document = told.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(format!("{error:#}")))?;
+    Ok(([(CONTENT_TYPE, "application/json")], document))
+}
+
 async fn rotate(State(control): State<Arc<ControlPlane>>, Body(request): Body<RotateRequest>) -> Result<Json<CaStatus>, Failure> {
     let own = own(request)?;
     changed(control, move |ca| ca.rotate(own.as_ref(), SystemTime::now())).await
@@ -108,7 +152,7 @@ async fn export_root_key(State(control): State<Arc<ControlPlane>>) -> Result<Jso
 }
 
 async fn forget_root_key(State(control): State<Arc<ControlPlane>>, Body(request): Body<ForgetRootKey>) -> Result<Json<CaStatus>, Failure> {
-    changed(control, move |ca| ca.forget_root_key(&request.root)).await
+    changed(control, move |ca| ca.forget_root_key(&request.root, SystemTime::now())).await
 }
 
 async fn request_intermediate(State(control): State<Arc<ControlPlane>>) -> Result<Json<Pem>, Failure> {

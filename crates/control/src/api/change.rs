@@ -31,6 +31,7 @@ pub(super) async fn apply(
     }
     found.extend(lorica_identity::jwt::mistakes(&documents, text));
     found.extend(lorica_identity::secrets::mistakes(&documents, text));
+    found.extend(lorica_identity::federation::mistakes(&documents, &control.mesh.trust_domain(), text));
     found.extend(crate::rate_limit::not_held(&documents, &seen.proxies, text));
     let (errors, warnings): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.severity == Severity::Error);
     if !errors.is_empty() {

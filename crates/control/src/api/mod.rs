@@ -143,7 +143,7 @@ async fn list(
     let wanted = |resource: &&Resource| {
         resource.kind == kind && within.namespace.as_deref().is_none_or(|namespace| resource.metadata.namespace.as_str() == namespace)
     };
-    let items = seen.published.resources.iter().filter(wanted).map(|resource| shown(&seen.published.world(), resource));
+    let items = seen.published.resources.iter().filter(wanted).map(|resource| shown(&control, &seen.published.world(), resource));
     Ok(Json(ResourceList { items: items.collect() }))
 }
 
@@ -166,14 +166,17 @@ async fn one(
         .resources
         .get(&key)
         .ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, format!("there is no {key}"), Some("`lorica get` lists what there is")))?;
-    Ok(Json(shown(&seen.published.world(), found)))
+    Ok(Json(shown(&control, &seen.published.world(), found)))
 }
 
 /// A resource as stored, with its status. What a Secret holds is never shown, only how much.
-fn shown(world: &World<'_>, resource: &Resource) -> serde_json::Value {
+fn shown(control: &ControlPlane, world: &World<'_>, resource: &Resource) -> serde_json::Value {
     let mut document = resource.document.clone();
     let Some(object) = document.as_object_mut() else { return document };
-    if let Some(status) = status(world, resource) {
+    if let Some(mut status) = status(world, resource) {
+        if let (Spec::TrustBundle(bundle), Some(fields)) = (&resource.spec, status.as_object_mut()) {
+            fields.extend(control.federation.shown(&bundle.trust_domain));
+        }
         object.insert("status".to_owned(), status);
     }
     if let Spec::Secret(secret) = &resource.spec {

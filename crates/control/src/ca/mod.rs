@@ -3,6 +3,8 @@
 //! In: requests that the door let through, what users ask of the CA, time. Out: SVIDs, the bundle that the mesh trusts. What is decided
 //! is in the store before it is published, so that a control plane that starts goes on where the last one was.
 
+mod issued;
+mod revoke;
 mod rotate;
 mod start;
 mod svids;
@@ -13,15 +15,17 @@ use std::time::{Duration, SystemTime};
 
 use lorica_identity::intermediate::IntermediateRequest;
 use lorica_identity::root_rotation::{Phase, RootRotation};
-use lorica_identity::{Authority, AuthorityError, AuthorityRecord, CertificateDer, Grant, Renewal, SecretPem, SignError};
+use lorica_identity::{Authority, AuthorityError, AuthorityRecord, CertificateDer, Grant, KeyPair, Renewal, SecretPem, SignError, Svid};
 use lorica_model::name::WorkloadName;
-use lorica_model::snapshot::TrustBundle;
-use lorica_model::spiffe::TrustDomain;
+use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+pub use revoke::Subject;
 pub use start::CaStart;
 
+use self::issued::{Issued, IssuedBook};
+use self::revoke::Revocations;
 use self::svids::{IssuedSvid, Svids};
 use crate::mesh::Mesh;
 use crate::store::{Expected, Store, StoreError, Table, Write};
@@ -43,10 +47,13 @@ pub struct Ca {
     store: Arc<dyn Store>,
     /// How long an SVID holds.
     lifetime: Duration,
+    /// How long others are given to learn of a new root before anything comes from it.
+    ahead: Duration,
     /// Held through each change; taken before the others.
     changing: Mutex<()>,
     held: RwLock<Held>,
     svids: Mutex<Svids>,
+    issued: Mutex<IssuedBook>,
     /// Told when a rotation begins.
     begun: Notify,
 }
@@ -60,6 +67,7 @@ struct Held {
     rotation: Option<RootRotation>,
     /// Workloads that have acknowledged the bundle of now, also if they are not connected any more.
     acknowledged: BTreeSet<String>,
+    revocations: Arc<Revocations>,
 }
 
 /// A rotation as it is stored.
@@ -95,6 +103,8 @@ pub struct Signed {
     pub chain: Vec<CertificateDer<'static>>,
     /// The root that it comes from.
     pub root: CertificateDer<'static>,
+    /// The same, by the SHA-256 of its certificate.
+    root_id: String,
     /// The end of its life.
     pub not_after: SystemTime,
 }
@@ -114,7 +124,7 @@ impl Ca {
     /// The CA that signs.
     #[must_use]
     pub fn authority(&self) -> Arc<Authority> {
-        self.held().issuing
+        self.held.read().unwrap_or_else(PoisonError::into_inner).issuing.clone()
     }
 
     /// Whose identities it signs.
@@ -138,24 +148,86 @@ impl Ca {
         self.svids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Signs a request and enters it into the books. Waits for the disk.
+    fn issued(&self) -> MutexGuard<'_, IssuedBook> {
+        // Every change of it is complete before the next line can fail.
+        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Signs a request for an identity, and enters it into the books, which are stored a moment later.
     ///
     /// # Errors
-    /// When it is not signed, or cannot be stored.
-    pub fn sign(&self, workload: &WorkloadName, csr_der: &[u8], grant: &Grant, now: SystemTime) -> Result<Signed, CaError> {
-        // A rotation changes who signs only once nobody is signing: after that, nothing comes from the old root.
+    /// When its sender is revoked, or it is not signed.
+    pub fn sign_identity(&self, csr_der: &[u8], grant: &Grant, now: SystemTime) -> Result<Signed, CaError> {
+        // A rotation changes who signs, and a revocation for whom, only once nobody is signing: after that, nothing comes from the old
+        // root, and what was signed is in the books.
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
-        let authority = held.issuing.clone();
+        let workload = grant.facts.as_ref().map(|facts| &facts.workload);
+        if held.revocations.refuse(&grant.id, workload) {
+            let who = workload.map_or_else(|| grant.id.to_string(), |workload| format!("{workload} ({})", grant.id));
+            return Err(CaError::Refused(format!("{who} is revoked")));
+        }
+        let authority = &held.issuing;
         let chain = authority.sign(csr_der, grant, now)?;
-        drop(held);
-        let peer = lorica_identity::peer_identity(&chain).map_err(|error| CaError::Broken(error.to_string()))?;
-        let svid = IssuedSvid { identity: peer.id, root: authority.root_id(), not_before: peer.not_before, not_after: peer.not_after };
+        let leaf = chain.first().ok_or_else(|| CaError::Broken("the chain is empty".to_owned()))?;
+        let serial = lorica_identity::revocation_list::serial_number(leaf).map_err(CaError::Broken)?;
+        let not_after = lorica_identity::peer_identity(&chain).map_err(|error| CaError::Broken(error.to_string()))?.not_after;
+        let issued = Issued { identity: grant.id.clone(), workload: workload.cloned(), issuer: authority.intermediate_id(), not_after };
+        self.issued().enter(issued::hexadecimal(&serial), issued);
+        Ok(Signed { chain, root: authority.root().clone(), root_id: authority.root_id(), not_after })
+    }
+
+    /// Signs a workload's request and enters it into the books. Waits for the disk.
+    ///
+    /// # Errors
+    /// When it is revoked, it is not signed, or cannot be stored.
+    pub fn sign(&self, workload: &WorkloadName, csr_der: &[u8], grant: &Grant, now: SystemTime) -> Result<Signed, CaError> {
+        let signed = self.sign_identity(csr_der, grant, now)?;
+        let peer = lorica_identity::peer_identity(&signed.chain).map_err(|error| CaError::Broken(error.to_string()))?;
+        let svid = IssuedSvid { identity: peer.id, root: signed.root_id.clone(), not_before: peer.not_before, not_after: peer.not_after };
         let key = workload.to_string();
         let value = serde_json::to_vec(&svid).map_err(|error| CaError::Broken(error.to_string()))?;
-        self.store.write(&[Write { table: Table::Svids, key: key.clone(), value: Some(value), expected: Expected::Anything }])?;
-        let not_after = svid.not_after;
+        self.write_with_issued(
+            vec![Write { table: Table::Svids, key: key.clone(), value: Some(value), expected: Expected::Anything }],
+            now,
+        )?;
         self.svids().insert(key, svid);
-        Ok(Signed { chain, root: authority.root().clone(), not_after })
+        Ok(signed)
+    }
+
+    /// Stores what the books on SVIDs have to tell, together with `writes`.
+    fn write_with_issued(&self, mut writes: Vec<Write>, now: SystemTime) -> Result<(), CaError> {
+        let changes = self.issued().changes(now);
+        let more = changes.iter().map(issued::write).collect::<Result<Vec<_>, _>>().map_err(|error| CaError::Broken(error.to_string()))?;
+        writes.extend(more);
+        if writes.is_empty() {
+            return Ok(());
+        }
+        self.store.write(&writes).map(drop).map_err(|error| {
+            self.issued().not_stored(changes);
+            error.into()
+        })
+    }
+
+    /// The CA of the root that others have known longest: while a rotation is under way, the one that is to go.
+    #[must_use]
+    pub fn known_longest(&self) -> Arc<Authority> {
+        let held = self.held();
+        let going = held.under_way().zip(held.other.as_ref()).filter(|(rotation, other)| other.root_id() == rotation.old);
+        going.map_or(held.issuing.clone(), |(_, other)| other.clone())
+    }
+
+    /// An SVID for the control plane itself where other meshes see it, from the root that they have known longest, with the name of that root.
+    ///
+    /// # Errors
+    /// When it is not signed.
+    pub fn own_svid(&self, id: &SpiffeId, now: SystemTime) -> Result<(Svid, String), CaError> {
+        let broken = |error: lorica_identity::SvidError| CaError::Broken(error.to_string());
+        let authority = self.known_longest();
+        let key = KeyPair::generate().map_err(broken)?;
+        let mut grant = Grant::new(id.clone());
+        grant.lifetime = self.lifetime;
+        let chain = authority.sign(&key.request(id).map_err(broken)?, &grant, now)?;
+        Ok((Svid::new(&chain, key).map_err(broken)?, authority.root_id()))
     }
 
     /// Renews the intermediate in time and carries rotations on, for ever.
@@ -181,6 +253,7 @@ impl Ca {
             self.renew_intermediate(now)?;
         }
         self.forget(now)?;
+        self.forget_revocations(now)?;
         self.advance(now)
     }
 
@@ -188,11 +261,8 @@ impl Ca {
     fn forget(&self, now: SystemTime) -> Result<(), CaError> {
         let ended = self.mesh.ended_in_order();
         let over = self.svids().over(&ended, now);
-        if over.is_empty() {
-            return Ok(());
-        }
         let gone = |key: &String| Write { table: Table::Svids, key: key.clone(), value: None, expected: Expected::Anything };
-        self.store.write(&over.iter().map(gone).collect::<Vec<_>>())?;
+        self.write_with_issued(over.iter().map(gone).collect(), now)?;
         self.svids().remove(&over);
         Ok(())
     }
@@ -208,7 +278,7 @@ impl Ca {
                 );
             }
             Renewal::Renewed(renewed) => {
-                self.sign_with(*renewed, Vec::new())?;
+                self.sign_with(*renewed, Vec::new(), now)?;
                 tracing::info!("the intermediate certificate was renewed");
             }
         }
@@ -221,11 +291,12 @@ impl Ca {
     }
 
     /// Stores an authority of the same root, and signs with it from then on.
-    fn sign_with(&self, authority: Authority, mut more: Vec<Write>) -> Result<(), CaError> {
+    fn sign_with(&self, authority: Authority, mut more: Vec<Write>, now: SystemTime) -> Result<(), CaError> {
+        let authority = authority.succeeding(&self.authority(), now)?;
         more.push(authority_record(&authority)?);
         self.store.write(&more)?;
         self.held.write().unwrap_or_else(PoisonError::into_inner).issuing = Arc::new(authority);
-        Ok(())
+        self.publish(now).map(drop)
     }
 
     /// Makes a new intermediate now, by the root's key.
@@ -239,7 +310,7 @@ impl Ca {
                 "the root's key is not here\nhint: `lorica ca request-intermediate` makes a request to be signed where it is".to_owned(),
             )
         })?;
-        self.sign_with(renewed, Vec::new())?;
+        self.sign_with(renewed, Vec::new(), now)?;
         tracing::info!("the intermediate certificate was replaced");
         Ok(())
     }
@@ -268,7 +339,7 @@ impl Ca {
         })?;
         let renewed = self.authority().with_intermediate(certificate, &key, now)?;
         let done = Write { table: Table::Mesh, key: REQUESTED.to_owned(), value: None, expected: Expected::Anything };
-        self.sign_with(renewed, vec![done])?;
+        self.sign_with(renewed, vec![done], now)?;
         tracing::info!("an intermediate certificate was installed");
         Ok(())
     }
@@ -290,14 +361,15 @@ impl Ca {
     ///
     /// # Errors
     /// When another root signs meanwhile, or the store refuses.
-    pub fn forget_root_key(&self, root: &str) -> Result<(), CaError> {
+    pub fn forget_root_key(&self, root: &str, now: SystemTime) -> Result<(), CaError> {
         let _changing = self.changing();
         let authority = self.authority();
         if authority.root_id() != root {
             return Err(CaError::Refused("another root signs meanwhile; nothing was forgotten".to_owned()));
         }
-        let without = Authority::from_record(&AuthorityRecord { root_key_pem: None, ..authority.to_record() })?;
-        self.sign_with(without, Vec::new())?;
+        let root_revocations_pem = authority.root_revocations_pem(now)?;
+        let without = Authority::from_record(&AuthorityRecord { root_key_pem: None, root_revocations_pem, ..authority.to_record() })?;
+        self.sign_with(without, Vec::new(), now)?;
         tracing::info!("the root's key was taken offline");
         Ok(())
     }
@@ -306,9 +378,4 @@ impl Ca {
 fn authority_record(authority: &Authority) -> Result<Write, CaError> {
     let value = serde_json::to_vec(&authority.to_record()).map_err(|error| CaError::Broken(error.to_string()))?;
     Ok(Write { table: Table::Mesh, key: AUTHORITY.to_owned(), value: Some(value), expected: Expected::Anything })
-}
-
-/// A bundle of the mesh's own roots.
-fn bundle(trust_domain: TrustDomain, roots: Vec<Vec<u8>>) -> TrustBundle {
-    TrustBundle { trust_domain, roots, federated: std::collections::BTreeMap::new() }
 }

@@ -10,7 +10,7 @@ use lorica_identity::intermediate::OwnCa;
 use lorica_identity::root_rotation::{Observed, Phase, RootRotation};
 use lorica_model::name::WorkloadName;
 
-use super::{Ca, CaError, Held, ROTATION, RotationRecord, authority_record, bundle};
+use super::{Ca, CaError, Held, ROTATION, RotationRecord, authority_record};
 use crate::mesh::trust::Trusting;
 use crate::store::{Expected, Table, Write};
 use crate::timestamp;
@@ -46,7 +46,7 @@ impl Ca {
             return Err(CaError::Refused("that root is this mesh's already\nhint: `lorica ca status` shows the roots".to_owned()));
         }
         let rotation = RootRotation::begin(held.issuing.root_id(), new.root_id(), now);
-        self.take(rotation, Some(Arc::new(new)))?;
+        self.take(rotation, Some(Arc::new(new)), now)?;
         self.begun.notify_one();
         Ok(())
     }
@@ -60,7 +60,7 @@ impl Ca {
         let held = self.held();
         let rotation = held.rotation.clone().ok_or_else(none)?;
         let back = rotation.roll_back(now).map_err(|error| CaError::Refused(error.to_string()))?;
-        self.take(back, held.other)
+        self.take(back, held.other, now)
     }
 
     /// Does not wait for a workload any more.
@@ -78,7 +78,7 @@ impl Ca {
             let hint = if list.is_empty() { "nobody holds it up".to_owned() } else { format!("it waits for {list}") };
             return Err(CaError::Refused(format!("the rotation does not wait for {name}\nhint: {hint}")));
         }
-        self.take(rotation.waiving(&name), held.other)
+        self.take(rotation.waiving(&name), held.other, now)
     }
 
     /// Carries a rotation on as far as it goes at `now`.
@@ -88,13 +88,21 @@ impl Ca {
             let held = self.held();
             let Some(rotation) = held.under_way() else { return Ok(()) };
             let seen = self.seen(&held, rotation, now);
+            // Other meshes have to have fetched the new root, too.
+            let early = self.distributes_until(rotation).is_some_and(|until| now < until);
             // Who goes away later has the roots nevertheless.
             let newly = seen.connected.iter().filter(|proxy| proxy.acknowledged).map(|proxy| proxy.name.clone());
             self.held.write().unwrap_or_else(PoisonError::into_inner).acknowledged.extend(newly);
-            let Some(next) = rotation.step(&seen.observed, self.lifetime, now) else { return Ok(()) };
+            let next = if early { None } else { rotation.step(&seen.observed, self.lifetime, now) };
+            let Some(next) = next else { return Ok(()) };
             let held = self.held();
-            self.take(next, held.other)?;
+            self.take(next, held.other, now)?;
         }
+    }
+
+    /// Until when the new root is only told; none: that depends on nobody but the mesh's own proxies.
+    fn distributes_until(&self, rotation: &RootRotation) -> Option<SystemTime> {
+        (rotation.phase == Phase::Distributing && !self.ahead.is_zero()).then(|| rotation.since + self.ahead)
     }
 
     fn seen(&self, held: &Held, rotation: &RootRotation, now: SystemTime) -> Seen {
@@ -118,7 +126,7 @@ impl Ca {
     }
 
     /// Stores where the rotation is now, lets the right authority sign, and publishes whom to trust.
-    fn take(&self, rotation: RootRotation, other: Option<Arc<Authority>>) -> Result<(), CaError> {
+    fn take(&self, rotation: RootRotation, other: Option<Arc<Authority>>, now: SystemTime) -> Result<(), CaError> {
         let held = self.held();
         let signs = if rotation.phase == Phase::Distributing { &rotation.old } else { &rotation.new };
         let (issuing, other) = match other {
@@ -141,19 +149,17 @@ impl Ca {
             );
         }
         // The right to sign changes while nobody signs, and only once it is stored.
-        let mut now = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let mut held_now = self.held.write().unwrap_or_else(PoisonError::into_inner);
         self.store.write(&[rotation_record, authority_record(&issuing)?])?;
-        now.issuing = issuing;
-        now.other = other;
-        now.rotation = Some(rotation);
-        let roots = now.roots();
+        held_now.issuing = issuing;
+        held_now.other = other;
+        held_now.rotation = Some(rotation);
+        let roots = held_now.roots();
         if *self.mesh.trusted().roots != roots {
-            now.acknowledged.clear();
+            held_now.acknowledged.clear();
         }
-        drop(now);
-        let federated = self.mesh.trusted().federated.clone();
-        self.mesh.trust(lorica_model::snapshot::TrustBundle { federated, ..bundle(self.trust_domain(), roots) });
-        Ok(())
+        drop(held_now);
+        self.publish(now).map(drop)
     }
 
     /// The newest certificate of each workload.
@@ -193,6 +199,7 @@ impl Ca {
             phase: held.rotation.as_ref().map(|rotation| rotation.phase.word().to_owned()),
             since: held.rotation.as_ref().map(|rotation| timestamp(rotation.since)),
             rolled_back: held.rotation.as_ref().is_some_and(|rotation| rotation.rolled_back),
+            revocations: self.revocations(now),
             ..CaStatus::default()
         };
         let Some(rotation) = held.under_way() else { return status };
@@ -201,6 +208,7 @@ impl Ca {
         status.concerned = seen.concerned.difference(&rotation.waived).count();
         status.acknowledged = status.concerned.saturating_sub(waiting.len());
         status.waived = rotation.waived.iter().cloned().collect();
+        status.distributes_until = self.distributes_until(rotation).filter(|until| *until > now).map(timestamp);
         status.withdraws_at = rotation.withdraws_at(self.lifetime).map(timestamp);
         let svids = self.svids();
         let connected: BTreeSet<&String> = seen.connected.iter().map(|proxy| &proxy.name).collect();

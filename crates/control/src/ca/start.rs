@@ -10,8 +10,10 @@ use lorica_model::snapshot::TrustBundle;
 use lorica_model::spiffe::TrustDomain;
 use tokio::sync::Notify;
 
+use super::issued::IssuedBook;
+use super::revoke::{self, Revocations};
 use super::svids::Svids;
-use super::{AUTHORITY, Ca, Held, ROTATION, RotationRecord, authority_record, bundle};
+use super::{AUTHORITY, Ca, CaError, Held, ROTATION, RotationRecord, authority_record};
 use crate::mesh::Mesh;
 use crate::store::{Store, Table};
 
@@ -19,6 +21,7 @@ use crate::store::{Store, Table};
 pub struct CaStart {
     held: Held,
     svids: Svids,
+    issued: IssuedBook,
 }
 
 impl CaStart {
@@ -53,26 +56,36 @@ impl CaStart {
         for (name, record) in store.list(Table::Svids)? {
             svids.insert(name, serde_json::from_slice(&record)?);
         }
-        let held = Held { issuing: Arc::new(authority), other, rotation, acknowledged: std::collections::BTreeSet::new() };
-        Ok(Self { held, svids: Svids::new(svids) })
+        let mut issued = BTreeMap::new();
+        for (serial, record) in store.list(Table::Issued)? {
+            issued.insert(serial, serde_json::from_slice(&record)?);
+        }
+        let revocations = Arc::new(Revocations::read(store.list(Table::Revocations)?)?);
+        let acknowledged = std::collections::BTreeSet::new();
+        let held = Held { issuing: Arc::new(authority), other, rotation, acknowledged, revocations };
+        Ok(Self { held, svids: Svids::new(svids), issued: IssuedBook::new(issued) })
     }
 
-    /// Whom the mesh trusts.
-    #[must_use]
-    pub fn bundle(&self) -> TrustBundle {
-        bundle(self.held.issuing.trust_domain().clone(), self.held.roots())
+    /// Whom the mesh trusts, and who is revoked all the same: nobody is sent the one without the other.
+    ///
+    /// # Errors
+    /// When a list of revocations cannot be made.
+    pub fn bundle(&self, now: SystemTime) -> Result<TrustBundle, CaError> {
+        revoke::bundle(&self.held, &self.issued, now)
     }
 
-    /// The CA of `mesh`.
+    /// The CA of `mesh`. `ahead`: how long others are given to learn of a new root before anything comes from it.
     #[must_use]
-    pub fn of(self, mesh: Arc<Mesh>, store: Arc<dyn Store>, lifetime: Duration) -> Arc<Ca> {
+    pub fn of(self, mesh: Arc<Mesh>, store: Arc<dyn Store>, lifetime: Duration, ahead: Duration) -> Arc<Ca> {
         Arc::new(Ca {
             mesh,
             store,
             lifetime,
+            ahead,
             changing: Mutex::new(()),
             held: RwLock::new(self.held),
             svids: Mutex::new(self.svids),
+            issued: Mutex::new(self.issued),
             begun: Notify::new(),
         })
     }
@@ -100,6 +113,6 @@ fn brought(known: &Authority, own: &OwnCa, now: SystemTime) -> anyhow::Result<Op
             "the root of --ca-root-cert is not this mesh's\nhint: leave the files out, and `lorica ca rotate --root-cert FILE …` brings the new root in without a failed call"
         );
     }
-    let newer = newer?;
+    let newer = newer?.succeeding(known, now)?;
     Ok((newer.to_record() != record).then_some(newer))
 }

@@ -1,4 +1,4 @@
-//! One key set from its address: by TLS, within 5 s, without following anybody elsewhere, and no more of it than is ever read.
+//! One document from its address: by TLS, within 5 s, without following anybody elsewhere, and no more of it than is ever read.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,12 +9,14 @@ use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use lorica_identity::edge;
 use lorica_identity::jwt::{KeyError, KeySet, MAX_KEY_SET};
+use lorica_identity::{HandshakeFailure, edge};
 use lorica_model::resource::KeySource;
 use lorica_model::snapshot::BackendTls;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::reach::{self, Unreachable};
 
@@ -46,6 +48,9 @@ pub enum FetchError {
     /// No connection came about.
     #[error("no connection to {0}: {1}")]
     Connect(SocketAddr, std::io::Error),
+    /// The server did not prove to be the one that is meant.
+    #[error("no connection to {0}: {1}")]
+    Peer(SocketAddr, HandshakeFailure),
     /// TLS cannot be had.
     #[error(transparent)]
     Tls(#[from] edge::EdgeError),
@@ -58,9 +63,25 @@ pub enum FetchError {
     /// It is too long.
     #[error("the answer is longer than {} KiB", MAX_KEY_SET / 1024)]
     TooLong,
+    /// It is no text.
+    #[error("the answer is no text")]
+    NoText,
     /// It is no set of keys.
     #[error(transparent)]
     Keys(#[from] KeyError),
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub struct Asked<'a> {
+    /// `https://…`
+    pub url: &'a str,
+    /// Whether the host may have an address that is not of the public internet.
+    pub allow_private: bool,
+    /// How the server proves who it is; none: by a certificate for its host that the system trusts.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// The media types that are asked for.
+    pub accept: &'static str,
 }
 
 /// The set at `source`, read once to see that it holds.
@@ -68,11 +89,23 @@ pub enum FetchError {
 /// # Errors
 /// Why there is none.
 pub async fn key_set(source: &KeySource) -> Result<Arc<str>, FetchError> {
-    tokio::time::timeout(TIMEOUT, fetched(source)).await.unwrap_or(Err(FetchError::Timeout))
+    let accept = "application/jwk-set+json, application/json";
+    let text = text(&Asked { url: &source.url, allow_private: source.allow_private, tls: None, accept }).await?;
+    KeySet::read(text.as_bytes())?;
+    Ok(text)
 }
 
-async fn fetched(source: &KeySource) -> Result<Arc<str>, FetchError> {
-    let uri: Uri = source.url.parse().map_err(|_| FetchError::Address)?;
+/// The text at an address.
+///
+/// # Errors
+/// Why there is none.
+pub async fn text(asked: &Asked<'_>) -> Result<Arc<str>, FetchError> {
+    let body = tokio::time::timeout(TIMEOUT, fetched(asked)).await.unwrap_or(Err(FetchError::Timeout))?;
+    std::str::from_utf8(&body).map(Into::into).map_err(|_| FetchError::NoText)
+}
+
+async fn fetched(asked: &Asked<'_>) -> Result<Bytes, FetchError> {
+    let uri: Uri = asked.url.parse().map_err(|_| FetchError::Address)?;
     let host = uri.host().filter(|_| uri.scheme_str() == Some("https")).ok_or(FetchError::Address)?;
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let port = uri.port_u16().unwrap_or(443);
@@ -81,23 +114,29 @@ async fn fetched(source: &KeySource) -> Result<Arc<str>, FetchError> {
     let addresses: Vec<SocketAddr> = looked_up.collect();
     for address in &addresses {
         let unreachable = |why| FetchError::Unreachable { host: bare.to_owned(), address: address.ip(), why };
-        reach::check(address.ip(), source.allow_private).map_err(unreachable)?;
+        reach::check(address.ip(), asked.allow_private).map_err(unreachable)?;
     }
     let tls = BackendTls { server_name: bare.to_owned(), names: Vec::new(), roots: None, certificate: None };
-    let (config, name) = edge::client_config(&tls, &[b"http/1.1"])?;
+    let (config, name) = match &asked.tls {
+        None => edge::client_config(&tls, &[b"http/1.1"])?,
+        Some(config) => (config.clone(), ServerName::try_from(bare.to_owned()).map_err(|_| FetchError::Address)?),
+    };
     let (address, tcp) = connected(&addresses).await?;
-    let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| FetchError::Connect(address, error))?;
+    let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| match asked.tls {
+        None => FetchError::Connect(address, error),
+        Some(_) => FetchError::Peer(address, HandshakeFailure::of_io(&error)),
+    })?;
     let http = |error: hyper::Error| FetchError::Http(error.to_string());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let request = Request::get(target)
         .header(header::HOST, uri.authority().map_or(host, |authority| authority.as_str()))
-        .header(header::ACCEPT, "application/jwk-set+json, application/json")
+        .header(header::ACCEPT, asked.accept)
         .header(header::USER_AGENT, "lorica")
         .body(Empty::<Bytes>::new())
         .map_err(|error| FetchError::Http(error.to_string()))?;
     let mut connection = std::pin::pin!(connection);
-    let answered = async {
+    let mut answered = std::pin::pin!(async {
         let answer = sender.send_request(request).await.map_err(http)?;
         match answer.status().as_u16() {
             200 => {}
@@ -108,16 +147,17 @@ async fn fetched(source: &KeySource) -> Result<Arc<str>, FetchError> {
             if error.is::<LengthLimitError>() { FetchError::TooLong } else { FetchError::Http(error.to_string()) }
         };
         Ok(Limited::new(answer.into_body(), MAX_KEY_SET).collect().await.map_err(too_long)?.to_bytes())
-    };
+    });
     let body = tokio::select! {
         biased;
-        body = answered => body?,
-        // It ends by itself only once nobody wants anything of it any more.
-        ended = &mut connection => return Err(FetchError::Http(ended.err().map_or_else(|| "it closed".to_owned(), |error| error.to_string()))),
+        body = &mut answered => body?,
+        // A server that closes after its answer has ended before that was looked at.
+        ended = &mut connection => match ended {
+            Ok(()) => answered.await?,
+            Err(error) => answered.await.or(Err(http(error)))?,
+        },
     };
-    KeySet::read(&body)?;
-    let text = String::from_utf8(body.to_vec()).map_err(|_| FetchError::Http("the answer is no text".to_owned()))?;
-    Ok(text.into())
+    Ok(body)
 }
 
 /// A connection to the first address that takes one.

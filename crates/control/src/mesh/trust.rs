@@ -20,7 +20,7 @@ pub struct Trusting {
 }
 
 impl Mesh {
-    /// Publishes another bundle; the number of the publication.
+    /// Publishes another bundle; the number of the publication. Other trust domains are those that resources name, whatever it says of them.
     pub fn trust(&self, bundle: TrustBundle) -> u64 {
         let mut state = self.state();
         if *state.bundle == bundle {
@@ -33,6 +33,19 @@ impl Mesh {
         // Whoever has the roots from the Workload API gets the new ones.
         self.identities.send_replace(());
         revision
+    }
+
+    /// The connected proxies that know nothing of revocations: clients of gRPC, and stock Envoys where there are no lists for them.
+    #[must_use]
+    pub fn without_revocations(&self) -> Vec<String> {
+        let state = self.state();
+        let listed = state.bundle.revoked.is_empty() || !state.bundle.revocation_lists.is_empty();
+        let without = |dialect| match dialect {
+            Dialect::Lorica => false,
+            Dialect::Envoy => !listed,
+            Dialect::Grpc => true,
+        };
+        state.sessions.values().filter(|session| without(session.dialect)).map(|session| session.name.clone()).collect()
     }
 
     /// The bundle that is published.

@@ -33,12 +33,25 @@ fn table(table: Table) -> TableDefinition<'static, &'static str, &'static [u8]> 
         Table::Mesh => "mesh",
         Table::History => "history",
         Table::Svids => "svids",
+        Table::Issued => "issued",
+        Table::Revocations => "revocations",
         Table::KeySets => "key-sets",
+        Table::Bundles => "bundles",
     })
 }
 
-const TABLES: [Table; 7] =
-    [Table::Resources, Table::Addresses, Table::Registrations, Table::Mesh, Table::History, Table::Svids, Table::KeySets];
+const TABLES: [Table; 10] = [
+    Table::Resources,
+    Table::Addresses,
+    Table::Registrations,
+    Table::Mesh,
+    Table::History,
+    Table::Svids,
+    Table::Issued,
+    Table::Revocations,
+    Table::KeySets,
+    Table::Bundles,
+];
 
 impl Embedded {
     /// Opens the store in `directory`, which is made for its owner alone.

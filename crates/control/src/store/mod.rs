@@ -31,8 +31,14 @@ pub enum Table {
     History,
     /// The newest SVID of each workload, without its key.
     Svids,
+    /// Every SVID that may still hold, by serial number.
+    Issued,
+    /// Who is revoked, by workload or identity.
+    Revocations,
     /// Key sets of token issuers as they were fetched last, by address.
     KeySets,
+    /// Bundles of other trust domains as they were fetched last, by trust domain.
+    Bundles,
 }
 
 /// One write.

@@ -73,6 +73,7 @@ fn rule(world: &World<'_>, index: usize, written: &WrittenAccessRule) -> AccessR
         name: written.name.as_ref().map_or_else(|| index.to_string(), ToString::to_string),
         from: written.from.iter().map(|source| self::source(world, source)).collect(),
         to: written.to.iter().map(|written| written.operation.clone()).collect(),
+        when: written.when.as_ref().map(|when| when.expression.clone()),
     }
 }
 
@@ -85,6 +86,8 @@ fn source(world: &World<'_>, written: &WrittenSource) -> Source {
         identities: Among { any: identities(&written.identities.any), none: identities(&written.identities.none) },
         namespaces: Among { any: namespaces(&written.namespaces.any), none: namespaces(&written.namespaces.none) },
         addresses: written.addresses.clone(),
+        claims: written.claims.clone(),
+        not_claims: written.not_claims.clone(),
     }
 }
 

@@ -110,13 +110,16 @@ fn default_rule(kind: Kind, port: &ServicePort, attempts: Attempts) -> HttpRule 
 fn cluster(world: &World<'_>, port: &ServicePort, found: &Found<'_>, policies: &Policies<'_>) -> Cluster {
     let service = &found.workloads_of;
     let accepted = world.accounts(service, found.accounts);
-    let accepted = accepted.iter().map(|account| SpiffeId::of_account(world.trust_domain, &service.namespace, account)).collect();
+    let own = accepted.iter().map(|account| SpiffeId::of_account(world.trust_domain, &service.namespace, account));
+    let accepted = own.chain(world.foreign(service)).collect();
+    // A service that is known by another name in its own mesh is called by that.
+    let known_as = world.resources.service(service).and_then(|(_, service)| service.known_as.as_ref());
     Cluster {
         port: port.clone(),
         protocol: found.port.protocol,
         accepted,
         connect_timeout: policies.connect_timeout(),
-        server: ServicePort { service: service.clone(), port: port.port },
+        server: ServicePort { service: known_as.unwrap_or(service).clone(), port: port.port },
         tls: tls::towards(world, port, found),
         traffic: policies.endpoints(),
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::name::{GatewayName, Label, Namespace, SecretName, ServiceName, ServicePort, WorkloadName};
 use crate::resource::{BackendRef, GATEWAY_GROUP, Kind, Metadata, ObjectRef, Secret, Service, ServicePortSpec, Spec};
 use crate::snapshot::{Certificate, PrivateKey};
+use crate::spiffe::SpiffeId;
 
 use super::{RegisteredWorkload, World};
 
@@ -56,13 +57,22 @@ impl<'w> World<'w> {
     pub(super) fn accounts(&self, service: &ServiceName, declared: &[Label]) -> BTreeSet<Label> {
         let registered = self.registry.workloads.values().filter(|workload| workload.service.as_ref() == Some(service));
         let written = self.resources.workloads().filter(|(_, workload)| workload.service == *service);
+        let foreign = self.foreign(service).next().is_some();
+        let written = written.filter(|(_, workload)| workload.identity.is_none());
         let mut accounts: BTreeSet<_> = declared.iter().cloned().collect();
         accounts.extend(registered.map(|workload| workload.account.clone()));
         accounts.extend(written.map(|(_, workload)| workload.account.clone().unwrap_or_else(|| service.name.clone())));
-        if accounts.is_empty() {
+        // A service of another mesh alone has no account here.
+        if accounts.is_empty() && !foreign {
             accounts.insert(service.name.clone());
         }
         accounts
+    }
+
+    /// The identities of a service's workloads that are of other meshes.
+    pub(super) fn foreign(&self, service: &ServiceName) -> impl Iterator<Item = SpiffeId> {
+        let written = self.resources.workloads().filter(|(_, workload)| workload.service == *service);
+        written.filter_map(|(_, workload)| workload.identity.as_ref().map(|identity| identity.id.clone()))
     }
 
     /// The proxies that run a gateway. Only those of its own namespace can.

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::name::{GatewayName, Label, ServiceName, WorkloadName};
 use crate::resource::Resources;
 use crate::snapshot::{Locality, Protocol, Transport};
+use crate::spiffe::TrustDomain;
+use crate::spiffe_bundle::SpiffeBundle;
 
 /// A virtual address of each family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,17 @@ pub struct Registry {
     pub workloads: BTreeMap<WorkloadName, RegisteredWorkload>,
     /// The key sets that policies name, by their address, as far as they were fetched.
     pub key_sets: BTreeMap<String, KnownKeys>,
+    /// The bundles of other trust domains that are fetched, as far as they were.
+    pub bundles: BTreeMap<TrustDomain, KnownBundle>,
+}
+
+/// What is known of a bundle that is fetched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KnownBundle {
+    /// The bundle that was fetched last.
+    pub bundle: Option<Arc<SpiffeBundle>>,
+    /// Why the last attempt to fetch it failed.
+    pub problem: Option<String>,
 }
 
 /// What is known of a key set that is fetched.

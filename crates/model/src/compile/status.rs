@@ -16,7 +16,7 @@ use crate::snapshot::{HostPattern, Protocol};
 
 use super::listeners::{Bound, CONTROLLER, Frame, gateway_of};
 use super::reference::Problem;
-use super::{World, authentication, authorization, egress, outbound, rate_limit, tls};
+use super::{World, authentication, authorization, egress, federation, outbound, rate_limit, tls};
 
 /// A condition, with the Gateway API's reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ impl Condition {
     }
 
     /// One that holds unless there is a problem.
-    fn of(kind: &str, problem: Option<&Problem>, metadata: &Metadata) -> Self {
+    pub(super) fn of(kind: &str, problem: Option<&Problem>, metadata: &Metadata) -> Self {
         match problem {
             None => Self::new(kind, true, kind, "", metadata),
             Some(problem) => Self::new(kind, false, problem.reason, problem.message.clone(), metadata),
@@ -85,6 +85,7 @@ pub fn status(world: &World<'_>, resource: &Resource) -> Option<Value> {
             let conditions: Vec<Condition> = [Condition::of("Accepted", None, metadata), resolved].into_iter().chain(keys).collect();
             Some(json!({ "conditions": conditions }))
         }
+        Spec::TrustBundle(bundle) => Some(federation::status(world, metadata, bundle)),
         Spec::AuthorizationPolicy(policy) => {
             let unresolved = authorization::unresolved(world, metadata, policy);
             let resolved = Condition::of("ResolvedRefs", unresolved.as_ref(), metadata);

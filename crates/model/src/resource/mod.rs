@@ -16,13 +16,13 @@ pub use check::{Options, beyond_envoy, check, over};
 pub use diagnostic::{Diagnostic, Severity};
 pub use kinds::{
     About, AllowedRoutes, AuthenticationPolicy, AuthenticationTarget, AuthorizationPolicy, AuthorizationTarget, BackendRef,
-    BackendTlsPolicy, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy, EgressTarget, FaultPolicy, FaultTarget, Gateway,
-    GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, IdentityOf, KeySource, Listener, ListenerProtocol,
-    ListenerSet, ListenerTls, Mode, NamespacesFrom, ObjectRef, ParentRef, PathModifier, RateLimitPolicy, RateLimitTarget, ReferenceGrant,
-    RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Set, SettingNames, Settings, Spec, Subset, TlsMode, TlsPolicyTarget,
-    TrafficPolicy, TrafficTarget, TransportRoute, TransportRouteRule, Validation, Workload, WorkloadIdentity, WorkloadPort,
-    WrittenAccessRule, WrittenCounted, WrittenIdentity, WrittenKeys, WrittenLimit, WrittenOperation, WrittenProvider, WrittenService,
-    WrittenSource, WrittenTokens,
+    BackendTlsPolicy, BundleEndpoint, ConfigMap, EGRESS_PROTOCOL, EgressAllow, EgressPolicy, EgressTarget, EndpointProfile, FaultPolicy,
+    FaultTarget, ForeignIdentity, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, IdentityOf,
+    KeySource, Listener, ListenerProtocol, ListenerSet, ListenerTls, Mode, NamespacesFrom, ObjectRef, ParentRef, PathModifier,
+    RateLimitPolicy, RateLimitTarget, ReferenceGrant, RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Set, SettingNames, Settings,
+    Spec, Subset, TlsMode, TlsPolicyTarget, TrafficPolicy, TrafficTarget, TransportRoute, TransportRouteRule, TrustBundle, Validation,
+    Workload, WorkloadIdentity, WorkloadPort, WrittenAccessRule, WrittenCondition, WrittenCounted, WrittenIdentity, WrittenKeys,
+    WrittenLimit, WrittenOperation, WrittenProvider, WrittenService, WrittenSource, WrittenTokens,
 };
 pub use nearest::nearest;
 pub use read::{ANY_SERVICE, Document, read, stored};
@@ -97,6 +97,8 @@ kinds! {
     Workload = "Workload", LORICA_API, "workloads", "wl";
     /// Which processes of a host may have which identity.
     WorkloadIdentity = "WorkloadIdentity", LORICA_API, "workloadidentities", "wlid";
+    /// The roots and keys of another trust domain.
+    TrustBundle = "TrustBundle", LORICA_API, "trustbundles", "tb";
     /// How callers of services prove who they are.
     AuthenticationPolicy = "AuthenticationPolicy", LORICA_API, "authenticationpolicies", "authn";
     /// Who may do what.
@@ -135,7 +137,7 @@ impl Kind {
     /// Whether its resources are of the whole mesh. They are kept in the namespace `default`.
     #[must_use]
     pub const fn is_mesh_wide(self) -> bool {
-        matches!(self, Self::Namespace | Self::GatewayClass)
+        matches!(self, Self::Namespace | Self::GatewayClass | Self::TrustBundle)
     }
 
     /// The kind that a person means: in any case, singular, plural or short.
@@ -349,6 +351,12 @@ impl Resources {
         self.of_kind(Kind::WorkloadIdentity).filter_map(|resource| {
             if let Spec::WorkloadIdentity(identity) = &resource.spec { Some((&resource.metadata, identity)) } else { None }
         })
+    }
+
+    /// Which other trust domains are verified.
+    pub fn trust_bundles(&self) -> impl Iterator<Item = (&Metadata, &TrustBundle)> {
+        self.of_kind(Kind::TrustBundle)
+            .filter_map(|resource| if let Spec::TrustBundle(bundle) = &resource.spec { Some((&resource.metadata, bundle)) } else { None })
     }
 
     /// All traffic policies.

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod authentication;
+mod conditions;
 mod fault;
 mod rate_limit;
+mod trust_bundle;
 mod workload_identity;
 
 use proptest::prelude::*;

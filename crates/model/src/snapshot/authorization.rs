@@ -3,21 +3,26 @@
 //! In: the policies that hold at one place, in order of age. For a caller they become its [`Permissions`], once; each request is then held against
 //! these. Deny comes before allow, and where any policy allows something, what none allows is denied.
 
+mod claim;
 mod index;
 mod path;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{FieldMatch, HostPattern, Origin, route, without_port};
+use crate::cel::{Attributes, Expression, Steps};
+use crate::claims::Claims;
 use crate::head::RequestHead;
 use crate::name::Namespace;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
+pub use claim::ClaimMatch;
 pub use index::Permissions;
 pub use path::{PathPattern, PathPatternError, Reading};
 
@@ -30,7 +35,7 @@ pub struct Authorization {
 }
 
 impl Authorization {
-    /// Whether nobody has said anything: every caller that proved an identity may do everything.
+    /// Whether nobody has said anything: every caller that proved an identity of the mesh may do everything, and one of another mesh nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.policies.is_empty()
@@ -42,7 +47,7 @@ impl Authorization {
         for policy in &mut self.policies {
             policy.rules.retain_mut(|rule| {
                 let anything = rule.to.is_empty();
-                rule.to.retain(|operation| operation.ports.holds(|known| *known == port));
+                rule.to.retain(|operation| operation.takes_port(port));
                 rule.to.iter_mut().for_each(|operation| operation.ports = Among::default());
                 anything || !rule.to.is_empty()
             });
@@ -92,12 +97,27 @@ pub enum AccessAction {
 pub struct AccessRule {
     /// Its name, or its number where it has none.
     pub name: String,
-    /// The callers; none: all, those without an identity too.
+    /// The callers; none: all, those without an identity too. Callers of other trust domains an `Allow` means only where it names them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<Source>,
     /// What they do; none: anything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub to: Vec<Operation>,
+    /// What holds besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<Expression>,
+}
+
+impl AccessRule {
+    /// Whether its condition holds. `loosely`: as a denial means it, to which one without a result holds.
+    fn holds(&self, access: &Access<'_>, loosely: bool, steps: &Steps) -> bool {
+        let Some(when) = &self.when else { return true };
+        // What asks for a request means no bytes, as with what else is asked of requests.
+        if access.head.is_none() && when.is_of_http() {
+            return loosely;
+        }
+        when.evaluate_within(&access.attributes(), steps).unwrap_or(loosely)
+    }
 }
 
 /// What something must be one of, and what it may not be.
@@ -143,6 +163,12 @@ pub struct Source {
     /// The address that the connection came from: of a workload of the mesh its own, not its host's.
     #[serde(skip_serializing_if = "Among::is_empty")]
     pub addresses: Among<IpNet>,
+    /// What its token says, all of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<ClaimMatch>,
+    /// What its token does not say, none of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_claims: Vec<ClaimMatch>,
 }
 
 /// Identities that are meant.
@@ -160,6 +186,11 @@ pub enum IdentityPattern {
 }
 
 impl IdentityPattern {
+    /// Whether it means `id` by its name or that of its trust domain.
+    fn names(&self, id: &SpiffeId) -> bool {
+        !matches!(self, Self::Any) && self.takes(id)
+    }
+
     /// Whether it means `id`.
     #[must_use]
     pub fn takes(&self, id: &SpiffeId) -> bool {
@@ -202,9 +233,15 @@ impl Operation {
         !(self.methods.is_empty() && self.paths.is_empty() && self.hosts.is_empty() && self.headers.is_empty())
     }
 
+    /// Whether calls to `port` are meant.
+    #[must_use]
+    pub fn takes_port(&self, port: u16) -> bool {
+        self.ports.holds(|known| *known == port)
+    }
+
     /// Whether a request does it, read as `path` says. `loosely`: as a denial means it, which rather takes too much.
     fn is_done(&self, access: &Access<'_>, path: Option<&str>, loosely: bool) -> bool {
-        if !self.ports.holds(|port| *port == access.port) {
+        if !self.takes_port(access.port) {
             return false;
         }
         let Some(head) = access.head else { return loosely || !self.is_of_http() };
@@ -233,7 +270,7 @@ impl Operation {
 }
 
 /// The method that the app sees: a stream that opens a WebSocket in HTTP/2 comes as CONNECT and arrives as GET.
-fn method_of(head: &RequestHead) -> &str {
+pub(crate) fn method_of(head: &RequestHead) -> &str {
     if head.protocol().is_some() { "GET" } else { head.method() }
 }
 
@@ -244,9 +281,46 @@ pub struct AccessCaller<'c> {
     pub identity: Option<&'c SpiffeId>,
     /// The address that it came from.
     pub address: IpAddr,
+    /// The trust domain of who is called.
+    pub trust_domain: &'c TrustDomain,
+}
+
+impl<'c> AccessCaller<'c> {
+    /// Its identity, where that is of another trust domain.
+    fn foreign(&self) -> Option<&'c SpiffeId> {
+        self.identity.filter(|id| id.trust_domain() != self.trust_domain)
+    }
 }
 
 impl Source {
+    /// Whether an `Allow` takes a caller: of another trust domain only one that it names.
+    fn allows(&self, caller: &AccessCaller<'_>) -> bool {
+        self.takes(caller) && caller.foreign().is_none_or(|id| self.identities.any.iter().any(|pattern| pattern.names(id)))
+    }
+
+    /// Whether it asks for what a token says.
+    #[must_use]
+    pub fn asks_claims(&self) -> bool {
+        !(self.claims.is_empty() && self.not_claims.is_empty())
+    }
+
+    /// Whether the token of a request says what is asked for. `loosely`: as a denial means it.
+    fn takes_claims(&self, access: &Access<'_>, loosely: bool) -> bool {
+        if !self.asks_claims() {
+            return true;
+        }
+        let takes = |claims: &Claims| {
+            self.claims.iter().all(|claim| claim.takes(claims)) && !self.not_claims.iter().any(|claim| claim.takes(claims))
+        };
+        match (access.head, access.claims) {
+            (None, _) => loosely,
+            (Some(_), Some(claims)) => takes(claims),
+            // Who shows no token says nothing, and gains nothing by it.
+            (Some(_), None) => loosely && self.claims.is_empty(),
+        }
+    }
+
+    /// Whether it means a caller, as far as its connection tells.
     fn takes(&self, caller: &AccessCaller<'_>) -> bool {
         let identity = caller.identity;
         let is = |pattern: &IdentityPattern| identity.is_some_and(|id| pattern.takes(id));
@@ -262,6 +336,29 @@ pub struct Access<'a> {
     pub head: Option<&'a RequestHead>,
     /// The service port that is called; at a gateway its listener's.
     pub port: u16,
+    /// What the verified token of the request says.
+    pub claims: Option<&'a Claims>,
+    /// When it came.
+    pub time: SystemTime,
+    /// The identity that the caller proved: of the one that [`Permissions`] were made for, as is what follows.
+    pub identity: Option<&'a SpiffeId>,
+    /// The address and port that it came from.
+    pub address: SocketAddr,
+    /// The SNI that it sent.
+    pub server_name: Option<&'a str>,
+}
+
+impl<'a> Access<'a> {
+    fn attributes(&self) -> Attributes<'a> {
+        Attributes {
+            head: self.head,
+            time: self.time,
+            claims: self.claims,
+            source: self.address,
+            identity: self.identity,
+            server_name: self.server_name,
+        }
+    }
 }
 
 /// Which rule of which policy decided.
@@ -287,6 +384,8 @@ pub enum Denial<'p> {
     Denied(ByPolicy<'p>),
     /// Policies allow something, and none of them this. The oldest is named.
     NotAllowed(ByPolicy<'p>),
+    /// It comes from another trust domain, and no policy allows anything.
+    Foreign,
     /// Its path can be read in several ways, and rules look at paths.
     Ambiguous {
         /// What in it is so.

@@ -18,6 +18,7 @@ mod origin;
 mod outbound;
 mod pattern;
 mod rate_limit;
+mod revoked;
 mod rule;
 mod table;
 mod traffic;
@@ -29,9 +30,10 @@ pub mod route;
 
 pub use attempt::{Affinity, HashOn, Hedge, Pause, Retry, RetryOn, Timeouts};
 pub use authentication::{Authentication, ClaimHeader, DEFAULT_LEEWAY, TokenAlgorithm, TokenPlace, TokenProvider};
+pub(crate) use authorization::method_of;
 pub use authorization::{
-    Access, AccessAction, AccessCaller, AccessPolicy, AccessRule, Among, Authorization, ByPolicy, Denial, IdentityPattern, Noted,
-    Operation, PathPattern, PathPatternError, Permissions, Reading, Source,
+    Access, AccessAction, AccessCaller, AccessPolicy, AccessRule, Among, Authorization, ByPolicy, ClaimMatch, Denial, IdentityPattern,
+    Noted, Operation, PathPattern, PathPatternError, Permissions, Reading, Source,
 };
 pub use egress::{EgressCaller, EgressHost, EgressRule, EgressUnit, Unlisted, Verdict, is_special, listed};
 pub use endpoint::{Endpoint, EndpointSet, Locality, LocalityError, Transport};
@@ -50,6 +52,7 @@ pub use origin::Origin;
 pub use outbound::{Cluster, DEFAULT_CONNECT_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_POOL_IDLE_TIMEOUT, OutboundUnit, Protocol};
 pub use pattern::{Pattern, PatternError, PatternSet};
 pub use rate_limit::{Asking, Counted, KeyPart, LimitService, NO_VALUE, Quota, Rate, RateLimit, Unavailable, told, whole_seconds};
+pub use revoked::{MOST_REVOKED, Revoked};
 pub use rule::{
     Action, Backend, Cors, FieldMatch, Filters, Forward, HeaderEdits, HttpRule, Mirror, OriginMatch, PathEdit, PathMatch, Redirect,
     RouteMatch, Share, ValueMatch, WeightedBackend,
@@ -119,4 +122,24 @@ pub struct TrustBundle {
     /// The roots of the trust domains that this one federates with.
     #[serde(default)]
     pub federated: BTreeMap<TrustDomain, Vec<Vec<u8>>>,
+    /// Whose certificates are refused although they hold.
+    #[serde(default)]
+    pub revoked: Revoked,
+    /// The same for a stock Envoy: DER revocation lists of every authority of the mesh's own roots; empty: it looks for none.
+    #[serde(default)]
+    pub revocation_lists: Vec<Vec<u8>>,
+}
+
+impl TrustBundle {
+    /// The roots of a trust domain, where nobody is revoked.
+    #[must_use]
+    pub fn new(trust_domain: TrustDomain, roots: Vec<Vec<u8>>) -> Self {
+        Self { trust_domain, roots, federated: BTreeMap::new(), revoked: Revoked::default(), revocation_lists: Vec::new() }
+    }
+
+    /// Whether another bundle has the same roots, whoever is revoked.
+    #[must_use]
+    pub fn has_roots_of(&self, other: &Self) -> bool {
+        self.trust_domain == other.trust_domain && self.roots == other.roots && self.federated == other.federated
+    }
 }

@@ -45,6 +45,16 @@ impl Pattern {
         Ok(Self { written: text.into(), regex })
     }
 
+    /// An expression that is looked for anywhere in a text, with the bounds of [`Pattern::new`].
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn anywhere(text: &str) -> Result<Regex, PatternError> {
+        Self::new(text)?;
+        let built = regex::RegexBuilder::new(&translated(text)?).size_limit(64 * 1024).build();
+        built.map_err(|error| PatternError { why: last_line(&error.to_string()) })
+    }
+
     /// Whether the whole of `text` matches.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {

@@ -265,17 +265,18 @@ fn inbound<'a>(worker: &'a Rc<Worker>, tcp: TcpStream, remote: SocketAddr, local
         };
         match mtls::accept(tcp, &port.service_port, mtls::alpn(port.protocol), &epoch).await {
             Ok(authenticated) => {
+                let admitted = worker.admit(authenticated.stream, &authenticated.peer);
                 let caller = caller(Some(Arc::new(authenticated.peer)), authenticated.server_name);
+                let stream = match admitted {
+                    Ok(stream) => stream,
+                    Err(why) => return ConnectionRecord::begin(worker, &caller).fail(Reason::ClientTls, why),
+                };
                 match authenticated.protocol {
-                    Some(version) => http::serve(worker, caller.into(), authenticated.stream, Bytes::new(), version).await,
-                    None if port.protocol.is_http() => refuse(
-                        worker,
-                        &caller,
-                        &authenticated.stream,
-                        Reason::NotHttp,
-                        "the port speaks HTTP; bytes would pass its rules by",
-                    ),
-                    None => tcp::inbound(worker, &caller, authenticated.stream, Bytes::new()).await,
+                    Some(version) => http::serve(worker, caller.into(), stream, Bytes::new(), version).await,
+                    None if port.protocol.is_http() => {
+                        refuse(worker, &caller, &stream, Reason::NotHttp, "the port speaks HTTP; bytes would pass its rules by")
+                    }
+                    None => tcp::inbound(worker, &caller, stream, Bytes::new()).await,
                 }
             }
             Err(error) => {

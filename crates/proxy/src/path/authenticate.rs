@@ -27,11 +27,20 @@ use crate::worker::Worker;
 /// The longest claim that is passed on in a header field, in bytes.
 const MAX_CLAIM: usize = 4096;
 
-/// Room for the heads that are made of one, for as long as its exchange lasts.
+/// Room for the heads that are made of one, and for what its token says, for as long as its exchange lasts.
 #[derive(Default)]
 pub struct Heads {
     routed: OnceCell<RequestHead>,
     onward: OnceCell<RequestHead>,
+    claims: OnceCell<Rc<Claims>>,
+}
+
+impl Heads {
+    /// What the token of the request says, once that is settled.
+    #[must_use]
+    pub fn claims(&self) -> Option<&Claims> {
+        self.claims.get().map(|claims| &**claims)
+    }
 }
 
 /// A request whose tokens were looked at.
@@ -161,7 +170,8 @@ impl<'x> Looked<'x> {
         telling.push(by.clone());
         let made = rewritten(self.as_it_came, &names(&telling), taken, asked.told()).map_err(too_large)?;
         let head = made.map_or(self.as_it_came, |made| self.heads.onward.get_or_init(|| made));
-        Ok(Authenticated { head, claims: shown.map(|shown| shown.good.claims.clone()), secret_query, telling })
+        let claims = shown.map(|shown| self.heads.claims.get_or_init(|| shown.good.claims.clone()).clone());
+        Ok(Authenticated { head, claims, secret_query, telling })
     }
 }
 

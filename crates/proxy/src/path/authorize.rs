@@ -3,13 +3,17 @@
 //! What a caller may do is worked out once for its connection, and each request is held against that. What is under way is judged again when
 //! policies change: a permission that is taken away ends it.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
+use lorica_model::claims::Claims;
 use lorica_model::head::RequestHead;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Access, AccessCaller, AccessPolicy, Authorization, Denial, HttpRule, Noted, Permissions, route};
+use lorica_model::spiffe::TrustDomain;
 use lorica_observe::metrics::AccessCounts;
 use lorica_xds::observed::Verdict;
 
@@ -32,31 +36,37 @@ pub struct Granted {
     policies: Vec<(Arc<str>, Arc<AccessCounts>)>,
 }
 
+/// A request as it is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Judged<'x> {
+    /// Its head, as every later step sees it.
+    pub head: &'x RequestHead,
+    /// What its verified token says.
+    pub claims: Option<&'x Claims>,
+    /// When it came.
+    pub came: SystemTime,
+}
+
 /// Whether a request may be made. `rule`: the one of a gateway that takes it.
 ///
 /// # Errors
 /// [`Reason::AccessDenied`] or [`Reason::AmbiguousPath`].
-pub fn request(worker: &Worker, caller: &Caller, head: &RequestHead, rule: Option<&HttpRule>) -> Result<(), Failure> {
-    let judged = may_request(worker, caller, head, rule);
-    told(worker, caller, Some(head), if judged.is_ok() { Verdict::Passed } else { Verdict::Denied });
+pub fn request(worker: &Worker, caller: &Caller, request: Judged<'_>, rule: Option<&HttpRule>) -> Result<(), Failure> {
+    let judged = may_request(worker, caller, request, rule);
+    told(worker, caller, Some(request.head), if judged.is_ok() { Verdict::Passed } else { Verdict::Denied });
     judged
 }
 
-fn may_request(worker: &Worker, caller: &Caller, head: &RequestHead, rule: Option<&HttpRule>) -> Result<(), Failure> {
+fn may_request(worker: &Worker, caller: &Caller, request: Judged<'_>, rule: Option<&HttpRule>) -> Result<(), Failure> {
+    let access = |port| access(caller, port, Some(request));
     // Whoever asks whether it may ask is answered before.
-    if rule.and_then(|rule| rule.filters.cors.as_ref()).is_some_and(|cors| filter::preflight(head, cors).is_some()) {
+    if rule.and_then(|rule| rule.filters.cors.as_ref()).is_some_and(|cors| filter::preflight(request.head, cors).is_some()) {
         return Ok(());
     }
     match &caller.entry {
-        Entry::Inbound { port, .. } => match &worker.view().snapshot.inbound {
-            Some(inbound) if !inbound.authorization.is_empty() => {
-                let access = Access { head: Some(head), port: port.service_port.port };
-                judged(worker, caller, &inbound.authorization, &access)
-            }
-            _ => Ok(()),
-        },
+        Entry::Inbound { port, .. } => at_app(worker, caller, &access(port.service_port.port)),
         Entry::Gateway { port, .. } => match rule.and_then(|rule| rule.filters.authorization.as_ref()) {
-            Some(authorization) => judged(worker, caller, authorization, &Access { head: Some(head), port: *port }),
+            Some(authorization) => judged(worker, caller, authorization, &access(*port)),
             None => Ok(()),
         },
         Entry::Outbound { .. } | Entry::Egress { .. } => Ok(()),
@@ -76,37 +86,54 @@ pub fn connection(worker: &Worker, caller: &Caller) -> Result<(), Failure> {
 fn may_connect(worker: &Worker, caller: &Caller) -> Result<(), Failure> {
     let view = worker.view();
     let (authorization, port) = match &caller.entry {
-        Entry::Inbound { port, .. } => (view.snapshot.inbound.as_ref().map(|inbound| &inbound.authorization), port.service_port.port),
+        Entry::Inbound { port, .. } => return at_app(worker, caller, &access(caller, port.service_port.port, None)),
         Entry::Gateway { port, chain, .. } => {
             (gateway::transport(&view, *port, chain.as_ref()).and_then(|route| route.authorization.as_ref()), *port)
         }
         Entry::Outbound { .. } | Entry::Egress { .. } => return Ok(()),
     };
     match authorization {
-        Some(authorization) if !authorization.is_empty() => judged(worker, caller, authorization, &Access { head: None, port }),
+        Some(authorization) if !authorization.is_empty() => judged(worker, caller, authorization, &access(caller, port, None)),
         _ => Ok(()),
     }
 }
 
-/// Runs a request for as long as its caller may make it. At a gateway, the rule that would take it now says whether that is so.
+/// Whether a call to the app may be made. What nobody said anything of is open to callers of the mesh, and to no others.
+fn at_app(worker: &Worker, caller: &Caller, access: &Access<'_>) -> Result<(), Failure> {
+    let view = worker.view();
+    let Some(inbound) = &view.snapshot.inbound else { return Ok(()) };
+    let foreign = caller.entry.peer().map(|peer| peer.id.trust_domain()).filter(|domain| *domain != inbound.identity.trust_domain());
+    // Who was verified by roots that are trusted no more has proved nothing.
+    let forgotten = foreign.filter(|domain| view.snapshot.bundle.as_ref().is_some_and(|bundle| !bundle.federated.contains_key(*domain)));
+    if let Some(domain) = forgotten {
+        return Err(Failure::new(Reason::AccessDenied, format!("no TrustBundle names the trust domain {domain} any more")));
+    }
+    if inbound.authorization.is_empty() && foreign.is_none() {
+        return Ok(());
+    }
+    judged(worker, caller, &inbound.authorization, access)
+}
+
+/// Runs a request, which is as `request` tells, for as long as its caller may make it. At a gateway, the rule that would take it now says whether
+/// that is so.
 ///
 /// # Errors
 /// What ended it.
-pub async fn while_allowed(
+pub async fn while_allowed<'x>(
     worker: &Worker,
     caller: &Caller,
-    head: &RequestHead,
+    request: impl Fn() -> Judged<'x>,
     passing: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
     let again = || match &caller.entry {
         Entry::Gateway { port, chain, .. } => {
-            let view = worker.view();
-            let rules = gateway::hosts(&view, *port, chain.as_ref()).and_then(|hosts| hosts.rules(head.authority()));
+            let (view, request) = (worker.view(), request());
+            let rules = gateway::hosts(&view, *port, chain.as_ref()).and_then(|hosts| hosts.rules(request.head.authority()));
             // All shares of a rule are its own; a rule that is gone takes nothing away from what it let in.
-            let rule = rules.and_then(|rules| route::rule(rules, head, 0.0, &mut ()).ok());
-            may_request(worker, caller, head, rule.map(|rule| &**rule))
+            let rule = rules.and_then(|rules| route::rule(rules, request.head, 0.0, &mut ()).ok());
+            may_request(worker, caller, request, rule.map(|rule| &**rule))
         }
-        _ => may_request(worker, caller, head, None),
+        _ => may_request(worker, caller, request(), None),
     };
     match &caller.entry {
         Entry::Inbound { .. } | Entry::Gateway { .. } => judged_again(worker, passing, again).await?,
@@ -177,16 +204,24 @@ fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, 
         }
     });
     let Err(denial) = verdict.map(drop) else { return Ok(()) };
-    let (reason, detail, by) = match denial {
+    let without_result = granted.permissions.without_result(&denial, access);
+    let (reason, mut detail, by) = match denial {
         Denial::Denied(by) => (Reason::AccessDenied, format!("the AuthorizationPolicy {by} denies it"), Some(by)),
         Denial::NotAllowed(by) => (Reason::AccessDenied, format!("no AuthorizationPolicy allows it; {by} does not"), Some(by)),
+        Denial::Foreign => {
+            (Reason::AccessDenied, "the caller is of another trust domain, and no AuthorizationPolicy names it".to_owned(), None)
+        }
         Denial::Ambiguous { why } => (Reason::AmbiguousPath, format!("the path has {why}"), None),
     };
+    if let Some((by, error)) = without_result {
+        detail.push_str(&format!("; the condition of {by} has no result: {error}"));
+    }
     if let Some(by) = by {
         count(by.policy, |counts| &counts.denied);
     }
     // Who proved to be of the mesh may know; others learn nothing of how it is protected.
-    let told = by.filter(|_| caller.entry.peer().is_some()).map(|by| (POLICY.into(), by.to_string()));
+    let is_own = caller.entry.peer().is_some_and(|peer| Some(peer.id.trust_domain()) == own_trust_domain(worker).as_ref());
+    let told = by.filter(|_| is_own).map(|by| (POLICY.into(), by.to_string()));
     Err(Failure { told: told.into_iter().collect(), ..Failure::new(reason, detail) })
 }
 
@@ -197,15 +232,36 @@ fn told(worker: &Worker, caller: &Caller, head: Option<&RequestHead>, verdict: V
     }
 }
 
+/// The trust domain of the app that is called; none: there is none.
+fn own_trust_domain(worker: &Worker) -> Option<TrustDomain> {
+    worker.view().snapshot.inbound.as_ref().map(|inbound| inbound.identity.trust_domain().clone())
+}
+
 fn granted(worker: &Worker, caller: &Caller, authorization: Arc<Authorization>) -> Granted {
     let policies =
         authorization.policies.iter().map(|policy| (policy.name().into(), worker.telemetry.metrics.access(policy.name()))).collect();
-    let who = AccessCaller {
-        identity: caller.entry.peer().map(|peer| &peer.id),
-        // A workload of the mesh is seen by its own address, not by that of its host.
-        address: caller.virtual_address().map_or_else(|| caller.remote.ip(), Into::into),
-    };
+    // A gateway's callers show no identity that it could be compared with.
+    let own = own_trust_domain(worker).unwrap_or_default();
+    let who = AccessCaller { trust_domain: &own, identity: caller.entry.peer().map(|peer| &peer.id), address: source(caller).ip() };
     Granted { permissions: Permissions::of(authorization, &who), policies }
+}
+
+/// Where a caller comes from. A workload of the mesh is seen by its own address, not by that of its host.
+fn source(caller: &Caller) -> SocketAddr {
+    caller.virtual_address().map_or(caller.remote, |own| SocketAddr::new(own.into(), caller.remote.port()))
+}
+
+/// What is asked for at `port`: by a request, or to be connected.
+fn access<'a>(caller: &'a Caller, port: u16, request: Option<Judged<'a>>) -> Access<'a> {
+    Access {
+        head: request.map(|request| request.head),
+        port,
+        claims: request.and_then(|request| request.claims),
+        time: request.map_or_else(SystemTime::now, |request| request.came),
+        identity: caller.entry.peer().map(|peer| &peer.id),
+        address: source(caller),
+        server_name: caller.server_name.as_deref(),
+    }
 }
 
 /// What is remembered of what a caller may do.

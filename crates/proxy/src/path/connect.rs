@@ -16,6 +16,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use super::mtls::Negotiated;
 use crate::stream::{Stream, prepare};
 use crate::view::{EdgeClient, Reach};
+use crate::worker::Worker;
 
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -78,8 +79,23 @@ impl ClientConfigs {
 /// Connects to `endpoint` within the cluster's connect timeout. `tls` where the registry says mutual TLS.
 ///
 /// # Errors
-/// What failed; nothing falls back to plaintext.
+/// What failed; nothing falls back to plaintext. A callee that is revoked is as none.
 pub async fn connect(
+    worker: &Worker,
+    reach: &Reach,
+    endpoint: &Endpoint,
+    tls: Option<(&TlsEpoch, Arc<ClientConfig>)>,
+    protocol: Option<Negotiated>,
+) -> Result<Connected, NotConnected> {
+    let Connected { stream, peer } = open(reach, endpoint, tls, protocol).await?;
+    let stream = match &peer {
+        Some(peer) => worker.admit(stream, peer).map_err(|why| NotConnected::new(Reason::UpstreamIdentity, why))?,
+        None => stream,
+    };
+    Ok(Connected { stream, peer })
+}
+
+async fn open(
     reach: &Reach,
     endpoint: &Endpoint,
     tls: Option<(&TlsEpoch, Arc<ClientConfig>)>,

@@ -327,12 +327,21 @@ pub fn at_gateway<'a>(worker: &'a Rc<Worker>, port: ServicePort, tcp: TcpStream,
             Ok(authenticated) => authenticated,
             Err(error) => return ConnectionRecord::begin(worker, &nobody()).fail(error.reason, error.detail),
         };
+        let admitted = worker.admit(authenticated.stream, &authenticated.peer);
         let peer = Arc::new(authenticated.peer);
         let caller = Rc::new(Caller::new(worker, entry(Some(peer)), remote, local, authenticated.server_name));
-        if authenticated.protocol != Some(Negotiated::Http2) {
-            return refuse(worker, &caller, &authenticated.stream, Reason::NotHttp, "an egress gateway takes CONNECT requests of HTTP/2");
+        let stream = match admitted {
+            Ok(stream) => stream,
+            Err(why) => return ConnectionRecord::begin(worker, &caller).fail(Reason::ClientTls, why),
+        };
+        if caller.entry.peer().is_none_or(|peer| peer.id.trust_domain() != epoch.svid().id().trust_domain()) {
+            let why = "an egress gateway is for workloads of its own mesh";
+            return refuse(worker, &caller, &stream, Reason::AccessDenied, why);
         }
-        match Http2Server::start(authenticated.stream, Bytes::new()).await {
+        if authenticated.protocol != Some(Negotiated::Http2) {
+            return refuse(worker, &caller, &stream, Reason::NotHttp, "an egress gateway takes CONNECT requests of HTTP/2");
+        }
+        match Http2Server::start(stream, Bytes::new()).await {
             Ok(server) => requests(worker, caller, server).await,
             Err(error) => ConnectionRecord::begin(worker, &caller).fail(Reason::BadRequest, error.to_string()),
         }

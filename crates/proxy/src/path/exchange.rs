@@ -13,7 +13,7 @@ use lorica_model::snapshot::HttpRule;
 
 use super::accept::Boxed;
 use super::authenticate::{self, Authenticated, Heads, Looked};
-use super::authorize;
+use super::authorize::{self, Judged};
 use super::caller::{Caller, Entry};
 use super::clean;
 use super::deadline::{self, Told};
@@ -55,6 +55,7 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
         #[cfg(not(feature = "http3"))]
         let alternative: Option<String> = None;
         let mut decided = None;
+        let came = record.came();
         let looked = authenticate::look(worker, caller, &head, &heads);
         // It is judged by all that is known of it, now and whenever policies change.
         let (judged, looked) = match &caller.entry {
@@ -67,7 +68,7 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
         let passed = match looked {
             Ok(request) => {
                 let passing = pass(worker, caller, request, &mut body, &mut responder, alternative.as_deref(), &mut decided, &mut record);
-                authorize::while_allowed(worker, caller, judged, passing).await
+                authorize::while_allowed(worker, caller, || Judged { head: judged, claims: heads.claims(), came }, passing).await
             }
             Err(failure) => {
                 record.leave_query_out(&head);
@@ -167,11 +168,12 @@ async fn pass<'x>(
     if let (Entry::Gateway { port, chain, .. }, Some(rule)) = (&caller.entry, found.shared_rule()) {
         gateway::led_by_its_path(worker, *port, chain.as_ref(), rule, came)?;
     }
+    let judged = Judged { head, claims: request.claims.as_deref(), came: record.came() };
     let mut way = match found {
         Decided::Way(way) => way,
         Decided::Answer(answer, rule) => {
             record.rule(&rule);
-            authorize::request(worker, caller, head, Some(&rule))?;
+            authorize::request(worker, caller, judged, Some(&rule))?;
             let responder = responder.take().ok_or_else(|| Failure::from(Reason::ClientClosed).answered())?;
             respond::answer(responder, head, answer, &rule, alternative, record).await;
             return Ok(());
@@ -184,7 +186,7 @@ async fn pass<'x>(
     };
     *decided = way.rule.as_ref().map(|(rule, drawn)| (rule.clone(), Some(*drawn)));
     record.way(&way);
-    authorize::request(worker, caller, head, way.rule.as_ref().map(|(rule, _)| &**rule))?;
+    authorize::request(worker, caller, judged, way.rule.as_ref().map(|(rule, _)| &**rule))?;
     // Held to the end: of what counts requests under way, this is one.
     let _held = limit::hold(worker, caller, &request, &way).await?;
     if let Some(call) = way.grpc_web {

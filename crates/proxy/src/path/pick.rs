@@ -465,7 +465,7 @@ async fn connected(
         }
     };
     let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, reach, Some(protocol))));
-    let Connected { stream, peer } = connect::connect(reach, endpoint, tls, Some(protocol)).await?;
+    let Connected { stream, peer } = connect::connect(worker, reach, endpoint, tls, Some(protocol)).await?;
     let party = worker.parties.callee(active.live.id, endpoint, peer.as_deref());
     let keeping = worker.pool.keeping(connections, Some(Upstream::Port(cluster.port.clone())));
     Ok(take(worker, key, stream, keeping, Facts { peer, remote: Some(endpoint.address), party: Some(party), places }))

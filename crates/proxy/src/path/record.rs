@@ -330,6 +330,12 @@ impl<'x> ExchangeRecord<'x> {
         self.open.begun
     }
 
+    /// The same by the clock that people read.
+    #[must_use]
+    pub fn came(&self) -> SystemTime {
+        self.open.record.start
+    }
+
     /// It meets a fault of this policy, which delays it or does not.
     pub fn fault(&mut self, by: &Arc<Origin>, delayed: bool) {
         self.open.fault(by, delayed);

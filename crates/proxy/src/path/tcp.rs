@@ -65,7 +65,7 @@ pub async fn connect(worker: &Rc<Worker>, called: &Reach, source: IpAddr) -> Res
         } else {
             let epoch = worker.epoch().filter(|_| endpoint.transport == Transport::MutualTls);
             let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, reach, None)));
-            connect::connect(reach, endpoint, tls, None).await
+            connect::connect(worker, reach, endpoint, tls, None).await
         };
         match connected {
             Ok(Connected { stream, peer }) => {

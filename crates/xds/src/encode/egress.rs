@@ -58,6 +58,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher:
 use envoy_types::pb::google::protobuf::Any;
 use lorica_model::name::WorkloadName;
 use lorica_model::snapshot::{Backend, EgressCaller, EgressHost, EgressRule, EgressUnit, HostPattern, Unlisted, Version};
+use lorica_model::spiffe::TrustDomain;
 
 use super::listener::{HTTP_PROTOCOLS, INSPECTION, ORIGINAL_DST_PORT, listener_filter, network_filter, router};
 use super::route::{cluster_name, escaped, regex, safe_regex};
@@ -468,7 +469,7 @@ pub(crate) fn gateway_chain(name: &str, rules: &[EgressRule], dialect: Dialect, 
     let mut http_filters = Vec::new();
     // Lorica's proxy reads the rules themselves; a map, as this filter has one, is written in no certain order.
     if dialect == Dialect::Envoy {
-        http_filters.push(http_filter("envoy.filters.http.rbac", pack(&rbac(rules))));
+        http_filters.push(http_filter("envoy.filters.http.rbac", pack(&rbac(rules, context.trust_domain))));
     }
     let forward =
         HttpForward { implementation_specifier: Some(ImplementationSpecifier::DnsCacheConfig(dns_cache())), ..HttpForward::default() };
@@ -513,10 +514,10 @@ pub(crate) fn gateway_chain(name: &str, rules: &[EgressRule], dialect: Dialect, 
     }
 }
 
-fn rbac(rules: &[EgressRule]) -> RbacFilter {
+fn rbac(rules: &[EgressRule], own: Option<&TrustDomain>) -> RbacFilter {
     let policies = rules.iter().enumerate().filter_map(|(index, rule)| {
         let permissions = vec![Permission { rule: Some(permission::Rule::Header(authority(rule)?)) }];
-        let principals = rule.callers.iter().map(principal).collect();
+        let principals = rule.callers.iter().map(|caller| principal(caller, own)).collect();
         Some((format!("{index:04} {} {}", rule.origin, rule.host), Policy { permissions, principals, ..Policy::default() }))
     });
     RbacFilter {
@@ -549,12 +550,13 @@ fn either<'p>(ports: impl IntoIterator<Item = &'p u16>) -> String {
     ports.into_iter().map(u16::to_string).collect::<Vec<_>>().join("|")
 }
 
-/// The identities of a caller. Their trust domain was checked by the handshake.
-fn principal(caller: &EgressCaller) -> Principal {
+/// The identities of a caller, of the mesh's own trust domain: the handshake takes those of others, too.
+fn principal(caller: &EgressCaller, own: Option<&TrustDomain>) -> Principal {
+    let domain = own.map_or_else(|| "spiffe://[^/]+".to_owned(), |own| escaped(&own.uri()));
     let part = |part: Option<&str>| part.map_or_else(|| "[^/]+".to_owned(), escaped);
     let namespace = part(caller.namespace.as_ref().map(lorica_model::name::Namespace::as_str));
     let account = part(caller.account.as_ref().map(lorica_model::name::Label::as_str));
-    let pattern = regex(&format!("spiffe://[^/]+/ns/{namespace}/sa/{account}"));
+    let pattern = regex(&format!("{domain}/ns/{namespace}/sa/{account}"));
     let name = StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(pattern)), ..StringMatcher::default() };
     Principal { identifier: Some(principal::Identifier::Authenticated(Authenticated { principal_name: Some(name) })) }
 }

@@ -252,7 +252,7 @@ impl Encoder<'_> {
         proxy.hash_policy = by_source(self.dialect);
         // Lorica's proxy has the policies from the metadata.
         let judged = route.and_then(|route| route.authorization.as_ref()).filter(|_| self.dialect == Dialect::Envoy);
-        let judged = judged.into_iter().flat_map(|authorization| authorization::of_connections(authorization, None));
+        let judged = judged.into_iter().flat_map(|authorization| authorization::of_connections(authorization, None, None));
         let judged = judged.map(|(word, config)| network_filter(&format!("envoy.filters.network.rbac/{word}"), config));
         FilterChain {
             filters: judged.chain([network_filter("envoy.filters.network.tcp_proxy", pack(&proxy))]).collect(),

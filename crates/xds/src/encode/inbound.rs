@@ -79,7 +79,11 @@ pub fn inbound_routes(unit: &InboundUnit) -> Vec<Resource> {
                 action.rate_limits = rate_limit::actions(&unit.limits);
             }
         }
-        configuration.typed_per_filter_config.extend(authorization::per_route(&unit.authorization, Some(port.service_port.port)));
+        configuration.typed_per_filter_config.extend(authorization::per_route(
+            &unit.authorization,
+            Some(port.service_port.port),
+            Some(unit.identity.trust_domain()),
+        ));
         Resource::new(Kind::Route, name, Version::of(&(port, &unit.limits, &unit.authentication, &unit.authorization)), &configuration)
     };
     unit.ports.iter().filter(|port| port.protocol.is_http()).map(one).collect()
@@ -95,7 +99,7 @@ pub fn inbound_filter_name(workload: &WorkloadName, app_port: u16, word: &str) -
 #[must_use]
 pub fn inbound_filters(unit: &InboundUnit) -> Vec<Resource> {
     let of_port = |port: &InboundPort| {
-        let said = authorization::of_connections(&unit.authorization, Some(port.service_port.port));
+        let said = authorization::of_connections(&unit.authorization, Some(port.service_port.port), Some(unit.identity.trust_domain()));
         let version = Version::of(&(port, &unit.authorization));
         said.map(|(word, config)| {
             let name = inbound_filter_name(&unit.workload, port.app_port, word);

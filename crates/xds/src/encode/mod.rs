@@ -8,7 +8,9 @@ mod attempt;
 mod authentication;
 mod authorization;
 mod bundle;
+pub mod cel;
 mod certificate;
+mod claim;
 mod cluster;
 mod egress;
 mod endpoint;
@@ -36,10 +38,12 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::google::protobuf;
 use lorica_model::name::ServicePort;
 use lorica_model::snapshot::{OutboundUnit, Version};
+use lorica_model::spiffe::TrustDomain;
 
 pub use access_log::ACCESS_LOG;
-pub use authorization::{ALLOW as ACCESS_ALLOW, DENY as ACCESS_DENY, WORDS as ACCESS_FILTERS};
+pub use authorization::{HTTP_FILTERS as ACCESS_HTTP_FILTERS, WORDS as ACCESS_FILTERS};
 pub use bundle::bundle;
+pub(crate) use bundle::{CERTIFICATE, REVOCATION_LIST, REVOKED};
 pub use certificate::certificate;
 pub use egress::{CAPTURE, EGRESS_PREFIX, REFUSED_LOG, capture, egress, egress_clusters, egress_name};
 pub use endpoint::{endpoints, endpoints_near};
@@ -79,13 +83,15 @@ pub struct Context<'a> {
     pub grpc: bool,
     /// For Envoy: the clusters that take over from the unit's own, in this order.
     pub failover: &'a [String],
+    /// The trust domain of the mesh; none: what is encoded asks nobody for it.
+    pub trust_domain: Option<&'a TrustDomain>,
 }
 
 impl<'a> Context<'a> {
     /// The context of a client whose clusters are reached by mutual TLS where nothing else is said.
     #[must_use]
     pub fn of(node: &'a NodeMetadata) -> Self {
-        Self { node, plaintext: false, grpc: false, failover: &[] }
+        Self { node, plaintext: false, grpc: false, failover: &[], trust_domain: None }
     }
 
     /// Envoy's secrets; the directory that it was started in where it names none.

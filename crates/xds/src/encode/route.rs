@@ -65,7 +65,7 @@ fn route(rule: &HttpRule, dialect: Dialect) -> Route {
     let limits = if dialect == Dialect::Envoy { rule.filters.limits.as_slice() } else { &[] };
     let asked = rule.forward().into_iter().flat_map(|_| rate_limit::per_route(limits));
     let judged = rule.filters.authorization.iter().filter(|_| dialect == Dialect::Envoy);
-    let judged = judged.flat_map(|authorization| authorization::per_route(authorization, None));
+    let judged = judged.flat_map(|authorization| authorization::per_route(authorization, None, None));
     if let Action::Route(action) = &mut action {
         action.rate_limits = rate_limit::actions(limits);
     }

@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context as _, bail};
 use lorica_api::NamedText;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
-use super::world::{Question, Written};
+use super::world::{Question, Written, token};
 use crate::args::AskerArg;
 
 /// One expectation, as written.
@@ -20,6 +21,7 @@ pub(super) struct Expected {
     may_not: Option<String>,
     #[serde(default)]
     headers: BTreeMap<String, String>,
+    claims: Option<Map<String, Value>>,
     host: Option<String>,
     address: Option<IpAddr>,
 }
@@ -50,6 +52,7 @@ impl Expected {
                 method: method.to_owned(),
                 call: place.trim().parse().map_err(|error| anyhow::anyhow!("`{call}`: {error}"))?,
                 headers: self.headers.clone().into_iter().collect(),
+                claims: self.claims.as_ref().map(token).transpose()?,
                 host: self.host.clone(),
                 address: self.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
             })

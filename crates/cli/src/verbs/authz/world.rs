@@ -1,18 +1,21 @@
 //! The resources that are asked, and answers with the place of the rule that decides.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, bail, ensure};
 use lorica_api::{ApiClient, NamedText};
+use lorica_model::claims::Claims;
 use lorica_model::compile::{self, Registry, World};
 use lorica_model::head::{HeadBuilder, RequestHead, Version};
-use lorica_model::name::Namespace;
+use lorica_model::name::{Namespace, ServicePort};
 use lorica_model::resource::{self, Diagnostic, Document, Kind, Resources, Spec};
 use lorica_model::snapshot::{Access, AccessCaller, ByPolicy, Denial, Permissions};
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
+use serde_json::{Map, Value};
 
-use crate::args::{AskerArg, CallArg, ResourcesArgs};
+use crate::args::{AskerArg, CallArg, ClaimArg, ResourcesArgs};
 use crate::files::files;
 
 /// What somebody wants to do.
@@ -23,6 +26,8 @@ pub(super) struct Question {
     pub(super) method: String,
     pub(super) call: CallArg,
     pub(super) headers: Vec<(String, String)>,
+    /// What the verified token says; none: it has no token.
+    pub(super) claims: Option<Claims>,
     pub(super) host: Option<String>,
     pub(super) address: IpAddr,
 }
@@ -56,6 +61,30 @@ impl Question {
         let host = self.host.clone().unwrap_or_else(|| self.call.service.to_string());
         builder.request(Version::Http11, &self.method, &self.call.path, &host, None).with_context(|| self.call())
     }
+}
+
+/// What a token says whose claims are told one by one; none where none is.
+pub(super) fn claims(told: &[ClaimArg]) -> anyhow::Result<Option<Claims>> {
+    let mut members = Map::new();
+    for ClaimArg { name, value } in told {
+        let mut steps: Vec<&str> = name.split('.').collect();
+        let last = steps.pop().unwrap_or_default();
+        let mut at = &mut members;
+        for step in steps {
+            let below = at.entry(step).or_insert_with(|| Value::Object(Map::new()));
+            at = below.as_object_mut().with_context(|| format!("`--claim {name}=…`: `{step}` is no object, by another `--claim`"))?;
+        }
+        ensure!(
+            at.insert(last.to_owned(), value.clone()).is_none(),
+            "`--claim {name}=…` is there twice\nhint: a list is {name}='[\"a\",\"b\"]'"
+        );
+    }
+    if told.is_empty() { Ok(None) } else { token(&members).map(Some) }
+}
+
+/// What a token with these claims says.
+pub(super) fn token(claims: &Map<String, Value>) -> anyhow::Result<Claims> {
+    Claims::read(&serde_json::to_vec(claims)?).context("the claims are none that a token can have")
 }
 
 /// What becomes of it.
@@ -146,21 +175,34 @@ impl Written {
             AskerArg::Id(id) => Some(id.clone()),
             AskerArg::Nobody => None,
         };
-        let caller = AccessCaller { identity: identity.as_ref(), address: question.address };
+        let caller = AccessCaller { identity: identity.as_ref(), address: question.address, trust_domain: &self.trust_domain };
+        let server_name = identity.as_ref().map(|_| ServicePort { service: service.clone(), port }.sni());
         let permissions = Permissions::of(Arc::new(compile::authorization(&world, service)), &caller);
         let head = if question.is_of_bytes() { None } else { Some(question.head()?) };
-        let verdict = permissions.judge(&Access { head: head.as_ref(), port }, |_| ());
+        let access = Access {
+            head: head.as_ref(),
+            port,
+            claims: question.claims.as_ref(),
+            time: SystemTime::now(),
+            identity: identity.as_ref(),
+            address: SocketAddr::new(question.address, 0),
+            server_name: server_name.as_deref(),
+        };
+        let verdict = permissions.judge(&access, |_| ());
         let allowed = verdict.is_ok();
+        let without_result = verdict.as_ref().err().and_then(|denial| permissions.without_result(denial, &access));
+        let because = without_result.map(|(by, error)| format!("; the condition of {by} has no result: {error}")).unwrap_or_default();
         let (why, by) = match verdict {
             Ok(None) => ("no AuthorizationPolicy is about it".to_owned(), None),
             Ok(Some(by)) => (format!("{by} allows it"), Some(by)),
             Err(Denial::Denied(by)) => (format!("{by} denies it"), Some(by)),
             Err(Denial::NotAllowed(by)) => (format!("no AuthorizationPolicy allows it; {by} does not"), Some(by)),
+            Err(Denial::Foreign) => ("it is of another trust domain, and no AuthorizationPolicy names it".to_owned(), None),
             Err(Denial::Ambiguous { why }) => (format!("its path has {why}, and policies look at paths"), None),
         };
         Ok(Answer {
             allowed,
-            why,
+            why: why + &because,
             by: by.map(|by| by.policy.name()),
             rule: by.and_then(|by| by.rule).map(|rule| rule.name.clone()),
             place: by.and_then(|by| self.place(by)),

@@ -43,7 +43,8 @@ pub fn beyond_envoy(change: &[Document], source: impl Fn(&str) -> String) -> Vec
         let told = Diagnostic::error(&document.file, &source(&document.file), document.name_span.clone(), message);
         found.push(Diagnostic { severity: Severity::Warning, ..told.hint("docs/faults.md says what each carries out") });
     }
-    found.extend(super::authentication::beyond_envoy(change, source));
+    found.extend(super::authentication::beyond_envoy(change, &source));
+    found.extend(super::authorization::beyond_envoy(change, source));
     found
 }
 

@@ -8,6 +8,7 @@ mod overlap;
 mod rate_limit;
 mod route;
 mod traffic;
+mod trust_bundle;
 
 pub use fault::{beyond_envoy, over};
 
@@ -94,7 +95,9 @@ impl Checked<'_> {
                     self.trusted(metadata, port);
                 }
             }
+            Spec::TrustBundle(bundle) => self.trust_bundle(metadata, bundle),
             Spec::Workload(workload) => {
+                self.foreign_workload(workload);
                 let Some(ports) = self.service(&workload.service, &workload.service_span) else { return };
                 for port in &workload.ports {
                     self.port(&workload.service, &ports, port.service_port, &port.span);

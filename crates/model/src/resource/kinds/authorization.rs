@@ -5,9 +5,10 @@ use std::ops::Range;
 use ipnet::IpNet;
 
 use super::ObjectRef;
+use crate::cel::Expression;
 use crate::name::{Label, Namespace};
 use crate::resource::Kind;
-use crate::snapshot::{AccessAction, Among, Operation};
+use crate::snapshot::{AccessAction, Among, ClaimMatch, Operation};
 use crate::spiffe::SpiffeId;
 
 /// `AuthorizationPolicy`: who may do what at services, gateways and routes.
@@ -43,6 +44,17 @@ pub struct WrittenAccessRule {
     pub from: Vec<WrittenSource>,
     /// What they do.
     pub to: Vec<WrittenOperation>,
+    /// What holds besides.
+    pub when: Option<WrittenCondition>,
+}
+
+/// A condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrittenCondition {
+    /// What it says.
+    pub expression: Expression,
+    /// Its place.
+    pub span: Range<usize>,
 }
 
 /// Callers.
@@ -54,6 +66,12 @@ pub struct WrittenSource {
     pub namespaces: Among<Namespace>,
     /// The addresses that they come from.
     pub addresses: Among<IpNet>,
+    /// What their tokens say.
+    pub claims: Vec<ClaimMatch>,
+    /// What these do not say.
+    pub not_claims: Vec<ClaimMatch>,
+    /// The place of either.
+    pub claims_span: Option<Range<usize>>,
 }
 
 /// Identities, as written: the trust domain of the mesh is not known to who writes.

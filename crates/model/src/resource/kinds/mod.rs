@@ -8,11 +8,13 @@ mod gateway;
 mod rate_limit;
 mod route;
 mod traffic;
+mod trust_bundle;
 mod workload_identity;
 
 pub use authentication::{AuthenticationPolicy, AuthenticationTarget, KeySource, WrittenKeys, WrittenProvider, WrittenTokens};
 pub use authorization::{
-    AuthorizationPolicy, AuthorizationTarget, IdentityOf, WrittenAccessRule, WrittenIdentity, WrittenOperation, WrittenSource,
+    AuthorizationPolicy, AuthorizationTarget, IdentityOf, WrittenAccessRule, WrittenCondition, WrittenIdentity, WrittenOperation,
+    WrittenSource,
 };
 pub use egress::{EgressAllow, EgressPolicy, EgressTarget};
 pub use fault::{FaultPolicy, FaultTarget};
@@ -26,6 +28,7 @@ pub use route::{
 };
 
 pub use traffic::{About, Mode, Set, SettingNames, Settings, TrafficPolicy, TrafficTarget};
+pub use trust_bundle::{BundleEndpoint, EndpointProfile, TrustBundle};
 pub use workload_identity::WorkloadIdentity;
 
 use std::net::IpAddr;
@@ -33,6 +36,7 @@ use std::ops::Range;
 
 use crate::name::{Label, ServiceName};
 use crate::snapshot::{Locality, Protocol, Transport};
+use crate::spiffe::SpiffeId;
 
 /// What a resource says.
 #[derive(Debug, Clone)]
@@ -43,6 +47,8 @@ pub enum Spec {
     Workload(Workload),
     /// `WorkloadIdentity`.
     WorkloadIdentity(WorkloadIdentity),
+    /// `TrustBundle`.
+    TrustBundle(TrustBundle),
     /// `AuthenticationPolicy`.
     AuthenticationPolicy(AuthenticationPolicy),
     /// `AuthorizationPolicy`.
@@ -92,6 +98,8 @@ pub struct Service {
     pub accounts: Vec<Label>,
     /// The service of which it is the workloads of one version. Its ports are then that one's.
     pub subset: Option<Subset>,
+    /// The name that it has in the mesh of its workloads, where that is another mesh and another name.
+    pub known_as: Option<ServiceName>,
 }
 
 /// The workloads of one version of a service.
@@ -137,6 +145,8 @@ pub struct Workload {
     pub service_span: Range<usize>,
     /// The account whose identity it has; none: the service's name.
     pub account: Option<Label>,
+    /// The identity that it has in another mesh; none: it is of this one.
+    pub identity: Option<ForeignIdentity>,
     /// Where it is reached.
     pub address: IpAddr,
     /// Its ports.
@@ -149,6 +159,15 @@ pub struct Workload {
     pub locality: Locality,
     /// How it is reached.
     pub transport: Transport,
+}
+
+/// The identity of a workload of another mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignIdentity {
+    /// The identity.
+    pub id: SpiffeId,
+    /// Its place, for diagnostics.
+    pub span: Range<usize>,
 }
 
 /// A port of a workload.

@@ -271,19 +271,15 @@ fn keys(node: Node, reader: &mut Reader<'_>) -> Option<WrittenKeys> {
     });
     let allow_private = private.map_or(Some(false), |node| reader.boolean(&node, "`allowPrivateAddresses`"));
     let text = reader.text(&url, "`url`")?;
-    https(&text, &url.span, reader)?;
+    https(&text, &url.span, "whoever could change keys on their way could issue tokens", reader)?;
     Some(WrittenKeys::Url(KeySource { url: text, refresh: refresh?, allow_private: allow_private? }))
 }
 
-/// Whoever could change keys on their way could issue tokens, so they come by TLS alone.
-fn https(url: &str, span: &Range<usize>, reader: &mut Reader<'_>) -> Option<()> {
+/// An address that is asked by TLS alone; `why` that has to be.
+pub(super) fn https(url: &str, span: &Range<usize>, why: &str, reader: &mut Reader<'_>) -> Option<()> {
     let Some(rest) = url.strip_prefix("https://") else {
         let message = format!("`{url}` is no address of https");
-        reader.wrong_with(
-            span,
-            message,
-            "whoever could change keys on their way could issue tokens: write `https://…`, or the keys `inline`",
-        );
+        reader.wrong_with(span, message, format!("{why}: write `https://…`, or what is fetched there"));
         return None;
     };
     let host = rest.split(['/', '?']).next().unwrap_or_default();

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
+use super::condition::condition;
 use super::matches::fields;
 use super::{GATEWAY_GROUP, host_pattern, port, reference};
 use crate::name::{Label, Namespace};
@@ -13,8 +14,8 @@ use crate::resource::kinds::{
     AuthorizationPolicy, AuthorizationTarget, IdentityOf, WrittenAccessRule, WrittenIdentity, WrittenOperation, WrittenSource,
 };
 use crate::resource::reader::{Object, Reader};
-use crate::resource::tree::Node;
-use crate::snapshot::{AccessAction, Among, Operation, PathPattern};
+use crate::resource::tree::{Node, Value};
+use crate::snapshot::{AccessAction, Among, ClaimMatch, Operation, PathPattern};
 use crate::spiffe::{SpiffeId, TrustDomain};
 
 /// What may be protected.
@@ -87,14 +88,19 @@ pub(super) fn target(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Op
 fn rule(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<WrittenAccessRule> {
     let span = node.span.clone();
     let mut object = reader.object(node, "a rule")?;
-    let (name, from, to) = (object.take("name"), object.take("from"), object.take("to"));
+    let (name, from, to, when) = (object.take("name"), object.take("from"), object.take("to"), object.take("when"));
     reader.end(object);
     let name = name.and_then(|node| reader.parsed(&node, "`name`"));
     let from = from.map(|node| some(node, "`from`", reader)).unwrap_or_default();
     let from = from.into_iter().filter_map(|node| source(node, own, reader)).collect();
     let to = to.map(|node| some(node, "`to`", reader)).unwrap_or_default();
     let to = to.into_iter().filter_map(|node| operation(node, reader)).collect();
-    Some(WrittenAccessRule { name, span, from, to })
+    // A rule without its condition would be another one.
+    let when = match when {
+        Some(node) => Some(condition(&node, reader)?),
+        None => None,
+    };
+    Some(WrittenAccessRule { name, span, from, to, when })
 }
 
 /// The nodes of a list that means nothing when it is empty: nobody, where everybody would be let in.
@@ -129,9 +135,46 @@ fn source(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<Writte
     let identities = among(&mut object, ("identities", "notIdentities"), reader, |node, reader| identity(node, own, reader));
     let namespaces = among(&mut object, ("namespaces", "notNamespaces"), reader, |node, reader| reader.parsed(node, "a namespace"));
     let addresses = among(&mut object, ("addresses", "notAddresses"), reader, network);
-    says_something(&object, &span, identities.is_empty() && namespaces.is_empty() && addresses.is_empty(), reader);
+    let mut claims_span = None;
+    let mut claims = |field: &'static str| -> Vec<ClaimMatch> {
+        let Some(node) = object.take(field) else { return Vec::new() };
+        claims_span.get_or_insert(node.span.clone());
+        some(node, &format!("`{field}`"), reader).into_iter().filter_map(|node| claim(node, reader)).collect()
+    };
+    let (claims, not_claims) = (claims("claims"), claims("notClaims"));
+    let says_nothing = identities.is_empty() && namespaces.is_empty() && addresses.is_empty() && claims_span.is_none();
+    says_something(&object, &span, says_nothing, reader);
     reader.end(object);
-    Some(WrittenSource { identities, namespaces, addresses })
+    Some(WrittenSource { identities, namespaces, addresses, claims, not_claims, claims_span })
+}
+
+/// What a claim must say; without `values` that it is there.
+fn claim(node: Node, reader: &mut Reader<'_>) -> Option<ClaimMatch> {
+    let mut object = reader.object(node, "a claim")?;
+    let (name, values) = (object.need("name", reader), object.take("values"));
+    reader.end(object);
+    let name_node = name?;
+    let name = reader.text(&name_node, "`name`")?;
+    if name.is_empty() {
+        reader.wrong_with(&name_node.span, "a claim has a name", "write `sub`, or a path: `realm_access.roles`");
+        return None;
+    }
+    let mut found = ClaimMatch { name, values: Vec::new() };
+    for node in values.map(|node| some(node, "`values`", reader)).unwrap_or_default() {
+        let text = match node.value {
+            Value::Bool(value) => value.to_string(),
+            _ => reader.text(&node, "a value of a claim")?,
+        };
+        if text == "*" {
+            reader.wrong_with(&node.span, "values of claims are compared as a whole", "leave `values` out, which means any");
+        } else if found.is_of_words() && text.contains(' ') {
+            let message = format!("`{}` is a list of words, of which none has a space", found.name);
+            reader.wrong_with(&node.span, message, "name each word in an entry of its own");
+        } else {
+            found.values.push(text);
+        }
+    }
+    Some(found)
 }
 
 /// What is left of an object is told by its end; an object that is empty says nothing, where its author may have meant nobody.

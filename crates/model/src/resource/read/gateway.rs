@@ -12,6 +12,7 @@ use crate::resource::kinds::{
 use crate::resource::reader::Reader;
 use crate::resource::tree::{Node, Value};
 use crate::snapshot::HostPattern;
+use crate::spiffe_bundle::base64;
 
 pub(super) fn class(node: Node, reader: &mut Reader<'_>) -> Option<GatewayClass> {
     let mut object = reader.object(node, "a GatewayClass's `spec`")?;
@@ -408,32 +409,4 @@ pub(super) fn config_map(node: Node, reader: &mut Reader<'_>) -> Option<ConfigMa
     reader.end(object);
     let data = data.and_then(|node| reader.object(node, "`data`")).map(|object| object.texts(reader)).unwrap_or_default();
     Some(ConfigMap { data })
-}
-
-/// What base64 (RFC 4648) stands for; line breaks are passed over.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| match byte {
-        b'A'..=b'Z' => Some(byte - b'A'),
-        b'a'..=b'z' => Some(byte - b'a' + 26),
-        b'0'..=b'9' => Some(byte - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    };
-    let text: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    let body = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(&text);
-    if !text.len().is_multiple_of(4) {
-        return None;
-    }
-    let mut out = Vec::with_capacity(text.len() / 4 * 3);
-    for chunk in body.chunks(4) {
-        let mut bits = 0_u32;
-        for byte in chunk {
-            bits = bits << 6 | u32::from(digit(*byte)?);
-        }
-        let missing = 4 - chunk.len();
-        bits <<= 6 * missing;
-        out.extend_from_slice(&bits.to_be_bytes()[1..4 - missing]);
-    }
-    Some(out)
 }

@@ -2,6 +2,7 @@
 
 mod authentication;
 mod authorization;
+mod condition;
 mod egress;
 mod fault;
 mod filter;
@@ -11,6 +12,7 @@ mod rate_limit;
 mod route;
 mod service;
 mod traffic;
+mod trust_bundle;
 mod workload_identity;
 
 pub use matches::ANY_SERVICE;
@@ -103,6 +105,7 @@ fn document(node: Node, reader: &mut Reader<'_>) -> Option<(Resource, Range<usiz
         Kind::Service => Spec::Service(service::service(spec, &namespace, reader)?),
         Kind::Workload => Spec::Workload(service::workload(spec, &namespace, reader)?),
         Kind::WorkloadIdentity => Spec::WorkloadIdentity(workload_identity::identity(spec, reader)?),
+        Kind::TrustBundle => Spec::TrustBundle(trust_bundle::bundle(spec, reader)?),
         Kind::AuthenticationPolicy => Spec::AuthenticationPolicy(authentication::policy(spec, &namespace, reader)?),
         Kind::AuthorizationPolicy => Spec::AuthorizationPolicy(authorization::policy(spec, &namespace, reader)?),
         Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(traffic::policy(spec, &namespace, reader)?)),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::port;
 use crate::name::{Label, Namespace, ServiceName};
-use crate::resource::kinds::{Service, ServicePortSpec, Subset, Workload, WorkloadPort};
+use crate::resource::kinds::{ForeignIdentity, Service, ServicePortSpec, Subset, Workload, WorkloadPort};
 use crate::resource::reader::Reader;
 use crate::resource::tree::Node;
 use crate::snapshot::{Locality, Protocol, Transport};
@@ -26,8 +26,9 @@ pub(super) fn service(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> O
     let subset = object.take("subset");
     let ports = if subset.is_some() { object.take("ports") } else { object.need("ports", reader) };
     let accounts = object.take("accounts");
+    let known_as = if subset.is_some() { None } else { object.take("knownAs") };
     reader.end(object);
-    let mut service = Service::default();
+    let mut service = Service { known_as: known_as.and_then(|node| reader.parsed(&node, "`knownAs`")), ..Service::default() };
     if let Some(mut object) = subset.and_then(|node| reader.object(node, "`subset`")) {
         let (of, version) = (object.need("of", reader), object.need("version", reader));
         reader.end(object);
@@ -73,7 +74,7 @@ pub(super) fn service(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> O
 pub(super) fn workload(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> Option<Workload> {
     let mut object = reader.object(node, "a Workload's `spec`")?;
     let service = object.need("service", reader);
-    let account = object.take("account");
+    let (account, identity) = (object.take("account"), object.take("identity"));
     let address = object.need("address", reader);
     let ports = object.need("ports", reader);
     let version = object.take("version");
@@ -83,13 +84,22 @@ pub(super) fn workload(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> 
     reader.end(object);
     // All of it is looked at before a mistake ends it.
     let name: Option<Label> = service.as_ref().and_then(|node| reader.parsed(node, "`service`"));
+    if let (Some(node), Some(_)) = (&identity, &account) {
+        reader.wrong_with(&node.span, "a workload has an account of this mesh, or an identity of another", "leave one of both out");
+    }
     let account = account.and_then(|node| reader.parsed(&node, "`account`"));
+    let is_foreign = identity.is_some();
+    let identity = identity.and_then(|node| Some(ForeignIdentity { id: reader.parsed(&node, "`identity`")?, span: node.span }));
     let address = address.and_then(|node| ip_address(&node, reader));
     let version = version.and_then(|node| reader.text(&node, "`version`"));
     let weight =
         weight.and_then(|node| reader.number(&node, "`weight`", 1..=1_000_000)).and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1);
     let words = [("MutualTls", Transport::MutualTls), ("Lorica", Transport::Lorica), ("Plaintext", Transport::Plaintext)];
+    let transport_span = transport.as_ref().map(|node| node.span.clone()).unwrap_or_default();
     let transport = transport.and_then(|node| reader.word(&node, "transport", &words)).unwrap_or(Transport::MutualTls);
+    if is_foreign && transport == Transport::Plaintext {
+        reader.wrong_with(&transport_span, "in plaintext nobody proves `identity`", "leave `transport` or `identity` out");
+    }
     let locality = locality.and_then(|node| reader.object(node, "`locality`")).map_or_else(Locality::default, |mut object| {
         let (region, zone) = (object.take("region"), object.take("zone"));
         reader.end(object);
@@ -98,9 +108,12 @@ pub(super) fn workload(node: Node, own: &Namespace, reader: &mut Reader<'_>) -> 
     });
     let ports = ports.map(|node| reader.list(node, "`ports`")).unwrap_or_default();
     let ports = ports.into_iter().filter_map(|node| workload_port(node, reader)).collect();
+    if is_foreign && identity.is_none() {
+        return None;
+    }
     let service_span = service?.span;
     let service = ServiceName::new(own.clone(), name?);
-    Some(Workload { service, service_span, account, address: address?, ports, version, weight, locality, transport })
+    Some(Workload { service, service_span, account, identity, address: address?, ports, version, weight, locality, transport })
 }
 
 pub(super) fn workload_port(node: Node, reader: &mut Reader<'_>) -> Option<WorkloadPort> {

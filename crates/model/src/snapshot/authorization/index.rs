@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::path::Segment;
-use super::{Access, AccessAction, AccessCaller, Authorization, ByPolicy, Denial, Noted, Operation, Reading};
+use super::{Access, AccessAction, AccessCaller, Authorization, ByPolicy, Denial, Noted, Operation, Reading, Source};
+use crate::cel::{Attribute, EvaluationError, Steps};
 
 /// What one caller may do at one place. Made once for a caller; its requests are held against it.
 #[derive(Debug)]
@@ -18,6 +19,14 @@ pub struct Permissions {
     /// Policies that are tried, each on its own.
     shadows: Vec<(u32, Meant)>,
     looks_at_paths: bool,
+    /// Whether the caller is of another trust domain.
+    foreign: bool,
+    /// Whether a policy in force does.
+    in_force_looks_at_paths: bool,
+    /// Whether a condition in force does, which sees a path as it came.
+    conditions_look_at_paths: bool,
+    /// What each request is to be held against.
+    further: Vec<Further>,
 }
 
 /// Which operation of which rule of which policy; none: the rule is about anything.
@@ -26,6 +35,17 @@ struct Place {
     policy: u32,
     rule: u32,
     operation: Option<u32>,
+    /// What each request is to be held against besides, where there is something.
+    further: Option<u32>,
+}
+
+/// What a rule asks of each request: claims, or its condition.
+#[derive(Debug)]
+struct Further {
+    policy: u32,
+    rule: u32,
+    /// Which of its entries mean the caller; none: it is about anybody.
+    sources: Vec<u32>,
 }
 
 impl Permissions {
@@ -34,6 +54,7 @@ impl Permissions {
     pub fn of(authorization: Arc<Authorization>, caller: &AccessCaller<'_>) -> Self {
         let (mut deny, mut allow, mut audit) = (Meant::new(true), Meant::new(false), Meant::new(false));
         let (mut allowing, mut shadows, mut looks_at_paths) = (None, Vec::new(), false);
+        let (mut in_force_looks_at_paths, mut conditions_look_at_paths, mut further) = (false, false, Vec::new());
         for (policy_at, policy) in (0_u32..).zip(&authorization.policies) {
             if policy.action == AccessAction::Allow && !policy.shadow {
                 allowing.get_or_insert(policy_at);
@@ -46,22 +67,53 @@ impl Permissions {
                 (false, AccessAction::Audit) => &mut audit,
             };
             for (rule_at, rule) in (0_u32..).zip(&policy.rules) {
-                if !rule.from.is_empty() && !rule.from.iter().any(|source| source.takes(caller)) {
+                let allows = policy.action == AccessAction::Allow;
+                let means = |source: &Source| if allows { source.allows(caller) } else { source.takes(caller) };
+                let anybody = rule.from.is_empty() && !(allows && caller.foreign().is_some());
+                let sources: Vec<u32> = (0..).zip(&rule.from).filter(|(_, source)| means(source)).map(|(at, _)| at).collect();
+                if !anybody && sources.is_empty() {
                     continue;
                 }
-                looks_at_paths |= rule.to.iter().any(|operation| !operation.paths.is_empty());
+                let asks = |at: &u32| rule.from.get(*at as usize).is_some_and(Source::asks_claims);
+                let is_asked = rule.when.is_some() || (!sources.is_empty() && sources.iter().all(asks));
+                let next = u32::try_from(further.len()).unwrap_or(u32::MAX);
+                let further_at = is_asked.then(|| {
+                    further.push(Further { policy: policy_at, rule: rule_at, sources });
+                    next
+                });
+                let rule_looks_at_paths = rule.to.iter().any(|operation| !operation.paths.is_empty());
+                let condition_looks_at_paths = rule
+                    .when
+                    .as_ref()
+                    .is_some_and(|when| [Attribute::Path, Attribute::UrlPath].into_iter().any(|attribute| when.asks(attribute)));
+                looks_at_paths |= rule_looks_at_paths;
+                in_force_looks_at_paths |= rule_looks_at_paths && !policy.shadow;
+                conditions_look_at_paths |= condition_looks_at_paths && !policy.shadow;
+                let place = Place { policy: policy_at, rule: rule_at, operation: None, further: further_at };
                 if rule.to.is_empty() {
-                    meant.add(Place { policy: policy_at, rule: rule_at, operation: None }, None);
+                    meant.add(place, None);
                 }
                 for (operation_at, operation) in (0_u32..).zip(&rule.to) {
-                    meant.add(Place { policy: policy_at, rule: rule_at, operation: Some(operation_at) }, Some(operation));
+                    meant.add(Place { operation: Some(operation_at), ..place }, Some(operation));
                 }
             }
             if policy.shadow {
                 shadows.push((policy_at, own));
             }
         }
-        Self { authorization, deny, allow, audit, allowing, shadows, looks_at_paths }
+        Self {
+            authorization,
+            deny,
+            allow,
+            audit,
+            allowing,
+            shadows,
+            looks_at_paths: looks_at_paths || conditions_look_at_paths,
+            in_force_looks_at_paths: in_force_looks_at_paths || conditions_look_at_paths,
+            conditions_look_at_paths,
+            foreign: caller.foreign().is_some(),
+            further,
+        }
     }
 
     /// The policies that it was made of.
@@ -73,7 +125,7 @@ impl Permissions {
     /// Whether nothing of what the caller does can be denied or is to be written down.
     #[must_use]
     pub fn is_everything(&self) -> bool {
-        self.allowing.is_none() && self.deny.is_empty() && self.audit.is_empty() && self.shadows.is_empty()
+        !self.foreign && self.allowing.is_none() && self.deny.is_empty() && self.audit.is_empty() && self.shadows.is_empty()
     }
 
     /// Whether the caller may do this, and which rule allows it where one has to. `noted` is told what else is to be said of it.
@@ -86,14 +138,20 @@ impl Permissions {
         let (path, other) = match &reading {
             Reading::Plain => (path, None),
             Reading::Decoded(path) => (Some(path.as_str()), None),
+            Reading::Twofold(..) if self.conditions_look_at_paths => {
+                return Err(Denial::Ambiguous { why: "two readings, and a condition looks at it" });
+            }
             Reading::Twofold(path, other) => (Some(path.as_str()), Some(other.as_str())),
-            Reading::Ambiguous(why) => return Err(Denial::Ambiguous { why }),
+            Reading::Ambiguous(why) if self.in_force_looks_at_paths => return Err(Denial::Ambiguous { why }),
+            // Only policies that are tried look at paths, and none of them would let it pass.
+            Reading::Ambiguous(_) => (None, None),
         };
-        let asked = Asked { permissions: self, access, path, other };
+        let asked = Asked { permissions: self, access, path, other, steps: Steps::default() };
         let denied = asked.any(&self.deny).map(|place| Denial::Denied(self.by(place)));
         let allowed = asked.all(&self.allow);
         let verdict = match (denied, self.allowing) {
             (Some(denial), _) => Err(denial),
+            (None, None) if self.foreign => Err(Denial::Foreign),
             (None, Some(policy)) if allowed.is_none() => Err(Denial::NotAllowed(self.policy(policy))),
             (None, _) => Ok(allowed.filter(|_| self.allowing.is_some()).map(|place| self.by(place))),
         };
@@ -116,17 +174,47 @@ impl Permissions {
         verdict
     }
 
+    /// Which rule's condition has no result, where that may be why something was denied: the one that denies, or the first that allows.
+    #[must_use]
+    pub fn without_result(&self, denial: &Denial<'_>, access: &Access<'_>) -> Option<(ByPolicy<'_>, EvaluationError)> {
+        let mut asked = self.further.iter().map(|further| (further, self.by_rule(further.policy, further.rule)));
+        let failed = |by: ByPolicy<'_>| {
+            let when = by.rule?.when.as_ref()?;
+            when.evaluate(&access.attributes()).err()
+        };
+        match denial {
+            Denial::Denied(decided) => asked.find(|(_, by)| by == decided).and_then(|(_, by)| Some((by, failed(by)?))),
+            Denial::NotAllowed(_) => asked.find_map(|(further, by)| {
+                let allows = by.policy.action == AccessAction::Allow && !by.policy.shadow && further.is_told(by, access, false);
+                Some((by, failed(by).filter(|_| allows)?))
+            }),
+            Denial::Foreign | Denial::Ambiguous { .. } => None,
+        }
+    }
+
     fn policy(&self, at: u32) -> ByPolicy<'_> {
         ByPolicy { policy: &self.authorization.policies[at as usize], rule: None }
     }
 
     fn by(&self, place: Place) -> ByPolicy<'_> {
-        let by = self.policy(place.policy);
-        ByPolicy { rule: by.policy.rules.get(place.rule as usize), ..by }
+        self.by_rule(place.policy, place.rule)
+    }
+
+    fn by_rule(&self, policy: u32, rule: u32) -> ByPolicy<'_> {
+        let by = self.policy(policy);
+        ByPolicy { rule: by.policy.rules.get(rule as usize), ..by }
     }
 
     fn operation(&self, place: Place) -> Option<&Operation> {
         self.by(place).rule?.to.get(place.operation? as usize)
+    }
+}
+
+impl Further {
+    /// Whether the token says what is asked for, where that is.
+    fn is_told(&self, by: ByPolicy<'_>, access: &Access<'_>, loosely: bool) -> bool {
+        let source = |at: &u32| by.rule.and_then(|rule| rule.from.get(*at as usize));
+        self.sources.is_empty() || self.sources.iter().filter_map(source).any(|source| source.takes_claims(access, loosely))
     }
 }
 
@@ -136,6 +224,7 @@ struct Asked<'a> {
     access: &'a Access<'a>,
     path: Option<&'a str>,
     other: Option<&'a str>,
+    steps: Steps,
 }
 
 impl Asked<'_> {
@@ -150,10 +239,18 @@ impl Asked<'_> {
         if self.other.is_some() && self.found(meant, self.other).is_none() { None } else { Some(found) }
     }
 
+    /// Whether what a rule asks of each request holds: claims and its condition.
+    fn holds_further(&self, at: u32, loosely: bool) -> bool {
+        let Some(further) = self.permissions.further.get(at as usize) else { return loosely };
+        let by = self.permissions.by_rule(further.policy, further.rule);
+        further.is_told(by, self.access, loosely) && by.rule.is_some_and(|rule| rule.holds(self.access, loosely, &self.steps))
+    }
+
     fn found(&self, meant: &Meant, path: Option<&str>) -> Option<Place> {
-        let done = |place: &&Place| match self.permissions.operation(**place) {
-            Some(operation) => operation.is_done(self.access, path, meant.loosely),
-            None => true,
+        let done = |place: &&Place| {
+            let operation = self.permissions.operation(**place);
+            operation.is_none_or(|operation| operation.is_done(self.access, path, meant.loosely))
+                && place.further.is_none_or(|further| self.holds_further(further, meant.loosely))
         };
         if let Some(place) = meant.anywhere.iter().find(done) {
             return Some(*place);

@@ -1,7 +1,8 @@
 //! Who may do what.
 #![allow(clippy::unwrap_used)]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
 
 use super::*;
 use crate::head::{HeadBuilder, Version};
@@ -36,17 +37,23 @@ fn policy(name: &str, action: AccessAction, shadow: bool, rules: &[serde_json::V
 
 fn permissions(policies: Vec<AccessPolicy>, identity: Option<&str>) -> Permissions {
     let identity: Option<SpiffeId> = identity.map(|id| id.parse().unwrap());
-    let caller = AccessCaller { identity: identity.as_ref(), address: IpAddr::from([10, 1, 2, 3]) };
+    let caller = AccessCaller { identity: identity.as_ref(), address: IpAddr::from([10, 1, 2, 3]), trust_domain: &TrustDomain::default() };
     Permissions::of(Arc::new(Authorization { policies }), &caller)
+}
+
+/// Somebody who asks without a token.
+fn access(head: Option<&RequestHead>, port: u16) -> Access<'_> {
+    let address = SocketAddr::from(([10, 1, 2, 3], 4000));
+    Access { head, port, claims: None, time: SystemTime::UNIX_EPOCH, identity: None, address, server_name: None }
 }
 
 /// What is said of a request: `ok`, or who denies it.
 fn verdict(permissions: &Permissions, head: &RequestHead) -> String {
-    let access = Access { head: Some(head), port: 80 };
-    match permissions.judge(&access, |_| ()) {
+    match permissions.judge(&access(Some(head), 80), |_| ()) {
         Ok(_) => "ok".to_owned(),
         Err(Denial::Denied(by)) => format!("denied by {by}"),
         Err(Denial::NotAllowed(by)) => format!("not allowed by {by}"),
+        Err(Denial::Foreign) => "of another trust domain".to_owned(),
         Err(Denial::Ambiguous { why }) => why.to_owned(),
     }
 }
@@ -98,12 +105,45 @@ fn callers_are_told_apart_by_what_they_proved() {
         assert_ne!(of(namespace.clone(), other), "ok", "{other:?}");
     }
     let any = serde_json::json!({ "identities": { "any": ["any"] } });
-    assert_eq!((of(any.clone(), Some("spiffe://other/x")).as_str(), of(any, None).as_str()), ("ok", "not allowed by a.contact"));
+    assert_eq!((of(any.clone(), Some("spiffe://mesh.local/x")).as_str(), of(any, None).as_str()), ("ok", "not allowed by a.contact"));
     let but = serde_json::json!({ "identities": { "any": ["any"], "none": [{ "exact": READ }] } });
     assert_eq!(of(but.clone(), Some(READ)), "not allowed by a.contact");
     assert_eq!(of(but, Some("spiffe://mesh.local/ns/contact/sa/b")), "ok");
     assert_eq!(of(serde_json::json!({ "addresses": { "any": ["10.1.0.0/16"] } }), None), "ok");
     assert_ne!(of(serde_json::json!({ "addresses": { "any": ["10.1.0.0/16"], "none": ["10.1.2.0/24"] } }), None), "ok");
+}
+
+#[test]
+fn a_caller_of_another_trust_domain_gets_in_only_where_a_policy_names_it() {
+    const BANK: &str = "spiffe://bank.example/ns/core/sa/ledger";
+    let get = request("GET", "/list", &[]);
+    let of = |policies: Vec<AccessPolicy>, id| verdict(&permissions(policies, Some(id)), &get);
+    let from = |patterns: serde_json::Value| serde_json::json!({ "from": [{ "identities": { "any": patterns } }] });
+    assert_eq!(of(Vec::new(), BANK), "of another trust domain");
+    assert!(!permissions(Vec::new(), Some(BANK)).is_everything());
+    // What only denies, writes down or is tried opens nothing.
+    for (action, shadow) in [(AccessAction::Deny, true), (AccessAction::Audit, false), (AccessAction::Allow, true)] {
+        let named = from(serde_json::json!([{ "exact": BANK }]));
+        assert_eq!(of(vec![policy("p", action, shadow, &[named])], BANK), "of another trust domain", "{action:?}");
+    }
+    for unnamed in [
+        serde_json::json!({}),
+        from(serde_json::json!(["any"])),
+        serde_json::json!({ "from": [{ "addresses": { "any": ["10.0.0.0/8"] } }] }),
+    ] {
+        assert_eq!(of(allow(unnamed.clone()), READ), "ok");
+        assert_eq!(of(allow(unnamed), BANK), "not allowed by a.contact");
+    }
+    for named in [serde_json::json!([{ "exact": BANK }]), serde_json::json!(["any", { "trust-domain": "bank.example" }])] {
+        assert_eq!(of(allow(from(named.clone())), BANK), "ok");
+        assert_eq!(of(allow(from(named.clone())), "spiffe://other.example/ns/core/sa/ledger"), "not allowed by a.contact");
+        // A denial means everybody it says.
+        let policies = vec![
+            policy("a", AccessAction::Allow, false, &[from(named)]),
+            policy("d", AccessAction::Deny, false, &[from(serde_json::json!(["any"]))]),
+        ];
+        assert_eq!(of(policies, BANK), "denied by d.contact/0");
+    }
 }
 
 #[test]
@@ -127,7 +167,7 @@ fn operations_must_hold_as_a_whole() {
         assert_ne!(verdict(&permissions, &request(method, path, fields)), "ok", "{method} {path} {fields:?}");
     }
     let head = request("GET", "/recordings/7/audio", &team);
-    assert!(permissions.judge(&Access { head: Some(&head), port: 81 }, |_| ()).is_err());
+    assert!(permissions.judge(&access(Some(&head), 81), |_| ()).is_err());
 }
 
 #[test]
@@ -270,9 +310,125 @@ fn what_is_left_out_stays_out_in_any_spelling() {
     }
 }
 
+/// What becomes of a request whose token says `claims`; none: it has no token.
+fn with_claims(policies: Vec<AccessPolicy>, claims: Option<&str>, head: Option<&RequestHead>) -> bool {
+    let claims = claims.map(|text| Claims::read(text.as_bytes()).unwrap());
+    let access = Access { claims: claims.as_ref(), ..access(head, 80) };
+    permissions(policies, None).judge(&access, |_| ()).is_ok()
+}
+
+#[test]
+fn claims_are_those_of_a_token_and_nobody_gains_by_having_none() {
+    let of = |action, source: &serde_json::Value| vec![policy("c", action, false, &[serde_json::json!({ "from": [source] })])];
+    let get = request("GET", "/", &[("groups", "admin")]);
+    let admins = serde_json::json!({ "claims": [{ "name": "groups", "values": ["admin"] }] });
+    let others = serde_json::json!({ "not_claims": [{ "name": "groups", "values": ["guest", "bot"] }] });
+    let both = serde_json::json!({
+        "claims": [{ "name": "sub" }, { "name": "groups", "values": ["admin"] }], "not_claims": [{ "name": "off" }],
+    });
+    let (admin, guest) = (r#"{"sub":"a","groups":["staff","admin"]}"#, r#"{"sub":"b","groups":["guest"]}"#);
+    for (source, claims, allowed, denied) in [
+        (&admins, Some(admin), true, true),
+        (&admins, Some(guest), false, false),
+        (&admins, None, false, false),
+        (&others, Some(admin), true, true),
+        (&others, Some(guest), false, false),
+        // Whoever is to prove that it is no guest has to prove something.
+        (&others, None, false, true),
+        (&both, Some(admin), true, true),
+        (&both, Some(r#"{"groups":"admin"}"#), false, false),
+        (&both, Some(r#"{"sub":"a","groups":"admin","off":1}"#), false, false),
+        (&both, None, false, false),
+    ] {
+        assert_eq!(with_claims(of(AccessAction::Allow, source), claims, Some(&get)), allowed, "{source} {claims:?}");
+        assert_eq!(!with_claims(of(AccessAction::Deny, source), claims, Some(&get)), denied, "{source} {claims:?}");
+        // Bytes show no token.
+        assert!(!with_claims(of(AccessAction::Allow, source), claims, None));
+        assert!(!with_claims(of(AccessAction::Deny, source), claims, None));
+    }
+    // Another caller of the rule needs none.
+    let either = |network: &str| allow(serde_json::json!({ "from": [admins, { "addresses": { "any": [network] } }] }));
+    assert!(with_claims(either("10.1.0.0/16"), None, Some(&get)));
+    assert!(!with_claims(either("10.2.0.0/16"), None, Some(&get)));
+}
+
+#[test]
+fn a_condition_without_a_result_never_lets_anybody_in() {
+    let of = |action, when: &str| vec![policy("c", action, false, &[serde_json::json!({ "when": when })])];
+    let get = request("GET", "/a", &[("x-team", "a")]);
+    for (when, claims, allowed, denied) in [
+        ("request.headers['x-team'] == 'a'", None, true, true),
+        ("request.headers['x-team'] == 'b'", None, false, false),
+        ("request.headers['x-none'] == 'b'", None, false, true),
+        ("request.headers['x-none'] != 'b'", None, false, true),
+        ("claims.level > 2", Some(r#"{"level":3}"#), true, true),
+        ("claims.level > 2", Some(r#"{"level":"high"}"#), false, true),
+        ("claims.level > 2", None, false, true),
+        ("has(claims.level) && claims.level > 2", None, false, false),
+        ("source.identity != ''", None, false, true),
+        ("source.address.startsWith('10.1.2.3:')", None, true, true),
+    ] {
+        assert_eq!(with_claims(of(AccessAction::Allow, when), claims, Some(&get)), allowed, "{when}");
+        assert_eq!(!with_claims(of(AccessAction::Deny, when), claims, Some(&get)), denied, "{when}");
+    }
+    // Of bytes only the connection is known, whatever else would decide.
+    for (when, allowed, denied) in [
+        ("source.port == 4000", true, true),
+        ("source.port == 4001", false, false),
+        ("source.port == 4000 || request.method == 'GET'", false, true),
+        ("has(claims.sub)", false, true),
+    ] {
+        assert_eq!(with_claims(of(AccessAction::Allow, when), None, None), allowed, "{when}");
+        assert_eq!(!with_claims(of(AccessAction::Deny, when), None, None), denied, "{when}");
+    }
+}
+
+/// However many conditions there are, and whatever a caller sends, judging takes only so long; what is left unasked lets nobody in.
+#[test]
+fn conditions_have_so_many_steps_together() {
+    let long = "x".repeat(30_000);
+    let get = request("GET", "/", &[("x-long", &long)]);
+    let costly = serde_json::json!({ "when": format!("{}false", "request.headers['x-long'].contains('y') || ".repeat(18)) });
+    let cheap = serde_json::json!({ "when": "request.method == 'GET'" });
+    let of = |action, costly_rules: usize| {
+        let rules: Vec<_> = std::iter::repeat_n(costly.clone(), costly_rules).chain([cheap.clone()]).collect();
+        with_claims(vec![policy("c", action, false, &rules)], None, Some(&get))
+    };
+    assert!(of(AccessAction::Allow, 5) && !of(AccessAction::Allow, 20));
+    assert!(!of(AccessAction::Deny, 5) && !of(AccessAction::Deny, 20));
+}
+
+#[test]
+fn it_is_told_which_condition_has_no_result() {
+    let rules = [serde_json::json!({ "when": "request.method == 'PUT'" }), serde_json::json!({ "when": "request.headers['x'] == 'a'" })];
+    for (action, told) in [(AccessAction::Allow, true), (AccessAction::Deny, true), (AccessAction::Audit, false)] {
+        let permissions = permissions(vec![policy("c", action, false, &rules)], None);
+        let head = request("GET", "/", &[]);
+        let access = access(Some(&head), 80);
+        let denial = permissions.judge(&access, |_| ()).err();
+        let found = denial.and_then(|denial| permissions.without_result(&denial, &access));
+        let found = found.map(|(by, error)| format!("{by}: {error}"));
+        let expected = "c.contact/0: there is nothing of this name (bytes 0 to 20 of the expression)";
+        assert_eq!(found.as_deref(), told.then_some(expected));
+    }
+}
+
+/// A condition sees a path as it came, so one that could be read in another way is not put to it.
+#[test]
+fn a_condition_is_not_gone_around_by_spelling() {
+    let rules = [serde_json::json!({ "when": "request.url_path.startsWith('/admin')" })];
+    let of = |shadow| permissions(vec![policy("c", AccessAction::Deny, shadow, &rules)], None);
+    for path in ["/%61dmin", "//admin", "/x/../admin", "/admin;x"] {
+        assert_ne!(verdict(&of(false), &request("GET", path, &[])), "ok", "{path}");
+        assert_eq!(verdict(&of(true), &request("GET", path, &[])), "ok", "what is tried denies nothing: {path}");
+    }
+    assert_eq!(verdict(&of(false), &request("GET", "/list", &[])), "ok");
+    assert_eq!(verdict(&of(false), &request("GET", "/admin/x", &[])), "denied by c.contact/0");
+}
+
 #[test]
 fn of_bytes_only_caller_and_port_are_known_and_what_is_unknown_denies() {
-    let bytes = Access { head: None, port: 5432 };
+    let bytes = access(None, 5432);
     let judged = |policies, id| permissions(policies, id).judge(&bytes, |_| ()).is_ok();
     let from = serde_json::json!({ "from": [{ "identities": { "any": [{ "exact": READ }] } }], "to": [{ "ports": { "any": [5432] } }] });
     assert!(judged(allow(from.clone()), Some(READ)));
@@ -290,7 +446,7 @@ fn what_is_tried_denies_nothing_and_is_told() {
         let permissions = permissions(policies, Some(READ));
         let head = request("GET", path, &[]);
         let mut said = Vec::new();
-        let verdict = permissions.judge(&Access { head: Some(&head), port: 80 }, |noted| {
+        let verdict = permissions.judge(&access(Some(&head), 80), |noted| {
             said.push(match noted {
                 Noted::Audited(by) => format!("audited {by}"),
                 Noted::WouldDeny(by) => format!("would deny {by}"),
@@ -354,7 +510,7 @@ proptest::proptest! {
         let means = |reading: &String| parsed.iter().any(|pattern| pattern.takes(reading, deny));
         let expected = if deny { !readings.iter().any(means) } else { readings.iter().all(means) };
         let head = request("GET", &path, &[]);
-        proptest::prop_assert_eq!(permissions.judge(&Access { head: Some(&head), port: 80 }, |_| ()).is_ok(), expected);
+        proptest::prop_assert_eq!(permissions.judge(&access(Some(&head), 80), |_| ()).is_ok(), expected);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(super) fn is_untaken(stream: Option<&Stream>, written: u64, ended: bool) -> 
             untaken
         }
         Some(Stream::Carried(_)) => true,
-        Some(Stream::Tls(_)) | None => false,
+        Some(Stream::Tls(_) | Stream::Peer(_)) | None => false,
         #[cfg(any(test, fuzzing))]
         Some(Stream::Memory(_)) => false,
     }
