@@ -2,6 +2,8 @@
 
 mod ca;
 mod client;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod views;
 
 pub use ca::{

@@ -39,6 +39,8 @@ pub mod edge;
 pub mod facts;
 pub mod federation;
 pub mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod handshake;
 pub mod intermediate;
 pub mod jwt;

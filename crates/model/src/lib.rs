@@ -6,6 +6,8 @@
 pub mod cel;
 pub mod claims;
 pub mod compile;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod head;
 pub mod name;
 pub mod process;

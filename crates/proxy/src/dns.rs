@@ -274,6 +274,18 @@ fn answer(
     reply.to_vec().map_or_else(|_| Outcome::Reply(failure(query, ResponseCode::ServFail)), Outcome::Reply)
 }
 
+/// A message as fuzzers have it: as an app's question, and as a resolver's answer.
+#[cfg(any(test, fuzzing))]
+pub fn fuzzed(message: &[u8]) {
+    let (view, namespace) = (View::default(), Namespace::default());
+    if let Outcome::Reply(reply) | Outcome::Fault(Some(reply)) = answer(message, &view, &namespace, true, true, |_| None) {
+        assert!(Message::from_vec(&reply).is_ok(), "an answer cannot be read: {reply:02x?}");
+        drop(fit(reply, message));
+    }
+    crate::told::Told::default().note(message, Instant::now());
+    drop(std::str::from_utf8(message).map(host_resolvers));
+}
+
 fn is_mesh(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     host.strip_suffix(lorica_model::name::SUFFIX).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))

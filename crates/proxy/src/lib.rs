@@ -10,6 +10,8 @@ pub mod checks;
 pub mod config;
 pub mod dns;
 pub mod endpoints;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod gateway;
 pub mod identity;
 pub mod identity_files;

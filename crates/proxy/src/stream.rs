@@ -46,7 +46,7 @@ pub enum Stream {
     /// As a stream of an HTTP/2 connection between two Lorica proxies.
     Carried(Box<Carried>),
     /// In memory, for tests of the codecs.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     Memory(tokio::io::DuplexStream),
 }
 
@@ -156,7 +156,7 @@ impl Stream {
             Self::Peer(peer) => peer.stream().get_ref().0,
             // A stream that is dropped before its end is reset.
             Self::Carried(_) => return,
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             Self::Memory(_) => return,
         };
         // An old kernel that refuses it only makes the close gentler.
@@ -185,7 +185,7 @@ macro_rules! each {
                 let $stream = Pin::new(carried.as_mut());
                 $call
             }
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             Stream::Memory($stream) => {
                 let $stream = Pin::new($stream);
                 $call
@@ -213,7 +213,7 @@ impl AsyncWrite for Stream {
             Self::Tls(tls) => tls.is_write_vectored(),
             Self::Peer(peer) => peer.is_write_vectored(),
             Self::Carried(carried) => carried.is_write_vectored(),
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             Self::Memory(memory) => memory.is_write_vectored(),
         }
     }

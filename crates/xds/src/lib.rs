@@ -15,6 +15,8 @@ pub mod client;
 pub mod decode;
 pub mod encode;
 mod facts;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod grpc;
 mod kind;
 mod node;

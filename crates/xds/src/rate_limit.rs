@@ -122,7 +122,7 @@ impl<L: Ledger> RateLimitService for Service<L> {
     }
 }
 
-fn counted(ledger: &impl Ledger, descriptors: Vec<RateLimitDescriptor>, hits: u32) -> RateLimitResponse {
+pub(crate) fn counted(ledger: &impl Ledger, descriptors: Vec<RateLimitDescriptor>, hits: u32) -> RateLimitResponse {
     let mut answer = RateLimitResponse { overall_code: Code::Ok.into(), ..RateLimitResponse::default() };
     for descriptor in descriptors {
         let hits = descriptor.hits_addend.map_or(u64::from(hits), |hits| hits.value).max(1);
@@ -147,7 +147,7 @@ fn counted(ledger: &impl Ledger, descriptors: Vec<RateLimitDescriptor>, hits: u3
     answer
 }
 
-fn lent(ledger: &impl Ledger, proxy: &WorkloadName, descriptors: Vec<RateLimitDescriptor>) -> RateLimitResponse {
+pub(crate) fn lent(ledger: &impl Ledger, proxy: &WorkloadName, descriptors: Vec<RateLimitDescriptor>) -> RateLimitResponse {
     let mut answer = RateLimitResponse { overall_code: Code::Ok.into(), ..RateLimitResponse::default() };
     let mut proxies: BTreeMap<String, u32> = BTreeMap::new();
     for descriptor in descriptors {

@@ -262,7 +262,7 @@ impl Operation {
         }
         let Some(head) = access.head else { return loosely || !self.is_of_http() };
         let takes = |pattern: &PathPattern| path.is_some_and(|path| pattern.takes(path, loosely));
-        self.methods.holds(|method| method == method_of(head))
+        self.takes_method(method_of(head), loosely)
             && self.paths.any.iter().any(takes) | self.paths.any.is_empty()
             // What is left out is left out strictly where that denies more.
             && !self.paths.none.iter().any(|pattern| path.is_none_or(|path| pattern.takes(path, !loosely)))
@@ -270,9 +270,18 @@ impl Operation {
             && self.headers.iter().all(|field| if loosely { route::any_header_matches(field, head) } else { route::header_matches(field, head) })
     }
 
+    /// Methods are known by their case, but some apps take them in any; as with paths, what is left out is left out loosely where that denies more.
+    fn takes_method(&self, came: &str, loosely: bool) -> bool {
+        let is = |method: &String, loosely| if loosely { method.eq_ignore_ascii_case(came) } else { method == came };
+        (self.methods.any.is_empty() || self.methods.any.iter().any(|method| is(method, loosely)))
+            && !self.methods.none.iter().any(|method| is(method, !loosely))
+    }
+
     fn takes_host(&self, head: &RequestHead) -> bool {
         let host = without_port(head.authority()).to_ascii_lowercase();
-        self.hosts.holds(|pattern| pattern.takes(&host))
+        // The root of all names may be written, and changes nothing.
+        let host = host.strip_suffix('.').unwrap_or(&host);
+        self.hosts.holds(|pattern| pattern.takes(host))
     }
 }
 

@@ -10,6 +10,7 @@ mod authorization;
 mod authorizer;
 mod egress;
 mod endpoint;
+mod evasion;
 mod fault;
 mod gateway;
 mod inbound;
@@ -39,6 +40,7 @@ pub use authorization::{
 pub use authorizer::{Authorizer, AuthorizerProtocol, ShownBody, is_beyond_authorizers};
 pub use egress::{EgressCaller, EgressHost, EgressRule, EgressUnit, Unlisted, Verdict, is_special, listed};
 pub use endpoint::{Endpoint, EndpointSet, Locality, LocalityError, Transport};
+pub use evasion::evades;
 pub use fault::{
     Abort, AbortAnswer, Bandwidth, Delay, DelayTime, Fault, FaultCall, FaultCaller, Injected, InjectedEnd, NameAnswer, NameFault, inject,
     inject_name, tried_faults, tried_names,

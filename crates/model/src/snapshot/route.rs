@@ -90,6 +90,11 @@ pub fn mismatch(matches: &RouteMatch, head: &RequestHead, random: f64) -> Option
     Request::of(head).mismatch(matches, random)
 }
 
+/// The same without its path, for the first share of what is shared.
+pub(super) fn mismatch_beside_path(matches: &RouteMatch, head: &RequestHead) -> Option<MatchPart> {
+    Request::of(head).mismatch_beside_path(matches, 0.0)
+}
+
 /// What every rule asks a head for, taken out of it once.
 struct Request<'h> {
     head: &'h RequestHead,
@@ -104,9 +109,10 @@ impl<'h> Request<'h> {
 
     /// The cheap parts come first: most rules fail by their path.
     fn mismatch(&self, matches: &RouteMatch, random: f64) -> Option<MatchPart> {
-        if !path_matches(&matches.path, self.path) {
-            return Some(MatchPart::Path);
-        }
+        if path_matches(&matches.path, self.path) { self.mismatch_beside_path(matches, random) } else { Some(MatchPart::Path) }
+    }
+
+    fn mismatch_beside_path(&self, matches: &RouteMatch, random: f64) -> Option<MatchPart> {
         if matches.method.as_deref().is_some_and(|method| method != self.method) {
             return Some(MatchPart::Method);
         }

@@ -20,6 +20,8 @@ pub struct RuleTable {
     runs: Vec<Run>,
     /// What tells of claims in header fields, which rules may look at.
     telling: Vec<Arc<Authentication>>,
+    /// By rule, which of the different policies that say who may ask are its own. Empty where all rules have the same.
+    guards: Vec<u32>,
 }
 
 type Indices = HashMap<Box<str>, Vec<u32>, foldhash::fast::RandomState>;
@@ -77,7 +79,25 @@ impl RuleTable {
                 telling.push(authentication.clone());
             }
         }
-        Self { rules, runs, telling }
+        let guards = guards(&rules);
+        Self { rules, runs, telling, guards }
+    }
+
+    /// Whether rules differ in who may ask.
+    #[must_use]
+    pub fn is_mixed(&self) -> bool {
+        !self.guards.is_empty()
+    }
+
+    /// All rules, each with the number of its policies, where they differ.
+    pub(super) fn guarded(&self) -> impl Iterator<Item = (&Arc<HttpRule>, u32)> {
+        self.rules.iter().zip(self.guards.iter().copied())
+    }
+
+    /// The number of a rule's policies; none where the table has no rule with these.
+    pub(super) fn guard_of(&self, rule: &Arc<HttpRule>) -> Option<u32> {
+        let known = self.guarded().find(|(known, _)| Arc::ptr_eq(known, rule));
+        known.or_else(|| self.guarded().find(|(known, _)| are_same(known, rule))).map(|(_, guard)| guard)
     }
 
     /// What tells of claims in header fields, which rules may look at.
@@ -117,6 +137,25 @@ impl Run {
     }
 }
 
+/// By rule, the number of its policies.
+fn guards(rules: &[Arc<HttpRule>]) -> Vec<u32> {
+    let mut different: Vec<&HttpRule> = Vec::new();
+    let mut numbers = Vec::with_capacity(rules.len());
+    for rule in rules {
+        let known = different.iter().position(|known| are_same(known, rule));
+        numbers.push(known.unwrap_or_else(|| {
+            different.push(rule);
+            different.len() - 1
+        }));
+    }
+    if different.len() < 2 { Vec::new() } else { numbers.into_iter().map(|number| u32::try_from(number).unwrap_or(u32::MAX)).collect() }
+}
+
+/// Whether two rules have the same policies of who may ask.
+fn are_same(one: &HttpRule, other: &HttpRule) -> bool {
+    one.filters.authorization == other.filters.authorization && one.filters.authentication == other.filters.authentication
+}
+
 /// Where a path stands in the order of precedence: smaller first.
 fn place(path: &PathMatch) -> (u8, std::cmp::Reverse<usize>) {
     match path {
@@ -134,7 +173,12 @@ fn trimmed(prefix: &str) -> &str {
 impl Clone for RuleTable {
     fn clone(&self) -> Self {
         let own = |rule: &Arc<HttpRule>| HttpRule { origin: Arc::new((*rule.origin).clone()), ..(**rule).clone() };
-        Self { rules: self.rules.iter().map(|rule| Arc::new(own(rule))).collect(), runs: self.runs.clone(), telling: self.telling.clone() }
+        Self {
+            rules: self.rules.iter().map(|rule| Arc::new(own(rule))).collect(),
+            runs: self.runs.clone(),
+            telling: self.telling.clone(),
+            guards: self.guards.clone(),
+        }
     }
 }
 impl Deref for RuleTable {

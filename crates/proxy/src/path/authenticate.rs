@@ -13,14 +13,14 @@ use std::time::SystemTime;
 
 use lorica_identity::jwt::TokenError;
 use lorica_model::claims::Claims;
-use lorica_model::head::{HeadBuilder, HeadError, RequestHead};
+use lorica_model::head::{HeadBuilder, HeadError, RequestHead, tokens};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Authentication, AuthenticationTrial, Effect, Effects, HttpRule, TokenPlace, route};
 use lorica_observe::metrics::TokenCounts;
 
 use super::caller::{Caller, Entry};
 use super::failure::Failure;
-use super::{filter, gateway, trial};
+use super::{clean, filter, gateway, trial};
 use crate::tokens::{Good, Prepared};
 use crate::worker::Worker;
 
@@ -66,6 +66,15 @@ pub struct Authenticated<'x> {
     pub claims: Option<Rc<Claims>>,
     /// Whether a token may stand in its query, which no log may show then.
     pub secret_query: bool,
+    /// The policies that tell of claims: by their names nobody else tells anything.
+    telling: Vec<Arc<Authentication>>,
+}
+
+impl Authenticated<'_> {
+    /// The header fields that only the mesh may write.
+    pub fn claim_headers(&self) -> impl Iterator<Item = &str> {
+        self.telling.iter().flat_map(|by| by.claim_headers())
+    }
 }
 
 /// What one policy found.
@@ -133,7 +142,7 @@ impl<'x> Looked<'x> {
                     try_out(worker, caller, Some(head), &inbound.tried);
                 }
             }
-            (Entry::Gateway { .. }, Some(rule)) if !is_preflight(head, Some(rule)) => {
+            (Entry::Gateway { .. }, Some(rule)) if !filter::is_preflight(head, Some(rule)) => {
                 try_out(worker, caller, Some(head), &rule.filters.tried);
             }
             _ => {}
@@ -150,8 +159,8 @@ impl<'x> Looked<'x> {
             (Entry::Gateway { .. }, Some(rule)) => rule.filters.authentication.clone(),
             _ => None,
         };
-        let as_it_came = Authenticated { head: self.as_it_came, claims: None, secret_query: false };
-        let Some(by) = by.filter(|_| !is_preflight(self.as_it_came, rule)) else {
+        let as_it_came = Authenticated { head: self.as_it_came, claims: None, secret_query: false, telling: Vec::new() };
+        let Some(by) = by.filter(|_| !filter::is_preflight(self.as_it_came, rule)) else {
             if self.telling.is_empty() {
                 return Ok(as_it_came);
             }
@@ -160,6 +169,7 @@ impl<'x> Looked<'x> {
                 head: made.map_or(self.as_it_came, |made| self.heads.onward.get_or_init(|| made)),
                 claims: None,
                 secret_query: false,
+                telling: self.telling,
             });
         };
         let known = self.found.into_iter().find(|asked| *asked.by == *by);
@@ -174,7 +184,7 @@ impl<'x> Looked<'x> {
         let made = rewritten(self.as_it_came, &names(&telling), taken, asked.told()).map_err(too_large)?;
         let head = made.map_or(self.as_it_came, |made| self.heads.onward.get_or_init(|| made));
         let claims = shown.map(|shown| self.heads.claims.get_or_init(|| shown.good.claims.clone()).clone());
-        Ok(Authenticated { head, claims, secret_query })
+        Ok(Authenticated { head, claims, secret_query, telling })
     }
 }
 
@@ -195,11 +205,6 @@ pub fn connection(worker: &Worker, caller: &Caller) -> Result<(), Failure> {
 
 fn without_token(worker: &Worker, by: &Arc<Authentication>) -> Asked {
     Asked { by: by.clone(), prepared: worker.tokens.prepared(worker, by), token: Ok(None) }
-}
-
-/// Whether a request asks whether it may ask: it carries no token yet.
-fn is_preflight(head: &RequestHead, rule: Option<&HttpRule>) -> bool {
-    rule.and_then(|rule| rule.filters.cors.as_ref()).is_some_and(|cors| filter::preflight(head, cors).is_some())
 }
 
 /// Holds policies that are tried against a call that passes. `head`: of a request; bytes show no token.
@@ -380,9 +385,7 @@ fn rewritten(
     taken: Option<&TokenPlace>,
     told: Vec<(&str, Cow<'_, str>)>,
 ) -> Result<Option<RequestHead>, HeadError> {
-    // Apps that see fields as variables of their environment know no difference between `x-user` and `x_user`.
-    let folded = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    let is_removed = |name: &[u8]| removed.iter().any(|known| known.bytes().map(|byte| folded(&byte)).eq(name.iter().map(folded)));
+    let is_removed = |name: &[u8]| removed.iter().any(|known| clean::reads_as(name, known));
     if told.is_empty() && taken.is_none() && !head.fields.iter().any(|(name, _)| is_removed(name)) {
         return Ok(None);
     }
@@ -397,6 +400,11 @@ fn rewritten(
                 if !left.is_empty() {
                     builder.field(name, &left.join(&b"; "[..]))?;
                 }
+            }
+            // What a caller names there stays behind; what its token says does not.
+            _ if name.eq_ignore_ascii_case(b"connection") => {
+                let left: Vec<&[u8]> = tokens(value).filter(|token| !is_removed(token)).collect();
+                builder.field(name, &left.join(&b", "[..]))?;
             }
             _ => builder.field(name, value)?,
         }

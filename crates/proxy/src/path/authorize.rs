@@ -88,7 +88,7 @@ enum Asks {
 
 fn may_request(worker: &Worker, caller: &Caller, request: Judged<'_>, rule: Option<&HttpRule>) -> Result<Asks, Failure> {
     // Whoever asks whether it may ask is answered before.
-    if is_preflight(request.head, rule) {
+    if filter::is_preflight(request.head, rule) {
         return Ok(Asks::Nobody);
     }
     let access = |port| access(caller, port, Some(request));
@@ -106,10 +106,6 @@ fn may_request(worker: &Worker, caller: &Caller, request: Judged<'_>, rule: Opti
     }
 }
 
-fn is_preflight(head: &RequestHead, rule: Option<&HttpRule>) -> bool {
-    rule.and_then(|rule| rule.filters.cors.as_ref()).is_some_and(|cors| filter::preflight(head, cors).is_some())
-}
-
 /// The policies that hold for a request, and the port that it calls, where services are to be asked of some; none nearly everywhere.
 pub fn asking(worker: &Worker, caller: &Caller, head: &RequestHead, rule: Option<&HttpRule>) -> Option<(Arc<Authorization>, u16)> {
     let view = worker.view();
@@ -118,7 +114,7 @@ pub fn asking(worker: &Worker, caller: &Caller, head: &RequestHead, rule: Option
         Entry::Gateway { port, .. } => (rule?.filters.authorization.as_ref()?, *port),
         Entry::Outbound { .. } | Entry::Egress { .. } => return None,
     };
-    (authorization.asks() && !is_preflight(head, rule)).then(|| (authorization.clone(), port))
+    (authorization.asks() && !filter::is_preflight(head, rule)).then(|| (authorization.clone(), port))
 }
 
 /// What the caller may do by these policies.

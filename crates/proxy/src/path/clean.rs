@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use lorica_identity::PeerIdentity;
-use lorica_model::head::{Edits, RequestHead};
+use lorica_model::head::{Edits, Fields, HeadBuilder, RequestHead};
 use lorica_model::spiffe::SpiffeId;
 use lorica_observe::trace::hexadecimal_128;
 
@@ -43,11 +43,13 @@ pub fn edits(head: &RequestHead, from: From<'_>) -> Edits {
     let mut edits = Edits::default();
     let trusted = matches!(from, From::Peer(_));
     for (index, (name, _)) in head.fields.iter().enumerate() {
-        if !matches!(name, [b'x' | b'X', b'-', ..]) {
+        if !matches!(name, [b'x' | b'X', b'-' | b'_', ..]) {
             continue;
         }
-        let ours = name.len() >= OURS.len() && name[..OURS.len()].eq_ignore_ascii_case(OURS.as_bytes());
-        if (ours && !trusted) || name.eq_ignore_ascii_case(CLIENT_CERTIFICATE.as_bytes()) {
+        // No proxy spells what it says with underscores.
+        let ours = name.get(..OURS.len()).is_some_and(|start| reads_as(start, OURS));
+        let is_alias = || name.contains(&b'_') && (ours || [FORWARDED_FOR, FORWARDED_PROTO].iter().any(|known| reads_as(name, known)));
+        if (ours && !trusted) || reads_as(name, CLIENT_CERTIFICATE) || is_alias() {
             edits.remove_at(index);
         }
     }
@@ -56,6 +58,49 @@ pub fn edits(head: &RequestHead, from: From<'_>) -> Edits {
     }
     edits
 }
+
+/// Whether some app takes `name` for `known`, which is in lower case: those that see fields as variables of their environment know no difference
+/// between `x-user` and `x_user`.
+#[must_use]
+pub fn reads_as(name: &[u8], known: &str) -> bool {
+    let folded = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.len() == known.len() && name.iter().zip(known.bytes()).all(|(byte, known)| folded(*byte) == folded(known))
+}
+
+/// The trailers of a request that go on. Some servers put them among the fields of its head, where they would say what nobody has judged: whatever
+/// stands for the caller, the way or the form of a message stays behind, and so do those that are `barred` besides.
+#[must_use]
+pub fn trailers(trailers: &Fields, barred: &[String]) -> Fields {
+    let decides = |name: &[u8]| {
+        TRAILERS_BARRED.iter().any(|known| reads_as(name, known))
+            || [OURS, "x-forwarded-"].iter().any(|start| name.get(..start.len()).is_some_and(|name| reads_as(name, start)))
+            || barred.iter().any(|known| reads_as(name, known))
+    };
+    let mut builder = HeadBuilder::with_capacity(256);
+    for (name, value) in trailers.iter().filter(|(name, _)| !decides(name)) {
+        if builder.field(name, value).is_err() {
+            break;
+        }
+    }
+    builder.fields()
+}
+
+/// Fields that decide about a request, and come in its head or not at all.
+const TRAILERS_BARRED: [&str; 13] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "content-type",
+    "content-encoding",
+    "content-range",
+    "range",
+    "expect",
+    "forwarded",
+    "x-real-ip",
+    REQUEST_ID,
+    "traceparent",
+    "tracestate",
+];
 
 /// What a gateway tells the mesh of a caller from outside: its address, after those that it names itself, and how it came.
 pub fn forwarded(head: &RequestHead, edits: &mut Edits, remote: IpAddr, tls: bool) {
@@ -66,11 +111,13 @@ pub fn forwarded(head: &RequestHead, edits: &mut Edits, remote: IpAddr, tls: boo
     }
     addresses.push_str(&remote.to_string());
     edits.set(&head.fields, FORWARDED_FOR, addresses);
-    edits.set(&head.fields, "x-forwarded-proto", if tls { "https" } else { "http" });
+    edits.set(&head.fields, FORWARDED_PROTO, if tls { "https" } else { "http" });
 }
 
 /// Through which addresses a request has come.
 const FORWARDED_FOR: &str = "x-forwarded-for";
+/// Whether it came by TLS.
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
 /// The id of a request: the caller's, or a new one which is added to the edits.
 #[must_use]
@@ -105,7 +152,7 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use lorica_model::head::{HeadBuilder, Version};
+    use lorica_model::head::Version;
     use std::time::SystemTime;
 
     fn head() -> RequestHead {
@@ -133,6 +180,49 @@ mod tests {
     fn apps_and_strangers_cannot_claim_what_only_the_mesh_knows() {
         assert_eq!(names(From::App), ["Host=a", "X-Request-Id=7"]);
         assert_eq!(names(From::Stranger), ["Host=a", "X-Request-Id=7"]);
+    }
+
+    #[test]
+    fn no_other_spelling_of_them_passes() {
+        let mut builder = HeadBuilder::with_capacity(256);
+        for name in [
+            "X_Forwarded_Client_Cert",
+            "x-forwarded_client-cert",
+            "x_lorica_attempt",
+            "X_LORICA-Reason",
+            "X_Forwarded_For",
+            "x-kept",
+            "X_Kept",
+            "x",
+        ] {
+            builder.field(name.as_bytes(), b"1").unwrap();
+        }
+        let head = builder.request(Version::Http11, "GET", "/", "a", None).unwrap();
+        for from in [From::App, From::Stranger, From::Peer(&Bytes::from_static(b"By=us"))] {
+            let edits = edits(&head, from);
+            let names: Vec<_> = edits.kept(&head.fields).map(|field| String::from_utf8_lossy(field.name).into_owned()).collect();
+            assert_eq!(names, ["x-kept", "X_Kept", "x"]);
+        }
+    }
+
+    #[test]
+    fn nothing_that_decides_comes_behind_a_body() {
+        let mut builder = HeadBuilder::with_capacity(256);
+        for name in [
+            "x-sum",
+            "X_Forwarded_Client_Cert",
+            "x-forwarded-host",
+            "X-Lorica-Attempt",
+            "Authorization",
+            "cookie",
+            "x-role",
+            "X_Role",
+            "x-real",
+        ] {
+            builder.field(name.as_bytes(), b"1").unwrap();
+        }
+        let kept = trailers(&builder.fields(), &["x-role".to_owned()]);
+        assert_eq!(kept.iter().map(|(name, _)| name.to_vec()).collect::<Vec<_>>(), [b"x-sum".to_vec(), b"x-real".to_vec()]);
     }
 
     #[test]

@@ -166,6 +166,10 @@ async fn pass<'x>(
             return Err(failure);
         }
     };
+    body.bar(request.claim_headers());
+    if let (Entry::Gateway { port, chain, .. }, Some(rule)) = (&caller.entry, found.shared_rule()) {
+        gateway::led_by_its_path(worker, *port, chain.as_ref(), rule, came)?;
+    }
     let judged = Judged { head, claims: request.claims.as_deref(), came: record.came() };
     let mut way = match found {
         Decided::Way(way) => way,

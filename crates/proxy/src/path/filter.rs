@@ -93,6 +93,12 @@ pub fn status(status: u16) -> OwnAnswer {
     OwnAnswer { status, fields: Vec::new(), body: String::new(), as_it_is: false }
 }
 
+/// Whether a browser asks by a request whether a script may call, which its rule answers: nobody is asked for a token or a permission yet.
+#[must_use]
+pub fn is_preflight(head: &RequestHead, rule: Option<&HttpRule>) -> bool {
+    rule.and_then(|rule| rule.filters.cors.as_ref()).is_some_and(|cors| preflight(head, cors).is_some())
+}
+
 /// The answer to a question of a browser whether a script may call (a preflight), where that is what the request is. The backend is not asked.
 #[must_use]
 pub fn preflight(head: &RequestHead, cors: &Cors) -> Option<OwnAnswer> {

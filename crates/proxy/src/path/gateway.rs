@@ -7,9 +7,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use lorica_model::head::RequestHead;
 use lorica_model::name::{ServiceName, ServicePort};
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{Backend, GatewayUnit, HostPattern, Hosts, Listening, Terminated, TlsAction, TlsChain, TransportRoute, route};
+use lorica_model::snapshot::{
+    Backend, GatewayUnit, HostPattern, Hosts, HttpRule, Listening, Terminated, TlsAction, TlsChain, TransportRoute, evades, route,
+};
 use lorica_observe::metrics::OwnMetric;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -22,6 +25,7 @@ use tokio_rustls::rustls::server::{Accepted, Acceptor};
 use super::accept::{Boxed, refuse, spoken_http};
 use super::authorize;
 use super::caller::{Caller, Entry};
+use super::failure::Failure;
 use super::mtls::Negotiated;
 use super::record::ConnectionRecord;
 use super::{egress, http, tcp};
@@ -77,6 +81,25 @@ pub fn hosts<'v>(view: &'v View, port: u16, chain: Option<&HostPattern>) -> Opti
             _ => None,
         },
         _ => None,
+    }
+}
+
+/// Whether a request may go on by `rule`, which its path chose: however an app reads that, it leads to the same policies.
+///
+/// # Errors
+/// [`Reason::AmbiguousPath`].
+pub fn led_by_its_path(
+    worker: &Worker,
+    port: u16,
+    chain: Option<&HostPattern>,
+    rule: &Arc<HttpRule>,
+    head: &RequestHead,
+) -> Result<(), Failure> {
+    let view = worker.view();
+    let rules = hosts(&view, port, chain).and_then(|hosts| hosts.rules(head.authority()));
+    match rules.and_then(|rules| evades(rules, rule, head)) {
+        Some(why) => Err(Failure::new(Reason::AmbiguousPath, format!("the path cannot be told from one of another route: {why}"))),
+        None => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@
 
 use lorica_model::head::Fields;
 
+use super::clean;
 use super::grpc_web::Decoder;
 use crate::config::REPLAY_BYTES;
 use crate::wire::{Body, Frame, WireError};
@@ -29,6 +30,8 @@ pub struct Replay {
     looks: bool,
     /// What reads bytes out of the text in which they come, where they come so.
     decoder: Option<Decoder>,
+    /// Names of trailers that do not go on, beside those that never do.
+    barred: Vec<String>,
 }
 
 /// The beginning of a body.
@@ -57,12 +60,18 @@ impl Replay {
             received: 0,
             looks: false,
             decoder: None,
+            barred: Vec::new(),
         }
     }
 
     /// Has the body read through `decoder`. Only before anything of it was read.
     pub fn decode(&mut self, decoder: Decoder) {
         self.decoder = Some(decoder);
+    }
+
+    /// Leaves trailers of these names out, too.
+    pub fn bar<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
+        self.barred.extend(names.map(str::to_owned));
     }
 
     /// Whether another attempt could have the whole of it.
@@ -156,7 +165,7 @@ impl Replay {
                 }
                 Some(Ok(Frame::Trailers(trailers))) => {
                     self.end()?;
-                    self.trailers = Some(trailers);
+                    self.trailers = Some(clean::trailers(&trailers, &self.barred));
                 }
                 Some(Err(error)) => return Err(error),
                 None => self.end()?,

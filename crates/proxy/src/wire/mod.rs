@@ -22,5 +22,8 @@ pub use http2::{Http2Client, Http2Server, SEND_BUFFER};
 pub use pace::{Paced, PacedBody};
 pub use upstream::{Answer, Outgoing, Receiver, Responder, Sender, Tunnel};
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 #[cfg(test)]
 mod tests;

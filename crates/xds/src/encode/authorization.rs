@@ -252,10 +252,13 @@ impl Said<'_> {
             return loosely.then(|| permission(Rule::Any(true)));
         }
         let mut all = Vec::new();
-        among(methods, &mut all, |method| permission(Rule::Header(header(":method", exact(method)))));
+        // What is left out is left out strictly where that denies more.
+        let method =
+            |method: &String, loosely| permission(Rule::Header(header(":method", StringMatcher { ignore_case: loosely, ..exact(method) })));
+        among(&Among { any: methods.any.clone(), none: Vec::new() }, &mut all, |of| method(of, loosely));
+        among(&Among { any: Vec::new(), none: methods.none.clone() }, &mut all, |of| method(of, !loosely));
         let strictly = Among { any: paths.any.clone(), none: Vec::new() };
         among(&strictly, &mut all, |pattern| path_permission(path(pattern, loosely)));
-        // What is left out is left out strictly where that denies more.
         let left_out = Among { any: Vec::new(), none: paths.none.clone() };
         among(&left_out, &mut all, |pattern| path_permission(path(pattern, !loosely)));
         among(hosts, &mut all, |pattern| permission(Rule::Header(header(":authority", host(pattern)))));
@@ -376,14 +379,14 @@ fn spelled(text: &str) -> String {
     spelled
 }
 
-/// A host, with or without its port, in any case of letters.
+/// A host, with or without its port and the root of all names, in any case of letters.
 fn host(pattern: &HostPattern) -> StringMatcher {
     let name = match pattern {
         HostPattern::Exact(host) => escaped(host),
         HostPattern::Under(rest) => format!(r".+\.{}", escaped(rest)),
         HostPattern::Any => ".*".to_owned(),
     };
-    StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(regex(&format!("(?i){name}(:[0-9]*)?")))), ..StringMatcher::default() }
+    StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(regex(&format!("(?i){name}\\.?(:[0-9]*)?")))), ..StringMatcher::default() }
 }
 
 /// Whoever proved an identity of another trust domain.

@@ -227,6 +227,36 @@ fn no_spelling_of_a_path_gets_around_a_denial() {
 }
 
 #[test]
+fn no_spelling_of_a_method_or_a_host_gets_around_a_denial_or_into_a_permission() {
+    let to = |operation: serde_json::Value| vec![serde_json::json!({"name": "0", "to": [operation]})];
+    let methods = |among: serde_json::Value| serde_json::json!({"methods": among});
+    let deny = permissions(vec![policy("d", AccessAction::Deny, false, &to(methods(serde_json::json!({"any": ["DELETE"]}))))], None);
+    let deny_others = permissions(vec![policy("d", AccessAction::Deny, false, &to(methods(serde_json::json!({"none": ["GET"]}))))], None);
+    let allow = permissions(vec![policy("a", AccessAction::Allow, false, &to(methods(serde_json::json!({"any": ["GET"]}))))], None);
+    let allow_others =
+        permissions(vec![policy("a", AccessAction::Allow, false, &to(methods(serde_json::json!({"none": ["DELETE"]}))))], None);
+    for permissions in [&deny, &deny_others, &allow, &allow_others] {
+        assert_eq!(verdict(permissions, &request("GET", "/", &[])), "ok");
+        for method in ["DELETE", "delete", "Delete"] {
+            assert_ne!(verdict(permissions, &request(method, "/", &[])), "ok", "{method}");
+        }
+    }
+    assert_ne!(verdict(&allow, &request("get", "/", &[])), "ok");
+    assert_ne!(verdict(&deny_others, &request("get", "/", &[])), "ok");
+    let host = |authority: &str| HeadBuilder::with_capacity(64).request(Version::Http11, "GET", "/", authority, None).unwrap();
+    let admin = HostPattern::of("admin.shop");
+    let deny = permissions(vec![policy("d", AccessAction::Deny, false, &to(serde_json::json!({"hosts": {"any": [admin]}})))], None);
+    let allow_others =
+        permissions(vec![policy("a", AccessAction::Allow, false, &to(serde_json::json!({"hosts": {"none": [admin]}})))], None);
+    for permissions in [&deny, &allow_others] {
+        assert_eq!(verdict(permissions, &host("web.shop.")), "ok");
+        for authority in ["admin.shop", "ADMIN.shop:80", "admin.shop.", "admin.shop.:80"] {
+            assert_ne!(verdict(permissions, &host(authority)), "ok", "{authority}");
+        }
+    }
+}
+
+#[test]
 fn no_spelling_of_a_path_gets_into_a_permission() {
     let permissions = permissions(allow(paths(&["/public/*", "/files/{name}", "/a%20b"])), None);
     for path in ["/public/", "/public/x/y", "/files/x", "/files/a%20b", "/a%20b", "/public//x", "/public/x;y"] {

@@ -175,8 +175,8 @@ fn chunk_line(inbox: &mut bytes::BytesMut) -> Result<Option<(u64, usize)>, WireE
     let line = inbox.split_to(end + 1);
     // A bare LF is where parsers begin to disagree.
     let line = line.strip_suffix(b"\r\n").ok_or(WireError::Invalid("a chunk's line does not end as it must"))?;
-    if line.contains(&b'\r') {
-        return Err(WireError::Invalid("a chunk's line has a bare CR"));
+    if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        return Err(WireError::Invalid("a chunk's line has a control character"));
     }
     let size = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
     if size.is_empty() || size.len() > 15 || !size.iter().all(u8::is_ascii_hexdigit) {

@@ -44,7 +44,7 @@ pub(super) fn is_untaken(stream: Option<&Stream>, written: u64, ended: bool) -> 
         }
         Some(Stream::Carried(_)) => true,
         Some(Stream::Tls(_) | Stream::Peer(_)) | None => false,
-        #[cfg(test)]
+        #[cfg(any(test, fuzzing))]
         Some(Stream::Memory(_)) => false,
     }
 }

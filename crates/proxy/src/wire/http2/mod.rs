@@ -26,6 +26,8 @@ mod tunnel;
 pub(super) use body::Http2Body;
 pub use client::Http2Client;
 pub(super) use client::{Http2Receiver, Http2Sender};
+#[cfg(any(test, fuzzing))]
+pub(super) use hpack::Decoder;
 pub(super) use server::Http2Responder;
 pub use server::Http2Server;
 pub(super) use tunnel::Http2Tunnel;

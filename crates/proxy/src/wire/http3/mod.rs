@@ -50,5 +50,12 @@ pub fn transport(idle: std::time::Duration) -> quinn::TransportConfig {
     transport
 }
 
+/// A block of fields, and the numbers that frames are made of, as fuzzers have them.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzzed(mut bytes: &[u8]) {
+    let _: Result<(), qpack::Undecodable> = qpack::decode(bytes, |_, _, _| ());
+    while frame::take_number(&mut bytes).is_some() {}
+}
+
 #[cfg(test)]
 mod tests;

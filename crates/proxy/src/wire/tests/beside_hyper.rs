@@ -156,6 +156,7 @@ const STRICTER: &[Oddity] = &[
         !(target.starts_with('/') || is_url) || target.contains('#') || !target.is_ascii()
     }),
     ("a length and a coding say two things", |text| text.contains("Content-Length") && text.contains("Transfer-Encoding")),
+    ("a line ends in CR LF", |text| text.split('\n').rev().skip(1).any(|line| !line.ends_with('\r'))),
     ("the only coding is chunked, once", |text| text.contains("gzip") || text.matches("chunked").count() > 1),
 ];
 

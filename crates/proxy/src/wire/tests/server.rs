@@ -91,7 +91,9 @@ async fn bodies_have_bounds_beside_their_length() {
         ("3\r\nab".to_owned(), WireError::Closed),
         ("-1\r\n\r\n".to_owned(), WireError::Invalid("a chunk's size is no number")),
         (" 1\r\nx\r\n0\r\n\r\n".to_owned(), WireError::Invalid("a chunk's size is no number")),
-        ("1;a\rb\r\nx\r\n0\r\n\r\n".to_owned(), WireError::Invalid("a chunk's line has a bare CR")),
+        ("1;a\rb\r\nx\r\n0\r\n\r\n".to_owned(), WireError::Invalid("a chunk's line has a control character")),
+        ("1;\0\r\nx\r\n0\r\n\r\n".to_owned(), WireError::Invalid("a chunk's line has a control character")),
+        ("0\r\na: b\n\r\n".to_owned(), WireError::Invalid("a line does not end as it must")),
         ("1\r\nxy\r\n0\r\n\r\n".to_owned(), WireError::Invalid("a chunk does not end where it said")),
     ] {
         let error = parsed(format!("{head}{body}").as_bytes()).await.map(|_| ()).unwrap_err();

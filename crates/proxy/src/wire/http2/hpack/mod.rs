@@ -9,7 +9,7 @@ mod huffman;
 mod names;
 mod table;
 
-pub(super) use decoder::Decoder;
+pub(in super::super) use decoder::Decoder;
 pub(super) use encoder::{Encoder, plain};
 pub(in super::super) use names::Tag;
 #[cfg(feature = "http3")]

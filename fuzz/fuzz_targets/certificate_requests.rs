@@ -1,0 +1,2 @@
+#![no_main]
+lorica_fuzz::target!("certificate_requests");

@@ -1,0 +1,2 @@
+#![no_main]
+lorica_fuzz::target!("http1_requests");
