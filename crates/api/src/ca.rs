@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use lorica_model::name::WorkloadName;
 use serde::{Deserialize, Serialize};
 
 use crate::views::Receipt;
@@ -148,11 +147,11 @@ impl fmt::Debug for RotateRequest {
     }
 }
 
-/// A workload that is not waited for: `POST /v1/ca/waive`.
+/// A workload or host that is not waited for: `POST /v1/ca/waive`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WaiveRequest {
-    /// Its name.
-    pub workload: WorkloadName,
+    /// Its name, as the status has it: `recording-7f3a2c.contact`, `host/web-1`.
+    pub workload: String,
 }
 
 /// The key of a root: the answer of `POST /v1/ca/root-key/export`.

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::ca::{CaStatus, SvidList};
+use crate::hosts::{ThisHost, TokenList, TokenReply, TokenRequest, TokenRevoked};
 use crate::views::{
     ApplyReply, ApplyRequest, DeleteRequest, EffectiveTraffic, ErrorBody, ErrorReply, MtlsStatus, ObservedCall, Receipt, Refusal,
     RefusedCalls, RenderedDiagnostic, ResourceList, Status, Trial,
@@ -216,6 +217,40 @@ impl ApiClient {
     /// 409 where it is not the time for it, 422 where what is brought is wrong.
     pub async fn ask_ca<T: DeserializeOwned>(&self, what: &str, body: &impl Serialize) -> Result<T, ApiError> {
         self.post(&format!("/v1/ca/{what}"), body).await
+    }
+
+    /// Makes a join token.
+    ///
+    /// # Errors
+    /// 400 where no host could join with it, 409 where the control plane is not reached over TCP.
+    pub async fn create_token(&self, request: &TokenRequest) -> Result<TokenReply, ApiError> {
+        self.post("/v1/tokens", request).await
+    }
+
+    /// All join tokens that are remembered.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn tokens(&self) -> Result<TokenList, ApiError> {
+        self.get("/v1/tokens").await
+    }
+
+    /// Takes a join token back, and lets go of the host that joined with it.
+    ///
+    /// # Errors
+    /// 404 where there is none.
+    pub async fn revoke_token(&self, id: &str) -> Result<TokenRevoked, ApiError> {
+        // It goes into a path: what no id has is no id.
+        let id: String = id.chars().filter(char::is_ascii_alphanumeric).collect();
+        self.post(&format!("/v1/tokens/{id}/revoke"), &()).await
+    }
+
+    /// The host on which the socket is.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn this_host(&self) -> Result<ThisHost, ApiError> {
+        self.get("/v1/host").await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {

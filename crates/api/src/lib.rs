@@ -4,6 +4,7 @@ mod ca;
 mod client;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod hosts;
 mod views;
 
 pub use ca::{
@@ -11,6 +12,7 @@ pub use ca::{
     SvidStatus, WaiveRequest,
 };
 pub use client::{ApiClient, ApiError, Server};
+pub use hosts::{ListedToken, ThisHost, TokenList, TokenReply, TokenRequest, TokenRevoked, TokenState};
 pub use views::{
     AcknowledgedAt, ApplyReply, ApplyRequest, AuthorityStatus, Change, ChangeAction, DeleteRequest, EffectivePort, EffectiveRule,
     EffectiveSetting, EffectiveTraffic, ErrorBody, ErrorReply, MtlsStatus, NamedText, ObservedCall, PlaintextCaller, PortStatus,

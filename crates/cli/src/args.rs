@@ -5,6 +5,7 @@ mod ca;
 mod envoy;
 mod fault;
 mod proxy;
+mod token;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub use ca::{CaCommand, CaExportArgs, CaFileArgs, CaReinstateArgs, CaRevokeArgs,
 pub use envoy::{EnvoyArgs, EnvoyCommand};
 pub use fault::{CallerArg, DelayArg, DnsArg, FaultAddArgs, FaultCommand, FaultListArgs, FaultRemoveArgs, HeaderArg};
 pub use proxy::{BindArg, InboundArg, ProxyArgs, WorkersArg};
+pub use token::{TokenCommand, TokenCreateArgs, TokenListArgs, TokenRevokeArgs};
 
 /// A service mesh in one binary.
 ///
@@ -69,7 +71,7 @@ pub enum Command {
     Control(ControlArgs),
     /// Run a program in the mesh, unchanged.
     Run(RunArgs),
-    /// Run a gateway, or the data plane alone from files: no capture.
+    /// Run a gateway, the agent of a host, or the data plane alone from files: no capture.
     Proxy(Box<ProxyArgs>),
     /// Create or change resources, and wait until the proxies concerned have acknowledged it.
     Apply(ApplyArgs),
@@ -91,6 +93,9 @@ pub enum Command {
     /// What policies do.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Let hosts join the mesh.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Show resources.
     Get(GetArgs),
     /// Show control plane, proxies, certificates and what was acknowledged last.
@@ -147,6 +152,7 @@ pub struct DemoArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   lorica control                               state and socket in the usual places of your user
+  lorica control --listen 10.0.0.1:15012       other hosts may join: lorica token create
   lorica control --trust-domain shop.example   identities read spiffe://shop.example/ns/NAMESPACE/sa/ACCOUNT")]
 pub struct ControlArgs {
     /// The trust domain of a new mesh. Fixed once the mesh exists.
@@ -194,6 +200,18 @@ pub struct ControlArgs {
     /// The Unix socket of the SPIFFE Workload API, open to every user that reaches it; `workload.sock` beside the other unless given.
     #[arg(long, value_name = "PATH")]
     pub workload_socket: Option<PathBuf>,
+    /// Let other hosts join over TCP: an address of this host, in mutual TLS. Without it, the mesh is this host's alone.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Believe the service accounts of a Kubernetes cluster over TCP: the claim `iss` of their tokens.
+    #[arg(long, value_name = "ISSUER", requires_all = ["listen", "kubernetes_keys"])]
+    pub kubernetes_issuer: Option<String>,
+    /// The keys that verify these tokens, a JWK Set: a file, which is read again each minute, or an `https://` address.
+    #[arg(long, value_name = "FILE|URL", requires = "kubernetes_issuer")]
+    pub kubernetes_keys: Option<String>,
+    /// The audience that these tokens must be for.
+    #[arg(long, value_name = "NAME", default_value = "lorica")]
+    pub kubernetes_audience: String,
 }
 
 /// `lorica run`.
@@ -224,6 +242,9 @@ pub struct RunArgs {
     /// Where it runs: `eu-central/eu-central-1a`. Policies that prefer near endpoints go by it, and others see it of this one.
     #[arg(long, env = "LORICA_LOCALITY", value_name = "REGION[/ZONE]")]
     pub locality: Option<Locality>,
+    /// The address at which workloads of other hosts reach it. Default: the one from which this host reaches the control plane.
+    #[arg(long, value_name = "ADDRESS")]
+    pub advertise: Option<std::net::IpAddr>,
     /// A local address that stands for a service port. Needs no privilege and no namespace; capture is off then.
     #[arg(long = "upstream", value_name = "NAME:PORT=LOCAL")]
     pub upstreams: Vec<UpstreamArg>,

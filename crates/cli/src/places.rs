@@ -79,6 +79,12 @@ impl Places {
         self.state.join("proxy")
     }
 
+    /// Where the agent of a host keeps the host's identity.
+    #[must_use]
+    pub fn host_state(&self) -> PathBuf {
+        self.state.join("host")
+    }
+
     /// Makes both directories, for the owner alone.
     ///
     /// # Errors

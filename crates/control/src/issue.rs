@@ -1,4 +1,5 @@
-//! The CA's door: who may have which identity, and the signature. Whoever owns the socket may claim any service.
+//! The CA's door: who may have which identity, and the signature. Whoever owns the socket may claim any service; who comes by TCP, what its
+//! token or its own SVID says.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,10 +11,13 @@ use lorica_model::compile::VirtualAddresses;
 use lorica_model::name::WorkloadName;
 use lorica_model::spiffe::SpiffeId;
 use lorica_xds::NodeMetadata;
+use lorica_xds::server::Peer;
 use serde::Deserialize;
 use tonic::Status;
+use tonic::metadata::MetadataMap;
 
 use crate::ca::{Ca, CaError, Signed};
+use crate::hosts::Hosts;
 use crate::mesh::Mesh;
 use crate::sessions::refusal;
 
@@ -21,6 +25,7 @@ use crate::sessions::refusal;
 pub struct Issuer {
     mesh: Arc<Mesh>,
     ca: Arc<Ca>,
+    hosts: Arc<Hosts>,
     /// How many SVIDs were issued since the start.
     issued: AtomicU64,
 }
@@ -28,8 +33,19 @@ pub struct Issuer {
 impl Issuer {
     /// The CA's door.
     #[must_use]
-    pub fn new(mesh: Arc<Mesh>, ca: Arc<Ca>) -> Arc<Self> {
-        Arc::new(Self { mesh, ca, issued: AtomicU64::new(0) })
+    pub fn new(mesh: Arc<Mesh>, ca: Arc<Ca>, hosts: Arc<Hosts>) -> Arc<Self> {
+        Arc::new(Self { mesh, ca, hosts, issued: AtomicU64::new(0) })
+    }
+
+    /// Whether a peer may be who it says. Off the runtime's threads, as the store is asked.
+    async fn judge(&self, request: &IssueRequest, asker: &Asker) -> Result<(), Status> {
+        let (hosts, id, metadata) = (self.hosts.clone(), asker.id.clone(), asker.metadata.clone());
+        let (peer, token) = (Peer::of(&request.extensions), bearer(&request.metadata));
+        let judged = tokio::task::spawn_blocking(move || {
+            let claimant = hosts.asker(peer.as_ref(), token.as_deref())?;
+            hosts.may_be(&claimant, &id, &metadata)
+        });
+        judged.await.map_err(|error| Status::internal(error.to_string()))?
     }
 
     /// Keeps addresses for who asks. Its stream registers it: what is said here may be old when a certificate is renewed.
@@ -58,13 +74,21 @@ struct Asker {
     metadata: NodeMetadata,
 }
 
+/// The token that a call brings.
+fn bearer(metadata: &MetadataMap) -> Option<String> {
+    let (scheme, token) = metadata.get("authorization")?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+}
+
 impl Issue for Issuer {
     async fn issue(&self, request: IssueRequest) -> Result<Vec<String>, Status> {
         let node = request
             .node
+            .as_ref()
             .ok_or_else(|| Status::invalid_argument("the metadata `lorica-node` is missing: it names the workload that asks"))?;
-        let asker: Asker = serde_json::from_str(&node)
+        let asker: Asker = serde_json::from_str(node)
             .map_err(|error| Status::invalid_argument(format!("the metadata `lorica-node` cannot be read: {error}")))?;
+        self.judge(&request, &asker).await?;
         let addresses = self.reserve(&asker).await?;
         let id = SpiffeId::of_account(&self.ca.trust_domain(), &asker.id.namespace, &asker.metadata.account);
         let facts = WorkloadFacts {

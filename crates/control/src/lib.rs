@@ -10,6 +10,9 @@
 //! | [`ca`] | the CA: who signs, the rotation of its root, the books on what was signed |
 //! | [`issue`] | the CA's door |
 //! | [`federation`] | bundles of other trust domains, fetched, and the mesh's own, served |
+//! | [`hosts`] | join tokens, and the hosts that joined |
+//! | [`kubernetes`] | service accounts of a cluster, and the keys that verify their tokens |
+//! | [`claims`] | what a peer may claim to be |
 //! | [`key_sets`] | the keys of token issuers, fetched |
 //! | [`rate_limit`] | tokens of global limits, lent to proxies |
 //! | [`observed`] | who calls what, and what policies that are tried would change |
@@ -18,16 +21,20 @@
 //! | [`addresses`], [`declare`] | virtual addresses; services that workloads declare |
 //! | [`api`] | the REST API's handlers |
 //!
-//! One Unix socket serves REST and gRPC to its owner, another the Workload API to everybody. Nothing here sees a request between services.
+//! One Unix socket serves REST and gRPC to its owner, another the Workload API to everybody; `door` serves gRPC to hosts over TCP.
+//! Nothing here sees a request between services.
 
 pub mod addresses;
 pub mod api;
 pub mod ca;
 pub mod catalog;
+pub mod claims;
 pub mod declare;
 pub mod federation;
+pub mod hosts;
 pub mod issue;
 pub mod key_sets;
+pub mod kubernetes;
 pub mod mesh;
 pub mod observed;
 pub mod rate_limit;
@@ -36,6 +43,7 @@ pub mod refused;
 pub mod sessions;
 pub mod store;
 
+mod door;
 mod metrics;
 mod serve;
 mod workload_api;
@@ -54,10 +62,13 @@ use tokio_util::sync::CancellationToken;
 pub use lorica_identity::authority::SVID_LIFETIME;
 
 use crate::ca::{Ca, CaStart};
+use crate::door::Door;
 use crate::federation::Federation;
 use crate::federation::endpoint::{Endpoint, EndpointConfig};
 use crate::federation::own::Own;
+use crate::hosts::{Admission, Hosts};
 use crate::issue::Issuer;
+use crate::kubernetes::{KubernetesConfig, ServiceAccounts};
 use crate::mesh::Mesh;
 use crate::observed::Observed;
 use crate::rate_limit::Limits;
@@ -82,10 +93,23 @@ pub struct ControlConfig {
     pub own_ca: Option<OwnCa>,
     /// Where metrics are served over TCP besides the socket; none: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Where hosts reach it over TCP; none: it is of this host alone.
+    pub listen: Option<SocketAddr>,
+    /// The cluster of Kubernetes whose service accounts are believed there; none: no account is.
+    pub kubernetes: Option<KubernetesConfig>,
     /// Where the mesh's bundle is served to other meshes; none: nowhere.
     pub bundle_endpoint: Option<EndpointConfig>,
     /// How often other meshes are asked to fetch it.
     pub bundle_refresh: Duration,
+}
+
+/// What is told once a control plane answers.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// Its trust domain.
+    pub trust_domain: TrustDomain,
+    /// Where it is reached over TCP, if it is.
+    pub listening: Option<SocketAddr>,
 }
 
 /// For how many of their fetches a new root is told to other meshes before anything comes from it: SPIFFE recommends 3 to 5 (Federation, 4.1).
@@ -105,6 +129,10 @@ pub struct ControlPlane {
     pub observed: Arc<Observed>,
     /// The tokens of global limits.
     pub limits: Arc<Limits>,
+    /// The hosts that joined.
+    pub hosts: Arc<Hosts>,
+    /// Where hosts reach it over TCP.
+    pub listening: Option<SocketAddr>,
     /// Other trust domains.
     pub federation: Arc<Federation>,
     started_at: SystemTime,
@@ -116,7 +144,7 @@ pub struct ControlPlane {
 ///
 /// # Errors
 /// When its state or its socket cannot be had.
-pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn run(config: ControlConfig, ready: impl FnOnce(&Ready), shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.state_directory)?);
     let ca = CaStart::load(&*store, config.trust_domain.as_ref(), config.own_ca.as_ref(), SystemTime::now())?;
     let bundle = ca.bundle(SystemTime::now())?;
@@ -129,7 +157,14 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
     let ca = ca.of(mesh.clone(), store.clone(), config.svid_lifetime, ahead);
     let workloads = HostWorkloads::new(mesh.clone(), ca.clone(), workload_api::token_keys(&*store, &trust_domain)?);
     let own = Own::new(mesh.clone(), workloads.clone(), store.clone(), config.bundle_refresh);
-    let issuer = Issuer::new(mesh.clone(), ca.clone());
+    let accounts = config.kubernetes.map(ServiceAccounts::new).transpose()?;
+    let hosts = Arc::new(Hosts::new(store.clone(), mesh.clone(), ca.clone(), accounts.clone()));
+    let issuer = Issuer::new(mesh.clone(), ca.clone(), hosts.clone());
+    let door = match config.listen {
+        Some(address) => Some(Door::bind(address, ca.clone(), mesh.clone()).await?),
+        None => None,
+    };
+    let listening = door.as_ref().map(|door| door.address);
     let control = Arc::new(ControlPlane {
         mesh: mesh.clone(),
         ca: ca.clone(),
@@ -137,6 +172,8 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
         refused: Arc::default(),
         observed: Arc::default(),
         limits: Arc::new(Limits::new(mesh.clone(), Instant::now())),
+        hosts: hosts.clone(),
+        listening,
         federation: Federation::new(mesh.clone(), store.clone(), own),
         started_at: SystemTime::now(),
         state_directory: config.state_directory,
@@ -162,15 +199,16 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&TrustDomain), shutdo
         tokio::spawn(control.federation.clone().keep()),
         tokio::spawn(catch_up(mesh)),
     ];
+    tasks.extend(accounts.map(|accounts| tokio::spawn(accounts.keep())));
     tasks.extend(scraped.map(|listener| tokio::spawn(metrics::serve(listener, control.clone()))));
     tasks.extend(endpoint.map(|endpoint| tokio::spawn(endpoint.serve(control.federation.clone()))));
-    ready(&trust_domain);
+    ready(&Ready { trust_domain, listening });
     let ending = CancellationToken::new();
     let shutdown = async {
         shutdown.await;
         ending.cancel();
     };
-    let serving = serve::serve(listener, control.clone(), shutdown);
+    let serving = serve::serve(listener, door, Admission::new(hosts, workloads.clone()), control.clone(), shutdown);
     tokio::join!(serving, workload_api::serve(workload_listener, workloads, ending.clone()));
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
     store.close();

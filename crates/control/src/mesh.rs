@@ -70,6 +70,8 @@ struct State {
     sessions: BTreeMap<SessionId, Session>,
     lost: BTreeMap<WorkloadName, Lost>,
     proxies: BTreeMap<WorkloadName, Proxy>,
+    /// The agents of hosts and pods, by what they are called among those who trust.
+    agents: BTreeMap<String, trust::AgentTrust>,
     receipts: Receipts,
     next_session: SessionId,
     revision: Revision,
@@ -217,6 +219,7 @@ impl Mesh {
             sessions: BTreeMap::new(),
             lost,
             proxies,
+            agents: BTreeMap::new(),
             receipts: Receipts::default(),
             next_session: 1,
             revision,

@@ -1,4 +1,4 @@
-//! The control plane's socket: REST over HTTP/1, gRPC over HTTP/2, to its owner and nobody else.
+//! The control plane's socket: REST over HTTP/1, gRPC over HTTP/2, to its owner and nobody else. Beside it the door over TCP, where there is one.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -12,10 +12,11 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use lorica_identity::ca_api::CertificateServiceServer;
+use lorica_identity::host_api::HostServiceServer;
 use lorica_xds::access_log_service::{self, Listener};
 use lorica_xds::observed::Observation;
 use lorica_xds::refused::Refusal;
-use lorica_xds::server::{self, PeerInfo};
+use lorica_xds::server::{self, Peer, PeerInfo};
 use lorica_xds::trial::Trial;
 use lorica_xds::wire::Node;
 use lorica_xds::{NodeMetadata, rate_limit};
@@ -23,9 +24,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::Status;
 use tower::ServiceExt;
 
 use crate::ControlPlane;
+use crate::door::Door;
+use crate::hosts::{Admission, Hosts};
 use crate::observed::Observed;
 use crate::refused::Refused;
 use crate::sessions::Streams;
@@ -38,9 +42,21 @@ const END: Duration = Duration::from_millis(500);
 struct Heard {
     refused: Arc<Refused>,
     observed: Arc<Observed>,
+    hosts: Arc<Hosts>,
 }
 
 impl Listener for Heard {
+    async fn admits(&self, peer: Option<Peer>, node: &Node) -> Result<(), Status> {
+        let Some(Peer::Remote(_)) = &peer else { return Ok(()) };
+        let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
+        let name = node.id.parse().map_err(|error| invalid(&error))?;
+        let metadata = NodeMetadata::of(node).map_err(|error| invalid(&error))?;
+        let hosts = self.hosts.clone();
+        let judged =
+            tokio::task::spawn_blocking(move || hosts.claimant(peer.as_ref())?.may_be(&name, &metadata).map_err(Status::permission_denied));
+        judged.await.map_err(|error| Status::internal(error.to_string()))?
+    }
+
     fn refused(&self, node: &Node, refusal: Refusal, times: u64) {
         self.refused.told(node, refusal, times);
     }
@@ -76,15 +92,29 @@ pub(crate) async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 }
 
 /// Serves until `shutdown`.
-pub(crate) async fn serve(listener: UnixListener, control: Arc<ControlPlane>, shutdown: impl Future<Output = ()>) {
-    let ads = server::service(Arc::new(Streams(control.mesh.clone())));
+pub(crate) async fn serve(
+    listener: UnixListener,
+    door: Option<Door>,
+    admission: Arc<Admission>,
+    control: Arc<ControlPlane>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let ads = server::service(Arc::new(Streams { mesh: control.mesh.clone(), hosts: control.hosts.clone() }));
     let certificates = CertificateServiceServer::new(control.issuer.clone());
-    let told = access_log_service::service(Arc::new(Heard { refused: control.refused.clone(), observed: control.observed.clone() }));
+    let told = access_log_service::service(Arc::new(Heard {
+        refused: control.refused.clone(),
+        observed: control.observed.clone(),
+        hosts: control.hosts.clone(),
+    }));
     let limits = rate_limit::service(control.limits.clone());
-    let grpc = tonic::service::Routes::new(ads).add_service(certificates).add_service(told).add_service(limits).into_axum_router();
-    let router = crate::api::router(control.clone()).merge(grpc.reset_fallback());
+    let grpc = tonic::service::Routes::new(ads).add_service(certificates).add_service(told).add_service(limits);
+    let router = crate::api::router(control.clone()).merge(grpc.clone().into_axum_router().reset_fallback());
     let own = rustix::process::geteuid().as_raw();
     let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
+    if let Some(door) = door {
+        let grpc = grpc.add_service(HostServiceServer::new(admission.clone())).into_axum_router();
+        tasks.spawn(door.serve(control.clone(), admission, grpc, ending.clone(), tasks.clone()));
+    }
     tokio::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
@@ -100,7 +130,7 @@ pub(crate) async fn serve(listener: UnixListener, control: Arc<ControlPlane>, sh
             }
         };
         let peer = match stream.peer_cred() {
-            Ok(peer) if peer.uid() == own || peer.uid() == 0 => PeerInfo { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() },
+            Ok(peer) if peer.uid() == own || peer.uid() == 0 => Peer::Local(PeerInfo { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() }),
             Ok(peer) => {
                 tracing::warn!(uid = peer.uid(), "another user was refused");
                 continue;

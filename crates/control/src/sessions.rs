@@ -4,17 +4,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lorica_model::name::WorkloadName;
-use lorica_xds::server::{PeerInfo, Publication, SessionObserver, Source};
+use lorica_xds::server::{Peer, Publication, SessionObserver, Source};
 use lorica_xds::session::{Event, Form};
 use lorica_xds::wire::Node;
 use lorica_xds::{Dialect, NodeMetadata};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
+use crate::claims;
+use crate::hosts::Hosts;
 use crate::mesh::{Mesh, NotTaken, Registered, SessionId};
 
 /// The mesh as the xDS server sees it.
-pub struct Streams(pub Arc<Mesh>);
+pub struct Streams {
+    /// The mesh.
+    pub mesh: Arc<Mesh>,
+    /// Who may be what in it.
+    pub hosts: Arc<Hosts>,
+}
 
 /// One stream. Dropped, it tells the mesh that the stream has ended.
 pub struct Stream {
@@ -22,12 +29,14 @@ pub struct Stream {
     id: SessionId,
     /// What the workload says of itself, to the task that takes it in; none for one that did not register.
     updates: Option<watch::Sender<NodeMetadata>>,
+    /// What a peer of another host was let in as; none for the owner of the socket, who may become anything.
+    let_in: Option<NodeMetadata>,
 }
 
 impl Source for Streams {
     type Registration = Stream;
 
-    async fn open(&self, node: &Node, _form: Form, _peer: Option<PeerInfo>) -> Result<(Stream, watch::Receiver<Publication>), Status> {
+    async fn open(&self, node: &Node, _form: Form, peer: Option<Peer>) -> Result<(Stream, watch::Receiver<Publication>), Status> {
         let metadata = NodeMetadata::of(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let dialect = Dialect::of(node);
         // Lorica's proxies and Envoys that were made a bootstrap are workloads; a gRPC client is whoever it says.
@@ -39,16 +48,27 @@ impl Source for Streams {
         };
         let metadata = listening(metadata, dialect);
         if let Some(name) = &workload {
-            register(&self.0, name, &metadata).await?;
+            self.judge(peer.clone(), name, &metadata).await?;
+            register(&self.mesh, name, &metadata).await?;
         }
         let software = software(node);
-        let (id, publications) = self.0.open(&node.id, workload.clone(), dialect, software, Arc::new(metadata.clone()));
+        let (id, publications) = self.mesh.open(&node.id, workload.clone(), dialect, software, Arc::new(metadata.clone()));
+        let let_in = matches!(peer, Some(Peer::Remote(_))).then(|| metadata.clone());
         let updates = workload.map(|name| {
             let (updates, said) = watch::channel(metadata);
-            tokio::spawn(take_in(self.0.clone(), id, name, said));
+            tokio::spawn(take_in(self.mesh.clone(), id, name, said));
             updates
         });
-        Ok((Stream { mesh: self.0.clone(), id, updates }, publications))
+        Ok((Stream { mesh: self.mesh.clone(), id, updates, let_in }, publications))
+    }
+}
+
+impl Streams {
+    /// Whether a peer may be the workload that it says. Off the runtime's threads, as the store is asked.
+    async fn judge(&self, peer: Option<Peer>, name: &WorkloadName, metadata: &NodeMetadata) -> Result<(), Status> {
+        let (hosts, name, metadata) = (self.hosts.clone(), name.clone(), metadata.clone());
+        let judged = tokio::task::spawn_blocking(move || hosts.may_be(&hosts.claimant(peer.as_ref())?, &name, &metadata));
+        judged.await.map_err(|error| Status::internal(error.to_string()))?
     }
 }
 
@@ -125,6 +145,9 @@ impl SessionObserver for Stream {
     fn node_changed(&mut self, node: &Node) -> Result<(), Status> {
         let metadata = NodeMetadata::of(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let metadata = listening(metadata, Dialect::of(node));
+        if let Some(let_in) = &self.let_in {
+            claims::stays(let_in, &metadata).map_err(Status::permission_denied)?;
+        }
         self.mesh.renewed(self.id, Arc::new(metadata.clone()));
         if let Some(updates) = &self.updates {
             updates.send_replace(metadata);

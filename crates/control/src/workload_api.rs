@@ -4,21 +4,20 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use lorica_identity::attestation::{AttestationError, Hashes, PeerProcess};
+use lorica_identity::attestation::PeerProcess;
 use lorica_identity::federation::{self, ForeignTokenError};
 use lorica_identity::jwt_svid::{Claims, TOKEN_LIFETIME, TokenKeys, TokenKeysRecord};
-use lorica_identity::workload_api::{Bundles, Readable, Renewable, WorkloadApiServer, Workloads};
+use lorica_identity::workload_api::{Attestor, Bundles, Readable, Registered, Renewable, Seats, WorkloadApiServer, Workloads};
 use lorica_identity::{Bundle, Grant, KeyPair, Svid, rotation};
 use lorica_model::compile;
 use lorica_model::name::Label;
-use lorica_model::process::{Process, ProcessAttributes};
-use lorica_model::resource::Resources;
+use lorica_model::resource::{Metadata, Resources, WorkloadIdentity};
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -32,12 +31,6 @@ use crate::store::{Expected, Store, StoreError, Table, Write};
 const RECORD: &str = "token-keys";
 /// How often it is looked whether keys are to be rotated.
 const ROTATION: Duration = Duration::from_secs(3600);
-/// The most connections that a user has at a time.
-const CONNECTIONS: usize = 128;
-/// The most identities of a process: their SVIDs are made for each of its streams.
-const MAX_IDENTITIES: usize = 16;
-/// The most processes that are looked at at a time: an executable may be large.
-const LOOKS: usize = 4;
 
 /// Decides by resources which process of this host has which identities.
 pub(crate) struct HostWorkloads {
@@ -46,8 +39,7 @@ pub(crate) struct HostWorkloads {
     /// The name of this host, which resources may ask for.
     host: Option<Label>,
     keys: RwLock<Arc<TokenKeys>>,
-    hashes: Arc<Hashes>,
-    looks: Semaphore,
+    attestor: Attestor,
 }
 
 /// The keys that the store has, or new ones, stored before they sign anything.
@@ -72,17 +64,11 @@ fn keep(store: &dyn Store, keys: &TokenKeys, expected: Expected) -> Result<(), S
 
 impl HostWorkloads {
     pub(crate) fn new(mesh: Arc<Mesh>, ca: Arc<Ca>, keys: TokenKeys) -> Arc<Self> {
-        Arc::new(Self {
-            mesh,
-            ca,
-            host: own_host(),
-            keys: RwLock::new(Arc::new(keys)),
-            hashes: Arc::default(),
-            looks: Semaphore::new(LOOKS),
-        })
+        Arc::new(Self { mesh, ca, host: own_host(), keys: RwLock::new(Arc::new(keys)), attestor: Attestor::default() })
     }
 
-    fn keys(&self) -> Arc<TokenKeys> {
+    /// The keys that sign tokens.
+    pub(crate) fn keys(&self) -> Arc<TokenKeys> {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -108,17 +94,10 @@ impl HostWorkloads {
         Ok(())
     }
 
-    /// What the kernel says of a process now.
-    async fn look(&self, caller: &Arc<PeerProcess>, hashed: bool) -> Result<Process, Status> {
-        let _one = self.looks.acquire().await.map_err(|_| Status::unavailable("the control plane ends"))?;
-        let (caller, hashes) = (caller.clone(), self.hashes.clone());
-        let looked = tokio::task::spawn_blocking(move || caller.look(hashed, &hashes)).await;
-        looked.map_err(|error| Status::internal(error.to_string()))?.map_err(|error| match error {
-            AttestationError::Io { .. } => Status::internal(error.to_string()),
-            AttestationError::Unseen | AttestationError::Ended { .. } | AttestationError::Became { .. } => {
-                Status::permission_denied(error.to_string())
-            }
-        })
+    /// What is registered for the processes of a host.
+    pub(crate) fn registered(&self, host: Option<&Label>) -> Vec<Registered> {
+        let published = self.mesh.published();
+        registered(&published.resources, &published.trust_domain, host)
     }
 
     /// The keys that verify tokens, as a JWK Set.
@@ -127,7 +106,7 @@ impl HostWorkloads {
     }
 
     /// The roots that the mesh trusts: several while they are rotated.
-    fn trusted(&self) -> Bundle {
+    pub(crate) fn trusted(&self) -> Bundle {
         let trusted = self.mesh.trusted();
         let roots = trusted.roots.iter().map(|root| root.clone().into()).collect();
         Bundle::new(trusted.trust_domain.clone(), roots).unwrap_or_else(|error| {
@@ -148,57 +127,30 @@ impl HostWorkloads {
 }
 
 /// The name of this host, up to its first dot.
-fn own_host() -> Option<Label> {
+pub(crate) fn own_host() -> Option<Label> {
     let system = rustix::system::uname();
     let name = system.nodename().to_str().ok()?.split('.').next()?.to_ascii_lowercase();
     Label::new(&name).ok()
 }
 
-/// The identities that resources of `host` give to a process, most specific first.
-fn fitting(resources: &Resources, trust_domain: &TrustDomain, host: Option<&Label>, process: &Process) -> Vec<SpiffeId> {
-    let mut fitting: Vec<_> = registered(resources, host)
-        .filter(|(_, attributes)| attributes.fit(process))
-        .map(|((namespace, account), attributes)| (attributes.specificity(), SpiffeId::of_account(trust_domain, namespace, account)))
-        .collect();
-    fitting.sort_by(|(one, a), (other, b)| other.cmp(one).then_with(|| a.to_string().cmp(&b.to_string())));
-    let mut ids = Vec::new();
-    for (_, id) in fitting {
-        if !ids.contains(&id) {
-            ids.push(id);
-        }
-    }
-    ids.truncate(MAX_IDENTITIES);
-    ids
+/// The identities that resources give to processes of `host`.
+fn registered(resources: &Resources, trust_domain: &TrustDomain, host: Option<&Label>) -> Vec<Registered> {
+    let here = resources.workload_identities().filter(|(_, identity)| identity.host.is_none() || identity.host.as_ref() == host);
+    let one = |(metadata, identity): (&Metadata, &WorkloadIdentity)| Registered {
+        id: SpiffeId::of_account(trust_domain, &metadata.namespace, &identity.account),
+        attributes: identity.attributes.clone(),
+    };
+    here.map(one).collect()
 }
 
 fn revoked_status(id: &SpiffeId) -> Status {
     Status::permission_denied(format!("{id} is revoked"))
 }
 
-type Account<'a> = (&'a lorica_model::name::Namespace, &'a Label);
-
-fn registered<'a>(resources: &'a Resources, host: Option<&'a Label>) -> impl Iterator<Item = (Account<'a>, &'a ProcessAttributes)> {
-    resources
-        .workload_identities()
-        .filter(move |(_, identity)| identity.host.is_none() || identity.host.as_ref() == host)
-        .map(|(metadata, identity)| ((&metadata.namespace, &identity.account), &identity.attributes))
-}
-
 impl Workloads for HostWorkloads {
     async fn identities(&self, caller: &Arc<PeerProcess>) -> Result<Vec<SpiffeId>, Status> {
-        let published = self.mesh.published();
-        let hashed = registered(&published.resources, self.host.as_ref()).any(|(_, attributes)| attributes.sha256.is_some());
-        let process = self.look(caller, hashed).await?;
-        let ids = fitting(&published.resources, &published.trust_domain, self.host.as_ref(), &process);
-        if ids.is_empty() {
-            let unknown = || "unknown".to_owned();
-            let (executable, cgroup) = (process.executable.unwrap_or_else(unknown), process.cgroup.unwrap_or_else(unknown));
-            tracing::debug!(pid = caller.pid(), uid = process.uid, executable, "a process has no identity");
-            return Err(Status::permission_denied(format!(
-                "no WorkloadIdentity fits this process: uid {}, gid {}, executable {executable}, cgroup {cgroup}",
-                process.uid, process.gid
-            )));
-        }
+        let found = self.attestor.identities(caller, &self.registered(self.host.as_ref())).await;
+        let ids = found.inspect_err(|status| tracing::debug!(pid = caller.pid(), why = status.message(), "a process has no identity"))?;
         let (revoked, ids): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| self.ca.is_revoked(id, None));
         match revoked.first() {
             Some(id) if ids.is_empty() => Err(revoked_status(id)),
@@ -206,7 +158,7 @@ impl Workloads for HostWorkloads {
         }
     }
 
-    fn svid(&self, id: &SpiffeId) -> Result<Renewable, Status> {
+    async fn svid(&self, id: &SpiffeId) -> Result<Renewable, Status> {
         let made = self.sign(id).map_err(|error| {
             tracing::warn!(identity = %id, error = format!("{error:#}"), "a workload got no SVID");
             Status::unavailable(format!("{error:#}"))
@@ -215,7 +167,7 @@ impl Workloads for HostWorkloads {
         Ok(made)
     }
 
-    fn token(&self, id: &SpiffeId, audience: &[String]) -> Result<String, Status> {
+    async fn token(&self, id: &SpiffeId, audience: &[String]) -> Result<String, Status> {
         if self.ca.is_revoked(id, None) {
             return Err(revoked_status(id));
         }
@@ -223,7 +175,7 @@ impl Workloads for HostWorkloads {
         signed.map_err(|error| Status::invalid_argument(error.to_string()))
     }
 
-    fn validate(&self, token: &str, audience: &str) -> Result<Claims, Status> {
+    async fn validate(&self, token: &str, audience: &str) -> Result<Claims, Status> {
         let refused = |error: &dyn std::fmt::Display| Status::invalid_argument(format!("the token is not believed: {error}"));
         let now = SystemTime::now();
         let keys = self.keys();
@@ -270,7 +222,7 @@ pub(crate) async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 /// Serves until `ending`.
 pub(crate) async fn serve(listener: UnixListener, workloads: Arc<HostWorkloads>, ending: CancellationToken) {
     let router = tonic::service::Routes::new(WorkloadApiServer::new(workloads)).into_axum_router();
-    let (tasks, users) = (TaskTracker::new(), Users::default());
+    let (tasks, seats) = (TaskTracker::new(), Seats::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -284,7 +236,7 @@ pub(crate) async fn serve(listener: UnixListener, workloads: Arc<HostWorkloads>,
                 continue;
             }
         };
-        match users.admit(&stream) {
+        match seats.admit(&stream) {
             Ok((process, seat)) => {
                 let served = connection(Readable::new(stream), router.clone(), Arc::new(process), ending.clone());
                 tasks.spawn(async move {
@@ -297,46 +249,6 @@ pub(crate) async fn serve(listener: UnixListener, workloads: Arc<HostWorkloads>,
     }
     tasks.close();
     tasks.wait().await;
-}
-
-/// How many connections each user has.
-#[derive(Debug, Default, Clone)]
-struct Users(Arc<Mutex<BTreeMap<u32, usize>>>);
-
-/// One of a user's connections.
-struct Seat {
-    users: Users,
-    uid: u32,
-}
-
-impl Users {
-    fn admit(&self, stream: &UnixStream) -> Result<(PeerProcess, Seat), String> {
-        let process = PeerProcess::of(stream).map_err(|error| error.to_string())?;
-        let seat = self.seat(process.uid()).ok_or_else(|| format!("user {} has {CONNECTIONS} connections", process.uid()))?;
-        Ok((process, seat))
-    }
-
-    fn seat(&self, uid: u32) -> Option<Seat> {
-        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = users.entry(uid).or_default();
-        if *taken >= CONNECTIONS {
-            return None;
-        }
-        *taken += 1;
-        Some(Seat { users: self.clone(), uid })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut users = self.users.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = users.get(&self.uid).map_or(0, |taken| taken.saturating_sub(1));
-        if left == 0 {
-            users.remove(&self.uid);
-        } else {
-            users.insert(self.uid, left);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -357,40 +269,17 @@ mod tests {
         resources
     }
 
-    fn accounts(resources: &Resources, host: Option<&str>, process: &Process) -> Vec<String> {
+    fn accounts(resources: &Resources, host: Option<&str>) -> Vec<String> {
         let host = host.map(|host| Label::new(host).unwrap());
-        let ids = fitting(resources, &TrustDomain::default(), host.as_ref(), process);
-        ids.iter().map(|id| id.account().unwrap().1.to_owned()).collect()
-    }
-
-    #[test]
-    fn all_that_fits_is_given_the_most_specific_first_and_each_once() {
-        let resources = resources(&[
-            ("user", r#""attributes": {"uid": 7}"#),
-            ("recording", r#""attributes": {"executable": "/usr/bin/recording"}"#),
-            ("recording", r#""attributes": {"uid": 7, "gid": 8}"#),
-            ("other", r#""attributes": {"uid": 8}"#),
-        ]);
-        let process = Process { uid: 7, gid: 8, executable: Some("/usr/bin/recording".to_owned()), ..Process::default() };
-        assert_eq!(accounts(&resources, None, &process), ["recording", "user"]);
-        assert_eq!(accounts(&resources, None, &Process { uid: 9, gid: 8, ..Process::default() }), <[String; 0]>::default());
+        let registered = registered(resources, &TrustDomain::default(), host.as_ref());
+        registered.iter().map(|registered| registered.id.account().unwrap().1.to_owned()).collect()
     }
 
     #[test]
     fn an_identity_of_a_host_is_for_that_host() {
         let resources = resources(&[("here", r#""host": "web-1", "attributes": {"uid": 7}"#), ("anywhere", r#""attributes": {"uid": 7}"#)]);
-        let process = Process { uid: 7, ..Process::default() };
-        assert_eq!(accounts(&resources, Some("web-1"), &process), ["anywhere", "here"]);
-        assert_eq!(accounts(&resources, Some("web-2"), &process), ["anywhere"]);
-        assert_eq!(accounts(&resources, None, &process), ["anywhere"]);
-    }
-
-    #[test]
-    fn a_user_has_so_many_connections_and_takes_none_from_others() {
-        let users = Users::default();
-        let seats: Vec<_> = (0..CONNECTIONS).map(|_| users.seat(7).unwrap()).collect();
-        assert!(users.seat(7).is_none() && users.seat(8).is_some());
-        drop(seats);
-        assert!(users.seat(7).is_some() && users.0.lock().unwrap().is_empty());
+        assert_eq!(accounts(&resources, Some("web-1")), ["here", "anywhere"]);
+        assert_eq!(accounts(&resources, Some("web-2")), ["anywhere"]);
+        assert_eq!(accounts(&resources, None), ["anywhere"]);
     }
 }

@@ -37,6 +37,8 @@ fn config(directory: &Path) -> ControlConfig {
         svid_lifetime: lorica_control::SVID_LIFETIME,
         own_ca: None,
         metrics: None,
+        listen: None,
+        kubernetes: None,
         bundle_endpoint: None,
         bundle_refresh: Duration::from_secs(300),
     }

@@ -46,6 +46,8 @@ async fn with_policy(directory: &Path, test: impl AsyncFnOnce(Channel, &ApiClien
         svid_lifetime: lorica_control::SVID_LIFETIME,
         own_ca: None,
         metrics: None,
+        listen: None,
+        kubernetes: None,
         bundle_endpoint: None,
         bundle_refresh: Duration::from_secs(300),
     };

@@ -27,7 +27,8 @@ pub const SERVICE: &str = "istio.v1.auth.IstioCertificateService";
 /// The metadata key by which a proxy says which node (workload) it asks for.
 pub const NODE_KEY: &str = "lorica-node";
 
-const PATH: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+/// The path of its one call.
+pub const CREATE_CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 
 /// The most bytes of a message, either way: a request has at most 16 KiB, a chain a few certificates.
 const MAX_MESSAGE: usize = 64 * 1024;
@@ -123,7 +124,7 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let issue = self.0.clone();
         Box::pin(async move {
-            if request.uri().path() != PATH {
+            if request.uri().path() != CREATE_CERTIFICATE {
                 return Ok(Status::unimplemented(format!("{SERVICE} has only CreateCertificate")).into_http());
             }
             let mut grpc = tonic::server::Grpc::new(ProstCodec::default())
@@ -198,7 +199,7 @@ where
     request.metadata_mut().insert(NODE_KEY, value);
     grpc.ready().await.map_err(|error| Status::new(Code::Unavailable, format!("the CA cannot be reached: {}", error.into())))?;
     let codec: ProstCodec<CreateCertificateRequest, CreateCertificateResponse> = ProstCodec::default();
-    let response = grpc.unary(request, http::uri::PathAndQuery::from_static(PATH), codec).await?;
+    let response = grpc.unary(request, http::uri::PathAndQuery::from_static(CREATE_CERTIFICATE), codec).await?;
     issued(&response.into_inner().cert_chain).map_err(|why| Status::data_loss(format!("the CA answered with no certificate chain: {why}")))
 }
 

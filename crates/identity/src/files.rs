@@ -150,6 +150,22 @@ impl IdentityFiles {
         Bundle::from_pem(trust_domain.clone(), &text).map_err(|error| FileError::Bundle { path: self.path(BUNDLE_FILE), error })
     }
 
+    /// Writes another file beside them, mode 0600.
+    ///
+    /// # Errors
+    /// If the system refuses. The former file is then still there, whole.
+    pub fn save(&self, name: &str, text: &str) -> Result<(), FileError> {
+        self.write(name, text)
+    }
+
+    /// Reads another file beside them.
+    ///
+    /// # Errors
+    /// If the file is missing, or could be changed by others.
+    pub fn load(&self, name: &str) -> Result<String, FileError> {
+        self.read(name, 0o022, "change")
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }

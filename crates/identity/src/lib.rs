@@ -20,6 +20,10 @@
 //! | [`files`] | SVID and bundle on disk, so that a proxy starts without a control plane |
 //! | [`jwt`] | tokens of users and programs, and the keys that they are verified with |
 //! | [`digest`] | digests, among them one for a protocol that proves nothing by it |
+//! | [`join_token`] | what a new host needs to join, in one line |
+//! | [`door`] | TLS at the control plane's TCP door |
+//! | [`host_api`] | the calls by which a host joins and stays |
+//! | [`service_account`] | accounts of Kubernetes, and the tokens that prove them |
 //! | [`jwt_svid`] | the keys that sign JWT-SVIDs |
 //! | [`federation`] | bundles of trust domains: written for others, taken of others, and the TLS of their endpoints |
 //! | [`attestation`] | what the kernel says of the process behind a Unix socket |
@@ -28,13 +32,14 @@
 //!
 //! Every decision takes the time as an argument; nothing here reads a clock, except a TLS handshake through
 //! the time source of its epoch, and the streams of [`workload_api`]. rustls configurations are built in this crate alone. It knows
-//! nothing of HTTP, xDS, routes or policies (the gRPC of [`ca_api`] and [`workload_api`] is the one exception), and opens no socket.
+//! nothing of HTTP, xDS, routes or policies (the gRPC of [`ca_api`], [`host_api`] and [`workload_api`] is the one exception), and opens no socket.
 
 pub mod attestation;
 pub mod authority;
 pub mod bundle;
 pub mod ca_api;
 pub mod digest;
+pub mod door;
 pub mod edge;
 pub mod facts;
 pub mod federation;
@@ -42,7 +47,9 @@ pub mod files;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod handshake;
+pub mod host_api;
 pub mod intermediate;
+pub mod join_token;
 pub mod jwt;
 pub mod jwt_svid;
 pub mod peer;
@@ -51,6 +58,7 @@ pub mod revocation_list;
 pub mod root_rotation;
 pub mod rotation;
 pub mod secrets;
+pub mod service_account;
 pub mod svid;
 pub mod tls;
 pub mod workload_api;

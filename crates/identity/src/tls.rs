@@ -198,6 +198,18 @@ impl TlsEpoch {
         Arc::new(config)
     }
 
+    pub(crate) fn trust(&self) -> &Arc<Trust> {
+        &self.trust
+    }
+
+    pub(crate) fn certified(&self) -> &Arc<SingleCertAndKey> {
+        &self.certified
+    }
+
+    pub(crate) fn server_builder(&self) -> ConfigBuilder<ServerConfig, WantsVerifier> {
+        self.server.clone()
+    }
+
     /// Who is on the other side of an established connection, from `peer_certificates()`. Both sides ask this after
     /// every handshake: a resumed one has not looked at the certificates again.
     ///

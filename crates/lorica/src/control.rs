@@ -8,6 +8,8 @@ use lorica_cli::places::Places;
 use lorica_cli::printer::Printer;
 use lorica_control::ControlConfig;
 use lorica_control::federation::endpoint::{EndpointCertificate, EndpointConfig};
+use lorica_control::kubernetes::{ClusterKeys, KubernetesConfig};
+use lorica_model::resource::KeySource;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs a control plane until SIGINT or SIGTERM.
@@ -17,6 +19,7 @@ pub(crate) fn control(arguments: ControlArgs, global: &Global, printer: &mut Pri
     places.make()?;
     let trust_domain = arguments.trust_domain.as_deref().map(str::parse).transpose().context("--trust-domain")?;
     let own_ca = crate::ca::own(&arguments)?;
+    let kubernetes = kubernetes(&arguments)?;
     let socket = arguments.socket.unwrap_or_else(|| places.control_socket());
     let config = ControlConfig {
         state_directory: arguments.state.unwrap_or_else(|| places.control_state()),
@@ -26,6 +29,8 @@ pub(crate) fn control(arguments: ControlArgs, global: &Global, printer: &mut Pri
         svid_lifetime: arguments.svid_lifetime,
         own_ca,
         metrics: arguments.metrics,
+        listen: arguments.listen,
+        kubernetes,
         bundle_endpoint: arguments.bundle_endpoint.map(|address| EndpointConfig {
             address,
             certificate: arguments
@@ -43,12 +48,33 @@ pub(crate) fn control(arguments: ControlArgs, global: &Global, printer: &mut Pri
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         };
         let default = socket == places.control_socket();
-        let ready = |trust_domain: &lorica_model::spiffe::TrustDomain| {
-            printer.data(&format!("control plane ready: trust domain {trust_domain}, socket unix://{}, state {state}", socket.display()));
+        let ready = |ready: &lorica_control::Ready| {
+            let door = ready.listening.map(|address| format!(", hosts join on {address}")).unwrap_or_default();
+            printer.data(&format!(
+                "control plane ready: trust domain {}, socket unix://{}, state {state}{door}",
+                ready.trust_domain,
+                socket.display()
+            ));
             let server = if default { String::new() } else { format!(" --server unix://{}", socket.display()) };
             printer.note(&format!("next: lorica{server} run --service web.shop --port 80/http -- CMD"));
         };
         lorica_control::run(config, ready, shutdown).await
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whose service accounts are believed.
+fn kubernetes(arguments: &ControlArgs) -> anyhow::Result<Option<KubernetesConfig>> {
+    let (Some(issuer), Some(keys)) = (&arguments.kubernetes_issuer, &arguments.kubernetes_keys) else { return Ok(None) };
+    if keys.starts_with("http://") {
+        anyhow::bail!(
+            "--kubernetes-keys {keys}: whoever is in between could put keys of their own there\nhint: an https:// address, or a file"
+        );
+    }
+    let keys = match keys.starts_with("https://") {
+        // Who names it here says where it is: a cluster's own address is rarely of the public internet.
+        true => ClusterKeys::Url(KeySource { url: keys.clone(), refresh: KeySource::REFRESH, allow_private: true }),
+        false => ClusterKeys::File(keys.into()),
+    };
+    Ok(Some(KubernetesConfig { issuer: issuer.clone(), audience: arguments.kubernetes_audience.clone(), keys }))
 }

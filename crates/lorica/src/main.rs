@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         | Command::Policy(_)
         | Command::Ca(_)
         | Command::Check(_)
+        | Command::Token(_)
         | Command::Get(_)
         | Command::Status(_)
         | Command::Completions(_) => lorica_cli::verbs::execute(command, &global, &mut printer),

@@ -2,6 +2,7 @@
 
 mod configuration;
 mod keys;
+mod node;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,9 @@ use configuration::{Asked, compiled};
 /// Runs a proxy until SIGTERM or SIGINT.
 pub(crate) fn proxy(arguments: ProxyArgs, global: &Global, printer: &mut Printer) -> anyhow::Result<ExitCode> {
     crate::logging::start("warn", global.verbose);
+    if arguments.node {
+        return node::node(arguments, global, printer);
+    }
     if let Some(gateway) = arguments.gateway.clone().filter(|_| arguments.config.is_empty()) {
         return self::gateway(gateway, arguments, global, printer);
     }

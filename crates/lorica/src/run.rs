@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use lorica_capture::{Mode, Publish, RunSpec, Upstream};
@@ -13,6 +14,11 @@ use lorica_cli::printer::Printer;
 use lorica_model::name::{Label, Namespace, ServiceName, WorkloadName};
 use lorica_proxy::config::{DEFAULT_START_DEADLINE, DeclaredPort, ProxyConfig, TelemetryConfig};
 
+/// How long until it is asked again which host this is.
+const AGAIN: Duration = Duration::from_millis(100);
+/// How long the proxy may try all the same when nobody answered that.
+const LAST_TRY: Duration = Duration::from_secs(1);
+
 /// The hidden verb of the process in the app's namespaces.
 pub(crate) const HELPER: &str = "capture-helper";
 
@@ -21,11 +27,21 @@ pub(crate) fn run(arguments: RunArgs, global: &Global, printer: &mut Printer) ->
     crate::logging::start("lorica_capture=warn,warn", global.verbose);
     let places = Places::from_environment();
     places.make()?;
-    let configuration = configuration(&arguments, global, &places)?;
+    let mut configuration = configuration(&arguments, global, &places)?;
     if std::os::unix::net::UnixStream::connect(&configuration.control_socket).is_err() {
         let (socket, limit) = (configuration.control_socket.display(), configuration.start_deadline.as_secs());
         printer.note(&format!("waiting up to {limit} s for a control plane on {socket} …"));
     }
+    configuration.advertise = match arguments.advertise {
+        Some(address) => address,
+        None => {
+            let asked = Instant::now();
+            let address = advertised(&configuration)?;
+            // Whoever waited for an answer has waited for the control plane.
+            configuration.start_deadline = configuration.start_deadline.saturating_sub(asked.elapsed()).max(LAST_TRY);
+            address
+        }
+    };
     let spec = spec(arguments, &configuration, &places, global.verbose)?;
     match lorica_capture::supervise(spec, &mut |notice| printer.note(notice)) {
         Ok(code) => Ok(ExitCode::from(code.0)),
@@ -83,6 +99,24 @@ pub(crate) fn belonging(
         None => (Namespace::default(), Label::new("default")?),
     };
     Ok((namespace.cloned().unwrap_or(own_namespace), account.cloned().unwrap_or(own_account)))
+}
+
+/// Where workloads of other hosts reach those of this one, as whoever serves the socket says; loopback while nobody does.
+fn advertised(configuration: &ProxyConfig) -> anyhow::Result<IpAddr> {
+    let client = lorica_api::ApiClient::new(lorica_api::Server::Unix(configuration.control_socket.clone()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let asked = async {
+        loop {
+            match client.this_host().await {
+                Ok(host) => return host.advertise,
+                Err(error) => tracing::debug!(%error, "which host this is was not answered yet"),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    let answered = runtime.block_on(async { tokio::time::timeout(configuration.start_deadline, asked).await });
+    // The proxy tells why nobody answers.
+    Ok(answered.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)))
 }
 
 fn spec(arguments: RunArgs, configuration: &ProxyConfig, places: &Places, verbose: u8) -> anyhow::Result<RunSpec> {

@@ -97,6 +97,18 @@ impl SpiffeId {
         Self { trust_domain: trust_domain.clone(), path: "/lorica/control".into() }
     }
 
+    /// The identity of a host that joined.
+    #[must_use]
+    pub fn of_host(trust_domain: &TrustDomain, host: &Label) -> Self {
+        Self { trust_domain: trust_domain.clone(), path: format!("/lorica/host/{host}").into() }
+    }
+
+    /// The host, where the path is `/lorica/host/NAME`.
+    #[must_use]
+    pub fn host(&self) -> Option<Label> {
+        Label::new(self.path.strip_prefix("/lorica/host/")?).ok()
+    }
+
     /// The trust domain it belongs to.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
@@ -155,6 +167,14 @@ mod tests {
         assert_eq!(id.to_string(), "spiffe://mesh.local/ns/contact/sa/recording");
         assert_eq!(id.to_string().parse::<SpiffeId>().unwrap(), id);
         assert_eq!(id.account(), Some(("contact", "recording")));
+    }
+
+    #[test]
+    fn a_host_has_one_identity() {
+        let host = Label::new("web-1").unwrap();
+        let id = SpiffeId::of_host(&TrustDomain::default(), &host);
+        assert_eq!((id.to_string().as_str(), id.host(), id.account()), ("spiffe://mesh.local/lorica/host/web-1", Some(host), None));
+        assert_eq!(SpiffeId::of_control_plane(&TrustDomain::default()).host(), None);
     }
 
     #[test]

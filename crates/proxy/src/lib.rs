@@ -17,6 +17,7 @@ pub mod identity;
 pub mod identity_files;
 pub mod lifetime;
 pub mod limits;
+pub mod node;
 pub mod observed;
 pub mod path;
 pub mod peers;

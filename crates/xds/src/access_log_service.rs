@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::encode;
 use crate::observed::{self, Observation};
 use crate::refused::{self, Refusal};
+use crate::server::Peer;
 use crate::trial::{self, Trial};
 
 /// The tag by which Lorica's proxy says how many an entry stands for.
@@ -30,6 +31,12 @@ pub(crate) const TIMES: &str = "times";
 
 /// Who hears of what proxies refused and saw. Must not block.
 pub trait Listener: Send + Sync + 'static {
+    /// Whether a peer may tell of this node.
+    ///
+    /// # Errors
+    /// The status ends the stream.
+    fn admits(&self, peer: Option<Peer>, node: &Node) -> impl Future<Output = Result<(), Status>> + Send;
+
     /// Something was refused by the proxy of this node, so many times.
     fn refused(&self, node: &Node, refusal: Refusal, times: u64);
 
@@ -66,6 +73,7 @@ impl<L: Listener> AccessLogService for Service<L> {
         &self,
         request: Request<Streaming<StreamAccessLogsMessage>>,
     ) -> Result<Response<StreamAccessLogsResponse>, Status> {
+        let peer = Peer::of(request.extensions());
         let mut messages = request.into_inner();
         let mut from = None;
         while let Some(StreamAccessLogsMessage { identifier, log_entries }) = messages.message().await? {
@@ -76,6 +84,9 @@ impl<L: Listener> AccessLogService for Service<L> {
                     encode::REFUSED_LOG => Log::Refused,
                     _ => return Err(Status::invalid_argument(format!("the log `{log_name}` is none that is kept here"))),
                 };
+                if let Some(node) = &node {
+                    self.0.admits(peer.clone(), node).await?;
+                }
                 from = node.map(|node| (node, log));
             }
             let (node, log) = from.as_ref().ok_or_else(|| Status::invalid_argument("the first message names no node"))?;

@@ -13,6 +13,7 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 };
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
 use futures_util::Stream;
+use lorica_model::spiffe::SpiffeId;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -51,15 +52,23 @@ pub struct PeerInfo {
     pub pid: Option<i32>,
 }
 
-impl PeerInfo {
-    /// The peer of a request: a `PeerInfo` among its extensions, as a server with an accept loop of its own puts it there, or
+/// Who a client proved to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// A process of this host, by the kernel's word.
+    Local(PeerInfo),
+    /// Whoever has this identity, by mutual TLS.
+    Remote(SpiffeId),
+}
+
+impl Peer {
+    /// The peer of a request: a `Peer` among its extensions, as a server with an accept loop of its own puts it there, or
     /// what tonic notes of a Unix socket. `None` for other connections.
     #[must_use]
-    pub fn of<T>(request: &tonic::Request<T>) -> Option<Self> {
-        let extensions = request.extensions();
-        extensions.get::<Self>().copied().or_else(|| {
+    pub fn of(extensions: &tonic::Extensions) -> Option<Self> {
+        extensions.get::<Self>().cloned().or_else(|| {
             let credentials = extensions.get::<tonic::transport::server::UdsConnectInfo>()?.peer_cred?;
-            Some(Self { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() })
+            Some(Self::Local(PeerInfo { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() }))
         })
     }
 }
@@ -74,12 +83,12 @@ pub trait Source: Send + Sync + 'static {
     /// The revision of the first publication counts as reached: the session has nothing older.
     ///
     /// # Errors
-    /// The status ends the stream. `FAILED_PRECONDITION` and `INVALID_ARGUMENT` tell Lorica's client that trying again is no use.
+    /// The status ends the stream. `FAILED_PRECONDITION`, `INVALID_ARGUMENT` and `PERMISSION_DENIED` tell Lorica's client that trying again is no use.
     fn open(
         &self,
         node: &Node,
         form: Form,
-        peer: Option<PeerInfo>,
+        peer: Option<Peer>,
     ) -> impl Future<Output = Result<(Self::Registration, watch::Receiver<Publication>), Status>> + Send;
 }
 
@@ -121,7 +130,7 @@ impl<S: Source> AggregatedDiscoveryService for Ads<S> {
         &self,
         request: tonic::Request<Streaming<DiscoveryRequest>>,
     ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let peer = PeerInfo::of(&request);
+        let peer = Peer::of(request.extensions());
         let responses = Opening { source: self.0.clone(), form: Form::StateOfTheWorld, peer }.start(request.into_inner());
         Ok(tonic::Response::new(responses))
     }
@@ -130,7 +139,7 @@ impl<S: Source> AggregatedDiscoveryService for Ads<S> {
         &self,
         request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let peer = PeerInfo::of(&request);
+        let peer = Peer::of(request.extensions());
         let responses = Opening { source: self.0.clone(), form: Form::Delta, peer }.start(request.into_inner());
         Ok(tonic::Response::new(responses))
     }
@@ -180,7 +189,7 @@ impl Wire for DiscoveryRequest {
 struct Opening<S> {
     source: Arc<S>,
     form: Form,
-    peer: Option<PeerInfo>,
+    peer: Option<Peer>,
 }
 
 impl<S: Source> Opening<S> {

@@ -128,7 +128,7 @@ fn attacks() -> Vec<(&'static str, String, Fate)> {
         ("a bare LF in trailers", chunked("5\r\nabcde\r\n0\r\na: b\n\r\n"), Refused(400)),
         (
             "trailers that frame",
-            chunked(&format!("5\r\nabcde\r\n0\r\ncontent-length: 50\r\ntransfer-encoding: chunked\r\nhost: x\r\n\r\n")),
+            chunked("5\r\nabcde\r\n0\r\ncontent-length: 50\r\ntransfer-encoding: chunked\r\nhost: x\r\n\r\n"),
             One("abcde"),
         ),
         // Hosts.

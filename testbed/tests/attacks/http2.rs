@@ -90,7 +90,6 @@ fn with(name: &'static str, field_name: impl AsRef<[u8]>, value: impl AsRef<[u8]
 
 const SMUGGLED: &str = "x\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: web.shop\r\n\r\n";
 
-#[expect(clippy::too_many_lines, reason = "a list")]
 fn attacks() -> Vec<Attack> {
     let is_bare = |seen: &Seen| seen.body.is_empty() && seen.trailers.is_empty();
     let connect = |protocol: &str| {

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use lorica_model::name::WorkloadName;
 
 use super::{Output, duration};
 
@@ -68,9 +67,9 @@ pub struct CaRotateArgs {
     /// Turn the rotation back.
     #[arg(long, conflicts_with_all = ["root_cert", "waive"])]
     pub rollback: bool,
-    /// Do not wait for a workload any more. Should it still be there, it is refused once the old root is withdrawn.
+    /// Do not wait for a workload (or `host/NAME`) any more. Should it still be there, it is refused once the old root is withdrawn.
     #[arg(long, value_name = "WORKLOAD", conflicts_with = "root_cert")]
-    pub waive: Option<WorkloadName>,
+    pub waive: Option<String>,
     /// How to print.
     #[command(flatten)]
     pub output: Output,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use lorica_model::name::{GatewayName, Namespace, ServiceName};
 use lorica_model::snapshot::Locality;
+use lorica_model::spiffe::TrustDomain;
 
 use super::{PortArg, UpstreamArg, duration, port};
 
@@ -27,6 +28,9 @@ Examples:
   lorica proxy --config mesh.yaml --identity /etc/lorica/web --service web.shop --port 80:8080/http --inbound 8080=0.0.0.0:9443
   lorica proxy --gateway edge.shop --listen 0.0.0.0 --bind 80=8080 --bind 443=8443 --locality eu-central/eu-central-1a
   lorica proxy --gateway edge --config gateway.yaml --bind 80=8080
+  lorica proxy --node --token-file web-1.token this host joins the mesh
+  lorica proxy --node --xds 10.0.0.1:15012 --root-file root.pem --service-account-token-file /var/run/secrets/tokens/lorica
+                                               the agent of a pod
   kill -HUP PID                                take the changed files into use";
 
 /// `lorica proxy`.
@@ -34,11 +38,35 @@ Examples:
 #[command(after_help = AFTER)]
 pub struct ProxyArgs {
     /// Files with resources, as `lorica apply` takes them; directories, too. Read again on SIGHUP.
-    #[arg(short, long = "config", required_unless_present = "gateway", value_name = "FILE|DIR")]
+    #[arg(short, long = "config", required_unless_present_any = ["gateway", "node"], value_name = "FILE|DIR")]
     pub config: Vec<PathBuf>,
     /// The Gateway that it runs: from the control plane, or from --config.
     #[arg(long, value_name = "NAME[.NAMESPACE]", conflicts_with_all = ["upstreams", "service", "namespace"])]
     pub gateway: Option<GatewayName>,
+    /// Run the agent of this host: it joins with --token-file, keeps the host's identity, and lets `lorica run` work here as it does beside the control plane.
+    #[arg(long, conflicts_with_all = ["config", "gateway", "upstreams", "service", "namespace", "identity"])]
+    pub node: bool,
+    /// The file with the token of `lorica token create`; `-` is standard input. Needed until the host has joined.
+    #[arg(long, value_name = "FILE", requires = "node")]
+    pub token_file: Option<PathBuf>,
+    /// In a pod of Kubernetes: the file with the token of its service account, which is read anew at each renewal. The agent speaks for that account.
+    #[arg(long, value_name = "FILE", requires_all = ["node", "xds", "root_file"], conflicts_with = "token_file")]
+    pub service_account_token_file: Option<PathBuf>,
+    /// The root by which it knows the control plane, PEM.
+    #[arg(long, value_name = "FILE", requires = "service_account_token_file")]
+    pub root_file: Option<PathBuf>,
+    /// The trust domain of the mesh.
+    #[arg(long, value_name = "NAME", default_value = "mesh.local", requires = "service_account_token_file")]
+    pub trust_domain: TrustDomain,
+    /// Where the control plane is reached, in place of what the token says.
+    #[arg(long = "xds", value_name = "ADDRESS:PORT", requires = "node")]
+    pub xds: Vec<String>,
+    /// The Unix socket of the SPIFFE Workload API, open to every user that reaches it; `workload.sock` beside the other unless given.
+    #[arg(long, value_name = "PATH", requires = "node")]
+    pub workload_socket: Option<PathBuf>,
+    /// The address at which workloads of other hosts reach those of this one. Default: the one from which it reaches the control plane.
+    #[arg(long, value_name = "ADDRESS", requires = "node")]
+    pub advertise: Option<IpAddr>,
     /// The address on which the gateway's listener ports are bound.
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS", requires = "gateway")]
     pub listen: IpAddr,

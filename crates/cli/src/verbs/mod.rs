@@ -14,6 +14,7 @@ mod refused;
 mod shadow;
 mod split;
 mod status;
+mod token;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,7 @@ pub fn execute(command: Command, global: &Global, printer: &mut Printer) -> anyh
         Command::Policy(PolicyCommand::Refused(arguments)) => runtime.block_on(refused::refused(&client()?, arguments, printer)),
         Command::Policy(PolicyCommand::Shadow(arguments)) => runtime.block_on(shadow::shadow(&client()?, arguments, printer)),
         Command::Mtls(MtlsCommand::Status(arguments)) => runtime.block_on(mtls::status(&client()?, arguments, printer)),
+        Command::Token(command) => runtime.block_on(token::token(&client()?, command, printer)),
         Command::Get(arguments) => runtime.block_on(get::get(&client()?, arguments, printer)),
         Command::Check(arguments) => runtime.block_on(check::check(&client()?, arguments, printer)),
         Command::Ca(command) => runtime.block_on(ca::ca(&client()?, command, printer)),

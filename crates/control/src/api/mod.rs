@@ -2,6 +2,7 @@
 
 mod ca;
 mod change;
+mod hosts;
 mod observed;
 mod request;
 mod status;
@@ -43,6 +44,9 @@ pub fn router(control: Arc<ControlPlane>) -> Router {
         .route("/v1/trials/{namespace}/{name}", get(observed::trial))
         .route("/v1/mtls", get(observed::mtls))
         .route("/v1/services/{namespace}/{name}/traffic", get(traffic::effective))
+        .route("/v1/tokens", get(hosts::list).post(hosts::create))
+        .route("/v1/tokens/{id}/revoke", post(hosts::revoke))
+        .route("/v1/host", get(hosts::this))
         .route("/v1/resources/{kind}", get(list))
         .route("/v1/resources/{kind}/{namespace}/{name}", get(one))
         .merge(ca::router())

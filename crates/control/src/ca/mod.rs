@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use lorica_identity::intermediate::IntermediateRequest;
 use lorica_identity::root_rotation::{Phase, RootRotation};
 use lorica_identity::{Authority, AuthorityError, AuthorityRecord, CertificateDer, Grant, KeyPair, Renewal, SecretPem, SignError, Svid};
-use lorica_model::name::WorkloadName;
+use lorica_model::name::{Label, WorkloadName};
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -28,6 +28,7 @@ use self::issued::{Issued, IssuedBook};
 use self::revoke::Revocations;
 use self::svids::{IssuedSvid, Svids};
 use crate::mesh::Mesh;
+use crate::mesh::trust::host_name;
 use crate::store::{Expected, Store, StoreError, Table, Write};
 
 /// Where the authority that signs is kept in the store.
@@ -148,6 +149,32 @@ impl Ca {
         self.svids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// As [`Ca::sign`], for a host: a rotation waits for it as for a workload.
+    ///
+    /// # Errors
+    /// As [`Ca::sign`].
+    pub fn sign_host(&self, host: &Label, csr_der: &[u8], now: SystemTime) -> Result<Signed, CaError> {
+        let grant = Grant { lifetime: self.lifetime, ..Grant::new(SpiffeId::of_host(&self.trust_domain(), host)) };
+        self.sign_into_books(host_name(host), csr_der, &grant, now)
+    }
+
+    /// Whether the books have an SVID of this identity under this name.
+    #[must_use]
+    pub fn holds(&self, name: &str, id: &SpiffeId, now: SystemTime) -> bool {
+        self.svids().holding(now).any(|(known, svid)| known == name && svid.identity == *id)
+    }
+
+    /// Strikes a host from the books that was let go of, so that nobody waits for it.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn strike_host(&self, host: &Label) -> Result<(), StoreError> {
+        let key = host_name(host);
+        self.store.write(&[Write { table: Table::Svids, key: key.clone(), value: None, expected: Expected::Anything }])?;
+        self.svids().remove(&[key]);
+        Ok(())
+    }
+
     fn issued(&self) -> MutexGuard<'_, IssuedBook> {
         // Every change of it is complete before the next line can fail.
         self.issued.lock().unwrap_or_else(PoisonError::into_inner)
@@ -181,10 +208,13 @@ impl Ca {
     /// # Errors
     /// When it is revoked, it is not signed, or cannot be stored.
     pub fn sign(&self, workload: &WorkloadName, csr_der: &[u8], grant: &Grant, now: SystemTime) -> Result<Signed, CaError> {
+        self.sign_into_books(workload.to_string(), csr_der, grant, now)
+    }
+
+    fn sign_into_books(&self, key: String, csr_der: &[u8], grant: &Grant, now: SystemTime) -> Result<Signed, CaError> {
         let signed = self.sign_identity(csr_der, grant, now)?;
         let peer = lorica_identity::peer_identity(&signed.chain).map_err(|error| CaError::Broken(error.to_string()))?;
         let svid = IssuedSvid { identity: peer.id, root: signed.root_id.clone(), not_before: peer.not_before, not_after: peer.not_after };
-        let key = workload.to_string();
         let value = serde_json::to_vec(&svid).map_err(|error| CaError::Broken(error.to_string()))?;
         self.write_with_issued(
             vec![Write { table: Table::Svids, key: key.clone(), value: Some(value), expected: Expected::Anything }],

@@ -8,7 +8,6 @@ use lorica_api::{CaStatus, HeldUp, RootStatus, SvidList, SvidStatus};
 use lorica_identity::Authority;
 use lorica_identity::intermediate::OwnCa;
 use lorica_identity::root_rotation::{Observed, Phase, RootRotation};
-use lorica_model::name::WorkloadName;
 
 use super::{Ca, CaError, Held, ROTATION, RotationRecord, authority_record};
 use crate::mesh::trust::Trusting;
@@ -63,22 +62,21 @@ impl Ca {
         self.take(back, held.other, now)
     }
 
-    /// Does not wait for a workload any more.
+    /// Does not wait for a workload or host any more.
     ///
     /// # Errors
-    /// When no rotation is under way, or it does not wait for that workload.
-    pub fn waive(&self, workload: &WorkloadName, now: SystemTime) -> Result<(), CaError> {
+    /// When no rotation is under way, or it does not wait for that one.
+    pub fn waive(&self, name: &str, now: SystemTime) -> Result<(), CaError> {
         let _changing = self.changing();
         let held = self.held();
         let rotation = held.under_way().ok_or_else(none)?;
-        let name = workload.to_string();
         let waiting = rotation.held_up_by(&self.seen(&held, rotation, now).observed);
-        if !waiting.contains(&name) {
+        if !waiting.contains(name) {
             let list = waiting.iter().take(20).cloned().collect::<Vec<_>>().join(", ");
             let hint = if list.is_empty() { "nobody holds it up".to_owned() } else { format!("it waits for {list}") };
             return Err(CaError::Refused(format!("the rotation does not wait for {name}\nhint: {hint}")));
         }
-        self.take(rotation.waiving(&name), held.other, now)
+        self.take(rotation.waiving(name), held.other, now)
     }
 
     /// Carries a rotation on as far as it goes at `now`.

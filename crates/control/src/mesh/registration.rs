@@ -16,6 +16,12 @@ use super::{GRACE, Lost, Mesh, NotTaken, Proxy, Registered, State, address, work
 use crate::store::{Expected, StoreError, Table, Write};
 
 impl Mesh {
+    /// A workload that is registered, with its stream up or not.
+    #[must_use]
+    pub fn registered(&self, name: &WorkloadName) -> Option<RegisteredWorkload> {
+        self.state().registry.workloads.get(name).cloned()
+    }
+
     /// Takes a workload in, or what is new about it. Waits for the disk.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ fn table(table: Table) -> TableDefinition<'static, &'static str, &'static [u8]> 
         Table::Addresses => "addresses",
         Table::Registrations => "registrations",
         Table::Mesh => "mesh",
+        Table::Hosts => "hosts",
         Table::History => "history",
         Table::Svids => "svids",
         Table::Issued => "issued",
@@ -40,11 +41,12 @@ fn table(table: Table) -> TableDefinition<'static, &'static str, &'static [u8]> 
     })
 }
 
-const TABLES: [Table; 10] = [
+const TABLES: [Table; 11] = [
     Table::Resources,
     Table::Addresses,
     Table::Registrations,
     Table::Mesh,
+    Table::Hosts,
     Table::History,
     Table::Svids,
     Table::Issued,

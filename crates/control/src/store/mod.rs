@@ -27,6 +27,8 @@ pub enum Table {
     Registrations,
     /// The mesh itself: trust domain, address range, CA.
     Mesh,
+    /// Join tokens and the hosts that joined, by kind and name.
+    Hosts,
     /// Change sets, by revision.
     History,
     /// The newest SVID of each workload, without its key.

@@ -5,15 +5,19 @@
 //! change. It looks again each minute besides, so that a process that is not any more what it was loses its stream. It ends with
 //! `PERMISSION_DENIED` when nothing is left.
 
+mod attested;
 mod c_core;
 mod messages;
+mod seats;
 mod streams;
 
+pub use attested::{Attestor, Registered};
 pub use c_core::Readable;
 pub use messages::{
     JwtBundlesRequest, JwtBundlesResponse, JwtSvid, JwtSvidRequest, JwtSvidResponse, ValidateJwtSvidRequest, ValidateJwtSvidResponse,
     X509BundlesRequest, X509BundlesResponse, X509Svid, X509SvidRequest, X509SvidResponse,
 };
+pub use seats::{Seat, Seats};
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -83,19 +87,19 @@ pub trait Workloads: Send + Sync + 'static {
     ///
     /// # Errors
     /// `UNAVAILABLE` if it cannot be made now.
-    fn svid(&self, id: &SpiffeId) -> Result<Renewable, Status>;
+    fn svid(&self, id: &SpiffeId) -> impl Future<Output = Result<Renewable, Status>> + Send;
 
     /// A new token for an identity that was given to the caller.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` if no token has such audiences, `UNAVAILABLE` if it cannot be made now.
-    fn token(&self, id: &SpiffeId, audience: &[String]) -> Result<String, Status>;
+    fn token(&self, id: &SpiffeId, audience: &[String]) -> impl Future<Output = Result<String, Status>> + Send;
 
     /// What a token says.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` with the reason why it is not believed.
-    fn validate(&self, token: &str, audience: &str) -> Result<Claims, Status>;
+    fn validate(&self, token: &str, audience: &str) -> impl Future<Output = Result<Claims, Status>> + Send;
 
     /// What verifies identities now.
     fn bundles(&self) -> Bundles;
@@ -233,9 +237,10 @@ impl<W: Workloads> UnaryService<JwtSvidRequest> for JwtSvids<W> {
             if meant.is_empty() {
                 return Err(Status::permission_denied(format!("this process has not the identity `{}`", spiffe_id.escape_debug())));
             }
-            let token =
-                |id: &SpiffeId| workloads.token(id, &audience).map(|svid| JwtSvid { spiffe_id: id.to_string(), svid, hint: String::new() });
-            let svids = meant.into_iter().map(token).collect::<Result<_, _>>()?;
+            let mut svids = Vec::with_capacity(meant.len());
+            for id in meant {
+                svids.push(JwtSvid { spiffe_id: id.to_string(), svid: workloads.token(id, &audience).await?, hint: String::new() });
+            }
             Ok(Response::new(JwtSvidResponse { svids }))
         })
     }
@@ -256,7 +261,7 @@ impl<W: Workloads> UnaryService<ValidateJwtSvidRequest> for Validation<W> {
             }
             // What a token says is for workloads of the mesh only.
             workloads.identities(&caller).await?;
-            let claims = workloads.validate(&svid, &audience)?;
+            let claims = workloads.validate(&svid, &audience).await?;
             Ok(Response::new(ValidateJwtSvidResponse { spiffe_id: claims.sub.to_string(), claims: Some(message(&claims)) }))
         })
     }

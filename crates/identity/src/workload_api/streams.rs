@@ -24,7 +24,12 @@ pub(super) trait Subject: Send + 'static {
     type Answer: Clone + PartialEq + Send + 'static;
 
     /// The whole answer for a caller with these identities at `now`.
-    fn answer<W: Workloads>(&mut self, workloads: &W, ids: &[SpiffeId], now: SystemTime) -> Result<Self::Answer, Status>;
+    fn answer<W: Workloads>(
+        &mut self,
+        workloads: &W,
+        ids: &[SpiffeId],
+        now: SystemTime,
+    ) -> impl Future<Output = Result<Self::Answer, Status>> + Send;
 
     /// When another answer is due by itself.
     fn due(&self) -> Option<SystemTime> {
@@ -39,11 +44,11 @@ pub(super) struct Svids(Vec<Renewable>);
 impl Subject for Svids {
     type Answer = X509SvidResponse;
 
-    fn answer<W: Workloads>(&mut self, workloads: &W, ids: &[SpiffeId], now: SystemTime) -> Result<X509SvidResponse, Status> {
+    async fn answer<W: Workloads>(&mut self, workloads: &W, ids: &[SpiffeId], now: SystemTime) -> Result<X509SvidResponse, Status> {
         self.0.retain(|held| ids.contains(held.svid.id()) && now < held.renew_at);
         for id in ids {
             if !self.0.iter().any(|held| held.svid.id() == id) {
-                self.0.push(workloads.svid(id)?);
+                self.0.push(workloads.svid(id).await?);
             }
         }
         self.0.sort_by_key(|held| ids.iter().position(|id| id == held.svid.id()));
@@ -71,7 +76,7 @@ pub(super) struct Roots;
 impl Subject for Roots {
     type Answer = X509BundlesResponse;
 
-    fn answer<W: Workloads>(&mut self, workloads: &W, _: &[SpiffeId], _: SystemTime) -> Result<X509BundlesResponse, Status> {
+    async fn answer<W: Workloads>(&mut self, workloads: &W, _: &[SpiffeId], _: SystemTime) -> Result<X509BundlesResponse, Status> {
         let bundles = workloads.bundles();
         let all = [&bundles.own].into_iter().chain(&bundles.federated);
         Ok(X509BundlesResponse { crl: Vec::new(), bundles: all.map(|bundle| (bundle.trust_domain().uri(), roots(bundle))).collect() })
@@ -84,7 +89,7 @@ pub(super) struct Keys;
 impl Subject for Keys {
     type Answer = JwtBundlesResponse;
 
-    fn answer<W: Workloads>(&mut self, workloads: &W, _: &[SpiffeId], _: SystemTime) -> Result<JwtBundlesResponse, Status> {
+    async fn answer<W: Workloads>(&mut self, workloads: &W, _: &[SpiffeId], _: SystemTime) -> Result<JwtBundlesResponse, Status> {
         let bundles = workloads.bundles();
         let federated = bundles.federated_jwks.into_iter().map(|(id, jwks)| (id, jwks.into_bytes()));
         let mut all: BTreeMap<_, _> = federated.collect();
@@ -144,7 +149,7 @@ impl<W: Workloads, S: Subject> Watch<W, S> {
             // What changes from here on is waited for no longer.
             self.changes.mark_unchanged();
             let ids = self.workloads.identities(&self.caller).await?;
-            let answer = self.subject.answer(&*self.workloads, &ids, SystemTime::now())?;
+            let answer = self.subject.answer(&*self.workloads, &ids, SystemTime::now()).await?;
             if self.last.as_ref() != Some(&answer) {
                 self.last = Some(answer.clone());
                 return Ok(answer);

@@ -1,4 +1,5 @@
 //! Both sides of each version of HTTP as fuzzers call them: all bytes of a connection in, nothing out.
+#![allow(clippy::panic, reason = "it is how a target says what it found")]
 
 use std::time::Duration;
 

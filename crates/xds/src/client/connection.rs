@@ -98,7 +98,7 @@ pub(super) async fn serve(
         Ok(()) => Status::unavailable("the control plane closed the stream"),
         Err(status) => status,
     };
-    let refused = matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument);
+    let refused = matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument | Code::PermissionDenied);
     Ended { message: status.message().to_owned(), refused, connected }
 }
 

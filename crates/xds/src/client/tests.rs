@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tonic::Status;
 
 use super::*;
-use crate::server::{PeerInfo, Publication, SessionObserver, Source};
+use crate::server::{Peer, Publication, SessionObserver, Source};
 use crate::session::{Catalog, Event, Form};
 use crate::wire::Node;
 use crate::{Kind, Resource, encode, samples};
@@ -53,7 +53,7 @@ impl Catalog for World {
 /// What the control plane of a test sees.
 #[derive(Debug)]
 enum Seen {
-    Opened(Node, Option<PeerInfo>),
+    Opened(Node, Option<Peer>),
     Node(Node),
     Event(Event),
     Ended,
@@ -87,7 +87,7 @@ impl SessionObserver for Watcher {
 
 impl Source for Control {
     type Registration = Watcher;
-    async fn open(&self, node: &Node, form: Form, peer: Option<PeerInfo>) -> Result<(Watcher, watch::Receiver<Publication>), Status> {
+    async fn open(&self, node: &Node, form: Form, peer: Option<Peer>) -> Result<(Watcher, watch::Receiver<Publication>), Status> {
         assert_eq!(form, Form::Delta);
         if let Some(status) = self.refusal.lock().unwrap().take() {
             return Err(status);
@@ -214,6 +214,7 @@ async fn a_client_has_names_roots_and_its_inbound_unasked() {
     let Some(Seen::Opened(node, Some(peer))) = bench.seen.recv().await else { panic!() };
     assert_eq!((node.id.as_str(), node.cluster.as_str()), ("recording-1.contact", "recording.contact"));
     let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(bench.directory.path()).unwrap());
+    let Peer::Local(peer) = peer else { panic!("{peer:?}") };
     assert_eq!(peer.uid, owner);
     client.state().wait_for(|state| matches!(state, ConnectionState::Connected { .. })).await.unwrap();
 }
