@@ -2,25 +2,23 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod access;
 mod tried;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
-use lorica_model::cel::Expression;
 use lorica_model::name::{GatewayName, Label, Namespace, SecretName, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
-    Abort, AbortAnswer, AccessAction, AccessPolicy, AccessRule, Action, Adaptive, Affinity, Algorithm, Among, Authentication,
-    Authorization, Authorizer, AuthorizerProtocol, Backend, BackendTls, Balancing, Bandwidth, Certificate, ClaimHeader, ClaimMatch,
+    Abort, AbortAnswer, Action, Adaptive, Affinity, Algorithm, Among, Backend, BackendTls, Balancing, Bandwidth, Certificate,
     ClientValidation, Cluster, Connections, Cors, Counted, Delay, DelayTime, EgressCaller, EgressHost, EgressRule, EgressUnit, Ejection,
     Endpoint, EndpointSet, FailurePercentage, Fault, FieldMatch, Filters, Forward, GatewayUnit, HashOn, HeaderEdits, HealthCheck,
-    HealthQuestion, Hedge, HostPattern, Hosts, HttpRule, IdentityPattern, InboundPort, InboundUnit, KeyPart, LimitService, Limits,
-    Listening, Locality, Mirror, MtlsMode, NameAnswer, NameFault, NameRecord, NameTable, Nearness, Operation, Origin, OriginMatch,
-    OutboundUnit, PathEdit, PathMatch, PathPattern, Pattern, Pause, PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RetryLimit,
-    RetryOn, Revoked, RouteMatch, ServerTls, Share, ShownBody, SlowStart, Source, SuccessRate, Terminated, Timeouts, TlsAction, TlsChain,
-    TokenAlgorithm, TokenPlace, TokenProvider, Traffic, Transport, TransportRoute, TrustBundle, Unavailable, Unlisted, ValueMatch,
-    VirtualHost, WeightedBackend,
+    HealthQuestion, Hedge, HostPattern, Hosts, HttpRule, InboundPort, InboundUnit, KeyPart, LimitService, Limits, Listening, Locality,
+    Mirror, MtlsMode, NameAnswer, NameFault, NameRecord, NameTable, Nearness, Origin, OriginMatch, OutboundUnit, PathEdit, PathMatch,
+    Pattern, Pause, PrivateKey, Protocol, Quota, RateLimit, Redirect, Retry, RetryLimit, RetryOn, Revoked, RouteMatch, ServerTls, Share,
+    SlowStart, SuccessRate, Terminated, Timeouts, TlsAction, TlsChain, Traffic, Transport, TransportRoute, TrustBundle, Unavailable,
+    Unlisted, ValueMatch, VirtualHost, WeightedBackend,
 };
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use proptest::collection::{btree_map, btree_set, vec};
@@ -499,94 +497,13 @@ fn any_among<T: Clone + std::fmt::Debug>(one: impl Strategy<Value = T> + Clone) 
     (vec(one.clone(), 0..2), vec(one, 0..2)).prop_map(|(any, none)| Among { any, none })
 }
 
-fn any_authorizer() -> impl Strategy<Value = Authorizer> {
-    let names = || vec("[a-z][a-z-]{0,6}", 0..3);
-    let http = ("(/[a-z]{1,4})?", names(), option::of(names()))
-        .prop_map(|(path_prefix, told_on_allow, told_on_deny)| AuthorizerProtocol::Http { path_prefix, told_on_allow, told_on_deny });
-    let protocol = prop_oneof![Just(AuthorizerProtocol::Grpc), http];
-    let body = (1..65_536_u32, any::<bool>(), any::<bool>()).prop_map(|(most, partial, bytes)| ShownBody { most, partial, bytes });
-    (any_port(), protocol, any_duration(), any::<bool>(), names(), names(), option::of(body)).prop_map(
-        |(port, protocol, timeout, fail_open, shown, sets, body)| Authorizer { port, protocol, timeout, fail_open, shown, sets, body },
-    )
-}
-
-fn any_authentication() -> impl Strategy<Value = std::sync::Arc<Authentication>> {
-    let place = prop_oneof![
-        ("[a-z-]{1,6}", "[A-Z a-z]{0,6}").prop_map(|(name, prefix)| TokenPlace::Header { name, prefix }),
-        "[a-z]{1,6}".prop_map(TokenPlace::Cookie),
-        "[a-z]{1,6}".prop_map(TokenPlace::Query),
-    ];
-    let header = ("[a-z-]{1,6}", "[a-z.]{1,6}").prop_map(|(name, claim)| ClaimHeader { name, claim });
-    let names = ("[a-z]{1,6}", "[a-z:/.]{1,12}", vec("[a-z]{1,6}", 0..3), option::of("[a-z{}]{0,9}"));
-    let lists = (vec(place, 1..3), vec(proptest::sample::select(TokenAlgorithm::ALL.to_vec()), 1..3), vec(header, 0..3));
-    let provider = (names, lists, any_duration(), any::<bool>()).prop_map(
-        |((name, issuer, audiences, keys), (places, algorithms, claim_headers), leeway, forward)| TokenProvider {
-            name,
-            issuer,
-            audiences,
-            keys: keys.map(Into::into),
-            places,
-            algorithms,
-            leeway,
-            forward,
-            claim_headers,
-        },
-    );
-    (any_origin(), vec(provider, 1..3), any::<bool>())
-        .prop_map(|(origin, providers, optional)| std::sync::Arc::new(Authentication { origin: origin.into(), providers, optional }))
-}
-
-fn any_authorization() -> impl Strategy<Value = Authorization> {
-    let identity = prop_oneof![
-        any_identity().prop_map(IdentityPattern::Exact),
-        any_identity().prop_map(|id| IdentityPattern::TrustDomain(id.trust_domain().clone())),
-        (any_identity(), any_namespace()).prop_map(|(id, namespace)| IdentityPattern::Namespace(id.trust_domain().clone(), namespace)),
-        Just(IdentityPattern::Any),
-    ]
-    .boxed();
-    let network = (any::<std::net::IpAddr>(), 0..=32u8).prop_map(|(address, length)| ipnet::IpNet::new(address, length).unwrap().trunc());
-    let claim = ("[a-z.]{1,6}", vec("[a-z ]{1,4}", 0..2)).prop_map(|(name, values)| ClaimMatch { name, values });
-    let claims = (vec(claim.clone(), 0..2), vec(claim, 0..2));
-    let source = (any_among(identity.clone()), any_among(identity), any_among(network.boxed()), claims).prop_map(
-        |(identities, namespaces, addresses, (claims, not_claims))| Source { identities, namespaces, addresses, claims, not_claims },
-    );
-    let path = "(/([a-c]|\\{id\\})){1,3}(/\\*)?".prop_map(|text| text.parse::<PathPattern>().unwrap()).boxed();
-    let host = prop_oneof!["[a-z]{1,4}", "\\*\\.[a-z]{1,4}"].prop_map(|text| HostPattern::of(&text)).boxed();
-    let method = "[A-Z]{1,5}".prop_map(String::from).boxed();
-    let headers = vec(any_field("[a-z][a-z-]{0,8}"), 0..2);
-    let operation = (any_among(method), any_among(path), any_among(host), any_among((1..=u16::MAX).boxed()), headers)
-        .prop_map(|(methods, paths, hosts, ports, headers)| Operation { methods, paths, hosts, ports, headers });
-    let when = option::of(proptest::sample::select(vec![
-        "request.method == 'GET' && !(claims.sub == \"a\")",
-        "source.address.startsWith('10.')",
-        "claims.groups.exists(g, g == 'a') // only some",
-    ]));
-    let when = when.prop_map(|when| when.map(|text| Expression::parse(text).unwrap()));
-    let rule = ("[a-z0-9]{1,4}", vec(source, 0..2), vec(operation, 0..2), when).prop_map(|(name, from, to, when)| AccessRule {
-        name,
-        from,
-        to,
-        when,
-    });
-    let action = prop_oneof![
-        Just((AccessAction::Allow, None)),
-        Just((AccessAction::Deny, None)),
-        Just((AccessAction::Audit, None)),
-        any_authorizer().prop_map(|asked| (AccessAction::External, Some(std::sync::Arc::new(asked)))),
-    ];
-    let policy = (any_origin(), action, any::<bool>(), vec(rule, 0..3)).prop_map(|(origin, (action, authorizer), shadow, rules)| {
-        AccessPolicy { origin: std::sync::Arc::new(origin), action, shadow, rules, authorizer }
-    });
-    vec(policy, 0..3).prop_map(|policies| Authorization { policies })
-}
-
 fn any_rule() -> impl Strategy<Value = HttpRule> {
     let fields = (vec(any_field("[a-z][a-z-]{0,8}"), 0..3), vec(any_field(".{0,6}"), 0..3));
     let matches = (any_path(), option::of("[A-Z]{1,7}"), fields, option::of(any_share()))
         .prop_map(|(path, method, (headers, query), share)| RouteMatch { path, method, headers, query, share });
     let access = (
-        option::of(any_authentication()),
-        option::of(any_authorization().prop_map(std::sync::Arc::new)),
+        option::of(access::any_authentication()),
+        option::of(access::any_authorization().prop_map(std::sync::Arc::new)),
         vec(tried::any_authentication(), 0..2),
     );
     let filters = (any_edits(), any_edits(), option::of(any_cors()), any::<bool>(), vec(any_limit(), 0..2), access).prop_map(
@@ -645,7 +562,7 @@ fn any_hosts() -> impl Strategy<Value = Hosts> {
 
 fn any_transport() -> impl Strategy<Value = TransportRoute> {
     let backend = (0..100u32, any_destination()).prop_map(|(weight, backend)| WeightedBackend::plain(weight, backend));
-    (any_origin(), vec(backend, 0..3), option::of(any_authorization().prop_map(std::sync::Arc::new)))
+    (any_origin(), vec(backend, 0..3), option::of(access::any_authorization().prop_map(std::sync::Arc::new)))
         .prop_map(|(origin, backends, authorization)| TransportRoute { origin: std::sync::Arc::new(origin), backends, authorization })
 }
 
@@ -764,7 +681,7 @@ pub(crate) fn any_inbound() -> impl Strategy<Value = InboundUnit> {
         mtls,
     });
     let addresses = (any::<Ipv4Addr>(), any::<Ipv6Addr>());
-    let access = (option::of(any_authentication()), any_authorization(), vec(tried::any_authentication(), 0..2));
+    let access = (option::of(access::any_authentication()), access::any_authorization(), vec(tried::any_authentication(), 0..2));
     let flags = (any::<bool>(), vec(any_limit(), 0..3), access);
     (any_workload(), option::of(any_service()), any_label(), any_identity(), addresses, vec(one, 0..4), flags).prop_map(
         |(workload, service, account, identity, (virtual_v4, virtual_v6), ports, (withdrawn, limits, access))| {

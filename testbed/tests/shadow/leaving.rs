@@ -7,7 +7,7 @@ use super::{examples, policy, trial};
 
 #[tokio::test]
 async fn what_an_egress_policy_in_a_trial_does_not_list_leaves_all_the_same() -> anyhow::Result<()> {
-    let outside = can_namespaces(Who::Nobody).map_err(|why| why.to_string()).and_then(|()| own_address().ok_or("no address".to_owned()));
+    let outside = can_namespaces(Who::Nobody).and_then(|()| own_address().ok_or("no address".to_owned()));
     let address = match outside {
         Ok(address) => address,
         Err(why) => {

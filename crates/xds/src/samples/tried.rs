@@ -8,11 +8,8 @@ use proptest::prelude::*;
 use super::{any_duration, any_egress_rule, any_origin, any_port, any_retry};
 
 pub(super) fn any_authentication() -> impl Strategy<Value = AuthenticationTrial> {
-    (any_origin(), option::of(super::any_authentication()), any::<bool>()).prop_map(|(origin, tokens, mutual_tls)| AuthenticationTrial {
-        origin: origin.into(),
-        tokens,
-        mutual_tls,
-    })
+    (any_origin(), option::of(super::access::any_authentication()), any::<bool>())
+        .prop_map(|(origin, tokens, mutual_tls)| AuthenticationTrial { origin: origin.into(), tokens, mutual_tls })
 }
 
 pub(super) fn any_attempts() -> impl Strategy<Value = AttemptTrial> {
