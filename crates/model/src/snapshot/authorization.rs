@@ -278,11 +278,15 @@ impl Operation {
     }
 
     fn takes_host(&self, head: &RequestHead) -> bool {
-        let host = without_port(head.authority()).to_ascii_lowercase();
-        // The root of all names may be written, and changes nothing.
-        let host = host.strip_suffix('.').unwrap_or(&host);
-        self.hosts.holds(|pattern| pattern.takes(host))
+        let host = host_of(head);
+        self.hosts.holds(|pattern| pattern.takes(&host))
     }
+}
+
+/// The host of a request, as patterns have it: in lower case and without port. The root of all names may be written, and changes nothing.
+fn host_of(head: &RequestHead) -> String {
+    let host = without_port(head.authority());
+    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
 /// The method that the app sees: a stream that opens a WebSocket in HTTP/2 comes as CONNECT and arrives as GET.

@@ -1,5 +1,6 @@
 //! Which rule takes a request, and which of its backends: pure functions of head, unit and a random number.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Backend, FieldMatch, HttpRule, PathMatch, RouteMatch, RuleTable, ValueMatch, WeightedBackend};
@@ -139,26 +140,31 @@ fn path_matches(matches: &PathMatch, path: &str) -> bool {
 
 /// Several fields of one name count as one value joined by commas (RFC 9110, 5.3).
 pub(super) fn header_matches(field: &FieldMatch, head: &RequestHead) -> bool {
-    let mut values = head.fields.get_all(&field.name);
-    let Some(first) = values.next() else { return false };
-    match values.next() {
-        None => std::str::from_utf8(first).is_ok_and(|value| value_matches(&field.value, value)),
-        Some(second) => {
-            let mut joined = [first, second].join(&b","[..]);
-            for value in values {
-                joined.push(b',');
-                joined.extend_from_slice(value);
-            }
-            String::from_utf8(joined).is_ok_and(|value| value_matches(&field.value, &value))
-        }
-    }
+    value_of(&field.name, head).is_some_and(|value| value_matches(&field.value, &value))
 }
 
 /// Whether any of several fields of one name has the value, or all of them joined: for who must rather take too much than too little.
 pub(super) fn any_header_matches(field: &FieldMatch, head: &RequestHead) -> bool {
-    let one = |value: &[u8]| std::str::from_utf8(value).is_ok_and(|value| value_matches(&field.value, value.trim()));
-    let values = head.fields.get_all(&field.name).flat_map(|value| std::iter::once(value).chain(value.split(|byte| *byte == b',')));
-    header_matches(field, head) || values.into_iter().any(one)
+    header_matches(field, head) || values_one_by_one(&field.name, head).any(|value| value_matches(&field.value, value))
+}
+
+/// The value of a field, several joined as they are one; none where it is missing, or no text.
+pub(super) fn value_of<'h>(name: &'h str, head: &'h RequestHead) -> Option<Cow<'h, str>> {
+    let mut values = head.fields.get_all(name);
+    let first = values.next()?;
+    let Some(second) = values.next() else { return std::str::from_utf8(first).ok().map(Cow::Borrowed) };
+    let mut joined = [first, second].join(&b","[..]);
+    for value in values {
+        joined.push(b',');
+        joined.extend_from_slice(value);
+    }
+    String::from_utf8(joined).ok().map(Cow::Owned)
+}
+
+/// Each value of a field by itself, and each part of one that is a list.
+pub(super) fn values_one_by_one<'h>(name: &'h str, head: &'h RequestHead) -> impl Iterator<Item = &'h str> {
+    let values = head.fields.get_all(name).flat_map(|value| std::iter::once(value).chain(value.split(|byte| *byte == b',')));
+    values.filter_map(|value| std::str::from_utf8(value).ok()).map(str::trim)
 }
 
 /// The first parameter of the name counts. Names and values are compared decoded.

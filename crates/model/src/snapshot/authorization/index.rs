@@ -1,11 +1,13 @@
-//! What one caller may do, with an index over paths, so that a thousand rules cost little more than ten.
+//! What one caller may do, with an index over paths, hosts and values of header fields, so that a thousand rules cost little more than ten.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::path::Segment;
-use super::{Access, AccessAction, AccessCaller, Authorization, ByPolicy, Denial, Noted, Operation, Reading, Source};
+use super::{Access, AccessAction, AccessCaller, Authorization, ByPolicy, Denial, Noted, Operation, Reading, Source, host_of};
 use crate::cel::{Attribute, EvaluationError, Steps};
+use crate::head::RequestHead;
+use crate::snapshot::{HostPattern, ValueMatch, route};
 
 /// What one caller may do at one place. Made once for a caller; its requests are held against it.
 #[derive(Debug)]
@@ -290,16 +292,14 @@ impl Asked<'_> {
             operation.is_none_or(|operation| operation.is_done(self.access, path, meant.loosely))
                 && place.further.is_none_or(|further| self.holds_further(further, meant.loosely))
         };
-        if let Some(place) = meant.anywhere.iter().find(done) {
-            return Some(*place);
-        }
-        match path {
-            Some(path) if meant.loosely => meant.find(&path.to_ascii_lowercase(), done),
-            Some(path) => meant.find(path, done),
+        let seek = |places: &Places| places.find(self.access.head, meant.loosely, done);
+        seek(&meant.anywhere).or_else(|| match path {
+            Some(path) if meant.loosely => meant.find(&path.to_ascii_lowercase(), &seek),
+            Some(path) => meant.find(path, &seek),
             // Of bytes no path is known; who denies by paths denies them all.
-            None if meant.loosely => meant.nodes.iter().flat_map(|node| node.here.iter().chain(&node.below)).find(done).copied(),
+            None if meant.loosely => meant.nodes.iter().flat_map(|node| [&node.here, &node.below]).find_map(seek),
             None => None,
-        }
+        })
     }
 }
 
@@ -309,7 +309,7 @@ struct Meant {
     /// Whether rather too much is meant: denials take paths in any case of letters.
     loosely: bool,
     /// What names no path.
-    anywhere: Vec<Place>,
+    anywhere: Places,
     /// A tree of segments, its root first; empty where no rule names a path.
     nodes: Vec<Node>,
 }
@@ -319,14 +319,14 @@ struct Node {
     literal: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
     any: Option<u32>,
     /// What means just this path.
-    here: Vec<Place>,
+    here: Places,
     /// What means all below.
-    below: Vec<Place>,
+    below: Places,
 }
 
 impl Meant {
     fn new(loosely: bool) -> Self {
-        Self { loosely, anywhere: Vec::new(), nodes: Vec::new() }
+        Self { loosely, anywhere: Places::default(), nodes: Vec::new() }
     }
 
     fn is_empty(&self) -> bool {
@@ -335,7 +335,7 @@ impl Meant {
 
     fn add(&mut self, place: Place, operation: Option<&Operation>) {
         let Some(operation) = operation.filter(|operation| !operation.paths.any.is_empty()) else {
-            return self.anywhere.push(place);
+            return self.anywhere.add(place, operation);
         };
         if self.nodes.is_empty() {
             self.nodes.push(Node::default());
@@ -347,7 +347,7 @@ impl Meant {
             }
             if let Some(node) = self.nodes.get_mut(at) {
                 let places = if pattern.takes_below() { &mut node.below } else { &mut node.here };
-                places.push(place);
+                places.add(place, Some(operation));
             }
         }
     }
@@ -368,30 +368,24 @@ impl Meant {
         child as usize
     }
 
-    /// The first place, along the path, that `done` takes.
-    fn find(&self, path: &str, done: impl Fn(&&Place) -> bool + Copy) -> Option<Place> {
+    /// The first place, along the path, that `seek` finds.
+    fn find(&self, path: &str, seek: &impl Fn(&Places) -> Option<Place>) -> Option<Place> {
         let root = self.nodes.first()?;
         match path.strip_prefix('/') {
-            Some(rest) => self.descend(root, Some(rest), done),
+            Some(rest) => self.descend(root, Some(rest), seek),
             // `OPTIONS *`.
-            None => root.below.iter().find(done).copied(),
+            None => seek(&root.below),
         }
     }
 
-    fn descend(&self, node: &Node, rest: Option<&str>, done: impl Fn(&&Place) -> bool + Copy) -> Option<Place> {
+    fn descend(&self, node: &Node, rest: Option<&str>, seek: &impl Fn(&Places) -> Option<Place>) -> Option<Place> {
         let Some(rest) = rest else {
-            let below = if self.loosely { node.below.as_slice() } else { &[] };
-            return node.here.iter().chain(below).find(done).copied();
+            return seek(&node.here).or_else(|| if self.loosely { seek(&node.below) } else { None });
         };
-        if let Some(place) = node.below.iter().find(done) {
-            return Some(*place);
-        }
         // With a slash at the end, which a denial means, too.
-        if self.loosely
-            && rest.is_empty()
-            && let Some(place) = node.here.iter().find(done)
-        {
-            return Some(*place);
+        let here = || if self.loosely && rest.is_empty() { seek(&node.here) } else { None };
+        if let Some(place) = seek(&node.below).or_else(here) {
+            return Some(place);
         }
         let (segment, rest) = rest.split_once('/').map_or((rest, None), |(segment, rest)| (segment, Some(rest)));
         let literal = node.literal.get(segment);
@@ -400,6 +394,86 @@ impl Meant {
             .into_iter()
             .flatten()
             .filter_map(|child| self.nodes.get(*child as usize))
-            .find_map(|node| self.descend(node, rest, done))
+            .find_map(|node| self.descend(node, rest, seek))
+    }
+}
+
+/// Places that are told apart by a value that they ask for, where they ask for one.
+#[derive(Debug, Default)]
+struct Places {
+    /// What is asked one by one.
+    plain: Vec<Place>,
+    /// What asks for values of one thing, by these values.
+    by_value: Vec<(Valued, HashMap<Box<str>, Vec<Place>, foldhash::fast::RandomState>)>,
+}
+
+/// Of what a value is asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Valued {
+    Host,
+    Field(Box<str>),
+}
+
+impl Places {
+    fn is_empty(&self) -> bool {
+        self.plain.is_empty() && self.by_value.is_empty()
+    }
+
+    fn add(&mut self, place: Place, operation: Option<&Operation>) {
+        let Some((of, values)) = operation.and_then(valued) else { return self.plain.push(place) };
+        let at = self.by_value.iter().position(|(known, _)| *known == of).unwrap_or_else(|| {
+            self.by_value.push((of, HashMap::default()));
+            self.by_value.len() - 1
+        });
+        if let Some((_, places)) = self.by_value.get_mut(at) {
+            for value in values {
+                places.entry(value.into()).or_default().push(place);
+            }
+        }
+    }
+
+    /// The first place that `done` takes.
+    fn find(&self, head: Option<&RequestHead>, loosely: bool, done: impl Fn(&&Place) -> bool + Copy) -> Option<Place> {
+        let by_value = || match head {
+            Some(head) => {
+                self.by_value.iter().find_map(|(of, places)| of.find(head, loosely, |value| places.get(value)?.iter().find(done)))
+            }
+            // Of bytes no value is known, and who denies by values denies them all.
+            None if loosely => {
+                let places = self.by_value.iter().flat_map(|(_, places)| places.values().flatten()).filter(done);
+                places.min_by_key(|place| (place.policy, place.rule, place.operation))
+            }
+            None => None,
+        };
+        self.plain.iter().find(done).or_else(by_value).copied()
+    }
+}
+
+/// A value that an operation asks for without fail: one of these.
+fn valued(operation: &Operation) -> Option<(Valued, Vec<&str>)> {
+    let field = operation.headers.iter().find_map(|field| match &field.value {
+        ValueMatch::Exact(value) => Some((Valued::Field(field.name.to_ascii_lowercase().into()), vec![value.as_str()])),
+        ValueMatch::Regex(_) => None,
+    });
+    field.or_else(|| {
+        let hosts = operation.hosts.any.iter().map(|host| match host {
+            HostPattern::Exact(host) => Some(host.as_str()),
+            HostPattern::Under(_) | HostPattern::Any => None,
+        });
+        let hosts: Vec<&str> = hosts.collect::<Option<_>>()?;
+        (!hosts.is_empty()).then_some((Valued::Host, hosts))
+    })
+}
+
+impl Valued {
+    /// What `find` finds for a value that a request has.
+    fn find<T>(&self, head: &RequestHead, loosely: bool, find: impl Fn(&str) -> Option<T>) -> Option<T> {
+        match self {
+            Self::Host => find(&host_of(head)),
+            Self::Field(name) => {
+                let together = route::value_of(name, head).and_then(|value| find(&value));
+                together.or_else(|| if loosely { route::values_one_by_one(name, head).find_map(find) } else { None })
+            }
+        }
     }
 }

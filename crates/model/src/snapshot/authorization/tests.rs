@@ -574,3 +574,49 @@ fn services_are_asked_by_the_policies_that_mean_a_request() {
     let trial = permissions(vec![external("trial", true, &[all])], None);
     assert!(trial.judge(&access(None, 80), |_| ()).is_ok(), "a trial denies nothing");
 }
+
+#[test]
+fn rules_that_are_told_apart_by_hosts_and_values_of_fields_mean_what_they_meant() {
+    let rules = |action, of: &[&str]| -> Vec<AccessPolicy> {
+        let of_field = |value: &&str| serde_json::json!({ "to": [{ "headers": [{ "name": "X-Tenant", "value": { "exact": value } }] }] });
+        let mut rules: Vec<_> = of.iter().map(of_field).collect();
+        rules.push(serde_json::json!({ "to": [{ "hosts": { "any": [{ "exact": "a.example" }, { "exact": "b.example" }] } }] }));
+        rules.push(serde_json::json!({ "to": [{ "hosts": { "any": [{ "exact": "c.example" }] }, "paths": { "any": ["/x"] } }] }));
+        rules.push(serde_json::json!({ "to": [{ "headers": [{ "name": "x-tenant", "value": { "regex": "r[0-9]" } }] }] }));
+        vec![policy("a", action, false, &rules)]
+    };
+    let head = |host: &str, path: &str, tenants: &[&str]| {
+        let mut builder = HeadBuilder::with_capacity(64);
+        tenants.iter().for_each(|tenant| builder.field(b"x-tenant", tenant.as_bytes()).unwrap());
+        builder.request(Version::Http11, "GET", path, host, None).unwrap()
+    };
+    let (allow, deny) = (
+        permissions(rules(AccessAction::Allow, &["red", "blue", "red,green"]), None),
+        permissions(rules(AccessAction::Deny, &["red", "blue", "red,green"]), None),
+    );
+    // What an Allow means strictly, and a Deny loosely.
+    for (host, path, tenants, allowed, denied) in [
+        ("z", "/", &["red"][..], true, true),
+        ("z", "/", &["RED"][..], false, false),
+        ("z", "/", &["pink"][..], false, false),
+        ("z", "/", &["red", "green"][..], true, true),
+        ("z", "/", &["green", "blue"][..], false, true),
+        ("z", "/", &["green, blue"][..], false, true),
+        ("z", "/", &["r7"][..], true, true),
+        ("z", "/", &[][..], false, false),
+        ("B.Example:8080", "/", &[][..], true, true),
+        ("b.example.", "/", &[][..], true, true),
+        ("x.b.example", "/", &[][..], false, false),
+        ("c.example", "/x", &[][..], true, true),
+        ("c.example", "/X", &[][..], false, true),
+        ("c.example", "/y", &[][..], false, false),
+    ] {
+        let head = head(host, path, tenants);
+        assert_eq!(verdict(&allow, &head) == "ok", allowed, "{host} {path} {tenants:?}");
+        assert_eq!(verdict(&deny, &head) != "ok", denied, "{host} {path} {tenants:?}");
+    }
+    // Of bytes nothing of the kind is known: nobody is allowed by it, and everybody is denied by the first rule.
+    assert!(allow.judge(&access(None, 80), |_| ()).is_err());
+    let Err(Denial::Denied(by)) = deny.judge(&access(None, 80), |_| ()) else { panic!("bytes are denied") };
+    assert_eq!(by.rule.map(|rule| rule.name.as_str()), Some("0"));
+}
