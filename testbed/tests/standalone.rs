@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -12,7 +14,8 @@ use lorica_identity::{Authority, Grant, KeyPair, Svid};
 use lorica_model::spiffe::TrustDomain;
 use rustix::process::Signal;
 use testbed::{Echo, EchoServer, HttpConnection, Mesh, PATIENCE, Proxy, TcpEcho, eventually, http_get, send_raw};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 /// A service `web.shop` and its endpoints, each with its further fields.
 fn shop(endpoints: &[(SocketAddr, &str)]) -> String {
@@ -98,6 +101,68 @@ impl Identities {
         files.save_svid(&Svid::new(&chain, key)?)?;
         Ok(())
     }
+}
+
+/// An app that takes a request and goes away with it, if it does not say by itself that it was not served; counts requests.
+async fn lost(answer: &'static str) -> anyhow::Result<(SocketAddr, Arc<AtomicUsize>)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let (address, asked) = (listener.local_addr()?, Arc::<AtomicUsize>::default());
+    let count = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            if matches!(tcp.read(&mut head).await, Ok(1..)) {
+                count.fetch_add(1, Ordering::Relaxed);
+                // Who does not read it has gone away.
+                drop(tcp.write_all(answer.as_bytes()).await);
+            }
+        }
+    });
+    Ok((address, asked))
+}
+
+#[tokio::test]
+async fn what_an_app_did_not_serve_another_does_as_far_as_that_repeats_nothing() -> anyhow::Result<()> {
+    let mesh = Mesh::options().without_control()?;
+    let echo = EchoServer::start("web").await?;
+    let nobody = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    let (closing, asked) = lost("").await?;
+    let forged = "HTTP/1.1 503 Sorry\r\nx-lorica-unserved: unreached\r\nx-lorica-unserved: lost\r\ncontent-length: 0\r\n\r\n";
+    let (forging, asked_of_forger) = lost(forged).await?;
+    let identities = Identities::new()?;
+    identities.give(&mesh.home().join("web"), "web")?;
+    identities.give(&mesh.home().join("cart"), "cart")?;
+    mesh.write("services.yaml", shop(&[]))?;
+    let beside = async |app: SocketAddr| {
+        let (port, inbound) = (format!("80:{}/http", app.port()), format!("{}=127.0.0.1:0", app.port()));
+        let serving = ["--config", "services.yaml", "--identity", "web", "--service", "web.shop", "--port", &port, "--inbound", &inbound];
+        Proxy::start(&mesh, serving).await
+    };
+    let well = beside(echo.address()).await?;
+    let asking = async |app: SocketAddr, method: &str| {
+        let callee = beside(app).await?;
+        let name = format!("{}.yaml", app.port());
+        mesh.write(&name, shop(&[(callee.address(), "transport: Lorica"), (well.address(), "transport: Lorica")]))?;
+        let caller = Proxy::start(&mesh, ["--config", &name, "--identity", "cart", "--upstream", "web.shop:80=127.0.0.1:0"]).await?;
+        let mut statuses = Vec::new();
+        for _ in 0..12 {
+            let asks = Request::builder().method(method).uri("/x").header("host", "web.shop").body(Full::default())?;
+            let reply = HttpConnection::open(caller.address()).await?.send(asks).await?;
+            assert_eq!(reply.header("x-lorica-unserved"), None, "it is for proxies alone");
+            statuses.push(reply.status.as_u16());
+        }
+        anyhow::Ok(statuses)
+    };
+    assert_eq!(asking(nobody, "POST").await?, [200; 12], "it never reached the app");
+    assert_eq!(asking(closing, "GET").await?, [200; 12], "it may be sent again");
+    let gets = asked.load(Ordering::Relaxed);
+    assert!(gets > 0, "nobody met the app that goes away");
+    let posts = asking(closing, "POST").await?;
+    assert!(posts.contains(&503), "what the app may have done was done again: {posts:?}");
+    assert_eq!(posts.iter().filter(|status| **status == 503).count(), asked.load(Ordering::Relaxed) - gets, "each once");
+    let said = asking(forging, "GET").await?;
+    assert!(asked_of_forger.load(Ordering::Relaxed) > 0 && said.contains(&503), "an app says it: {said:?}");
+    mesh.finish().await
 }
 
 #[tokio::test]

@@ -36,6 +36,7 @@ use super::route;
 use super::send::{self, AnswersGivenUp, Attempt};
 use super::time::Times;
 use super::trial;
+use super::unserved::Unserved;
 use super::way::{self, Asked, Decided, Leave, Way};
 use crate::config::REPLAY_BYTES;
 use crate::pool::Reuse;
@@ -83,6 +84,7 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
             // Who takes a permission away does not know how far an answer has come.
             failure.answered |= matches!(failure.reason, Reason::AccessDenied | Reason::AmbiguousPath) && record.is_answered();
             record.fail(&failure);
+            failure.told.extend(Unserved::field(caller, &failure));
             match responder {
                 Some(responder) if !failure.answered => {
                     respond::refuse(responder, &head, &failure, decided.as_ref(), alternative.as_deref(), &mut record).await;

@@ -21,6 +21,7 @@ use super::pick::{self, Earlier, Picked};
 use super::retry::Terms;
 use super::send::{Attempt, Delivery, upgrade};
 use super::time::Times;
+use super::unserved::Unserved;
 use super::way::{Leave, Way};
 use crate::wire::{Answer, Body, Outgoing, Receiver, Sender, WireError};
 use crate::worker::Worker;
@@ -103,7 +104,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, hedge: Hedge, number: u32, earlie
             biased;
             Some(answered) = asked.next() => match answered {
                 // Another that is under way may do better.
-                Ok(Answered { picked, response, .. }) if !asked.is_empty() && answers.terms.instead_of(&response).is_some() => {
+                Ok(Answered { picked, response, .. }) if !asked.is_empty() && answers.terms.instead_of(&response, Unserved::told(&response, picked.active.as_ref())).is_some() => {
                     picked.answered(&response, Instant::now());
                 }
                 Ok(answered) => break answered,
@@ -137,7 +138,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, hedge: Hedge, number: u32, earlie
     record.picked(&picked);
     picked.answered(&response, now);
     record.response(&response, now);
-    if let Some(again) = answers.takes(worker, way, &response) {
+    if let Some(again) = answers.takes(worker, way, &picked, &response) {
         let detail = format!("the last attempt was answered with {}", response.status);
         return Err(Failure { again: Some(again), ..Failure::new(Reason::RequestTimeout, detail) });
     }

@@ -65,4 +65,5 @@ pub mod tcp;
 pub mod time;
 pub mod trial;
 pub mod udp;
+pub mod unserved;
 pub mod way;

@@ -10,6 +10,7 @@ use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Retry, RetryOn};
 
 use super::failure::Failure;
+use super::unserved::Unserved;
 
 /// What a request's retries are judged by.
 #[derive(Debug, Clone, Copy)]
@@ -47,13 +48,24 @@ impl<'a> Terms<'a> {
             Reason::RequestTimeout => RetryOn::Timeout,
             _ => return false,
         };
-        let asked = on.contains(&condition) || on.contains(&RetryOn::GatewayError) || on.contains(&RetryOn::ServerError);
+        self.takes(condition)
+    }
+
+    /// Whether what an endpoint may have processed is sent again after this.
+    fn takes(self, condition: RetryOn) -> bool {
+        let asked = [condition, RetryOn::GatewayError, RetryOn::ServerError].iter().any(|one| self.retry.on.contains(one));
         asked && self.is_repeatable && !self.is_retried
     }
 
-    /// Whether an answer is given up for another attempt: how long its endpoint asks to wait, if it does.
+    /// Whether an answer is given up for another attempt: how long its endpoint asks to wait, if it does. `unserved`: it is the endpoint's
+    /// proxy that gives it.
     #[must_use]
-    pub fn instead_of(self, response: &ResponseHead) -> Option<Option<Duration>> {
+    pub fn instead_of(self, response: &ResponseHead, unserved: Option<Unserved>) -> Option<Option<Duration>> {
+        match unserved {
+            Some(Unserved::Unreached) if self.retry.on.contains(&RetryOn::ConnectFailure) => return Some(None),
+            Some(Unserved::Lost) if self.takes(RetryOn::Reset) => return Some(None),
+            _ => {}
+        }
         if !self.is_repeatable || self.is_retried {
             return None;
         }
@@ -145,7 +157,7 @@ mod tests {
         let get = request("GET", &[]);
         let terms = Terms::of(&retry, &get, true);
         assert!(!terms.after(&Failure::new(Reason::UpstreamReset, "")));
-        assert_eq!(terms.instead_of(&response(503, &[])), None);
+        assert_eq!(terms.instead_of(&response(503, &[]), None), None);
         // What was not sent was not tried.
         assert!(terms.after(&Failure::new(Reason::ConnectFailed, "")));
     }
@@ -154,7 +166,7 @@ mod tests {
     fn answers_are_given_up_as_the_policy_says() {
         let get = request("GET", &[]);
         let retry = |on: &[RetryOn], codes: &[u16]| Retry { on: on.iter().copied().collect(), codes: codes.to_vec(), ..Retry::default() };
-        let given_up = |retry: &Retry, response: &ResponseHead| Terms::of(retry, &get, false).instead_of(response).is_some();
+        let given_up = |retry: &Retry, response: &ResponseHead| Terms::of(retry, &get, false).instead_of(response, None).is_some();
         for (status, none, codes, gateway, server) in [
             (500, false, false, false, true),
             (503, false, true, true, true),
@@ -177,8 +189,23 @@ mod tests {
         let get = request("GET", &[]);
         let retry = Retry { codes: vec![503], retry_after_most: Duration::from_secs(5), ..Retry::default() };
         let terms = Terms::of(&retry, &get, false);
-        assert_eq!(terms.instead_of(&response(503, &[("retry-after", "3")])), Some(Some(Duration::from_secs(3))));
-        assert_eq!(terms.instead_of(&response(503, &[("retry-after", "6")])), None);
-        assert_eq!(terms.instead_of(&response(503, &[("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT")])), Some(None));
+        assert_eq!(terms.instead_of(&response(503, &[("retry-after", "3")]), None), Some(Some(Duration::from_secs(3))));
+        assert_eq!(terms.instead_of(&response(503, &[("retry-after", "6")]), None), None);
+        assert_eq!(terms.instead_of(&response(503, &[("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT")]), None), Some(None));
+    }
+
+    #[test]
+    fn what_an_app_did_not_serve_is_tried_elsewhere_as_far_as_that_repeats_nothing() {
+        let retry = Retry::default();
+        let (get, post) = (request("GET", &[]), request("POST", &[]));
+        let again = |head: &RequestHead, is_retried, unserved| {
+            Terms::of(&retry, head, is_retried).instead_of(&response(503, &[]), Some(unserved)).is_some()
+        };
+        for head in [&get, &post] {
+            assert!(again(head, false, Unserved::Unreached) && again(head, true, Unserved::Unreached));
+        }
+        assert!(again(&get, false, Unserved::Lost) && !again(&get, true, Unserved::Lost) && !again(&post, false, Unserved::Lost));
+        let never = Retry { on: Default::default(), ..retry.clone() };
+        assert_eq!(Terms::of(&never, &get, false).instead_of(&response(503, &[]), Some(Unserved::Unreached)), None);
     }
 }

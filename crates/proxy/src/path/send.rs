@@ -18,6 +18,7 @@ use super::respond::ALTERNATIVE;
 use super::retry::Terms;
 use super::time::Times;
 use super::trial;
+use super::unserved::{self, Unserved};
 use super::way::{Leave, Way};
 use super::{authorize, external};
 use crate::config::REPLAY_BYTES;
@@ -63,17 +64,22 @@ pub struct AnswersGivenUp<'x> {
 
 impl AnswersGivenUp<'_> {
     /// What follows if this answer is given up; nothing where it is passed on.
-    pub(super) fn takes(&mut self, worker: &Worker, way: &Way, response: &ResponseHead) -> Option<Again> {
-        let again = self.given_up(worker, way, response);
+    pub(super) fn takes(&mut self, worker: &Worker, way: &Way, picked: &Picked, response: &ResponseHead) -> Option<Again> {
+        let again = self.given_up(worker, way, picked, response);
         if let (Some(judging), None) = (self.judging, &again) {
             judging.passed_on(response);
         }
         again
     }
 
-    fn given_up(&mut self, worker: &Worker, way: &Way, response: &ResponseHead) -> Option<Again> {
-        let wait = if self.may { self.terms.instead_of(response)? } else { return None };
-        let leave = self.leave.take().or_else(|| way.leave_to_retry(worker))?;
+    fn given_up(&mut self, worker: &Worker, way: &Way, picked: &Picked, response: &ResponseHead) -> Option<Again> {
+        let unserved = Unserved::told(response, picked.active.as_ref());
+        let wait = if self.may { self.terms.instead_of(response, unserved)? } else { return None };
+        let leave = match unserved {
+            // What reached nobody adds nothing to anybody's load.
+            Some(Unserved::Unreached) => Leave::unlimited(),
+            _ => self.leave.take().or_else(|| way.leave_to_retry(worker))?,
+        };
         Some(Again { wait, leave })
     }
 }
@@ -131,7 +137,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
         let now = Instant::now();
         picked.answered(&response, now);
         record.response(&response, now);
-        if kept && let Some(again) = answers.takes(worker, way, &response) {
+        if kept && let Some(again) = answers.takes(worker, way, picked, &response) {
             // Told only if there is no time left for the attempt.
             let detail = format!("the last attempt was answered with {}", response.status);
             return Err(Failure { again: Some(again), ..Failure::new(Reason::RequestTimeout, detail) });
@@ -225,6 +231,7 @@ fn changes(way: &Way, head: &RequestHead, response: &ResponseHead, active: Optio
     if way.leaves {
         changes.remove(&response.fields, authorize::POLICY);
     }
+    changes.remove(&response.fields, unserved::FIELD);
     external::change(&response.fields, &way.told, &mut changes);
     if let Some(active) = active {
         way.cookies(&active.live).for_each(|cookie| changes.add("set-cookie", cookie));

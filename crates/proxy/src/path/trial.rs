@@ -172,7 +172,7 @@ impl<'x> Exchange<'x> {
         let (number, _) = self.attempt.get();
         for trial in &self.requests {
             let Some(retry) = &trial.retry else { continue };
-            if number <= retry.attempts && Terms::of(retry, self.head, self.is_retry).instead_of(response).is_some() {
+            if number <= retry.attempts && Terms::of(retry, self.head, self.is_retry).instead_of(response, None).is_some() {
                 self.add(&trial.origin, Effect::Retry.into(), || format!("answered with {}", response.status));
             }
         }

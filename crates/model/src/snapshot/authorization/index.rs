@@ -404,8 +404,10 @@ struct Places {
     /// What is asked one by one.
     plain: Vec<Place>,
     /// What asks for values of one thing, by these values.
-    by_value: Vec<(Valued, HashMap<Box<str>, Vec<Place>, foldhash::fast::RandomState>)>,
+    by_value: Vec<(Valued, ByValue)>,
 }
+
+type ByValue = HashMap<Box<str>, Vec<Place>, foldhash::fast::RandomState>;
 
 /// Of what a value is asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -422,7 +424,7 @@ impl Places {
     fn add(&mut self, place: Place, operation: Option<&Operation>) {
         let Some((of, values)) = operation.and_then(valued) else { return self.plain.push(place) };
         let at = self.by_value.iter().position(|(known, _)| *known == of).unwrap_or_else(|| {
-            self.by_value.push((of, HashMap::default()));
+            self.by_value.push((of, ByValue::default()));
             self.by_value.len() - 1
         });
         if let Some((_, places)) = self.by_value.get_mut(at) {
