@@ -96,7 +96,7 @@ fn one(root: &Path, target: &str, seconds: u64) -> anyhow::Result<(bool, u64)> {
     Ok((running.wait()?.success(), runs))
 }
 
-/// What libFuzzer counted: `stat::number_of_executed_units: 4711`, or `#4711	NEW …` on the way.
+/// What libFuzzer counted: `stat::number_of_executed_units: 4711`, or `#4711 NEW …` on the way.
 fn number_of_runs(line: &str) -> Option<u64> {
     let text = line.strip_prefix("stat::number_of_executed_units:").or_else(|| line.strip_prefix('#'))?;
     text.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
