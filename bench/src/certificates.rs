@@ -54,6 +54,8 @@ impl Certificates {
             parameters.subject_alt_names = vec![
                 SanType::URI(format!("spiffe://mesh.local/ns/bench/sa/{account}").as_str().try_into()?),
                 SanType::DnsName("web.bench.mesh".try_into()?),
+                // A name that is none of the mesh's, for callers that know no port of it.
+                SanType::DnsName("web.bench".try_into()?),
             ];
             parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
             parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

@@ -143,7 +143,7 @@ impl HandshakeClient {
             async move {
                 let mut count = 0;
                 while Instant::now() < deadline {
-                    let mut stream = connector.connect("web.bench.mesh".try_into()?, connect(entry).await?).await?;
+                    let mut stream = connector.connect("web.bench".try_into()?, connect(entry).await?).await?;
                     stream.write_all(b"GET / HTTP/1.1\r\nHost: web.bench\r\n\r\n").await?;
                     let mut buffer = [0; 512];
                     let read = stream.read(&mut buffer).await?;
