@@ -4,6 +4,7 @@
 //! policies change: a permission that is taken away ends it.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -178,7 +179,7 @@ pub async fn while_allowed<'x>(
     worker: &Worker,
     caller: &Caller,
     request: impl Fn() -> Judged<'x>,
-    passing: impl Future<Output = Result<(), Failure>>,
+    passing: Pin<&mut impl Future<Output = Result<(), Failure>>>,
 ) -> Result<(), Failure> {
     let again = || match &caller.entry {
         Entry::Gateway { port, chain, .. } => {
@@ -200,13 +201,21 @@ pub async fn while_allowed<'x>(
 ///
 /// # Errors
 /// What ended it.
-pub async fn relay_while_allowed(worker: &Worker, caller: &Caller, relaying: impl Future<Output = Relayed>) -> Result<Relayed, Failure> {
+pub async fn relay_while_allowed(
+    worker: &Worker,
+    caller: &Caller,
+    relaying: Pin<&mut impl Future<Output = Relayed>>,
+) -> Result<Relayed, Failure> {
     judged_again(worker, relaying, || may_connect(worker, caller)).await
 }
 
-/// Runs something until it is over, or what `again` says whenever policies have changed ends it.
-async fn judged_again<T>(worker: &Worker, running: impl Future<Output = T>, again: impl Fn() -> Result<(), Failure>) -> Result<T, Failure> {
-    let mut running = std::pin::pin!(running);
+/// Runs something until it is over, or what `again` says whenever policies have changed ends it. Who runs it holds it: what is handed on by value
+/// would take its room once more in each function that it passes.
+async fn judged_again<T>(
+    worker: &Worker,
+    mut running: Pin<&mut impl Future<Output = T>>,
+    again: impl Fn() -> Result<(), Failure>,
+) -> Result<T, Failure> {
     let mut seen = worker.rejudge.changes();
     loop {
         tokio::select! {

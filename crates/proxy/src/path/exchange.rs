@@ -3,6 +3,7 @@
 //! authenticate → route → clean → authorize → limit → external → fault → filter → pick → connect → send → respond → record. Every step can
 //! end it with a reason; the record is written once, when the exchange is over or dropped.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,7 +71,8 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
         };
         let passed = match looked {
             Ok(request) => {
-                let passing = pass(worker, caller, request, &mut body, &mut responder, alternative.as_deref(), &mut decided, &mut record);
+                let passing =
+                    pin!(pass(worker, caller, request, &mut body, &mut responder, alternative.as_deref(), &mut decided, &mut record));
                 authorize::while_allowed(worker, caller, || Judged { head: judged, claims: heads.claims(), came }, passing).await
             }
             Err(failure) => {

@@ -1,6 +1,7 @@
 //! tcp: a connection whose bytes are not looked at, from its first to its last.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -106,8 +107,11 @@ pub fn gateway<'a>(
             Ok(upstream) => {
                 record.upstream(upstream.active.live.id, &upstream.active.live.endpoint, upstream.peer.as_deref());
                 let read = Read { client: sent, upstream: Bytes::new() };
-                let relaying = worker.until_ended(relay_at(pace, &mut stream, upstream.stream, read, Some(TCP_IDLE)));
-                match authorize::relay_while_allowed(worker, caller, relaying).await {
+                let relayed = {
+                    let relaying = pin!(worker.until_ended(relay_at(pace, &mut stream, upstream.stream, read, Some(TCP_IDLE))));
+                    authorize::relay_while_allowed(worker, caller, relaying).await
+                };
+                match relayed {
                     Ok(relayed) => record.end(relayed),
                     Err(denied) => {
                         record.fail(denied.reason, denied.detail);
@@ -174,8 +178,11 @@ pub fn inbound<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, mut stream: Strea
             Ok(mut app) => {
                 record.app(&app);
                 let read = Read { client: sent, upstream: Bytes::new() };
-                let relaying = worker.until_ended(relay(&mut stream, &mut app, read, Some(TCP_IDLE)));
-                match authorize::relay_while_allowed(worker, caller, relaying).await {
+                let relayed = {
+                    let relaying = pin!(worker.until_ended(relay(&mut stream, &mut app, read, Some(TCP_IDLE))));
+                    authorize::relay_while_allowed(worker, caller, relaying).await
+                };
+                match relayed {
                     Ok(relayed) => record.end(relayed),
                     Err(denied) => {
                         record.fail(denied.reason, denied.detail);
