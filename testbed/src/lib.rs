@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+mod any_server;
 mod binary;
 mod connection;
 mod echo;
@@ -42,6 +43,7 @@ mod resolver;
 mod run;
 mod tree;
 
+pub use any_server::AnyServer;
 pub use binary::{app, lorica};
 pub use connection::{Connection, send_raw};
 pub use echo::{Echo, EchoServer, TcpEcho, program};

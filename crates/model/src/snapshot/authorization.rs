@@ -41,12 +41,6 @@ impl Authorization {
         self.policies.is_empty()
     }
 
-    /// Whether services are to be asked of some calls.
-    #[must_use]
-    pub fn asks(&self) -> bool {
-        self.policies.iter().any(|policy| policy.action == AccessAction::External)
-    }
-
     /// The services that are asked.
     pub fn authorizers(&self) -> impl Iterator<Item = &Arc<Authorizer>> {
         self.policies.iter().filter_map(|policy| policy.authorizer.as_ref())

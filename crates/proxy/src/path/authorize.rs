@@ -65,57 +65,38 @@ pub struct Judged<'x> {
     pub came: SystemTime,
 }
 
-/// Whether a request may be made. `rule`: the one of a gateway that takes it.
+/// Whether a request may be made, and by which policies others are to be asked of it. `rule`: the one of a gateway that takes it.
 ///
 /// # Errors
 /// [`Reason::AccessDenied`] or [`Reason::AmbiguousPath`].
-pub fn request(worker: &Worker, caller: &Caller, request: Judged<'_>, rule: Option<&HttpRule>) -> Result<(), Failure> {
-    let asks = may_request(worker, caller, request, rule);
-    match asks {
+pub fn request(worker: &Worker, caller: &Caller, request: Judged<'_>, rule: Option<&HttpRule>) -> Result<Option<Asking>, Failure> {
+    let asking = may_request(worker, caller, request, rule);
+    match asking {
         // What becomes of it, who is asked says.
-        Ok(Asks::Others) => {}
-        Ok(Asks::Nobody) => told(worker, caller, Some(request.head), Verdict::Passed),
+        Ok(Some(_)) => {}
+        Ok(None) => told(worker, caller, Some(request.head), Verdict::Passed),
         Err(_) => told(worker, caller, Some(request.head), Verdict::Denied),
     }
-    asks.map(drop)
+    asking
 }
 
-/// Whether policies that let a request pass have others asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asks {
-    Nobody,
-    Others,
-}
+/// Policies that let a request pass and have services asked of it, and the port that it calls.
+pub type Asking = (Arc<Authorization>, u16);
 
-fn may_request(worker: &Worker, caller: &Caller, request: Judged<'_>, rule: Option<&HttpRule>) -> Result<Asks, Failure> {
+fn may_request(worker: &Worker, caller: &Caller, request: Judged<'_>, rule: Option<&HttpRule>) -> Result<Option<Asking>, Failure> {
     // Whoever asks whether it may ask is answered before.
     if filter::is_preflight(request.head, rule) {
-        return Ok(Asks::Nobody);
+        return Ok(None);
     }
     let access = |port| access(caller, port, Some(request));
-    let asks = |authorization: &Authorization| if authorization.asks() { Asks::Others } else { Asks::Nobody };
     match &caller.entry {
-        Entry::Inbound { port, .. } => {
-            at_app(worker, caller, &access(port.service_port.port))?;
-            Ok(worker.view().snapshot.inbound.as_ref().map_or(Asks::Nobody, |inbound| asks(&inbound.authorization)))
-        }
+        Entry::Inbound { port, .. } => at_app(worker, caller, &access(port.service_port.port)),
         Entry::Gateway { port, .. } => match rule.and_then(|rule| rule.filters.authorization.as_ref()) {
-            Some(authorization) => judged(worker, caller, authorization, &access(*port)).map(|()| asks(authorization)),
-            None => Ok(Asks::Nobody),
+            Some(authorization) => judged(worker, caller, authorization, &access(*port)),
+            None => Ok(None),
         },
-        Entry::Outbound { .. } | Entry::Egress { .. } => Ok(Asks::Nobody),
+        Entry::Outbound { .. } | Entry::Egress { .. } => Ok(None),
     }
-}
-
-/// The policies that hold for a request, and the port that it calls, where services are to be asked of some; none nearly everywhere.
-pub fn asking(worker: &Worker, caller: &Caller, head: &RequestHead, rule: Option<&HttpRule>) -> Option<(Arc<Authorization>, u16)> {
-    let view = worker.view();
-    let (authorization, port) = match &caller.entry {
-        Entry::Inbound { port, .. } => (&view.snapshot.inbound.as_ref()?.authorization, port.service_port.port),
-        Entry::Gateway { port, .. } => (rule?.filters.authorization.as_ref()?, *port),
-        Entry::Outbound { .. } | Entry::Egress { .. } => return None,
-    };
-    (authorization.asks() && !filter::is_preflight(head, rule)).then(|| (authorization.clone(), port))
 }
 
 /// What the caller may do by these policies.
@@ -142,22 +123,22 @@ pub fn connection(worker: &Worker, caller: &Caller) -> Result<(), Failure> {
 fn may_connect(worker: &Worker, caller: &Caller) -> Result<(), Failure> {
     let view = worker.view();
     let (authorization, port) = match &caller.entry {
-        Entry::Inbound { port, .. } => return at_app(worker, caller, &access(caller, port.service_port.port, None)),
+        Entry::Inbound { port, .. } => return at_app(worker, caller, &access(caller, port.service_port.port, None)).map(drop),
         Entry::Gateway { port, chain, .. } => {
             (gateway::transport(&view, *port, chain.as_ref()).and_then(|route| route.authorization.as_ref()), *port)
         }
         Entry::Outbound { .. } | Entry::Egress { .. } => return Ok(()),
     };
     match authorization {
-        Some(authorization) if !authorization.is_empty() => judged(worker, caller, authorization, &access(caller, port, None)),
+        Some(authorization) if !authorization.is_empty() => judged(worker, caller, authorization, &access(caller, port, None)).map(drop),
         _ => Ok(()),
     }
 }
 
 /// Whether a call to the app may be made. What nobody said anything of is open to callers of the mesh, and to no others.
-fn at_app(worker: &Worker, caller: &Caller, access: &Access<'_>) -> Result<(), Failure> {
+fn at_app(worker: &Worker, caller: &Caller, access: &Access<'_>) -> Result<Option<Asking>, Failure> {
     let view = worker.view();
-    let Some(inbound) = &view.snapshot.inbound else { return Ok(()) };
+    let Some(inbound) = &view.snapshot.inbound else { return Ok(None) };
     let foreign = caller.entry.peer().map(|peer| peer.id.trust_domain()).filter(|domain| *domain != inbound.identity.trust_domain());
     // Who was verified by roots that are trusted no more has proved nothing.
     let forgotten = foreign.filter(|domain| view.snapshot.bundle.as_ref().is_some_and(|bundle| !bundle.federated.contains_key(*domain)));
@@ -165,7 +146,7 @@ fn at_app(worker: &Worker, caller: &Caller, access: &Access<'_>) -> Result<(), F
         return Err(Failure::new(Reason::AccessDenied, format!("no TrustBundle names the trust domain {domain} any more")));
     }
     if inbound.authorization.is_empty() && foreign.is_none() {
-        return Ok(());
+        return Ok(None);
     }
     judged(worker, caller, &inbound.authorization, access)
 }
@@ -229,7 +210,7 @@ async fn judged_again<T>(
     }
 }
 
-fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, access: &Access<'_>) -> Result<(), Failure> {
+fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, access: &Access<'_>) -> Result<Option<Asking>, Failure> {
     let granted = grants(worker, caller, authorization);
     let count = |policy: &AccessPolicy, of| granted.count(policy, of);
     let verdict = granted.permissions.judge(access, |noted| match noted {
@@ -255,7 +236,9 @@ fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, 
             trial::tell(worker, caller, access.head, &policy.origin, Effects::NONE, "");
         }
     });
-    let Err(denial) = verdict.map(drop) else { return Ok(()) };
+    let Err(denial) = verdict.map(drop) else {
+        return Ok(granted.permissions.has_authorizers().then(|| (authorization.clone(), access.port)));
+    };
     let without_result = granted.permissions.without_result(&denial, access);
     let (reason, mut detail, by) = match denial {
         Denial::Denied(by) => (Reason::AccessDenied, format!("the AuthorizationPolicy {by} denies it"), Some(by)),

@@ -14,7 +14,7 @@ use lorica_model::snapshot::{HttpRule, Timeouts};
 
 use super::accept::Boxed;
 use super::authenticate::{self, Authenticated, Heads, Looked};
-use super::authorize::{self, Judged};
+use super::authorize::{self, Asking, Judged};
 use super::caller::{Caller, Entry};
 use super::clean;
 use super::deadline::{self, Told};
@@ -179,8 +179,8 @@ async fn pass<'x>(
         Decided::Way(way) => way,
         Decided::Answer(answer, rule) => {
             record.rule(&rule);
-            authorize::request(worker, caller, judged, Some(&rule))?;
-            let asked = ask(worker, caller, judged, Some(&rule), (&Timeouts::default(), told), body, &mut edits).await?;
+            let asking = authorize::request(worker, caller, judged, Some(&rule))?;
+            let asked = ask(worker, caller, judged, asking, (&Timeouts::default(), told), body, &mut edits).await?;
             let told = asked.map(|asked| asked.response).unwrap_or_default();
             let responder = responder.take().ok_or_else(|| Failure::from(Reason::ClientClosed).answered())?;
             respond::answer(responder, head, answer, &rule, &told, alternative, record).await;
@@ -194,7 +194,7 @@ async fn pass<'x>(
     };
     *decided = way.rule.as_ref().map(|(rule, drawn)| (rule.clone(), Some(*drawn)));
     record.way(&way);
-    authorize::request(worker, caller, judged, way.rule.as_ref().map(|(rule, _)| &**rule))?;
+    let asking = authorize::request(worker, caller, judged, way.rule.as_ref().map(|(rule, _)| &**rule))?;
     // Held to the end: of what counts requests under way, this is one.
     let _held = limit::hold(worker, caller, &request, &way).await?;
     if let Some(call) = way.grpc_web {
@@ -204,8 +204,7 @@ async fn pass<'x>(
         }
         record.is_grpc();
     }
-    let rule = way.rule.as_ref().map(|(rule, _)| &**rule);
-    let asked = ask(worker, caller, judged, rule, (&way.timeouts, told), body, &mut edits).await?;
+    let asked = ask(worker, caller, judged, asking, (&way.timeouts, told), body, &mut edits).await?;
     if fault::is_faulty(&way) {
         // Boxed, as what is boxed here takes no room in other exchanges.
         let met = fault::request(worker, caller, head, &mut way, told.deadline, responder, decided.as_ref(), alternative, record);
@@ -238,15 +237,15 @@ async fn ask(
     worker: &Rc<Worker>,
     caller: &Caller,
     request: Judged<'_>,
-    rule: Option<&HttpRule>,
+    asking: Option<Asking>,
     (timeouts, told): (&Timeouts, Told),
     body: &mut Replay,
     edits: &mut Edits,
 ) -> Result<Option<external::Asked>, Failure> {
-    let Some(place) = authorize::asking(worker, caller, request.head, rule) else { return Ok(None) };
+    let Some(asking) = asking else { return Ok(None) };
     let times = Times::begin(timeouts, told.deadline.map(Into::into), Instant::now().into());
     // Boxed, as what is boxed here takes no room in other exchanges.
-    let asking = Box::pin(external::ask(worker, caller, request, &place, body, edits));
+    let asking = Box::pin(external::ask(worker, caller, request, &asking, body, edits));
     tokio::select! {
         biased;
         asked = asking => asked.map(Some),

@@ -13,15 +13,13 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use lorica_model::head::{Edits, Fields, HeadBuilder, RequestHead, Version};
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{
-    AccessPolicy, Authorization, Authorizer, AuthorizerProtocol, ByPolicy, Effect, Effects, ShownBody, is_beyond_authorizers,
-};
+use lorica_model::snapshot::{AccessPolicy, Authorizer, AuthorizerProtocol, ByPolicy, Effect, Effects, ShownBody, is_beyond_authorizers};
 use lorica_xds::authorization::{Answer, Change, Changes, How, METHOD, Question, Refusal, ShownBytes, answer, question};
 use lorica_xds::observed::Verdict;
 use tokio::task::spawn_local;
 
 use super::ask::{self, Replied, Speaks};
-use super::authorize::{self, Granted, Judged};
+use super::authorize::{self, Asking, Granted, Judged};
 use super::caller::{Caller, Entry};
 use super::failure::Failure;
 use super::replay::{Looked, Replay};
@@ -53,9 +51,6 @@ impl Asked {
     }
 }
 
-/// Policies that have services asked, and the port that is called.
-type Place = (Arc<Authorization>, u16);
-
 /// Asks the services of all policies that mean the request, one after the other, and makes the changes that they want in `edits`.
 ///
 /// # Errors
@@ -64,11 +59,11 @@ pub async fn ask(
     worker: &Rc<Worker>,
     caller: &Caller,
     request: Judged<'_>,
-    place: &Place,
+    asking: &Asking,
     body: &mut Replay,
     edits: &mut Edits,
 ) -> Result<Asked, Failure> {
-    let asked = all(worker, caller, request, place, body, edits).await;
+    let asked = all(worker, caller, request, asking, body, edits).await;
     authorize::told(worker, caller, Some(request.head), if asked.is_ok() { Verdict::Passed } else { Verdict::Denied });
     asked
 }
@@ -77,7 +72,7 @@ async fn all(
     worker: &Rc<Worker>,
     caller: &Caller,
     request: Judged<'_>,
-    (authorization, port): &Place,
+    (authorization, port): &Asking,
     body: &mut Replay,
     edits: &mut Edits,
 ) -> Result<Asked, Failure> {

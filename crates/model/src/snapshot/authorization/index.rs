@@ -191,6 +191,12 @@ impl Permissions {
         verdict
     }
 
+    /// Whether policies have services asked, of this caller or of others: what only they may say is taken from what callers say.
+    #[must_use]
+    pub fn has_authorizers(&self) -> bool {
+        !self.external.is_empty()
+    }
+
     /// The policies whose services are to be asked of a request that [`Self::judge`] lets pass, the oldest first.
     #[must_use]
     pub fn external(&self, access: &Access<'_>) -> Vec<ByPolicy<'_>> {
