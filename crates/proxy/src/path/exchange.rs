@@ -49,7 +49,9 @@ pub type ByRule = (Arc<HttpRule>, Option<usize>);
 
 /// Passes one request on and its answer back.
 pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, body: Body, responder: Responder) -> Boxed<'a> {
-    Box::pin(async move {
+    // Its place is had before it is made, so that it is made there: `Box::pin` would copy all of its room.
+    let place = Box::new_uninit();
+    let exchange = async move {
         let heads = Heads::default();
         let mut record = ExchangeRecord::begin(worker, caller, &head);
         let mut body = Replay::new(body);
@@ -96,7 +98,9 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
                 None => {}
             }
         }
-    })
+    };
+    let exchange = Box::write(place, exchange);
+    Box::into_pin(exchange)
 }
 
 /// A request whose tokens were looked at.
@@ -158,12 +162,11 @@ async fn pass<'x>(
     if let Entry::Gateway { tls, .. } = &caller.entry {
         clean::forwarded(head, &mut edits, caller.remote.ip(), *tls);
     }
-    let found = found?;
     let request = match settled {
         Ok(request) => request,
         Err(failure) => {
             // What its rule says of answers holds for this one as well.
-            if let Some(rule) = found.shared_rule() {
+            if let Some(rule) = found?.shared_rule() {
                 record.rule(rule);
                 *decided = Some((rule.clone(), None));
             }
@@ -171,11 +174,11 @@ async fn pass<'x>(
         }
     };
     body.bar(request.claim_headers());
-    if let (Entry::Gateway { port, chain, .. }, Some(rule)) = (&caller.entry, found.shared_rule()) {
+    if let (Entry::Gateway { port, chain, .. }, Some(rule)) = (&caller.entry, found.as_ref().ok().and_then(Decided::shared_rule)) {
         gateway::led_by_its_path(worker, *port, chain.as_ref(), rule, came)?;
     }
     let judged = Judged { head, claims: request.claims.as_deref(), came: record.came() };
-    let mut way = match found {
+    let mut way = match found? {
         Decided::Way(way) => way,
         Decided::Answer(answer, rule) => {
             record.rule(&rule);
@@ -221,7 +224,7 @@ async fn pass<'x>(
     }
     let mirrors = mirror::begin(worker, &way, head, &edits, body);
     let judging = trial::Exchange::begin(worker, caller, head, &way, told.is_retry(), record.ready());
-    let judging = judging.as_ref();
+    let judging = judging.as_deref();
     let tries = Tries { worker, way: &way, head, edits: &edits, told, alternative, body: &mut *body, responder, record, judging };
     let passed = tries.run().await;
     if let Some(judging) = judging {

@@ -112,7 +112,7 @@ impl<'x> Exchange<'x> {
         way: &'x Way,
         is_retry: bool,
         begun: Instant,
-    ) -> Option<Self> {
+    ) -> Option<Box<Self>> {
         let To::Endpoints(reach) = &way.to else { return None };
         let (rule, _) = way.rule.as_ref()?;
         let of_rule = rule.forward()?.tried.iter().filter(|trial| trial.to == reach.unit.port);
@@ -120,7 +120,8 @@ impl<'x> Exchange<'x> {
         if requests.is_empty() && endpoints.is_empty() {
             return None;
         }
-        let exchange = Self {
+        // Boxed, as what is boxed here takes no room in other exchanges.
+        let exchange = Box::new(Self {
             worker,
             caller,
             head,
@@ -131,7 +132,7 @@ impl<'x> Exchange<'x> {
             begun,
             attempt: Cell::new((0, begun)),
             found: RefCell::default(),
-        };
+        });
         let origins = exchange.requests.iter().map(|trial| &trial.origin).chain(exchange.endpoints.iter().map(|trial| &trial.origin));
         origins.for_each(|origin| exchange.add(origin, Effects::NONE, String::new));
         Some(exchange)
