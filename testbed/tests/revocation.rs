@@ -107,7 +107,8 @@ async fn a_revoked_caller_and_a_revoked_callee_are_cut_off_and_may_come_back() -
     mesh.announced("late.shop", 1).await?;
     refused(bad_late.address()).await?;
     let no_certificate = client("bad").option("--no-capture").output(["true"]).await?;
-    assert!(no_certificate.code() != 0, "{} {}", no_certificate.stdout, no_certificate.stderr);
+    let why = format!("({identity}) is revoked");
+    assert!(no_certificate.code() != 0 && no_certificate.stderr.contains(&why), "{} {}", no_certificate.stdout, no_certificate.stderr);
     let told = mesh.lorica(["ca", "reinstate", identity]).await?.success()?;
     assert!(told.stdout.contains("reinstated: "), "{}", told.stdout);
     eventually("calls are answered again", PATIENCE, || answers(bad_http.address())).await.with_context(|| mesh.last_words())?;

@@ -333,9 +333,9 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let (client, receiving) = Client::start(ClientConfig { endpoint, node_id: proxy.workload.clone(), version, metadata }, None);
     spawn_local(receiving);
-    let (epochs, epoch) = watch::channel(None);
-    spawn_local(Keeper { control_socket: proxy.control_socket.clone(), node, snapshots: client.snapshot(), epochs }.run());
-    prepared(&proxy, &client, epoch.clone(), true).await?;
+    let ((epochs, epoch), (denied, denial)) = (watch::channel(None), watch::channel(None));
+    spawn_local(Keeper { control_socket: proxy.control_socket.clone(), node, snapshots: client.snapshot(), epochs, denied }.run());
+    prepared(&proxy, &client, epoch.clone(), denial, true).await?;
 
     let source = Source::ControlPlane(client.clone());
     let shared = Arc::new(Shared::new(count, telemetry.clone()));

@@ -13,6 +13,7 @@ use lorica_identity::{Bundle, CertificateDer, KeyPair, Svid, TlsEpoch, rotation}
 use lorica_model::snapshot::{Snapshot, TrustBundle};
 use lorica_model::spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::watch;
+use tonic::Code;
 
 /// How long the CA may take to answer.
 const ISSUE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,7 +30,14 @@ pub struct Keeper {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Where epochs go.
     pub epochs: watch::Sender<Option<Arc<TlsEpoch>>>,
+    /// Where it goes that the control plane gives this workload no first SVID, and why.
+    pub denied: watch::Sender<Option<String>>,
 }
+
+/// The control plane does not give this workload an SVID: it is revoked, or is not what it says.
+#[derive(Debug, thiserror::Error)]
+#[error("the control plane refused it: {0}")]
+struct Denied(String);
 
 impl Keeper {
     /// Gets the first SVID and then renews it for ever.
@@ -65,6 +73,11 @@ impl Keeper {
                     Err(error) => {
                         failures += 1;
                         tracing::warn!(error = format!("{error:#}"), failures, "the SVID could not be renewed");
+                        if svid.is_none()
+                            && let Some(Denied(why)) = error.downcast_ref()
+                        {
+                            self.denied.send_replace(Some(why.clone()));
+                        }
                     }
                 }
             }
@@ -112,9 +125,11 @@ impl Keeper {
         let key = KeyPair::generate().context("a key could not be made")?;
         let request = key.request_pem(identity).context("a certificate request could not be made")?;
         let channel = control_channel(&self.control_socket);
-        let issued = request_certificate(channel, request, &self.node, None, ISSUE_TIMEOUT)
-            .await
-            .map_err(|status| anyhow::anyhow!("the control plane refused it: {}", status.message()))?;
+        let issued =
+            request_certificate(channel, request, &self.node, None, ISSUE_TIMEOUT).await.map_err(|status| match status.code() {
+                Code::PermissionDenied => Denied(status.message().to_owned()).into(),
+                _ => anyhow::anyhow!("the control plane did not sign it: {}", status.message()),
+            })?;
         Svid::new(&issued.chain, key).context("the control plane sent a certificate that does not fit")
     }
 }

@@ -74,8 +74,8 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     spawn_local(receiving);
     config.upstreams.iter().for_each(|port| client.want(port.clone()));
 
-    let (epochs, epoch) = watch::channel(None);
-    spawn_local(Keeper { control_socket: config.control_socket.clone(), node, snapshots: client.snapshot(), epochs }.run());
+    let ((epochs, epoch), (denied, denial)) = (watch::channel(None), watch::channel(None));
+    spawn_local(Keeper { control_socket: config.control_socket.clone(), node, snapshots: client.snapshot(), epochs, denied }.run());
     let shared = Arc::new(Shared::new(1, telemetry.clone()));
     let vantage = Vantage { own: config.locality.clone(), worker: 0, shared: shared.clone() };
     let (views_in, views) = watch::channel(Arc::new(View::first(vantage)));
@@ -83,7 +83,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     let followed = view::follow(client.clone(), views_in, running);
     spawn_local(followed);
 
-    let inbound = prepared(&config, &client, epoch.clone(), false).await?;
+    let inbound = prepared(&config, &client, epoch.clone(), denial, false).await?;
     let known_names = known_names(&views.borrow());
     supervisor.say(&FromProxy::Prepared { virtual_v4: inbound.virtual_v4, virtual_v6: Some(inbound.virtual_v6), known_names })?;
     let (app, listening) = watch::channel(Vec::new());
@@ -189,6 +189,7 @@ pub(crate) async fn prepared(
     config: &ProxyConfig,
     client: &Client,
     mut epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
+    mut denial: watch::Receiver<Option<String>>,
     gateway: bool,
 ) -> anyhow::Result<Arc<InboundUnit>> {
     let mut snapshots = client.snapshot();
@@ -209,9 +210,16 @@ pub(crate) async fn prepared(
             _ => std::future::pending().await,
         }
     };
+    let denied = async {
+        match denial.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(why)) => why.clone(),
+            _ => std::future::pending().await,
+        }
+    };
     let socket = config.control_socket.display();
     tokio::select! {
         inbound = all => inbound,
+        why = denied => bail!("the control plane gives {} no certificate: {why}\nhint: `lorica ca revocations` lists who is revoked", config.workload),
         message = refused => bail!("the control plane does not take {}: {message}", config.workload),
         () = tokio::time::sleep(config.start_deadline) => match &*client.state().borrow() {
             ConnectionState::Connecting { last_error } => {

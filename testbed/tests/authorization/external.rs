@@ -572,6 +572,9 @@ async fn a_service_is_asked_where_calls_arrive_and_learns_who_calls() -> anyhow:
     asked.seen();
     let said = mesh.lorica(["authz", "can", "ann.shop", "GET", "web.shop/denied"]).await?.success()?.stdout;
     assert!(said.contains(", if door.shop.mesh:80 agrees: ") && said.contains("door.shop/all has door.shop.mesh:80 asked"), "{said}");
+    let expected = mesh.write("expectations.yaml", "- {caller: ann.shop, may: GET web.shop/denied}\n")?.display().to_string();
+    let said = mesh.lorica(["authz", "test", &expected]).await?.success()?.stdout;
+    assert!(said.contains("1 of 1 expectations hold, 1 of them if the service that is asked agrees"), "{said}");
     let denied = ask(ann, "GET", "/denied").await?;
     assert_eq!((denied.status.as_u16(), denied.text().as_str()), (401, "who are you?\n"));
     assert_eq!(denied.header("x-lorica-policy"), Some("door.shop/all"), "who is of the mesh is told by whom");

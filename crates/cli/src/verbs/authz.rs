@@ -64,7 +64,7 @@ fn told(question: &Question, answer: &Answer) -> String {
 async fn test(client: impl Fn() -> anyhow::Result<ApiClient>, arguments: AuthzTestArgs, printer: &mut Printer) -> anyhow::Result<ExitCode> {
     let written = Written::of(client, &arguments.from).await?;
     let mut failed = Vec::new();
-    let mut count = 0;
+    let (mut count, mut asked) = (0, 0);
     for file in crate::files::files(&arguments.expectations)? {
         for (place, expected) in expectations::read(&file)? {
             for (question, may) in expected.questions(&written)? {
@@ -72,6 +72,8 @@ async fn test(client: impl Fn() -> anyhow::Result<ApiClient>, arguments: AuthzTe
                 let answer = written.answer(&question)?;
                 if answer.allowed != may {
                     failed.push((place.clone(), may, question, answer));
+                } else if !answer.asks.is_empty() {
+                    asked += 1;
                 }
             }
         }
@@ -83,13 +85,14 @@ async fn test(client: impl Fn() -> anyhow::Result<ApiClient>, arguments: AuthzTe
                 json!({ "place": place, "expected": may, "caller": question.caller(), "call": question.call(), "why": answer.why, "by": answer.by, "rule": answer.rule, "rulePlace": answer.place })
             })
             .collect();
-        printer.data(&serde_json::to_string_pretty(&json!({ "expectations": count, "failed": failed }))?);
+        printer.data(&serde_json::to_string_pretty(&json!({ "expectations": count, "asked": asked, "failed": failed }))?);
     } else {
         for (place, may, question, answer) in &failed {
             let expected = if *may { "it should be allowed" } else { "it should be denied" };
             printer.data(&format!("{place}: {expected}\n  {}", told(question, answer).replace('\n', "\n  ")));
         }
-        printer.data(&format!("{} of {count} expectations hold", count - failed.len()));
+        let condition = if asked == 0 { String::new() } else { format!(", {asked} of them if the service that is asked agrees") };
+        printer.data(&format!("{} of {count} expectations hold{condition}", count - failed.len()));
     }
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
