@@ -18,7 +18,7 @@ use crate::ca::{CaStatus, SvidList};
 use crate::hosts::{ThisHost, TokenList, TokenReply, TokenRequest, TokenRevoked};
 use crate::views::{
     ApplyReply, ApplyRequest, DeleteRequest, EffectiveTraffic, ErrorBody, ErrorReply, MtlsStatus, ObservedCall, Receipt, Refusal,
-    RefusedCalls, RenderedDiagnostic, ResourceList, Status, Trial,
+    RefusedCalls, RenderedDiagnostic, ResourceList, RouteList, Status, Trial,
 };
 
 /// The largest answer that is read, in bytes.
@@ -178,6 +178,32 @@ impl ApiClient {
         self.get(&format!("/v1/services/{namespace}/{service}/traffic")).await
     }
 
+    /// Where calls to a service go, as callers in the namespace `from` see it; none: in its own.
+    ///
+    /// # Errors
+    /// 404 where there is no such service.
+    pub async fn routes_of_service(&self, namespace: &str, service: &str, from: Option<&str>) -> Result<RouteList, ApiError> {
+        let query = from.map(|from| format!("?from={from}")).unwrap_or_default();
+        self.get(&format!("/v1/routes/services/{namespace}/{service}{query}")).await
+    }
+
+    /// Where what comes in at a gateway goes.
+    ///
+    /// # Errors
+    /// 404 where there is no such gateway.
+    pub async fn routes_of_gateway(&self, namespace: &str, gateway: &str) -> Result<RouteList, ApiError> {
+        self.get(&format!("/v1/routes/gateways/{namespace}/{gateway}")).await
+    }
+
+    /// What the control plane counts, in Prometheus' text.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn metrics(&self) -> Result<String, ApiError> {
+        let text = self.answered(Method::GET, "/metrics", Bytes::new()).await?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// One resource.
     ///
     /// # Errors
@@ -272,6 +298,11 @@ impl ApiClient {
     }
 
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ApiError> {
+        serde_json::from_slice(&self.answered(method, path, body).await?).map_err(|error| self.broken(error))
+    }
+
+    /// The body of an answer that is a success.
+    async fn answered(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ApiError> {
         let Server::Unix(socket) = &self.server;
         let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => ApiError::Forbidden { socket: self.socket() },
@@ -297,7 +328,7 @@ impl ApiClient {
             () = driver => return Err(self.broken("the connection ended")),
         };
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|error| self.broken(error));
+            return Ok(body);
         }
         if status == StatusCode::UNPROCESSABLE_ENTITY
             && let Ok(Refusal { diagnostics }) = serde_json::from_slice(&body)

@@ -16,6 +16,6 @@ pub use hosts::{ListedToken, ThisHost, TokenList, TokenReply, TokenRequest, Toke
 pub use views::{
     AcknowledgedAt, ApplyReply, ApplyRequest, AuthorityStatus, Change, ChangeAction, DeleteRequest, EffectivePort, EffectiveRule,
     EffectiveSetting, EffectiveTraffic, ErrorBody, ErrorReply, MtlsStatus, NamedText, ObservedCall, PlaintextCaller, PortStatus,
-    ProxyStatus, Receipt, Refusal, RefusedBy, RefusedCall, RefusedCalls, RejectedAt, RenderedDiagnostic, ResourceList, Status, Target,
-    Trial, TrialExample,
+    ProxyStatus, Receipt, Refusal, RefusedBy, RefusedCall, RefusedCalls, RejectedAt, RenderedDiagnostic, ResourceList, RouteEntry,
+    RouteList, Status, Target, Trial, TrialExample,
 };

@@ -173,6 +173,9 @@ pub struct Status {
     pub resources: usize,
     /// The proxies, by name.
     pub proxies: Vec<ProxyStatus>,
+    /// Service ports that have no endpoint.
+    #[serde(default)]
+    pub without_endpoints: Vec<ServicePort>,
     /// Services whose endpoints were kept although all their proxies were lost at once.
     #[serde(default)]
     pub held_back: Vec<String>,
@@ -207,6 +210,9 @@ pub struct ProxyStatus {
     pub connected: bool,
     /// Since when it is connected, or not.
     pub since: String,
+    /// By how many milliseconds its clock is ahead of the control plane's, as it connected; none where it did not say.
+    #[serde(default)]
+    pub clock_ahead_ms: Option<i64>,
     /// Its ports.
     pub ports: Vec<PortStatus>,
     /// The app ports on which the app listens.
@@ -355,6 +361,30 @@ pub struct EffectiveSetting {
     pub value: String,
     /// Who says so: `TrafficPolicy slow.contact`, `HTTPRoute split.contact`, or `default`.
     pub from: String,
+}
+
+/// Where calls go, in the order in which it is tried: `GET /v1/routes/services/NAMESPACE/NAME?from=NAMESPACE`, `GET /v1/routes/gateways/NAMESPACE/NAME`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteList {
+    /// One entry a rule.
+    pub routes: Vec<RouteEntry>,
+}
+
+/// What one rule takes, and where that goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteEntry {
+    /// The port of the service or the gateway.
+    pub port: u16,
+    /// The hosts that are meant, at a gateway: `*.example.com`.
+    pub host: Option<String>,
+    /// What is taken: `GET /list/* with x-user=ann`; `bytes` where nothing is looked into.
+    pub takes: String,
+    /// Where it goes: `recording-v1.contact.mesh:80 90 %, recording-v2.contact.mesh:80 10 %`.
+    pub to: String,
+    /// What holds on the way besides: `timeout 2 s`, `FaultPolicy/slow.contact`.
+    pub with: Vec<String>,
+    /// Who says so: `HTTPRoute/split.contact rule 0`.
+    pub by: String,
 }
 
 /// A call that came to a service.

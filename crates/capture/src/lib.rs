@@ -73,6 +73,9 @@ pub const INBOUND_MARK: u32 = 0x4c52_4341;
 /// first usable one of 240.0.0.0/12. Never 127.0.0.1, which many programs trust.
 pub const ANONYMOUS_CALLER: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
 
+/// The argument by which the binary becomes the helper.
+pub const HELPER: &str = "capture-helper";
+
 /// The environment variable that tells a re-executed process the number of its channel's
 /// descriptor. It is taken out before the app starts.
 pub const CHANNEL_VARIABLE: &str = "LORICA_CHANNEL_FD";

@@ -105,11 +105,22 @@ struct Lost {
     since: Instant,
 }
 
+/// What a proxy is as it connects.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// `lorica 0.1.0`.
+    pub software: String,
+    /// By how many milliseconds its clock is ahead of ours; none where it did not say.
+    pub clock_ahead: Option<i64>,
+}
+
 /// What is known of a proxy besides its registration.
 #[derive(Debug, Clone)]
 pub struct Proxy {
     /// `lorica 0.1.0`.
     pub software: String,
+    /// By how many milliseconds its clock was ahead of ours as it connected; none where it did not say.
+    pub clock_ahead: Option<i64>,
     /// Its stream, if it is up.
     pub session: Option<SessionId>,
     /// Since when it is up, or not.
@@ -381,7 +392,7 @@ impl Mesh {
         name: &str,
         workload: Option<WorkloadName>,
         dialect: Dialect,
-        software: String,
+        running: Running,
         node: Arc<NodeMetadata>,
     ) -> (SessionId, watch::Receiver<Publication>) {
         let mut state = self.state();
@@ -393,7 +404,8 @@ impl Mesh {
             state.lost.remove(workload);
             let revision = state.published.revision;
             let proxy = state.proxies.entry(workload.clone()).or_insert_with(Proxy::unseen);
-            proxy.software = software;
+            proxy.software = running.software;
+            proxy.clock_ahead = running.clock_ahead;
             proxy.session = Some(id);
             proxy.since = SystemTime::now();
             proxy.last_ack = Some(AcknowledgedAt { revision, at: timestamp(SystemTime::now()) });
@@ -601,6 +613,7 @@ impl Proxy {
     fn unseen() -> Self {
         Self {
             software: "unknown".to_owned(),
+            clock_ahead: None,
             session: None,
             since: SystemTime::now(),
             metrics: None,

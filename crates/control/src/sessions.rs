@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lorica_model::name::WorkloadName;
-use lorica_xds::server::{Peer, Publication, SessionObserver, Source};
+use lorica_xds::server::{Opener, Peer, Publication, SessionObserver, Source};
 use lorica_xds::session::{Event, Form};
 use lorica_xds::wire::Node;
 use lorica_xds::{Dialect, NodeMetadata};
@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 
 use crate::claims;
 use crate::hosts::Hosts;
-use crate::mesh::{Mesh, NotTaken, Registered, SessionId};
+use crate::mesh::{Mesh, NotTaken, Registered, Running, SessionId};
 
 /// The mesh as the xDS server sees it.
 pub struct Streams {
@@ -36,7 +36,8 @@ pub struct Stream {
 impl Source for Streams {
     type Registration = Stream;
 
-    async fn open(&self, node: &Node, _form: Form, peer: Option<Peer>) -> Result<(Stream, watch::Receiver<Publication>), Status> {
+    async fn open(&self, node: &Node, _form: Form, opener: Opener) -> Result<(Stream, watch::Receiver<Publication>), Status> {
+        let Opener { peer, clock_ahead } = opener;
         let metadata = NodeMetadata::of(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let dialect = Dialect::of(node);
         // Lorica's proxies and Envoys that were made a bootstrap are workloads; a gRPC client is whoever it says.
@@ -52,7 +53,8 @@ impl Source for Streams {
             register(&self.mesh, name, &metadata).await?;
         }
         let software = software(node);
-        let (id, publications) = self.mesh.open(&node.id, workload.clone(), dialect, software, Arc::new(metadata.clone()));
+        let (id, publications) =
+            self.mesh.open(&node.id, workload.clone(), dialect, Running { software, clock_ahead }, Arc::new(metadata.clone()));
         let let_in = matches!(peer, Some(Peer::Remote(_))).then(|| metadata.clone());
         let updates = workload.map(|name| {
             let (updates, said) = watch::channel(metadata);

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lorica_control::mesh::{GRACE, Mesh, NotTaken, SessionId};
+use lorica_control::mesh::{GRACE, Mesh, NotTaken, Running, SessionId};
 use lorica_control::store::{Embedded, Store, StoreError};
 use lorica_model::name::{Label, Namespace, WorkloadName};
 use lorica_model::resource::{self, Resource};
@@ -47,7 +47,14 @@ fn node() -> NodeMetadata {
 /// Registers a workload and opens its stream, as one does that connects.
 fn connect(mesh: &Mesh, workload: &str, node: NodeMetadata) -> SessionId {
     mesh.register(&name(workload), &node).unwrap();
-    mesh.open(workload, Some(name(workload)), Dialect::Lorica, "lorica 0.1.0".to_owned(), Arc::new(node)).0
+    mesh.open(
+        workload,
+        Some(name(workload)),
+        Dialect::Lorica,
+        Running { software: "lorica 0.1.0".to_owned(), clock_ahead: None },
+        Arc::new(node),
+    )
+    .0
 }
 
 fn there(mesh: &Mesh) -> Vec<String> {

@@ -26,6 +26,9 @@ fn main() -> ExitCode {
         printer.error(&format!("{error:#}"));
         return ExitCode::FAILURE;
     }
+    if matches!(command, Command::Control(_) | Command::Proxy(_) | Command::Sidecar { .. }) {
+        take_descriptors();
+    }
     let done = match command {
         Command::Control(arguments) => control::control(arguments, &global, &mut printer),
         Command::Run(arguments) => run::run(arguments, &global, &mut printer),
@@ -52,6 +55,8 @@ fn main() -> ExitCode {
         | Command::Policy(_)
         | Command::Ca(_)
         | Command::Check(_)
+        | Command::Routes(_)
+        | Command::Bugreport(_)
         | Command::Token(_)
         | Command::Get(_)
         | Command::Status(_)
@@ -68,6 +73,17 @@ fn main() -> ExitCode {
         }
         ExitCode::FAILURE
     })
+}
+
+/// As many descriptors as a process may have: the usual limit of 1,024, meant for programs that call select(2), is two a connection here.
+/// Apps keep theirs, as no process in which this is called starts one.
+fn take_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the number of open files cannot be raised");
+    }
 }
 
 /// Lets this process end with its parent, so that even a killed demo leaves nothing behind.

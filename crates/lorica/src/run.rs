@@ -19,9 +19,6 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// How long the proxy may try all the same when nobody answered that.
 const LAST_TRY: Duration = Duration::from_secs(1);
 
-/// The hidden verb of the process in the app's namespaces.
-pub(crate) const HELPER: &str = "capture-helper";
-
 /// Runs a program in the mesh and ends with its exit code.
 pub(crate) fn run(arguments: RunArgs, global: &Global, printer: &mut Printer) -> anyhow::Result<ExitCode> {
     crate::logging::start("lorica_capture=warn,warn", global.verbose);
@@ -123,7 +120,7 @@ fn spec(arguments: RunArgs, configuration: &ProxyConfig, places: &Places, verbos
     let configuration_text = serde_json::to_string(configuration).context("the proxy's configuration cannot be written")?;
     let mut proxy = vec!["sidecar".into(), configuration_text.into()];
     proxy.extend((0..verbose).map(|_| "--verbose".into()));
-    let mut spec = RunSpec::new(arguments.command, proxy, vec![HELPER.into()]);
+    let mut spec = RunSpec::new(arguments.command, proxy, vec![lorica_capture::HELPER.into()]);
     if arguments.no_capture || !arguments.upstreams.is_empty() {
         let upstream = |upstream: lorica_cli::args::UpstreamArg| Upstream {
             name: upstream.port.service.fqdn(),

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
@@ -73,12 +74,36 @@ impl Peer {
     }
 }
 
+/// The metadata of a stream's opening in which Lorica's proxy says what time it is, in milliseconds since 1970.
+pub(crate) const CLOCK: &str = "lorica-clock";
+
+/// Who opens a stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Opener {
+    /// Who it proved to be; none where the connection names nobody.
+    pub peer: Option<Peer>,
+    /// By how many milliseconds its clock is ahead of ours; none where it did not say.
+    pub clock_ahead: Option<i64>,
+}
+
+impl Opener {
+    fn of<T>(request: &tonic::Request<T>) -> Self {
+        let said = request.metadata().get(CLOCK).and_then(|said| said.to_str().ok()?.parse::<i64>().ok());
+        Self { peer: Peer::of(request.extensions()), clock_ahead: said.map(|said| said.saturating_sub(milliseconds(SystemTime::now()))) }
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn milliseconds(time: SystemTime) -> i64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
 /// What the control plane gives to streams.
 pub trait Source: Send + Sync + 'static {
     /// What it keeps of an open stream. Dropped when the stream has ended.
     type Registration: SessionObserver;
 
-    /// Registers a stream by its node. `peer` is `None` where the connection names none.
+    /// Registers a stream by its node.
     ///
     /// The revision of the first publication counts as reached: the session has nothing older.
     ///
@@ -88,7 +113,7 @@ pub trait Source: Send + Sync + 'static {
         &self,
         node: &Node,
         form: Form,
-        peer: Option<Peer>,
+        opener: Opener,
     ) -> impl Future<Output = Result<(Self::Registration, watch::Receiver<Publication>), Status>> + Send;
 }
 
@@ -130,8 +155,8 @@ impl<S: Source> AggregatedDiscoveryService for Ads<S> {
         &self,
         request: tonic::Request<Streaming<DiscoveryRequest>>,
     ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let peer = Peer::of(request.extensions());
-        let responses = Opening { source: self.0.clone(), form: Form::StateOfTheWorld, peer }.start(request.into_inner());
+        let opener = Opener::of(&request);
+        let responses = Opening { source: self.0.clone(), form: Form::StateOfTheWorld, opener }.start(request.into_inner());
         Ok(tonic::Response::new(responses))
     }
 
@@ -139,8 +164,8 @@ impl<S: Source> AggregatedDiscoveryService for Ads<S> {
         &self,
         request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let peer = Peer::of(request.extensions());
-        let responses = Opening { source: self.0.clone(), form: Form::Delta, peer }.start(request.into_inner());
+        let opener = Opener::of(&request);
+        let responses = Opening { source: self.0.clone(), form: Form::Delta, opener }.start(request.into_inner());
         Ok(tonic::Response::new(responses))
     }
 }
@@ -189,7 +214,7 @@ impl Wire for DiscoveryRequest {
 struct Opening<S> {
     source: Arc<S>,
     form: Form,
-    peer: Option<Peer>,
+    opener: Opener,
 }
 
 impl<S: Source> Opening<S> {
@@ -217,7 +242,7 @@ impl<S: Source> Opening<S> {
         let Some(mut first) = requests.message().await? else { return Ok(()) };
         let mut node =
             first.node().ok_or_else(|| Status::invalid_argument("the first request of a stream must say by its node who asks"))?;
-        let (mut observer, mut publications) = self.source.open(&node, self.form, self.peer).await?;
+        let (mut observer, mut publications) = self.source.open(&node, self.form, self.opener).await?;
         let Publication { revision, catalog } = publications.borrow_and_update().clone();
         let mut session = Session::new(self.form, catalog, revision).warming(Dialect::of(&node) == Dialect::Envoy);
         let mut next = Some(first);

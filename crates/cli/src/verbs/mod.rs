@@ -2,6 +2,7 @@
 
 mod apply;
 mod authz;
+mod bugreport;
 mod ca;
 mod check;
 mod completions;
@@ -11,6 +12,7 @@ mod fault;
 mod get;
 mod mtls;
 mod refused;
+mod routes;
 mod shadow;
 mod split;
 mod status;
@@ -49,7 +51,9 @@ pub fn execute(command: Command, global: &Global, printer: &mut Printer) -> anyh
         Command::Mtls(MtlsCommand::Status(arguments)) => runtime.block_on(mtls::status(&client()?, arguments, printer)),
         Command::Token(command) => runtime.block_on(token::token(&client()?, command, printer)),
         Command::Get(arguments) => runtime.block_on(get::get(&client()?, arguments, printer)),
-        Command::Check(arguments) => runtime.block_on(check::check(&client()?, arguments, printer)),
+        Command::Check(arguments) => runtime.block_on(check::check(client, arguments, printer)),
+        Command::Routes(arguments) => runtime.block_on(routes::routes(&client()?, arguments, printer)),
+        Command::Bugreport(arguments) => runtime.block_on(bugreport::bugreport(client, arguments, printer)),
         Command::Ca(command) => runtime.block_on(ca::ca(&client()?, command, printer)),
         Command::Status(arguments) => runtime.block_on(status::status(&client()?, arguments, printer)),
         Command::Completions(arguments) => {

@@ -5,6 +5,7 @@ mod change;
 mod hosts;
 mod observed;
 mod request;
+mod routes;
 mod status;
 mod traffic;
 
@@ -44,6 +45,8 @@ pub fn router(control: Arc<ControlPlane>) -> Router {
         .route("/v1/trials/{namespace}/{name}", get(observed::trial))
         .route("/v1/mtls", get(observed::mtls))
         .route("/v1/services/{namespace}/{name}/traffic", get(traffic::effective))
+        .route("/v1/routes/services/{namespace}/{name}", get(routes::of_service))
+        .route("/v1/routes/gateways/{namespace}/{name}", get(routes::of_gateway))
         .route("/v1/tokens", get(hosts::list).post(hosts::create))
         .route("/v1/tokens/{id}/revoke", post(hosts::revoke))
         .route("/v1/host", get(hosts::this))

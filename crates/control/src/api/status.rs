@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use lorica_api::{AuthorityStatus, PortStatus, ProxyStatus, Status};
-use lorica_model::compile::RegisteredWorkload;
-use lorica_model::name::WorkloadName;
+use lorica_model::compile::{self, RegisteredWorkload, World};
+use lorica_model::name::{ServicePort, WorkloadName};
 use lorica_model::resource::Kind;
 
 use crate::mesh::Proxy;
@@ -26,9 +26,17 @@ pub(super) async fn status(State(control): State<Arc<ControlPlane>>) -> Json<Sta
         authority: AuthorityStatus { root_not_after: timestamp(root), intermediate_not_after: timestamp(intermediate) },
         services: seen.published.resources.iter().filter(|resource| resource.kind == Kind::Service).count(),
         resources: seen.published.resources.len(),
+        without_endpoints: without_endpoints(&seen.published.world()),
         proxies: seen.proxies.into_iter().map(proxy).collect(),
         held_back: seen.held_back.iter().map(ToString::to_string).collect(),
     })
+}
+
+/// Egress gateways aside, which are found by their proxies.
+fn without_endpoints(world: &World<'_>) -> Vec<ServicePort> {
+    let known = |port: &ServicePort| world.resources.service(&port.service).is_some();
+    let empty = |port: &ServicePort| compile::endpoints(world, port).is_none_or(|set| set.endpoints.is_empty());
+    compile::outbound_ports(world).filter(|port| known(port) && empty(port)).collect()
 }
 
 fn proxy((id, workload, proxy): (WorkloadName, RegisteredWorkload, Proxy)) -> ProxyStatus {
@@ -41,6 +49,7 @@ fn proxy((id, workload, proxy): (WorkloadName, RegisteredWorkload, Proxy)) -> Pr
         software: proxy.software,
         connected: proxy.session.is_some(),
         since: timestamp(proxy.since),
+        clock_ahead_ms: proxy.clock_ahead,
         listening: workload.ports.iter().filter(|port| port.listening).map(|port| port.app_port).collect(),
         ports: workload
             .ports

@@ -18,7 +18,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::cast::Reach;
 use self::sight::Sight;
 use self::troupe::{Running, Stage};
-use crate::run::HELPER;
 
 /// How long control plane and services may take to be ready. They take one or two seconds; slow machines get more.
 const READY: Duration = Duration::from_secs(60);
@@ -32,7 +31,7 @@ pub(crate) fn demo(arguments: DemoArgs, printer: &mut Printer) -> anyhow::Result
 }
 
 fn can_capture(printer: &mut Printer) -> bool {
-    match lorica_capture::probe(&[HELPER.into()]) {
+    match lorica_capture::probe(&[lorica_capture::HELPER.into()]) {
         Ok(()) => true,
         Err(missing) => {
             printer.warning(&format!("{missing}"));

@@ -21,6 +21,7 @@ mod pattern;
 mod rate_limit;
 mod revoked;
 mod rule;
+mod shown;
 mod table;
 mod traffic;
 mod trial;
@@ -60,6 +61,7 @@ pub use rule::{
     Action, Backend, Cors, FieldMatch, Filters, Forward, HeaderEdits, HttpRule, Mirror, OriginMatch, PathEdit, PathMatch, Redirect,
     RouteMatch, Share, ValueMatch, WeightedBackend,
 };
+pub use shown::backends as shown_backends;
 pub use table::RuleTable;
 pub use traffic::{
     Adaptive, Algorithm, Balancing, Connections, Ejection, FailurePercentage, HealthCheck, HealthQuestion, Limits, Nearness, RetryLimit,

@@ -19,13 +19,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use super::known::{Known, Names};
 use super::{ClientConfig, ConnectionState, Endpoint, Shared};
 use crate::decode::Rejected;
 use crate::encode::GATEWAY_PREFIX;
 use crate::node::{NodeMetadata, node};
+use crate::server::{CLOCK, milliseconds};
 use crate::{Kind, MAX_MESSAGE_BYTES};
 
 /// How often the connection is probed, and how long the answer may take: together, a peer that is gone is noticed within 10 s.
@@ -114,7 +115,10 @@ impl Connection<'_> {
         }
         let opening = async {
             let mut client = AggregatedDiscoveryServiceClient::new(self.connect().await?).max_decoding_message_size(MAX_MESSAGE_BYTES);
-            client.delta_aggregated_resources(ReceiverStream::new(receiver)).await
+            let mut request = Request::new(ReceiverStream::new(receiver));
+            // Who issues certificates wants to know whose clock is wrong.
+            request.metadata_mut().insert(CLOCK, milliseconds(SystemTime::now()).into());
+            client.delta_aggregated_resources(request).await
         };
         let opened = tokio::time::timeout(OPENING, opening).await;
         let mut responses = opened.map_err(|_| Status::unavailable(format!("no answer within {OPENING:?}")))??.into_inner();

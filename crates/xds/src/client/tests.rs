@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tonic::Status;
 
 use super::*;
-use crate::server::{Peer, Publication, SessionObserver, Source};
+use crate::server::{Opener, Peer, Publication, SessionObserver, Source};
 use crate::session::{Catalog, Event, Form};
 use crate::wire::Node;
 use crate::{Kind, Resource, encode, samples};
@@ -53,7 +53,7 @@ impl Catalog for World {
 /// What the control plane of a test sees.
 #[derive(Debug)]
 enum Seen {
-    Opened(Node, Option<Peer>),
+    Opened(Node, Opener),
     Node(Node),
     Event(Event),
     Ended,
@@ -87,14 +87,14 @@ impl SessionObserver for Watcher {
 
 impl Source for Control {
     type Registration = Watcher;
-    async fn open(&self, node: &Node, form: Form, peer: Option<Peer>) -> Result<(Watcher, watch::Receiver<Publication>), Status> {
+    async fn open(&self, node: &Node, form: Form, opener: Opener) -> Result<(Watcher, watch::Receiver<Publication>), Status> {
         assert_eq!(form, Form::Delta);
         if let Some(status) = self.refusal.lock().unwrap().take() {
             return Err(status);
         }
         let publications = self.publications.lock().unwrap().as_ref().map(watch::Sender::subscribe);
         let publications = publications.ok_or_else(|| Status::unavailable("ending"))?;
-        self.seen.try_send(Seen::Opened(node.clone(), peer)).unwrap();
+        self.seen.try_send(Seen::Opened(node.clone(), opener)).unwrap();
         Ok((Watcher(self.seen.clone()), publications))
     }
 }
@@ -211,7 +211,8 @@ async fn a_client_has_names_roots_and_its_inbound_unasked() {
     assert_eq!(*seen.bundle.clone().unwrap(), samples::bundle());
     assert_eq!(seen.names[&Namespace::new("contact").unwrap()].records.len(), 2);
     assert!(seen.outbound.is_empty() && seen.endpoints.is_empty(), "nothing was called");
-    let Some(Seen::Opened(node, Some(peer))) = bench.seen.recv().await else { panic!() };
+    let Some(Seen::Opened(node, Opener { peer: Some(peer), clock_ahead: Some(ahead) })) = bench.seen.recv().await else { panic!() };
+    assert!(ahead <= 0, "both have the same clock, and what was said is of before: {ahead}");
     assert_eq!((node.id.as_str(), node.cluster.as_str()), ("recording-1.contact", "recording.contact"));
     let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(bench.directory.path()).unwrap());
     let Peer::Local(peer) = peer else { panic!("{peer:?}") };
