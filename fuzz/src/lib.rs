@@ -14,7 +14,8 @@ const SEEDS: &str = "LORICA_FUZZ_SEEDS";
 fn all() -> impl Iterator<Item = Target> {
     let (model, xds) = (lorica_model::fuzzing::TARGETS, lorica_xds::fuzzing::TARGETS);
     let (identity, api) = (lorica_identity::fuzzing::TARGETS, lorica_api::fuzzing::TARGETS);
-    model.into_iter().chain(xds).chain(identity).chain(api).chain(lorica_proxy::fuzzing::TARGETS.iter().copied())
+    let observe = lorica_observe::fuzzing::TARGETS;
+    model.into_iter().chain(xds).chain(identity).chain(api).chain(observe).chain(lorica_proxy::fuzzing::TARGETS.iter().copied())
 }
 
 /// What is run for `name`. Its samples are written first, where somebody asked for them.

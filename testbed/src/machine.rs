@@ -174,7 +174,8 @@ pub fn spiffe_path() -> Result<PathBuf, String> {
     }
 }
 
-/// The directory with a Python server that tests run as an app, `uvicorn` or `gunicorn`, for `PYTHONPATH`.
+/// The directory with a Python package that tests run as an app or in one (`uvicorn`, `gunicorn`, `opentelemetry`, `py_zipkin`), for
+/// `PYTHONPATH`.
 ///
 /// # Errors
 /// It was not fetched; a sentence for [`left_out`].

@@ -6,6 +6,7 @@ mod envoy;
 mod fault;
 mod proxy;
 mod token;
+mod traces;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub use envoy::{EnvoyArgs, EnvoyCommand};
 pub use fault::{CallerArg, DelayArg, DnsArg, FaultAddArgs, FaultCommand, FaultListArgs, FaultRemoveArgs, HeaderArg};
 pub use proxy::{BindArg, InboundArg, ProxyArgs, WorkersArg};
 pub use token::{TokenCommand, TokenCreateArgs, TokenListArgs, TokenRevokeArgs};
+pub use traces::{Bound, TraceArgs};
 
 /// A service mesh in one binary.
 ///
@@ -267,12 +269,9 @@ pub struct RunArgs {
     /// Where the proxy's access log goes: `off`, `stdout`, `stderr` or a file. Default: a bounded file in the state directory.
     #[arg(long, value_name = "TARGET")]
     pub access_log: Option<String>,
-    /// Where spans are sent by OTLP/gRPC.
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
-    pub otlp: Option<String>,
-    /// The share of requests that begin a trace where no header came, 0 to 1.
-    #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
-    pub trace_sampling: f64,
+    /// Which exchanges are traced, and where their spans go.
+    #[command(flatten)]
+    pub traces: TraceArgs,
     /// How long exchanges may go on once it is to end.
     #[arg(long, default_value = "20s", value_name = "TIME", value_parser = duration)]
     pub drain: Duration,

@@ -9,6 +9,7 @@ mod logging;
 mod proxy;
 mod run;
 mod sidecar;
+mod telemetry;
 
 use std::process::ExitCode;
 

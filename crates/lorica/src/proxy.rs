@@ -15,12 +15,14 @@ use lorica_cli::printer::Printer;
 use lorica_identity::files::{IdentityFiles, SVID_FILE};
 use lorica_model::name::{GatewayName, Label, Namespace, ServicePort, WorkloadName};
 use lorica_model::spiffe::SpiffeId;
-use lorica_proxy::config::{DEFAULT_START_DEADLINE, Own, ProxyConfig, TelemetryConfig};
+use lorica_proxy::config::{DEFAULT_START_DEADLINE, Own, ProxyConfig};
 use lorica_proxy::gateway::{Binds, GatewayConfig};
 use lorica_proxy::standalone::{self, Identity, Notice, Standalone};
 
 pub(crate) use configuration::Refused;
 use configuration::{Asked, compiled};
+
+use crate::telemetry::telemetry;
 
 /// Runs a proxy until SIGTERM or SIGINT.
 pub(crate) fn proxy(arguments: ProxyArgs, global: &Global, printer: &mut Printer) -> anyhow::Result<ExitCode> {
@@ -65,11 +67,7 @@ pub(crate) fn proxy(arguments: ProxyArgs, global: &Global, printer: &mut Printer
         binds,
         inbound: inbound(&arguments.inbound, &arguments.ports, arguments.service.as_ref()),
         metrics: arguments.metrics,
-        telemetry: TelemetryConfig {
-            access_log: arguments.access_log,
-            otlp: arguments.otlp,
-            sampling: arguments.trace_sampling.clamp(0.0, 1.0),
-        },
+        telemetry: telemetry(arguments.access_log, &arguments.traces),
         workers: arguments.workers.count(),
         drain_deadline: arguments.drain,
         reread,
@@ -120,11 +118,7 @@ fn gateway(gateway: GatewayName, arguments: ProxyArgs, global: &Global, printer:
             ports: Vec::new(),
             upstreams: Vec::new(),
             advertise: arguments.listen,
-            telemetry: TelemetryConfig {
-                access_log: arguments.access_log,
-                otlp: arguments.otlp,
-                sampling: arguments.trace_sampling.clamp(0.0, 1.0),
-            },
+            telemetry: telemetry(arguments.access_log, &arguments.traces),
             start_deadline: DEFAULT_START_DEADLINE,
             drain_deadline: arguments.drain,
         },

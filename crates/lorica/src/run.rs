@@ -12,7 +12,9 @@ use lorica_cli::args::{Global, RunArgs};
 use lorica_cli::places::Places;
 use lorica_cli::printer::Printer;
 use lorica_model::name::{Label, Namespace, ServiceName, WorkloadName};
-use lorica_proxy::config::{DEFAULT_START_DEADLINE, DeclaredPort, ProxyConfig, TelemetryConfig};
+use lorica_proxy::config::{DEFAULT_START_DEADLINE, DeclaredPort, ProxyConfig};
+
+use crate::telemetry::telemetry;
 
 /// How long until it is asked again which host this is.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -78,7 +80,7 @@ fn configuration(arguments: &RunArgs, global: &Global, places: &Places) -> anyho
             .collect(),
         upstreams: arguments.upstreams.iter().map(|upstream| upstream.port.clone()).collect(),
         advertise: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        telemetry: TelemetryConfig { access_log, otlp: arguments.otlp.clone(), sampling: arguments.trace_sampling.clamp(0.0, 1.0) },
+        telemetry: telemetry(access_log, &arguments.traces),
         start_deadline: DEFAULT_START_DEADLINE,
         drain_deadline: arguments.drain,
     })

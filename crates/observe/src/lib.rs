@@ -6,7 +6,8 @@
 //! | [`metrics`] | counts under Istio's names, in cells that a worker alone writes |
 //! | [`exposition`] | the text in which they are scraped |
 //! | [`trace`] | which trace an exchange belongs to |
-//! | [`otlp`] | spans to a collector |
+//! | [`keep`] | which exchanges are kept whole |
+//! | [`export`] | telemetry to those who keep it |
 //! | [`access_log`] | one line an exchange |
 //! | [`telemetry`] | all of it behind one handle |
 //! | [`summary`] | rates between services, read from metrics |
@@ -14,13 +15,17 @@
 //! Recording never waits: what cannot be taken in time is dropped and counted. Knows nothing of routing or keys.
 
 pub mod access_log;
+pub mod export;
 pub mod exposition;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+pub mod keep;
 pub mod metrics;
-pub mod otlp;
 pub mod record;
 pub mod summary;
 pub mod telemetry;
 pub mod trace;
 
+pub use keep::Keep;
 pub use record::Record;
 pub use telemetry::{Telemetry, WorkerTelemetry};

@@ -235,6 +235,8 @@ pub struct Http<'x> {
     pub attempts: u32,
     /// From the last attempt's begin to the head of the answer.
     pub upstream_time: Option<Duration>,
+    /// From the request's first byte to the head of the answer, all attempts and delays in it; none where no head came.
+    pub answered_after: Option<Duration>,
     /// gRPC messages from the caller.
     pub request_messages: u64,
     /// gRPC messages to the caller.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::keep::is_fault_of_callee;
+
 /// The caller's and the callee's service of an edge.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Edge {
@@ -69,10 +71,6 @@ pub struct Rate {
     pub sent: f64,
 }
 
-/// The gRPC statuses that are the callee's fault, as OpenTelemetry draws the line: UNKNOWN, DEADLINE_EXCEEDED,
-/// UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
-const GRPC_FAULTS: [&str; 6] = ["2", "4", "12", "13", "14", "15"];
-
 /// Adds what one proxy's scrape says of the calls that its app makes.
 pub fn add(edges: &mut BTreeMap<Edge, Totals>, text: &str) {
     for line in text.lines() {
@@ -93,8 +91,8 @@ pub fn add(edges: &mut BTreeMap<Edge, Totals>, text: &str) {
         match name {
             "istio_requests_total" => {
                 let status: u16 = label("response_code").parse().unwrap_or_default();
-                let grpc = label("grpc_response_status");
-                let failed = status == 0 || status >= 500 || GRPC_FAULTS.contains(&grpc);
+                let grpc = label("grpc_response_status").parse().is_ok_and(is_fault_of_callee);
+                let failed = status == 0 || status >= 500 || grpc;
                 let totals = edges.entry(edge()).or_default();
                 totals.requests += count;
                 totals.failures += if failed { count } else { 0 };

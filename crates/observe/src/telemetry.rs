@@ -4,10 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use opentelemetry_proto::tonic::trace::v1::Span;
+
 use crate::access_log::{AccessLog, Target, WorkerLog};
+use crate::export::SpanSink;
+use crate::export::queue::Queue;
 use crate::exposition::{self, Family, Kind, Sample, Value};
+use crate::keep::Keep;
 use crate::metrics::{MetricsRegistry, OwnMetric, WorkerMetrics};
-use crate::otlp::SpanSink;
 use crate::record::Record;
 
 /// A process's telemetry. Clones are of the same.
@@ -16,22 +20,22 @@ pub struct Telemetry {
     registry: Arc<MetricsRegistry>,
     log: AccessLog,
     spans: SpanSink,
-    sampling: f64,
+    keep: Keep,
 }
 
 impl Telemetry {
-    /// Telemetry that logs to `target` and sends spans to `spans`, of a `sampling` share of new traces.
+    /// Telemetry that logs to `target` and sends spans of what `keep` keeps to `spans`.
     ///
     /// # Errors
     /// When the access log cannot be opened.
-    pub fn open(target: &Target, spans: SpanSink, sampling: f64) -> io::Result<Self> {
-        Ok(Self { registry: Arc::default(), log: AccessLog::open(target)?, spans, sampling })
+    pub fn open(target: &Target, spans: SpanSink, keep: Keep) -> io::Result<Self> {
+        Ok(Self { registry: Arc::default(), log: AccessLog::open(target)?, spans, keep })
     }
 
     /// A worker's part.
     #[must_use]
     pub fn worker(&self) -> WorkerTelemetry {
-        WorkerTelemetry { metrics: self.registry.worker(), log: self.log.worker(), spans: self.spans.clone(), sampling: self.sampling }
+        WorkerTelemetry { metrics: self.registry.worker(), log: self.log.worker(), spans: self.spans.clone(), keep: self.keep }
     }
 
     /// What a scrape gets: the type of the text, and the text. `more` is what the caller knows besides.
@@ -46,10 +50,17 @@ impl Telemetry {
         let mut families = self.registry.families();
         families.extend([
             counter("lorica_access_log_dropped_total", "Log lines dropped since the log could not keep up", self.log.dropped()),
-            counter("lorica_spans_dropped_total", "Spans dropped since the collector could not keep up", self.spans.dropped()),
+            self.spans_of("lorica_spans_sent_total", "Spans that a destination took", Queue::sent),
+            self.spans_of("lorica_spans_dropped_total", "Spans dropped since a destination did not take them in time", Queue::dropped),
         ]);
         families.extend(more);
         exposition::encode(&families, accept)
+    }
+
+    fn spans_of(&self, name: &'static str, help: &'static str, of: fn(&Queue<Arc<Span>>) -> u64) -> Family {
+        let sample =
+            |queue: &Queue<Arc<Span>>| Sample { labels: vec![("destination", queue.name().to_owned())], value: Value::Counter(of(queue)) };
+        Family { name, help, kind: Kind::Counter, samples: self.spans.queues().map(sample).collect() }
     }
 
     /// Adds to one of our own counters, from outside of the workers.
@@ -74,20 +85,20 @@ pub struct WorkerTelemetry {
     pub metrics: WorkerMetrics,
     log: WorkerLog,
     spans: SpanSink,
-    sampling: f64,
+    keep: Keep,
 }
 
 impl WorkerTelemetry {
-    /// The share of new traces that are recorded.
+    /// Which exchanges are kept, and so which share of new traces.
     #[must_use]
-    pub fn sampling(&self) -> f64 {
-        self.sampling
+    pub fn keep(&self) -> &Keep {
+        &self.keep
     }
 
     /// Tells of an exchange that has ended.
     pub fn record(&self, record: &Record<'_>) {
         self.metrics.record(record);
-        if record.is_sampled() {
+        if self.keep.keeps(record) {
             self.spans.send(record);
         }
         self.log.write(record);
@@ -102,7 +113,10 @@ impl WorkerTelemetry {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that fails says where by panicking")]
+    use lorica_model::reason::Reason;
+
     use super::*;
+    use crate::export::{Destination, Sender};
     use crate::record::sample::{http, with};
     use crate::summary;
     use crate::trace::Span;
@@ -111,7 +125,7 @@ mod tests {
     async fn one_record_is_counted_and_logged_and_read_back_as_an_edge() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
-        let telemetry = Telemetry::open(&Target::File(path.clone()), SpanSink::none(), 1.0).unwrap();
+        let telemetry = Telemetry::open(&Target::File(path.clone()), SpanSink::none(), Keep::ALL).unwrap();
         let worker = telemetry.worker();
         worker.record(&http());
         worker.record(&with(|http| http.status = 503));
@@ -123,9 +137,7 @@ mod tests {
             Family { name: "up", help: "Up", kind: Kind::Gauge, samples: vec![Sample { labels: Vec::new(), value: Value::Gauge(1.0) }] };
         let (kind, text) = telemetry.scrape(Some(exposition::OPENMETRICS), vec![own]);
         assert_eq!(kind, exposition::OPENMETRICS);
-        for line in
-            ["lorica_access_log_dropped_total 0", "lorica_spans_dropped_total 0", "lorica_metrics_dropped_series_total 0", "up 1", "# EOF"]
-        {
+        for line in ["lorica_access_log_dropped_total 0", "lorica_metrics_dropped_series_total 0", "up 1", "# EOF"] {
             assert!(text.lines().any(|known| known == line), "{line}");
         }
         let mut edges = std::collections::BTreeMap::new();
@@ -136,17 +148,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_sampled_exchanges_go_to_the_collector() {
+    async fn only_kept_exchanges_go_to_the_collector() {
         // The task does not run, so what is sent stays in the queue until that is full.
-        let sender = crate::otlp::Sender { service: String::new(), namespace: String::new(), version: None, instance: String::new() };
-        let (spans, _task) = SpanSink::start("http://127.0.0.1:1", sender).unwrap();
-        let telemetry = Telemetry::open(&Target::Off, spans, 0.5).unwrap();
+        let sender = Sender { service: String::new(), namespace: String::new(), version: None, instance: String::new() };
+        let collector = Destination::otlp("http://127.0.0.1:1", None, &|_, _| Err(String::new())).unwrap();
+        let (spans, _task) = SpanSink::start(&[collector], &sender);
+        let keep = Keep { slower_than: None, ..Keep::default() };
+        let telemetry = Telemetry::open(&Target::Off, spans, keep).unwrap();
         let worker = telemetry.worker();
-        assert!((worker.sampling() - 0.5).abs() < f64::EPSILON);
+        assert_eq!(*worker.keep(), keep);
         let of = |sampling| with(|http| http.span = Some(Span::begin(None, sampling, || 1)));
         (0..3000).for_each(|_| worker.record(&of(0.0)));
-        assert_eq!(telemetry.spans.dropped(), 0);
-        (0..3000).for_each(|_| worker.record(&of(1.0)));
-        assert_eq!(telemetry.spans.dropped(), 3000 - 2048);
+        let dropped = || telemetry.spans.queues().next().unwrap().dropped();
+        (0..2048).for_each(|_| worker.record(&of(1.0)));
+        assert_eq!(dropped(), 0);
+        worker.record(&Record { reason: Some(Reason::ConnectFailed), ..of(0.0) });
+        assert_eq!(dropped(), 1);
+        let (_, text) = telemetry.scrape(None, Vec::new());
+        assert!(text.contains("lorica_spans_dropped_total{destination=\"http://127.0.0.1:1\"} 1\n"), "{text}");
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use lorica_model::name::{Label, Namespace, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{Locality, Protocol};
+use lorica_observe::Keep;
+use lorica_observe::export::OtlpProtocol;
 use serde::{Deserialize, Serialize};
 
 /// All that one sidecar needs to know.
@@ -90,14 +92,16 @@ pub struct DeclaredPort {
 pub struct TelemetryConfig {
     /// The access log: `stdout`, `stderr`, `off`, or a file's path.
     pub access_log: String,
-    /// Where spans are sent by OTLP/gRPC; none: nowhere.
-    pub otlp: Option<String>,
-    /// The share of requests without a trace that begin one, 0 to 1.
-    pub sampling: f64,
+    /// Collectors that get spans by OTLP, as URLs. The control plane, where there is one, gets them besides.
+    pub otlp: Vec<String>,
+    /// What OTLP is spoken over; none: as each URL says.
+    pub otlp_protocol: Option<OtlpProtocol>,
+    /// Zipkins that get spans, as URLs.
+    pub zipkin: Vec<String>,
+    /// Which exchanges give a span.
+    pub keep: Keep,
 }
 
-/// The share of requests that begin a trace unless said otherwise: Istio's default, 1 %.
-pub const DEFAULT_SAMPLING: f64 = 0.01;
 /// How long a proxy waits for its control plane at start.
 pub const DEFAULT_START_DEADLINE: Duration = Duration::from_secs(15);
 /// How long exchanges may go on once a proxy drains. Long enough for ordinary requests, shorter than the 30 s after which

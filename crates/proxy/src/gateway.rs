@@ -319,7 +319,7 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
     let metrics = TcpListener::bind(metrics).await.with_context(|| format!("nothing can listen on {metrics} for --metrics"))?;
     let scraped = metrics.local_addr()?;
     let own = Arc::new(proxy.own());
-    let telemetry = telemetry::open(&proxy.telemetry, &own)?;
+    let telemetry = telemetry::open(&proxy.telemetry, &own, Some(crate::identity::control_channel(&proxy.control_socket)))?;
     let metadata = NodeMetadata {
         gateway: Some(gateway.clone()),
         metrics: Some(scraped),

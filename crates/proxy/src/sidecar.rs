@@ -63,7 +63,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     let host = supervisor.host_listeners().await.context("the supervisor is gone")?;
     let metrics = TcpListener::bind(("127.0.0.1", 0)).await.context("no port for metrics")?;
     let own = Arc::new(config.own());
-    let telemetry = telemetry::open(&config.telemetry, &own)?;
+    let telemetry = telemetry::open(&config.telemetry, &own, Some(control_channel(&config.control_socket)))?;
     let metadata = metadata(&config, &host, metrics.local_addr()?)?;
     let node = serde_json::json!({ "id": config.workload, "metadata": metadata }).to_string();
     let (refusals, telling) = telling(&config, &metadata);

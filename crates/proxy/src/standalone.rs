@@ -128,7 +128,7 @@ async fn serve(
     let metrics = TcpListener::from_std(metrics.into())?;
     let scraped = metrics.local_addr()?;
 
-    let telemetry = telemetry::open(&proxy.telemetry, &own)?;
+    let telemetry = telemetry::open(&proxy.telemetry, &own, None)?;
     let (epochs_in, epochs) = watch::channel(proxy.identity.as_ref().map(|identity| identity.epoch.clone()));
     let (files_in, files) = watch::channel(Files { taken: 1, ..Files::default() });
     let source = Source::Files(files);

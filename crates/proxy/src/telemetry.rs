@@ -1,35 +1,58 @@
-//! Opening a proxy's telemetry: what it was told goes in, open log and running sender come out.
+//! Opening a proxy's telemetry: what it was told goes in, open log and running senders come out.
+
+use std::sync::Arc;
 
 use anyhow::Context as _;
+use lorica_identity::edge;
+use lorica_model::snapshot::BackendTls;
 use lorica_observe::Telemetry;
 use lorica_observe::access_log::Target;
-use lorica_observe::otlp::{Sender, SpanSink};
+use lorica_observe::export::connect::{Connecting, Connection, Secure};
+use lorica_observe::export::{Destination, Sender, SpanSink};
 use tokio::task::spawn_local;
+use tokio_rustls::TlsConnector;
+use tonic::transport::Channel;
 
 use crate::config::{Own, TelemetryConfig};
 
-/// Opens the access log and starts the sender of spans on this local set.
+/// Opens the access log and starts the senders of spans on this local set. Spans go to the control plane, where there is one, and to
+/// those whom the user named.
 ///
 /// # Errors
 /// Where one of them cannot be used, with what to write in its place.
-pub fn open(config: &TelemetryConfig, own: &Own) -> anyhow::Result<Telemetry> {
+pub fn open(config: &TelemetryConfig, own: &Own, control: Option<Channel>) -> anyhow::Result<Telemetry> {
     let target = Target::from(config.access_log.as_str());
-    let spans = match &config.otlp {
-        None => SpanSink::none(),
-        Some(endpoint) => {
-            let sender = Sender {
-                service: own.service_label(),
-                namespace: own.namespace.to_string(),
-                version: own.version.clone(),
-                instance: own.workload.to_string(),
-            };
-            let started = SpanSink::start(endpoint, sender);
-            let (sink, sending) =
-                started.with_context(|| format!("`{endpoint}` is no address of a collector\nhint: write http://HOST:4317"))?;
-            spawn_local(sending);
-            sink
-        }
+    let sender = Sender {
+        service: own.service_label(),
+        namespace: own.namespace.to_string(),
+        version: own.version.clone(),
+        instance: own.workload.to_string(),
     };
-    let opened = Telemetry::open(&target, spans, config.sampling);
+    let (spans, sending) = SpanSink::start(&destinations(config, control)?, &sender);
+    sending.into_iter().for_each(|sending| drop(spawn_local(sending)));
+    let opened = Telemetry::open(&target, spans, config.keep);
     opened.with_context(|| format!("the access log {} cannot be written", config.access_log))
+}
+
+/// Where telemetry goes that is not asked for.
+fn destinations(config: &TelemetryConfig, control: Option<Channel>) -> anyhow::Result<Vec<Destination>> {
+    let mut destinations: Vec<Destination> = control.map(Destination::control_plane).into_iter().collect();
+    for url in &config.otlp {
+        destinations.push(Destination::otlp(url, config.otlp_protocol, &secured)?);
+    }
+    for url in &config.zipkin {
+        destinations.push(Destination::zipkin(url, &secured)?);
+    }
+    Ok(destinations)
+}
+
+/// TLS with a host whose certificate leads to one of the system's roots.
+fn secured(host: &str, alpn: &'static [u8]) -> Result<Secure, String> {
+    let tls = BackendTls { server_name: host.to_owned(), names: Vec::new(), roots: None, certificate: None };
+    let (config, name) = edge::client_config(&tls, &[alpn]).map_err(|error| error.to_string())?;
+    let connector = TlsConnector::from(config);
+    Ok(Secure(Arc::new(move |plain| -> Connecting {
+        let connecting = connector.connect(name.clone(), plain);
+        Box::pin(async move { connecting.await.map(|stream| Box::new(stream) as Box<dyn Connection>) })
+    })))
 }

@@ -20,6 +20,10 @@ const GRPC: &str = "grpcio==1.85.1";
 const HTTP3: &str = "aioquic==1.7.2";
 /// SPIFFE's client for the Workload API.
 const SPIFFE: &str = "spiffe==0.3.2";
+/// OpenTelemetry's SDK, with what it sends spans by.
+const OPENTELEMETRY: &str = "opentelemetry-exporter-otlp-proto-http==1.45.2";
+/// A tracer of Zipkin's.
+const ZIPKIN: &str = "py-zipkin==1.2.8";
 /// Servers of Python's, each with a way of its own to close idle connections.
 const UVICORN: &str = "uvicorn==0.54.0";
 const GUNICORN: &str = "gunicorn==27.0.1";
@@ -109,6 +113,14 @@ pub(crate) fn gather(directory: &Path, fetch: bool) -> Peers {
     match python::package(HTTP3, &directory.join("aioquic"), fetch) {
         Ok(place) => peers.environment.push(("LORICA_TEST_AIOQUIC".to_owned(), place.into_os_string())),
         Err(why) => peers.left_out.push(format!("aioquic (tests with an HTTP/3 client): {why}")),
+    }
+    for (requirement, name, variable) in
+        [(OPENTELEMETRY, "opentelemetry", "LORICA_TEST_OPENTELEMETRY"), (ZIPKIN, "py_zipkin", "LORICA_TEST_PY_ZIPKIN")]
+    {
+        match python::package(requirement, &directory.join(name), fetch) {
+            Ok(place) => peers.environment.push((variable.to_owned(), place.into_os_string())),
+            Err(why) => peers.left_out.push(format!("{name} (tests with an app that traces itself): {why}")),
+        }
     }
     match python::package(SPIFFE, &directory.join("spiffe"), fetch) {
         Ok(place) => peers.environment.push(("LORICA_TEST_SPIFFE".to_owned(), place.into_os_string())),

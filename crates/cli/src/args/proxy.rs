@@ -10,7 +10,7 @@ use lorica_model::name::{GatewayName, Namespace, ServiceName};
 use lorica_model::snapshot::Locality;
 use lorica_model::spiffe::TrustDomain;
 
-use super::{PortArg, UpstreamArg, duration, port};
+use super::{PortArg, TraceArgs, UpstreamArg, duration, port};
 
 const AFTER: &str =
     "Configuration: Services, HTTPRoutes and AuthenticationPolicies as for `lorica apply`; endpoints are Workloads (address, ports,
@@ -100,12 +100,9 @@ pub struct ProxyArgs {
     /// Where the access log goes: `off`, `stdout`, `stderr` or a file.
     #[arg(long, default_value = "off", value_name = "TARGET")]
     pub access_log: String,
-    /// Where spans are sent by OTLP/gRPC.
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
-    pub otlp: Option<String>,
-    /// The share of requests that begin a trace where no header came, 0 to 1.
-    #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
-    pub trace_sampling: f64,
+    /// Which exchanges are traced, and where their spans go.
+    #[command(flatten)]
+    pub traces: TraceArgs,
     /// How many threads serve, each with a listening socket and connections of its own: a number, or `auto` for one per core.
     #[arg(long, default_value = "1", value_name = "N|auto")]
     pub workers: WorkersArg,

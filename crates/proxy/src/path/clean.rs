@@ -86,7 +86,7 @@ pub fn trailers(trailers: &Fields, barred: &[String]) -> Fields {
 }
 
 /// Fields that decide about a request, and come in its head or not at all.
-const TRAILERS_BARRED: [&str; 13] = [
+const TRAILERS_BARRED: [&str; 19] = [
     "authorization",
     "proxy-authorization",
     "cookie",
@@ -100,6 +100,12 @@ const TRAILERS_BARRED: [&str; 13] = [
     REQUEST_ID,
     "traceparent",
     "tracestate",
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-flags",
 ];
 
 /// What a gateway tells the mesh of a caller from outside: its address, after those that it names itself, and how it came.

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use lorica_model::head::{Edits, RequestHead};
-use lorica_observe::trace::TRACEPARENT;
+use lorica_observe::trace::trace_id;
 
 use super::clean::{From, REQUEST_ID};
 use crate::worker::Worker;
@@ -147,7 +147,7 @@ impl Heirs {
         if known.is_empty() {
             return told;
         }
-        keys(head).filter_map(|key| known.get(key)).fold(told, |told, inherited| told.and(*inherited))
+        keys(head).filter_map(|key| known.get(&*key)).fold(told, |told, inherited| told.and(*inherited))
     }
 }
 
@@ -160,9 +160,9 @@ pub fn bequeath(worker: &Rc<Worker>, head: &RequestHead, told: Told) -> Option<B
     let mut known = worker.heirs.0.borrow_mut();
     let mut bequeathed = smallvec::SmallVec::new();
     for key in keys(head) {
-        if known.len() < MAX_HEIRS && !known.contains_key(key) {
-            known.insert(key.into(), told);
-            bequeathed.push(key.into());
+        if known.len() < MAX_HEIRS && !known.contains_key(&*key) {
+            known.insert((*key).into(), told);
+            bequeathed.push(key.into_owned().into());
         }
     }
     Some(Bequest { worker: worker.clone(), keys: bequeathed })
@@ -178,10 +178,10 @@ impl Drop for Bequest {
 }
 
 /// By what a call is known to belong to a request: its id, and its trace's.
-fn keys(head: &RequestHead) -> impl Iterator<Item = &[u8]> {
+fn keys(head: &RequestHead) -> impl Iterator<Item = Cow<'_, [u8]>> {
     let id = head.fields.get(REQUEST_ID).filter(|id| (8..=128).contains(&id.len()));
-    let trace = head.fields.get(TRACEPARENT).and_then(|context| context.get(3..35));
-    [id, trace].into_iter().flatten()
+    let trace = trace_id(&head.fields).map(|id| Cow::Owned(id.to_vec()));
+    [id.map(Cow::Borrowed), trace].into_iter().flatten()
 }
 
 #[cfg(test)]
@@ -243,6 +243,21 @@ mod tests {
         assert_eq!(said(&grpc, Some(250_000), 1), ["content-type=application/grpc", "x-lorica-timeout-ms=250", "grpc-timeout=250m"]);
         let long = Duration::from_secs(100_000_000).as_micros();
         assert_eq!(said(&grpc, u64::try_from(long).ok(), 1)[2], "grpc-timeout=99999999S");
+    }
+
+    #[test]
+    fn a_call_is_known_by_its_trace_in_any_form() {
+        let of = |fields: &[(&str, &str)]| keys(&head(fields)).map(Cow::into_owned).collect::<Vec<_>>();
+        let (trace, span) = ("48485a3953bb61248448eb211c80319c", "a2fb4a1d1a96d312");
+        let same = of(&[("traceparent", &format!("00-{trace}-{span}-00"))]);
+        assert_eq!(same, [trace.as_bytes()]);
+        assert_eq!(of(&[("b3", &format!("{trace}-{span}"))]), same);
+        assert_eq!(
+            of(&[("x-b3-traceid", trace), ("x-b3-spanid", span), ("x-request-id", "12345678")]),
+            [&b"12345678"[..], trace.as_bytes()]
+        );
+        // Too short to tell requests apart.
+        assert_eq!(of(&[("x-request-id", "1234567")]), [b""; 0]);
     }
 
     #[test]

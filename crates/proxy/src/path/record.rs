@@ -15,7 +15,7 @@ use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Endpoint, HttpRule, Origin};
 use lorica_observe::Record;
 use lorica_observe::record::{Called, FaultMet, Http, Party, Protocol, Reporter, Route, Security, UNKNOWN};
-use lorica_observe::trace::{Span, TRACEPARENT, TRACESTATE, keeps_tracestate};
+use lorica_observe::trace;
 use tokio::net::TcpStream;
 
 use super::caller::{Caller, Entry};
@@ -292,12 +292,7 @@ impl<'x> ExchangeRecord<'x> {
     /// Gives the request an id and a place in a trace, which go on with it.
     pub fn identify(&mut self, head: &'x RequestHead, edits: &mut Edits) {
         let id = clean::request_id(head, edits);
-        let span = Span::begin(head.fields.get_str(TRACEPARENT), self.open.worker.telemetry.sampling(), || fastrand::u64(..));
-        edits.set(&head.fields, TRACEPARENT, &span.context.encode()[..]);
-        // The state of a trace that does not go on says nothing of the one that begins here.
-        if !keeps_tracestate(&span, head.fields.get_all(TRACESTATE).filter_map(|value| std::str::from_utf8(value).ok())) {
-            edits.remove(&head.fields, TRACESTATE);
-        }
+        let span = trace::propagate(&head.fields, edits, self.open.worker.telemetry.keep().share, || fastrand::u64(..));
         self.http(|http| {
             http.request_id = id;
             http.span = Some(span);
@@ -375,9 +370,11 @@ impl<'x> ExchangeRecord<'x> {
     /// The answer's head is there at `now`.
     pub fn response(&mut self, response: &ResponseHead, now: Instant) {
         let time = now.saturating_duration_since(self.attempted);
+        let since = now.saturating_duration_since(self.open.begun);
         self.http(|http| {
             http.status = response.status;
             http.upstream_time = Some(time);
+            http.answered_after = Some(since);
         });
         self.trailers(&response.fields);
     }

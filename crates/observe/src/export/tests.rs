@@ -5,16 +5,24 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
+use http::{Request as HttpRequest, Response as HttpResponse};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use lorica_model::reason::Reason;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Code, Request, Response};
+use tonic::{Code, Request, Response, Status};
 
+use super::connect::Secure;
+use super::queue::{BATCH, QUEUE, TRIES};
 use super::*;
 use crate::record::sample::{http, tcp, with};
 use crate::record::{Http, Protocol, Reporter};
@@ -58,9 +66,7 @@ impl Collector {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let service = TraceServiceServer::new(collector.clone());
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener)));
-        let (sink, task) = SpanSink::start(&endpoint, sender()).unwrap();
-        tokio::spawn(task);
-        (collector, sink)
+        (collector, sink(&Destination::otlp(&endpoint, None, &no_tls).unwrap()))
     }
 
     fn spans(&self) -> Vec<Span> {
@@ -68,6 +74,22 @@ impl Collector {
         let scopes = calls.iter().flat_map(|call| &call.resource_spans).flat_map(|resource| &resource.scope_spans);
         scopes.flat_map(|scope| scope.spans.clone()).collect()
     }
+}
+
+fn no_tls(_: &str, _: &'static [u8]) -> Result<Secure, String> {
+    Err("no TLS here".to_owned())
+}
+
+/// A sink that sends to one destination.
+fn sink(destination: &Destination) -> SpanSink {
+    let (sink, sending) = SpanSink::start(std::slice::from_ref(destination), &sender());
+    sending.into_iter().for_each(|sending| drop(tokio::spawn(sending)));
+    sink
+}
+
+/// How many spans were dropped, and how many taken.
+fn counted(sink: &SpanSink) -> (u64, u64) {
+    sink.queues().fold((0, 0), |(dropped, sent), queue| (dropped + queue.dropped(), sent + queue.sent()))
 }
 
 fn sender() -> Sender {
@@ -192,17 +214,6 @@ fn a_beginning_has_no_parent_and_what_is_not_traced_no_span() {
     assert!(span::span(&tcp()).is_none());
 }
 
-#[test]
-fn an_endpoint_is_refused_where_it_is_written() {
-    for endpoint in ["https://127.0.0.1:4317", "127.0.0.1:4317", "collector", "", "http://["] {
-        let Err(error) = SpanSink::start(endpoint, sender()) else { panic!("{endpoint} was taken") };
-        assert!(error.to_string().contains(&format!("`{endpoint}`")), "{error}");
-    }
-    for endpoint in ["http://collector:4317", "unix:///run/otlp.sock"] {
-        assert!(SpanSink::start(endpoint, sender()).is_ok(), "{endpoint}");
-    }
-}
-
 #[tokio::test]
 async fn spans_arrive_with_who_sent_them() {
     let (collector, sink) = Collector::start(Semaphore::MAX_PERMITS, []).await;
@@ -220,7 +231,7 @@ async fn spans_arrive_with_who_sent_them() {
     ] {
         assert_eq!(said_of(&resource.attributes, key), value);
     }
-    assert_eq!(sink.dropped(), 0);
+    assert_eq!(counted(&sink).0, 0);
 }
 
 #[tokio::test]
@@ -248,18 +259,18 @@ async fn a_collector_that_hangs_costs_what_it_does_not_take_and_no_more() {
     let record = traced(|_| {});
     // Nothing runs while this does, so exactly the queue is taken.
     (0..5000).for_each(|_| sink.send(&record));
-    assert_eq!(sink.dropped(), 5000 - QUEUE as u64);
+    assert_eq!(counted(&sink).0, 5000 - QUEUE as u64);
     // One batch is on its way: as much has room again.
     collector.came.acquire().await.unwrap().forget();
     (0..5000).for_each(|_| sink.send(&record));
     let dropped = 10_000 - QUEUE as u64 - BATCH as u64;
-    assert_eq!(sink.dropped(), dropped);
+    assert_eq!(counted(&sink).0, dropped);
     // Nobody waits for it longer than they said.
     sink.flush(Duration::ZERO).await;
     collector.may.add_permits(Semaphore::MAX_PERMITS / 2);
     sink.flush(LONG).await;
     assert_eq!(collector.spans().len(), QUEUE + BATCH);
-    assert_eq!(sink.dropped(), dropped);
+    assert_eq!(counted(&sink).0, dropped);
 }
 
 #[tokio::test]
@@ -269,7 +280,7 @@ async fn a_batch_is_sent_again_where_that_may_help() {
     sink.send(&traced(|_| {}));
     sink.flush(LONG).await;
     assert_eq!(collector.calls.lock().unwrap().len(), 3);
-    assert_eq!(sink.dropped(), 0);
+    assert_eq!(counted(&sink).0, 0);
 }
 
 #[tokio::test]
@@ -278,11 +289,11 @@ async fn a_batch_is_given_up_at_last() {
     let (collector, sink) = Collector::start(Semaphore::MAX_PERMITS, vec![Err(busy); TRIES as usize]).await;
     sink.send(&traced(|_| {}));
     sink.flush(LONG).await;
-    assert_eq!((collector.calls.lock().unwrap().len(), sink.dropped()), (TRIES as usize, 1));
+    assert_eq!((collector.calls.lock().unwrap().len(), counted(&sink).0), (TRIES as usize, 1));
     // The next one goes as if nothing had been.
     sink.send(&traced(|_| {}));
     sink.flush(LONG).await;
-    assert_eq!((collector.calls.lock().unwrap().len(), sink.dropped()), (TRIES as usize + 1, 1));
+    assert_eq!((collector.calls.lock().unwrap().len(), counted(&sink).0), (TRIES as usize + 1, 1));
 }
 
 #[tokio::test]
@@ -292,8 +303,126 @@ async fn what_a_collector_refuses_is_not_sent_again() {
     let (collector, sink) = Collector::start(Semaphore::MAX_PERMITS, [Ok(some), Err(Status::invalid_argument("no"))]).await;
     (0..3).for_each(|_| sink.send(&traced(|_| {})));
     sink.flush(LONG).await;
-    assert_eq!((collector.calls.lock().unwrap().len(), sink.dropped()), (1, 2));
+    assert_eq!((collector.calls.lock().unwrap().len(), counted(&sink).0), (1, 2));
     sink.send(&traced(|_| {}));
     sink.flush(LONG).await;
-    assert_eq!((collector.calls.lock().unwrap().len(), sink.dropped()), (2, 3));
+    assert_eq!((collector.calls.lock().unwrap().len(), counted(&sink).0), (2, 3));
+}
+
+/// A place that takes posts: it gives each answer once, then 202.
+#[derive(Clone, Default)]
+struct Place {
+    answers: Arc<Mutex<VecDeque<(u16, &'static str, Vec<u8>)>>>,
+    posts: Arc<Mutex<Vec<(String, Bytes)>>>,
+    connections: Arc<Mutex<u64>>,
+}
+
+impl Place {
+    /// Each answer is a status, its `retry-after`, and its body; status 0 is none, and the connection ends.
+    async fn start(answers: impl IntoIterator<Item = (u16, &'static str, Vec<u8>)>) -> (Self, String) {
+        let place = Self { answers: Arc::new(Mutex::new(answers.into_iter().collect())), ..Self::default() };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = place.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                *serving.connections.lock().unwrap() += 1;
+                let serving = serving.clone();
+                let service = service_fn(move |request| serving.clone().answer(request));
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        (place, format!("http://{address}"))
+    }
+
+    async fn answer(self, request: HttpRequest<Incoming>) -> std::io::Result<HttpResponse<Full<Bytes>>> {
+        let head = format!("{} {} {}", request.method(), request.uri(), request.headers()["content-type"].to_str().unwrap());
+        let body = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
+        self.posts.lock().unwrap().push((head, body));
+        let (status, after, body) = self.answers.lock().unwrap().pop_front().unwrap_or((202, "", Vec::new()));
+        if status == 0 {
+            return Err(std::io::ErrorKind::ConnectionAborted.into());
+        }
+        let mut response = HttpResponse::builder().status(status);
+        if !after.is_empty() {
+            response = response.header("retry-after", after);
+        }
+        response.body(Full::new(body.into())).map_err(std::io::Error::other)
+    }
+
+    fn heads(&self) -> Vec<String> {
+        self.posts.lock().unwrap().iter().map(|(head, _)| head.clone()).collect()
+    }
+}
+
+const BY_HTTP: &str = "POST /otlp/v1/traces application/x-protobuf";
+
+#[tokio::test]
+async fn spans_go_by_http_on_one_connection() {
+    let (place, url) = Place::start([]).await;
+    let sink = sink(&Destination::otlp(&format!("{url}/otlp"), None, &no_tls).unwrap());
+    for _ in 0..2 {
+        sink.send(&traced(|_| {}));
+        sink.flush(LONG).await;
+    }
+    assert_eq!((place.heads(), *place.connections.lock().unwrap()), (vec![BY_HTTP.to_owned(); 2], 1));
+    let request = ExportTraceServiceRequest::decode(place.posts.lock().unwrap()[0].1.clone()).unwrap();
+    let sent = &request.resource_spans[0];
+    assert_eq!(sent.scope_spans[0].spans, [span::span(&traced(|_| {})).unwrap()]);
+    assert_eq!(said_of(&sent.resource.clone().unwrap().attributes, "service.name"), "routing");
+    assert_eq!(counted(&sink), (0, 2));
+}
+
+#[tokio::test]
+async fn by_http_a_batch_is_sent_again_where_that_may_help() {
+    let answers = [(503, "0", Vec::new()), (429, "0", Vec::new()), (0, "", Vec::new())];
+    let (place, url) = Place::start(answers).await;
+    let sink = sink(&Destination::otlp(&format!("{url}/otlp/v1/traces"), None, &no_tls).unwrap());
+    sink.send(&traced(|_| {}));
+    sink.flush(LONG).await;
+    assert_eq!(place.heads(), [BY_HTTP; 4]);
+    assert_eq!(counted(&sink), (0, 1));
+}
+
+#[tokio::test]
+async fn by_http_too_what_is_refused_is_not_sent_again() {
+    let partial = ExportTracePartialSuccess { rejected_spans: 2, error_message: "too old".to_owned() };
+    let some = ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec();
+    let (place, url) = Place::start([(200, "", some), (400, "0", Vec::new()), (200, "", b"<html>".to_vec())]).await;
+    let sink = sink(&Destination::otlp(&format!("{url}/otlp"), None, &no_tls).unwrap());
+    for (spans, expected) in [(3, (2, 1)), (1, (3, 1)), (1, (3, 2))] {
+        (0..spans).for_each(|_| sink.send(&traced(|_| {})));
+        sink.flush(LONG).await;
+        assert_eq!(counted(&sink), expected);
+    }
+    assert_eq!(place.heads().len(), 3);
+}
+
+#[tokio::test]
+async fn a_zipkin_gets_its_json_and_nothing_twice() {
+    let (place, url) = Place::start([(503, "0", Vec::new()), (202, "", Vec::new()), (0, "", Vec::new()), (500, "0", Vec::new())]).await;
+    let sink = sink(&Destination::zipkin(&url, &no_tls).unwrap());
+    for expected in [(0, 1), (1, 1), (2, 1), (2, 2)] {
+        sink.send(&traced(|_| {}));
+        sink.flush(LONG).await;
+        assert_eq!(counted(&sink), expected);
+    }
+    assert_eq!(place.heads(), ["POST /api/v2/spans application/json"; 5]);
+    let spans: serde_json::Value = serde_json::from_slice(&place.posts.lock().unwrap()[0].1).unwrap();
+    assert_eq!(spans[0]["localEndpoint"]["serviceName"], "routing");
+}
+
+#[tokio::test]
+async fn a_destination_that_hangs_takes_nothing_from_others() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = Destination::otlp(&format!("http://{}", listener.local_addr().unwrap()), None, &no_tls).unwrap();
+    let (place, url) = Place::start([]).await;
+    let destinations = [silent, Destination::zipkin(&url, &no_tls).unwrap()];
+    let (sink, sending) = SpanSink::start(&destinations, &sender());
+    sending.into_iter().for_each(|sending| drop(tokio::spawn(sending)));
+    sink.send(&traced(|_| {}));
+    let queues: Vec<_> = sink.queues().collect();
+    timeout(LONG, queues[1].flush()).await.unwrap();
+    assert_eq!((queues[0].sent(), queues[1].sent(), place.heads().len()), (0, 1, 1));
+    assert_eq!(queues[1].name(), url);
 }

@@ -9,19 +9,25 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{Span, Status};
 
-use crate::record::{Http, Protocol, Record, Reporter};
+use crate::record::{Http, Protocol, Record, Reporter, UNKNOWN};
+use crate::trace;
 
 /// Bits of OTLP's span flags beside W3C's: whether the parent is known to be remote or not, and that it is.
 const KNOWS_REMOTE: u32 = 0x100;
 const IS_REMOTE: u32 = 0x200;
 
 /// The span of an HTTP exchange that has one.
+#[cfg(test)]
 pub(super) fn span(record: &Record<'_>) -> Option<Span> {
     let http = record.http.as_ref()?;
-    let context = http.span?;
+    Some(of(record, http, http.span?))
+}
+
+/// The span of an HTTP exchange.
+pub(super) fn of(record: &Record<'_>, http: &Http<'_>, context: trace::Span) -> Span {
     let begin = nanoseconds(record.start);
     let failed = http.status == 0 || http.status >= 500 || http.grpc_status.is_some_and(|status| status != 0);
-    Some(Span {
+    Span {
         trace_id: context.context.trace_id.to_be_bytes().to_vec(),
         span_id: context.context.span_id.to_be_bytes().to_vec(),
         parent_span_id: context.parent.map_or_else(Vec::new, |parent| parent.to_be_bytes().to_vec()),
@@ -36,7 +42,7 @@ pub(super) fn span(record: &Record<'_>) -> Option<Span> {
         attributes: attributes(record, http),
         status: failed.then(|| Status { message: record.detail.clone().into_owned(), code: StatusCode::Error.into() }),
         ..Span::default()
-    })
+    }
 }
 
 /// Few names for many requests: never a path that may hold an id, but gRPC's, which is a method's name.
@@ -65,6 +71,8 @@ fn attributes(record: &Record<'_>, http: &Http<'_>) -> Vec<KeyValue> {
         text("lorica.source", &record.source.workload),
         text("lorica.destination", &record.destination.workload),
         number("lorica.attempts", i64::from(http.attempts)),
+        // As other meshes' proxies name it.
+        text("guid:x-request-id", &http.request_id),
     ];
     if http.status != 0 {
         attributes.push(number("http.response.status_code", i64::from(http.status)));
@@ -77,6 +85,9 @@ fn attributes(record: &Record<'_>, http: &Http<'_>) -> Vec<KeyValue> {
     };
     attributes.extend(peer.map(|peer| text("network.peer.address", &peer.ip().to_string())));
     attributes.extend(peer.map(|peer| number("network.peer.port", i64::from(peer.port()))));
+    if record.reporter == Reporter::Source && record.called.name != UNKNOWN {
+        attributes.push(text("peer.service", &record.called.name));
+    }
     if record.reporter == Reporter::Destination {
         attributes.extend(record.remote.map(|remote| text("client.address", &remote.ip().to_string())));
     }
