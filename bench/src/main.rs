@@ -13,6 +13,7 @@ mod plot;
 mod report;
 mod routes;
 mod scenario;
+mod scrape;
 mod statistics;
 
 use std::collections::BTreeMap;
@@ -32,7 +33,7 @@ use statistics::Spread;
 /// Measures Lorica and its peers side by side.
 #[derive(Debug, Parser)]
 #[command(
-    after_help = "Examples:\n  cargo xtask bench --quick\n  cargo xtask bench --scenarios http1-mtls --peers lorica,haproxy --rounds 5\n  cargo xtask bench instructions\n  cargo xtask bench flame\n  cargo xtask bench routes\n  cargo xtask bench authorization"
+    after_help = "Examples:\n  cargo xtask bench --quick\n  cargo xtask bench --scenarios http1-mtls --peers lorica,haproxy --rounds 5\n  cargo xtask bench instructions\n  cargo xtask bench flame\n  cargo xtask bench routes\n  cargo xtask bench authorization\n  cargo xtask bench scrape"
 )]
 struct Arguments {
     /// The `lorica` to measure.
@@ -76,6 +77,8 @@ enum Verb {
     Routes,
     /// Time the judgement of a request by many rules of AuthorizationPolicies, and write the table of docs/performance.md.
     Authorization,
+    /// Time a scrape of many series, and print it.
+    Scrape,
     /// The program of a cold start: one request.
     #[command(hide = true)]
     First {
@@ -122,6 +125,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     match arguments.verb {
         Some(Verb::Routes) => return routes::run(&docs),
         Some(Verb::Authorization) => return authorization::run(&docs),
+        Some(Verb::Scrape) => return scrape::run(),
         _ => {}
     }
     machine::pin_to_load()?;

@@ -3,6 +3,7 @@
 //! An event goes out at most once: when the connection breaks under it, nobody knows whether it was counted.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -19,6 +20,7 @@ const LONGEST_ANSWER: u64 = 1024;
 pub struct AnalyticsClient {
     address: HostPort,
     connection: Mutex<Option<BufReader<TcpStream>>>,
+    connections: AtomicU64,
 }
 
 /// Why an event was not counted, as far as the client knows.
@@ -53,7 +55,7 @@ pub enum AnalyticsError {
 impl AnalyticsClient {
     /// A client without a connection; the first event opens it.
     pub fn new(address: HostPort) -> Self {
-        Self { address, connection: Mutex::new(None) }
+        Self { address, connection: Mutex::new(None), connections: AtomicU64::new(0) }
     }
 
     /// Has one call counted, within `limit`. Gives the calls of the queue so far.
@@ -74,6 +76,11 @@ impl AnalyticsClient {
         };
         let count = answer.strip_prefix("OK ").and_then(|count| count.parse().ok());
         count.ok_or_else(|| AnalyticsError::Refused { address: address(), answer })
+    }
+
+    /// How many connections it has made.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
     }
 
     async fn exchange(&self, line: &str) -> io::Result<String> {
@@ -98,6 +105,7 @@ impl AnalyticsClient {
     async fn connect(&self) -> io::Result<BufReader<TcpStream>> {
         let stream = TcpStream::connect((self.address.host.as_str(), self.address.port)).await?;
         stream.set_nodelay(true)?;
+        self.connections.fetch_add(1, Ordering::Relaxed);
         Ok(BufReader::new(stream))
     }
 }

@@ -120,6 +120,9 @@ pub struct Stats {
     pub releases_failed: u64,
     /// Length of all notes, in bytes.
     pub notes_bytes: u64,
+    /// Connections made to analytics.
+    #[serde(default)]
+    pub analytics_connections: u64,
 }
 
 struct Routing {
@@ -212,6 +215,7 @@ async fn show_stats(State(routing): Shared) -> Json<Stats> {
         counted: read(counted),
         releases_failed: read(releases_failed),
         notes_bytes: read(notes_bytes),
+        analytics_connections: routing.analytics.connections(),
     })
 }
 

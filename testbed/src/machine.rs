@@ -94,6 +94,10 @@ pub enum Peer {
     Tshark,
     /// The nftables program.
     Nft,
+    /// Prometheus.
+    Prometheus,
+    /// Prometheus' tool that checks what is scraped.
+    Promtool,
 }
 
 impl Peer {
@@ -106,6 +110,8 @@ impl Peer {
             Self::Nginx => ("LORICA_TEST_NGINX", "nginx"),
             Self::Tshark => ("LORICA_TEST_TSHARK", "tshark"),
             Self::Nft => ("LORICA_TEST_NFT", "nft"),
+            Self::Prometheus => ("LORICA_TEST_PROMETHEUS", "prometheus"),
+            Self::Promtool => ("LORICA_TEST_PROMTOOL", "promtool"),
         }
     }
 }
@@ -128,7 +134,8 @@ pub fn peer(peer: Peer) -> Result<PathBuf, String> {
     if let Some(path) = std::env::var_os(variable) {
         return Ok(path.into());
     }
-    let mut places: Vec<PathBuf> = vec![binary::root().join("target/peers/envoy/envoy/_bin")];
+    let fetched = ["envoy/envoy/_bin", "prometheus/usr/bin"].map(|place| binary::root().join("target/peers").join(place));
+    let mut places: Vec<PathBuf> = fetched.to_vec();
     // The system's own come first: those of a user's directory may be that user's alone.
     places.extend(["/usr/bin", "/usr/sbin"].map(PathBuf::from));
     places.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));

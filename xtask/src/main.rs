@@ -1,10 +1,11 @@
-//! The verbs of a developer: `cargo xtask test`, `check`, `bench` and `fuzz`. In flow the workspace and what the machine offers; out flow
+//! The verbs of a developer: `cargo xtask test`, `check`, `bench`, `dashboards` and `fuzz`. In flow the workspace and what the machine offers; out flow
 //! text for whoever sits at the terminal and an exit code. It is no part of the product, and changes nothing outside the target directory,
 //! except that it lets apt-get install programs where it may.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its only purpose is to speak to the terminal")]
 
 mod bench;
 mod check;
+mod dashboards;
 mod fuzz;
 mod metadata;
 mod peers;
@@ -16,7 +17,8 @@ use std::process::ExitCode;
 
 const HELP: &str = "cargo xtask check                 format, lints, dependency rules, licences, rules for text
 cargo xtask test [OPTIONS] [ARGS]   fetch the peers that tests need, build, run every test that this machine allows
-cargo xtask bench [OPTIONS] [instructions|routes]   measure Lorica and its peers side by side (--help: how)
+cargo xtask bench [OPTIONS] [instructions|routes|scrape]   measure Lorica and its peers side by side (--help: how)
+cargo xtask dashboards              write Grafana's dashboards from the tables in xtask/src/dashboards
 cargo xtask fuzz [TARGET ...] [--seconds N]   run the parsers that anybody can reach on bytes by chance, each for a minute (docs/security-tests.md)
 
 Options of test:
@@ -32,6 +34,8 @@ fn main() -> ExitCode {
         (Some("check"), [first, ..]) => Err(anyhow::anyhow!("`check` takes no arguments, and got `{first}`")),
         (Some("test"), _) => run_tests::run(rest),
         (Some("bench"), _) => bench::run(rest),
+        (Some("dashboards"), []) => dashboards::run(),
+        (Some("dashboards"), [first, ..]) => Err(anyhow::anyhow!("`dashboards` takes no arguments, and got `{first}`")),
         (Some("fuzz"), arguments) => fuzz::run(arguments),
         (None | Some("help" | "--help" | "-h"), _) => {
             println!("{HELP}");

@@ -179,6 +179,9 @@ pub struct Status {
     /// Services whose endpoints were kept although all their proxies were lost at once.
     #[serde(default)]
     pub held_back: Vec<String>,
+    /// Where telemetry is served over TCP, if it is.
+    #[serde(default)]
+    pub telemetry: Option<SocketAddr>,
 }
 
 /// Until when the CA's certificates hold, RFC 3339.

@@ -180,9 +180,10 @@ pub struct ControlArgs {
     /// The intermediate's key, PEM.
     #[arg(long, value_name = "FILE", requires = "ca_cert")]
     pub ca_key: Option<PathBuf>,
-    /// Serve metrics on this address, too, for Prometheus: 127.0.0.1:15014. They are always on the socket, at /metrics.
+    /// Serve telemetry on this address: 127.0.0.1:15014. It has /metrics of the control plane and /sd/proxies, by which a Prometheus finds
+    /// every proxy. Port 0: any free one. The metrics are always on the socket, too.
     #[arg(long, value_name = "ADDRESS")]
-    pub metrics: Option<SocketAddr>,
+    pub telemetry: Option<SocketAddr>,
     /// Serve this mesh's bundle to other meshes on this address, by HTTPS: SPIFFE's bundle endpoint. Its server proves to be
     /// `spiffe://TRUST_DOMAIN/lorica/control`, or what --bundle-endpoint-cert says.
     #[arg(long, value_name = "ADDRESS")]
@@ -272,12 +273,26 @@ pub struct RunArgs {
     /// Which exchanges are traced, and where their spans go.
     #[command(flatten)]
     pub traces: TraceArgs,
+    /// How much its metrics may grow.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
     /// How long exchanges may go on once it is to end.
     #[arg(long, default_value = "20s", value_name = "TIME", value_parser = duration)]
     pub drain: Duration,
     /// The program and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub command: Vec<std::ffi::OsString>,
+}
+
+/// How much a proxy's metrics may grow.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct MetricsArgs {
+    /// The most series of a family of metrics. What comes past it counts under `other`.
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub metrics_series: usize,
+    /// How long a series of metrics stays in which nothing is counted.
+    #[arg(long, default_value = "10m", value_name = "TIME", value_parser = duration)]
+    pub metrics_idle: Duration,
 }
 
 /// `lorica apply`.

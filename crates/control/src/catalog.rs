@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use lorica_model::compile::{self, Registry, World};
 use lorica_model::name::{Namespace, ServicePort, WorkloadName};
@@ -11,6 +12,8 @@ use lorica_model::spiffe::TrustDomain;
 use lorica_xds::encode::{self, Context};
 use lorica_xds::session::Catalog;
 use lorica_xds::{Dialect, Kind, NodeMetadata, Resource};
+
+use crate::telemetry::counts::Counts;
 
 /// What was encoded: by kind and name, for callers of a namespace. None: there is no such resource.
 type Encoded = HashMap<(Kind, String, Namespace), Option<Arc<Resource>>>;
@@ -31,6 +34,8 @@ pub struct Published {
     pub bundle: Arc<TrustBundle>,
     /// What was encoded for Lorica's proxies: it depends on their namespace only.
     encoded: Mutex<Encoded>,
+    /// Where it is counted what compiling takes.
+    counts: Arc<Counts>,
 }
 
 impl Published {
@@ -42,8 +47,17 @@ impl Published {
         registry: Arc<Registry>,
         trust_domain: TrustDomain,
         bundle: Arc<TrustBundle>,
+        counts: Arc<Counts>,
     ) -> Self {
-        Self { revision, resources, in_force, registry, trust_domain, bundle, encoded: Mutex::default() }
+        Self { revision, resources, in_force, registry, trust_domain, bundle, encoded: Mutex::default(), counts }
+    }
+
+    /// Compiles and encodes something, and counts what that took.
+    fn timed<T>(&self, kind: Kind, make: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let made = make();
+        self.counts.compiled.of(kind).observe(begun.elapsed());
+        made
     }
 
     /// What units are compiled from.
@@ -115,7 +129,10 @@ impl Viewed {
     }
 
     fn gateway(&self) -> &Entrance {
-        self.gateway.get_or_init(|| Entrance::of(self))
+        self.gateway.get_or_init(|| match &self.node.gateway {
+            Some(_) => self.published.timed(Kind::Listener, || Entrance::of(self)),
+            None => Entrance::default(),
+        })
     }
 
     fn outbound(&self, name: &str) -> Vec<Resource> {
@@ -219,7 +236,7 @@ impl Catalog for Viewed {
         let own = [INBOUND_PREFIX, encode::EGRESS_PREFIX].iter().any(|prefix| name.starts_with(prefix)) || self.node.gateway.is_some();
         let shared = self.dialect == Dialect::Lorica && !own;
         if !shared {
-            return self.make(kind, name).map(Arc::new);
+            return self.published.timed(kind, || self.make(kind, name)).map(Arc::new);
         }
         let key = (kind, name.to_owned(), self.node.namespace.clone());
         // Nothing that holds the lock can leave it half changed.
@@ -228,7 +245,7 @@ impl Catalog for Viewed {
         }
         if matches!(kind, Kind::Cluster | Kind::Listener | Kind::Route) {
             // A unit is compiled and encoded as a whole, so whoever asks for one of the three makes all of them.
-            let unit: Vec<_> = self.outbound(name).into_iter().map(Arc::new).collect();
+            let unit: Vec<_> = self.published.timed(kind, || self.outbound(name)).into_iter().map(Arc::new).collect();
             let mut encoded = self.published.encoded.lock().unwrap_or_else(PoisonError::into_inner);
             for part in [Kind::Cluster, Kind::Listener, Kind::Route] {
                 let found = unit.iter().find(|resource| resource.kind == part && resource.name == name).cloned();
@@ -236,7 +253,7 @@ impl Catalog for Viewed {
             }
             return encoded.get(&key).cloned().flatten();
         }
-        let made = self.make(kind, name).map(Arc::new);
+        let made = self.published.timed(kind, || self.make(kind, name)).map(Arc::new);
         self.published.encoded.lock().unwrap_or_else(PoisonError::into_inner).insert(key, made.clone());
         made
     }

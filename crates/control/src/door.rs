@@ -27,6 +27,7 @@ use crate::ControlPlane;
 use crate::ca::Ca;
 use crate::hosts::{Admission, Client, Hosts};
 use crate::mesh::Mesh;
+use crate::telemetry::counts::{Counts, one};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -99,11 +100,13 @@ impl Door {
                 }
             };
             let (Ok(permit), Ok(unproved)) = (all.clone().try_acquire_owned(), unproved.clone().try_acquire_owned()) else {
+                one(&control.mesh.counts.door.full);
                 tracing::warn!(%client, "a connection was refused: there are too many");
                 continue;
             };
             let connection = Connection {
                 hosts: control.hosts.clone(),
+                counts: control.mesh.counts.clone(),
                 epoch: self.epochs.borrow().clone(),
                 client,
                 permit,
@@ -162,6 +165,7 @@ async fn keep(ca: Arc<Ca>, mesh: Arc<Mesh>, mut changes: watch::Receiver<()>, ep
 
 struct Connection {
     hosts: Arc<Hosts>,
+    counts: Arc<Counts>,
     epoch: Arc<TlsEpoch>,
     client: SocketAddr,
     /// Held while the connection lives.
@@ -178,8 +182,14 @@ impl Connection {
         let acceptor = TlsAcceptor::from(door::server_config(&self.epoch));
         let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::warn!(client = %self.client, %error, "a TLS handshake failed"),
-            Err(_) => return tracing::warn!(client = %self.client, "a TLS handshake took too long"),
+            Ok(Err(error)) => {
+                one(&self.counts.door.handshake);
+                return tracing::warn!(client = %self.client, %error, "a TLS handshake failed");
+            }
+            Err(_) => {
+                one(&self.counts.door.handshake);
+                return tracing::warn!(client = %self.client, "a TLS handshake took too long");
+            }
         };
         let certificates = stream.get_ref().1.peer_certificates();
         let ending = self.ending.child_token();
@@ -193,12 +203,16 @@ impl Connection {
         let now = SystemTime::now();
         let peer = match self.epoch.peer(Some(certificates), now) {
             Ok(peer) => peer,
-            Err(error) => return tracing::warn!(client = %self.client, %error, "a client was refused"),
+            Err(error) => {
+                one(&self.counts.door.certificate);
+                return tracing::warn!(client = %self.client, %error, "a client was refused");
+            }
         };
         drop(unproved);
         // From before the look at who it is, so that nothing is missed between.
         let revocations = self.hosts.revocations();
         if !self.is_welcome(&peer).await {
+            one(&self.counts.door.unwelcome);
             return;
         }
         tracing::debug!(client = %self.client, identity = %peer.id, "a client connected");

@@ -2,7 +2,7 @@
 //! token or its own SVID says.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use lorica_identity::ca_api::{Issue, IssueRequest, encode_chain};
@@ -20,21 +20,20 @@ use crate::ca::{Ca, CaError, Signed};
 use crate::hosts::Hosts;
 use crate::mesh::Mesh;
 use crate::sessions::refusal;
+use crate::telemetry::counts::one;
 
 /// The CA's door.
 pub struct Issuer {
     mesh: Arc<Mesh>,
     ca: Arc<Ca>,
     hosts: Arc<Hosts>,
-    /// How many SVIDs were issued since the start.
-    issued: AtomicU64,
 }
 
 impl Issuer {
     /// The CA's door.
     #[must_use]
     pub fn new(mesh: Arc<Mesh>, ca: Arc<Ca>, hosts: Arc<Hosts>) -> Arc<Self> {
-        Arc::new(Self { mesh, ca, hosts, issued: AtomicU64::new(0) })
+        Arc::new(Self { mesh, ca, hosts })
     }
 
     /// Whether a peer may be who it says. Off the runtime's threads, as the store is asked.
@@ -82,6 +81,16 @@ fn bearer(metadata: &MetadataMap) -> Option<String> {
 
 impl Issue for Issuer {
     async fn issue(&self, request: IssueRequest) -> Result<Vec<String>, Status> {
+        let issued = self.judge_and_sign(request).await;
+        if issued.is_err() {
+            one(&self.mesh.counts.not_issued);
+        }
+        issued
+    }
+}
+
+impl Issuer {
+    async fn judge_and_sign(&self, request: IssueRequest) -> Result<Vec<String>, Status> {
         let node = request
             .node
             .as_ref()
@@ -104,7 +113,7 @@ impl Issue for Issuer {
         grant.lifetime = request.validity.map_or(lifetime, |wanted| wanted.min(lifetime));
         let Signed { chain, root, not_after, .. } = self.sign(&asker.id, request.csr_der, grant).await?;
         self.mesh.issued(&asker.id, not_after);
-        let count = self.issued.fetch_add(1, Ordering::Relaxed) + 1;
+        let count = self.mesh.counts.issued.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::info!(workload = %asker.id, identity = %id, not_after = crate::timestamp(not_after), count, "an SVID was issued");
         Ok(encode_chain(&chain, &root))
     }

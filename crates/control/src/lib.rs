@@ -18,6 +18,7 @@
 //! | [`observed`] | who calls what, and what policies that are tried would change |
 //! | `workload_api` | identities for the processes of this host |
 //! | [`refused`] | what was refused to leave the mesh |
+//! | [`telemetry`] | what is told of all this: metrics, and where proxies tell theirs |
 //! | [`addresses`], [`declare`] | virtual addresses; services that workloads declare |
 //! | [`api`] | the REST API's handlers |
 //!
@@ -42,9 +43,9 @@ pub mod receipt;
 pub mod refused;
 pub mod sessions;
 pub mod store;
+pub mod telemetry;
 
 mod door;
-mod metrics;
 mod serve;
 mod workload_api;
 
@@ -91,8 +92,8 @@ pub struct ControlConfig {
     pub svid_lifetime: Duration,
     /// The root of a new mesh, or what is new of the root of this one; none: made here.
     pub own_ca: Option<OwnCa>,
-    /// Where metrics are served over TCP besides the socket; none: nowhere.
-    pub metrics: Option<SocketAddr>,
+    /// Where telemetry is served over TCP; none: nowhere. Its own metrics are on the socket, too.
+    pub telemetry: Option<SocketAddr>,
     /// Where hosts reach it over TCP; none: it is of this host alone.
     pub listen: Option<SocketAddr>,
     /// The cluster of Kubernetes whose service accounts are believed there; none: no account is.
@@ -110,6 +111,8 @@ pub struct Ready {
     pub trust_domain: TrustDomain,
     /// Where it is reached over TCP, if it is.
     pub listening: Option<SocketAddr>,
+    /// Where telemetry is read over TCP, if it is.
+    pub telemetry: Option<SocketAddr>,
 }
 
 /// For how many of their fetches a new root is told to other meshes before anything comes from it: SPIFFE recommends 3 to 5 (Federation, 4.1).
@@ -135,6 +138,9 @@ pub struct ControlPlane {
     pub listening: Option<SocketAddr>,
     /// Other trust domains.
     pub federation: Arc<Federation>,
+    /// Where telemetry is served over TCP.
+    pub telemetry: Option<SocketAddr>,
+    store: Arc<dyn Store>,
     started_at: SystemTime,
     state_directory: PathBuf,
     socket: PathBuf,
@@ -165,6 +171,11 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&Ready), shutdown: im
         None => None,
     };
     let listening = door.as_ref().map(|door| door.address);
+    let port = match config.telemetry {
+        Some(address) => Some(telemetry::Port::bind(address).await?),
+        None => None,
+    };
+    let telemetry = port.as_ref().map(|port| port.address);
     let control = Arc::new(ControlPlane {
         mesh: mesh.clone(),
         ca: ca.clone(),
@@ -175,6 +186,8 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&Ready), shutdown: im
         hosts: hosts.clone(),
         listening,
         federation: Federation::new(mesh.clone(), store.clone(), own),
+        telemetry,
+        store: store.clone(),
         started_at: SystemTime::now(),
         state_directory: config.state_directory,
         socket: config.socket,
@@ -184,10 +197,6 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&Ready), shutdown: im
     let workload_listener = workload_api::bind(&config.workload_socket).await.with_context(|| unserved(&config.workload_socket))?;
     let endpoint = match config.bundle_endpoint {
         Some(endpoint) => Some(Endpoint::bind(endpoint, ca.clone()).await?),
-        None => None,
-    };
-    let scraped = match config.metrics {
-        Some(address) => Some(metrics::bind(address).await?),
         None => None,
     };
     let mut tasks = vec![
@@ -200,9 +209,9 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&Ready), shutdown: im
         tokio::spawn(catch_up(mesh)),
     ];
     tasks.extend(accounts.map(|accounts| tokio::spawn(accounts.keep())));
-    tasks.extend(scraped.map(|listener| tokio::spawn(metrics::serve(listener, control.clone()))));
+    tasks.extend(port.map(|port| tokio::spawn(port.serve(control.clone()))));
     tasks.extend(endpoint.map(|endpoint| tokio::spawn(endpoint.serve(control.federation.clone()))));
-    ready(&Ready { trust_domain, listening });
+    ready(&Ready { trust_domain, listening, telemetry });
     let ending = CancellationToken::new();
     let shutdown = async {
         shutdown.await;

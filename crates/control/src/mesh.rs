@@ -5,6 +5,7 @@
 //! changes of the store in order and is held while the disk is waited for, so that reading and streams never wait for it.
 
 mod federation;
+pub mod figures;
 mod key_sets;
 mod registration;
 pub mod trust;
@@ -30,6 +31,7 @@ use crate::addresses::{Addresses, Taken};
 use crate::catalog::{Published, Viewed};
 use crate::receipt::Receipts;
 use crate::store::{Expected, Revision, Store, StoreError, Table, Write};
+use crate::telemetry::counts::{Counts, one};
 use crate::timestamp;
 
 /// How long a registration outlives its stream: a proxy reconnects within a third of it.
@@ -53,6 +55,8 @@ pub struct Mesh {
     pub said: Notify,
     /// Told at every change of resources, for who watches what they say of identities.
     pub identities: watch::Sender<()>,
+    /// What happened, for who looks at metrics.
+    pub counts: Arc<Counts>,
 }
 
 /// A number for each stream.
@@ -86,6 +90,7 @@ struct State {
     behind: bool,
     /// Whether this control plane is ending.
     ended: bool,
+    counts: Arc<Counts>,
 }
 
 /// A stream.
@@ -216,7 +221,9 @@ impl Mesh {
         let in_force = resources.in_force(now);
         let both = (resources.clone(), in_force.clone());
         let bundle = federation::federated(&bundle, &in_force, &registry, &trust_domain);
-        let published = Arc::new(Published::new(1, both, registry.clone(), trust_domain.clone(), bundle.clone()));
+        let counts: Arc<Counts> = Arc::default();
+        let published = Published::new(1, both, registry.clone(), trust_domain.clone(), bundle.clone(), counts.clone());
+        let published = Arc::new(published);
         let revision = store.revision()?;
         let history = store.list(Table::History)?.into_iter().map(|(key, _)| key).collect();
         let state = State {
@@ -241,6 +248,7 @@ impl Mesh {
             published_at: Instant::now(),
             behind: false,
             ended: false,
+            counts: counts.clone(),
         };
         Ok(Arc::new(Self {
             store,
@@ -251,6 +259,7 @@ impl Mesh {
             keys: Notify::new(),
             said: Notify::new(),
             identities: watch::Sender::new(()),
+            counts,
         }))
     }
 
@@ -446,7 +455,9 @@ impl Mesh {
     pub fn reached(&self, id: SessionId, revision: u64) {
         let mut state = self.state();
         if let Some(workload) = state.sessions.get(&id).map(|session| session.workload.clone()) {
-            state.receipts.reached(id, revision, Instant::now());
+            one(&self.counts.acknowledgements);
+            let settled = state.receipts.reached(id, revision, Instant::now());
+            state.converged(&settled);
             if let Some(proxy) = workload.and_then(|workload| state.proxies.get_mut(&workload)) {
                 proxy.last_ack = Some(AcknowledgedAt { revision, at: timestamp(SystemTime::now()) });
             }
@@ -461,7 +472,9 @@ impl Mesh {
         if let Some((name, workload)) = state.sessions.get(&id).map(|session| (session.name.clone(), session.workload.clone())) {
             let resource = format!("{kind:?} {resource}");
             tracing::warn!(proxy = name, resource, message, "a proxy refused a resource");
-            state.receipts.rejected(id, revision, &resource, message, Instant::now());
+            one(self.counts.rejections.of(kind));
+            let settled = state.receipts.rejected(id, revision, &resource, message, Instant::now());
+            state.converged(&settled);
             if let Some(proxy) = workload.and_then(|workload| state.proxies.get_mut(&workload)) {
                 proxy.last_nack = Some(RejectedAt { resource, message: message.to_owned(), at: timestamp(SystemTime::now()) });
             }
@@ -474,7 +487,8 @@ impl Mesh {
     pub fn closed(&self, id: SessionId) {
         let mut state = self.state();
         let Some(session) = state.sessions.remove(&id) else { return };
-        state.receipts.gone(id, Instant::now());
+        let settled = state.receipts.gone(id, Instant::now());
+        state.converged(&settled);
         if let Some(name) = session.workload
             && let Some(proxy) = state.proxies.get_mut(&name).filter(|proxy| proxy.session == Some(id))
         {
@@ -573,8 +587,14 @@ impl State {
         self.registry = Arc::new(registry);
     }
 
+    /// So long it took until publications were in force everywhere.
+    fn converged(&self, settled: &[Duration]) {
+        settled.iter().for_each(|took| self.counts.convergence.observe(*took));
+    }
+
     /// Gives every session what is new, and notes whom it concerns.
     fn publish(&mut self) -> u64 {
+        let begun = Instant::now();
         let revision = self.published.revision + 1;
         (self.behind, self.published_at) = (false, Instant::now());
         self.bundle = federation::federated(&self.bundle, &self.in_force, &self.registry, &self.trust_domain);
@@ -584,6 +604,7 @@ impl State {
             self.registry.clone(),
             self.trust_domain.clone(),
             self.bundle.clone(),
+            self.counts.clone(),
         ));
         let mut concerned = BTreeMap::new();
         for (id, session) in &self.sessions {
@@ -598,6 +619,7 @@ impl State {
         }
         self.receipts.published(revision, concerned, Instant::now());
         self.published = next;
+        self.counts.publications.observe(begun.elapsed());
         revision
     }
 }

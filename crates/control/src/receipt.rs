@@ -36,32 +36,37 @@ impl Receipts {
         }
     }
 
-    /// A session has acknowledged everything up to a publication; a newer one counts for older ones.
-    pub fn reached(&mut self, session: u64, revision: u64, now: Instant) {
-        for tracked in self.0.range_mut(..=revision).map(|(_, tracked)| tracked) {
+    /// A session has acknowledged everything up to a publication; a newer one counts for older ones. Of each publication of which nobody is
+    /// left now, what it took.
+    pub fn reached(&mut self, session: u64, revision: u64, now: Instant) -> Vec<Duration> {
+        let all = self.0.range_mut(..=revision).map(|(_, tracked)| tracked);
+        all.filter_map(|tracked| {
             tracked.pending.remove(&session);
-            tracked.settle(now);
-        }
+            tracked.settle(now)
+        })
+        .collect()
     }
 
-    /// A session refused a resource.
-    pub fn rejected(&mut self, session: u64, revision: u64, resource: &str, message: &str, now: Instant) {
-        for tracked in self.0.range_mut(..=revision).map(|(_, tracked)| tracked) {
-            if let Some(proxy) = tracked.pending.remove(&session) {
-                tracked.rejected.push(RefusedBy { proxy, resource: resource.to_owned(), message: message.to_owned() });
-                tracked.settle(now);
-            }
-        }
+    /// A session refused a resource. It answers as [`Self::reached`] does.
+    pub fn rejected(&mut self, session: u64, revision: u64, resource: &str, message: &str, now: Instant) -> Vec<Duration> {
+        let all = self.0.range_mut(..=revision).map(|(_, tracked)| tracked);
+        all.filter_map(|tracked| {
+            let proxy = tracked.pending.remove(&session)?;
+            tracked.rejected.push(RefusedBy { proxy, resource: resource.to_owned(), message: message.to_owned() });
+            tracked.settle(now)
+        })
+        .collect()
     }
 
-    /// A session has ended.
-    pub fn gone(&mut self, session: u64, now: Instant) {
-        for tracked in self.0.values_mut() {
-            if let Some(proxy) = tracked.pending.remove(&session) {
-                tracked.gone.push(proxy);
-                tracked.settle(now);
-            }
-        }
+    /// A session has ended. It answers as [`Self::reached`] does.
+    pub fn gone(&mut self, session: u64, now: Instant) -> Vec<Duration> {
+        let all = self.0.values_mut();
+        all.filter_map(|tracked| {
+            let proxy = tracked.pending.remove(&session)?;
+            tracked.gone.push(proxy);
+            tracked.settle(now)
+        })
+        .collect()
     }
 
     /// The receipt of a publication; none where it is forgotten or never was.
@@ -82,10 +87,13 @@ impl Receipts {
 }
 
 impl Tracked {
-    fn settle(&mut self, now: Instant) {
-        if self.pending.is_empty() && self.ended.is_none() {
-            self.ended = Some(now.duration_since(self.begun));
+    /// Notes that nobody is left, if that is so and new; then what it took.
+    fn settle(&mut self, now: Instant) -> Option<Duration> {
+        if !self.pending.is_empty() || self.ended.is_some() {
+            return None;
         }
+        self.ended = Some(now.duration_since(self.begun));
+        self.ended
     }
 }
 
@@ -100,13 +108,14 @@ mod tests {
         let mut receipts = Receipts::default();
         receipts.published(1, (0..).zip(["a", "b", "c", "d"].map(str::to_owned)).collect(), now);
         receipts.published(2, BTreeMap::new(), now);
-        receipts.reached(0, 2, now);
-        receipts.rejected(1, 1, "Route x", "no", now);
-        receipts.gone(2, now);
+        assert!(receipts.reached(0, 2, now).is_empty());
+        assert!(receipts.rejected(1, 1, "Route x", "no", now).is_empty());
+        assert!(receipts.gone(2, now).is_empty());
         let receipt = receipts.receipt(1, now).unwrap();
         assert_eq!((receipt.concerned, receipt.acknowledged, receipt.gone.len(), receipt.rejected.len()), (4, 1, 1, 1));
         assert_eq!(receipt.pending, ["d"]);
-        receipts.reached(3, 1, now + Duration::from_millis(34));
+        assert_eq!(receipts.reached(3, 1, now + Duration::from_millis(34)), [Duration::from_millis(34)]);
+        assert!(receipts.reached(3, 2, now + Duration::from_millis(50)).is_empty(), "it is told once");
         assert_eq!(receipts.receipt(1, now + Duration::from_secs(9)).unwrap().elapsed_ms, 34);
         // Nobody uses it yet: a good answer.
         assert!(receipts.receipt(2, now).unwrap().is_complete());

@@ -7,13 +7,15 @@ use lorica_model::name::WorkloadName;
 use lorica_xds::server::{Opener, Peer, Publication, SessionObserver, Source};
 use lorica_xds::session::{Event, Form};
 use lorica_xds::wire::Node;
-use lorica_xds::{Dialect, NodeMetadata};
+use lorica_xds::{Dialect, Kind, NodeMetadata};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use crate::claims;
 use crate::hosts::Hosts;
 use crate::mesh::{Mesh, NotTaken, Registered, Running, SessionId};
+use crate::telemetry::counts::one;
+use crate::telemetry::discovery::reached;
 
 /// The mesh as the xDS server sees it.
 pub struct Streams {
@@ -37,7 +39,14 @@ impl Source for Streams {
     type Registration = Stream;
 
     async fn open(&self, node: &Node, _form: Form, opener: Opener) -> Result<(Stream, watch::Receiver<Publication>), Status> {
-        let Opener { peer, clock_ahead } = opener;
+        let opened = self.take(node, opener).await;
+        one(if opened.is_ok() { &self.mesh.counts.sessions } else { &self.mesh.counts.sessions_refused });
+        opened
+    }
+}
+
+impl Streams {
+    async fn take(&self, node: &Node, Opener { peer, clock_ahead }: Opener) -> Result<(Stream, watch::Receiver<Publication>), Status> {
         let metadata = NodeMetadata::of(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let dialect = Dialect::of(node);
         // Lorica's proxies and Envoys that were made a bootstrap are workloads; a gRPC client is whoever it says.
@@ -47,15 +56,18 @@ impl Source for Streams {
                 node.id.parse::<WorkloadName>().map_err(|error| Status::invalid_argument(format!("Node.id names no workload: {error}")))?,
             ),
         };
-        let metadata = listening(metadata, dialect);
+        let said = listening(metadata, dialect);
         if let Some(name) = &workload {
-            self.judge(peer.clone(), name, &metadata).await?;
+            self.judge(peer.clone(), name, &said).await?;
+        }
+        let let_in = matches!(peer, Some(Peer::Remote(_))).then(|| said.clone());
+        let metadata = NodeMetadata { metrics: reached(said.metrics, let_in.is_none()), ..said };
+        if let Some(name) = &workload {
             register(&self.mesh, name, &metadata).await?;
         }
         let software = software(node);
         let (id, publications) =
             self.mesh.open(&node.id, workload.clone(), dialect, Running { software, clock_ahead }, Arc::new(metadata.clone()));
-        let let_in = matches!(peer, Some(Peer::Remote(_))).then(|| metadata.clone());
         let updates = workload.map(|name| {
             let (updates, said) = watch::channel(metadata);
             tokio::spawn(take_in(self.mesh.clone(), id, name, said));
@@ -63,9 +75,7 @@ impl Source for Streams {
         });
         Ok((Stream { mesh: self.mesh.clone(), id, updates, let_in }, publications))
     }
-}
 
-impl Streams {
     /// Whether a peer may be the workload that it says. Off the runtime's threads, as the store is asked.
     async fn judge(&self, peer: Option<Peer>, name: &WorkloadName, metadata: &NodeMetadata) -> Result<(), Status> {
         let (hosts, name, metadata) = (self.hosts.clone(), name.clone(), metadata.clone());
@@ -150,6 +160,7 @@ impl SessionObserver for Stream {
         if let Some(let_in) = &self.let_in {
             claims::stays(let_in, &metadata).map_err(Status::permission_denied)?;
         }
+        let metadata = NodeMetadata { metrics: reached(metadata.metrics, self.let_in.is_none()), ..metadata };
         self.mesh.renewed(self.id, Arc::new(metadata.clone()));
         if let Some(updates) = &self.updates {
             updates.send_replace(metadata);
@@ -167,6 +178,10 @@ impl SessionObserver for Stream {
             Event::Reached { revision } => self.mesh.reached(self.id, revision),
             Event::Rejected { kind, name, message, revision } => self.mesh.rejected(self.id, kind, &name, &message, revision),
         }
+    }
+
+    fn sent(&mut self, kind: Kind) {
+        one(self.mesh.counts.pushes.of(kind));
     }
 }
 

@@ -36,7 +36,7 @@ fn config(directory: &Path) -> ControlConfig {
         trust_domain: None,
         svid_lifetime: lorica_control::SVID_LIFETIME,
         own_ca: None,
-        metrics: None,
+        telemetry: None,
         listen: None,
         kubernetes: None,
         bundle_endpoint: None,

@@ -45,7 +45,7 @@ async fn with_policy(directory: &Path, test: impl AsyncFnOnce(Channel, &ApiClien
         trust_domain: None,
         svid_lifetime: lorica_control::SVID_LIFETIME,
         own_ca: None,
-        metrics: None,
+        telemetry: None,
         listen: None,
         kubernetes: None,
         bundle_endpoint: None,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use lorica_control::mesh::Mesh;
+use lorica_control::mesh::{Mesh, Running};
 use lorica_control::store::{Embedded, Store};
 use lorica_model::name::{Label, Namespace, WorkloadName};
 use lorica_model::resource::{Resource, read};
@@ -41,7 +41,7 @@ fn got(mesh: &Mesh, dialect: Dialect, gateway: Option<&str>) -> Vec<&'static str
     let mut node = NodeMetadata::client(Namespace::new("shop").unwrap(), Label::new("edge").unwrap());
     node.gateway = gateway.map(|name| name.parse().unwrap());
     let workload: WorkloadName = "edge-1.shop".parse().unwrap();
-    let (id, publications) = mesh.open("edge-1.shop", Some(workload), dialect, "x".to_owned(), Arc::new(node));
+    let (id, publications) = mesh.open("edge-1.shop", Some(workload), dialect, Running { software: "x".to_owned(), clock_ahead: None }, Arc::new(node));
     let catalog = publications.borrow().catalog.clone();
     mesh.closed(id);
     let there = |name: &&str| catalog.get(Kind::Secret, name).is_some();

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use lorica_control::mesh::Mesh;
-use lorica_control::store::{Changed, Embedded, Expected, Revision, Store, StoreError, Table, Write};
+use lorica_control::store::{Changed, Embedded, Expected, Revision, Store, StoreError, StoreSize, Table, Write};
 use lorica_model::name::{Label, Namespace};
 use lorica_model::resource::{self, Resource};
 use lorica_model::snapshot::TrustBundle;
@@ -41,6 +41,9 @@ impl Store for Held {
     }
     fn revision(&self) -> Result<Revision, StoreError> {
         self.inner.revision()
+    }
+    fn size(&self) -> Result<StoreSize, StoreError> {
+        self.inner.size()
     }
     fn close(&self) {
         self.inner.close();

@@ -28,7 +28,7 @@ pub(crate) fn control(arguments: ControlArgs, global: &Global, printer: &mut Pri
         trust_domain,
         svid_lifetime: arguments.svid_lifetime,
         own_ca,
-        metrics: arguments.metrics,
+        telemetry: arguments.telemetry,
         listen: arguments.listen,
         kubernetes,
         bundle_endpoint: arguments.bundle_endpoint.map(|address| EndpointConfig {
@@ -50,8 +50,9 @@ pub(crate) fn control(arguments: ControlArgs, global: &Global, printer: &mut Pri
         let default = socket == places.control_socket();
         let ready = |ready: &lorica_control::Ready| {
             let door = ready.listening.map(|address| format!(", hosts join on {address}")).unwrap_or_default();
+            let telemetry = ready.telemetry.map(|address| format!(", telemetry on http://{address}")).unwrap_or_default();
             printer.data(&format!(
-                "control plane ready: trust domain {}, socket unix://{}, state {state}{door}",
+                "control plane ready: trust domain {}, socket unix://{}, state {state}{door}{telemetry}",
                 ready.trust_domain,
                 socket.display()
             ));

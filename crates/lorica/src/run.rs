@@ -80,7 +80,7 @@ fn configuration(arguments: &RunArgs, global: &Global, places: &Places) -> anyho
             .collect(),
         upstreams: arguments.upstreams.iter().map(|upstream| upstream.port.clone()).collect(),
         advertise: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        telemetry: telemetry(access_log, &arguments.traces),
+        telemetry: telemetry(access_log, &arguments.traces, arguments.metrics),
         start_deadline: DEFAULT_START_DEADLINE,
         drain_deadline: arguments.drain,
     })

@@ -10,6 +10,7 @@
 //! | [`export`] | telemetry to those who keep it |
 //! | [`access_log`] | one line an exchange |
 //! | [`telemetry`] | all of it behind one handle |
+//! | [`process`] | what the process takes of its machine |
 //! | [`summary`] | rates between services, read from metrics |
 //!
 //! Recording never waits: what cannot be taken in time is dropped and counted. Knows nothing of routing or keys.
@@ -21,6 +22,7 @@ pub mod exposition;
 pub mod fuzzing;
 pub mod keep;
 pub mod metrics;
+pub mod process;
 pub mod record;
 pub mod summary;
 pub mod telemetry;

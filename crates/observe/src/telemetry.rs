@@ -2,16 +2,17 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 use crate::access_log::{AccessLog, Target, WorkerLog};
 use crate::export::SpanSink;
 use crate::export::queue::Queue;
-use crate::exposition::{self, Family, Kind, Sample, Value};
+use crate::exposition::{self, Family, Kind, Page, Sample, Value};
 use crate::keep::Keep;
-use crate::metrics::{MetricsRegistry, OwnMetric, WorkerMetrics};
+use crate::metrics::{Budget, MetricsRegistry, OwnMetric, WorkerMetrics};
+use crate::process;
 use crate::record::Record;
 
 /// A process's telemetry. Clones are of the same.
@@ -32,6 +33,12 @@ impl Telemetry {
         Ok(Self { registry: Arc::default(), log: AccessLog::open(target)?, spans, keep })
     }
 
+    /// The same with room for so many series. To be said before there are workers.
+    #[must_use]
+    pub fn with_budget(self, budget: Budget) -> Self {
+        Self { registry: Arc::new(MetricsRegistry::new(budget)), ..self }
+    }
+
     /// A worker's part.
     #[must_use]
     pub fn worker(&self) -> WorkerTelemetry {
@@ -40,21 +47,20 @@ impl Telemetry {
 
     /// What a scrape gets: the type of the text, and the text. `more` is what the caller knows besides.
     #[must_use]
-    pub fn scrape(&self, accept: Option<&str>, more: Vec<Family>) -> (&'static str, String) {
-        let counter = |name, help, value| Family {
-            name,
-            help,
-            kind: Kind::Counter,
-            samples: vec![Sample { labels: Vec::new(), value: Value::Counter(value) }],
-        };
+    pub fn scrape(&self, accept: Option<&str>, more: Vec<Family>) -> (&'static str, Page) {
         let mut families = self.registry.families();
         families.extend([
-            counter("lorica_access_log_dropped_total", "Log lines dropped since the log could not keep up", self.log.dropped()),
+            Family::counter(
+                "lorica_access_log_dropped_total",
+                "Log lines dropped since the log could not keep up",
+                self.log.dropped(),
+            ),
             self.spans_of("lorica_spans_sent_total", "Spans that a destination took", Queue::sent),
             self.spans_of("lorica_spans_dropped_total", "Spans dropped since a destination did not take them in time", Queue::dropped),
         ]);
+        families.extend(process::families());
         families.extend(more);
-        exposition::encode(&families, accept)
+        exposition::encode(families, accept)
     }
 
     fn spans_of(&self, name: &'static str, help: &'static str, of: fn(&Queue<Arc<Span>>) -> u64) -> Family {
@@ -104,9 +110,10 @@ impl WorkerTelemetry {
         self.log.write(record);
     }
 
-    /// Hands the log's lines over; to be called each second.
+    /// Hands the log's lines over, and lets go of series that are idle; to be called each second.
     pub fn hand_over(&self) {
         self.log.hand_over();
+        self.metrics.tick(Instant::now());
     }
 }
 
@@ -133,11 +140,16 @@ mod tests {
         telemetry.flush(Duration::from_secs(60)).await;
         assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 2);
 
-        let own =
-            Family { name: "up", help: "Up", kind: Kind::Gauge, samples: vec![Sample { labels: Vec::new(), value: Value::Gauge(1.0) }] };
-        let (kind, text) = telemetry.scrape(Some(exposition::OPENMETRICS), vec![own]);
+        let (kind, page) = telemetry.scrape(Some(exposition::OPENMETRICS), vec![Family::gauge("up", "Up", 1.0)]);
+        let text = page.into_text();
         assert_eq!(kind, exposition::OPENMETRICS);
-        for line in ["lorica_access_log_dropped_total 0", "lorica_metrics_dropped_series_total 0", "up 1", "# EOF"] {
+        for line in [
+            "lorica_access_log_dropped_total 0",
+            "lorica_metrics_dropped_series_total{family=\"istio_request\"} 0",
+            "lorica_metrics_expired_series_total{family=\"istio_tcp\"} 0",
+            "up 1",
+            "# EOF",
+        ] {
             assert!(text.lines().any(|known| known == line), "{line}");
         }
         let mut edges = std::collections::BTreeMap::new();

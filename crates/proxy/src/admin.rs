@@ -1,17 +1,20 @@
 //! Metrics, readiness and endpoints of one proxy, over HTTP on loopback: `/metrics`, `/ready`, `/endpoints`.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::{Either, Full};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lorica_identity::TlsEpoch;
 use lorica_observe::Telemetry;
-use lorica_observe::exposition::{Family, Kind, Sample, Value};
+use lorica_observe::exposition::{Family, Kind, Labels, Page, Sample, Value, build};
 use lorica_xds::client::ConnectionState;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -23,6 +26,8 @@ use crate::source::Source;
 
 /// The most scrapers at once; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 16;
+/// How long a scraper may keep its connection: one that takes nothing any more is not to keep others out. It connects again.
+const LIFE: Duration = Duration::from_secs(300);
 
 /// What the pages are made of.
 struct Admin {
@@ -56,25 +61,50 @@ pub async fn serve(
         spawn_local(async move {
             let service = service_fn(|request| {
                 let answer = admin.answer(&request);
-                async move { Ok::<_, std::convert::Infallible>(answer) }
+                async move { Ok::<_, Infallible>(answer) }
             });
             let served =
                 hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = served.await {
-                tracing::debug!(%error, "a scrape broke off");
+            match tokio::time::timeout(LIFE, served).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "a scrape broke off"),
+                Err(_) => tracing::debug!("a scraper's connection has had its time"),
             }
             drop(place);
         });
     }
 }
 
+/// What an answer is made of: a text, or a page piece by piece.
+type Content = Either<Full<Bytes>, Pieces>;
+
+/// A page of metrics on its way. Exchanges of a sidecar are on the same thread: between two pieces they have their turn.
+struct Pieces {
+    page: Page,
+    rested: bool,
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.rested = !self.rested;
+        if !self.rested {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(self.page.next().map(|piece| Ok(Frame::data(Bytes::from(piece)))))
+    }
+}
+
 impl Admin {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Content> {
         match request.uri().path() {
             "/metrics" => {
                 let accept = request.headers().get(http::header::ACCEPT).and_then(|accept| accept.to_str().ok());
-                let (kind, text) = self.telemetry.scrape(accept, self.own());
-                answer(StatusCode::OK, kind, text)
+                let (kind, page) = self.telemetry.scrape(accept, self.own());
+                content(StatusCode::OK, kind, Either::Right(Pieces { page, rested: false }))
             }
             "/ready" => {
                 let ready = !self.source.brings_svid() || self.epochs.borrow().is_some();
@@ -91,12 +121,7 @@ impl Admin {
     }
 
     fn own(&self) -> Vec<Family> {
-        let gauge = |name, help, value| Family {
-            name,
-            help,
-            kind: Kind::Gauge,
-            samples: vec![Sample { labels: Vec::new(), value: Value::Gauge(value) }],
-        };
+        let gauge = Family::gauge;
         let mut families = match &self.source {
             Source::ControlPlane(client) => {
                 let connected = matches!(*client.state().borrow(), ConnectionState::Connected { .. });
@@ -108,18 +133,10 @@ impl Admin {
                 vec![gauge("lorica_configuration_behind", help, f64::from(u8::from(behind)))]
             }
         };
-        families.push(Family {
-            name: "istio_build",
-            help: "Which software this is",
-            kind: Kind::Gauge,
-            samples: vec![Sample {
-                labels: vec![("component", "proxy".to_owned()), ("tag", env!("CARGO_PKG_VERSION").to_owned())],
-                value: Value::Gauge(1.0),
-            }],
-        });
+        families.push(build("proxy", env!("CARGO_PKG_VERSION")));
         #[expect(clippy::cast_precision_loss, reason = "fewer endpoints than a float can count")]
         let sample = |(reason, count): (LeftOut, usize)| Sample {
-            labels: vec![("reason", reason.word().to_owned())],
+            labels: Labels::one("reason", reason.word()),
             value: Value::Gauge(count as f64),
         };
         families.push(Family {
@@ -148,8 +165,12 @@ impl Admin {
     }
 }
 
-fn answer(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
-    let mut answer = Response::new(Full::from(text));
+fn answer(status: StatusCode, kind: &'static str, text: String) -> Response<Content> {
+    content(status, kind, Either::Left(Full::from(text)))
+}
+
+fn content(status: StatusCode, kind: &'static str, content: Content) -> Response<Content> {
+    let mut answer = Response::new(content);
     *answer.status_mut() = status;
     answer.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     answer

@@ -9,6 +9,7 @@ use lorica_model::name::{Label, Namespace, ServiceName, ServicePort, WorkloadNam
 use lorica_model::snapshot::{Locality, Protocol};
 use lorica_observe::Keep;
 use lorica_observe::export::OtlpProtocol;
+use lorica_observe::metrics::Budget;
 use serde::{Deserialize, Serialize};
 
 /// All that one sidecar needs to know.
@@ -100,6 +101,8 @@ pub struct TelemetryConfig {
     pub zipkin: Vec<String>,
     /// Which exchanges give a span.
     pub keep: Keep,
+    /// How many series of metrics there may be, and how long they stay without use.
+    pub metrics: Budget,
 }
 
 /// How long a proxy waits for its control plane at start.

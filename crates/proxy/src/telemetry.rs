@@ -31,7 +31,8 @@ pub fn open(config: &TelemetryConfig, own: &Own, control: Option<Channel>) -> an
     let (spans, sending) = SpanSink::start(&destinations(config, control)?, &sender);
     sending.into_iter().for_each(|sending| drop(spawn_local(sending)));
     let opened = Telemetry::open(&target, spans, config.keep);
-    opened.with_context(|| format!("the access log {} cannot be written", config.access_log))
+    let telemetry = opened.with_context(|| format!("the access log {} cannot be written", config.access_log))?;
+    Ok(telemetry.with_budget(config.metrics))
 }
 
 /// Where telemetry goes that is not asked for.

@@ -20,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::session::{Catalog, Event, Form, ProtocolError, Request, Response, Session};
-use crate::{Dialect, MAX_MESSAGE_BYTES};
+use crate::{Dialect, Kind, MAX_MESSAGE_BYTES};
 
 /// The largest request that is taken, in bytes. The largest names what a reconnecting client has: 20,000 names with their versions.
 const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
@@ -127,6 +127,8 @@ pub trait SessionObserver: Send + 'static {
     /// What happened in the session. A stream that is slow skips publications: `Published` and `Reached` then speak for those
     /// skipped too.
     fn event(&mut self, event: Event);
+    /// A response with resources of a kind is about to be sent.
+    fn sent(&mut self, kind: Kind);
 }
 
 /// The service. Wrap it with [`service`].
@@ -253,7 +255,11 @@ impl<S: Source> Opening<S> {
                 }
             }
             while let Some(response) = session.next_response() {
+                let kind = response.kind();
                 let Some(response) = M::response(response) else { continue };
+                if let Some(kind) = kind {
+                    observer.sent(kind);
+                }
                 if responses.send(Ok(response)).await.is_err() {
                     return Ok(());
                 }

@@ -57,6 +57,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     let cargo = |arguments: &[&str], hint: &str| cargo(metadata::cargo(&metadata.root).args(arguments), hint);
     step("format", &mut || format(&metadata))?;
     step("dependencies", &mut || Ok(dependencies::breaches(&metadata)))?;
+    step("dashboards", &mut || crate::dashboards::breaches(&metadata.root))?;
     step("licences", &mut || licences::breaches(&metadata))?;
     let files = files(&metadata.root)?;
     step("texts", &mut || texts::breaches(&metadata.root, &files))?;

@@ -1,5 +1,7 @@
-//! Debian packages, where this user may install them. In flow package names; out flows success, or why not, as the end of a sentence.
+//! Debian packages, installed where this user may, or only unpacked. In flow package names; out flows success, or why not, as the end of a
+//! sentence.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -29,6 +31,30 @@ pub(crate) fn install(packages: &[&str]) -> Result<(), String> {
         (Ok(_), _) => Ok(()),
         (Err(error), Ok(_)) | (Err(_), Err(error)) => Err(format!("not installed, and apt-get could not: {error}")),
     }
+}
+
+/// Unpacks a package into `directory` without installing it: what it brings is not started as a service, and needs nothing else. Anybody may.
+pub(crate) fn unpack(package: &str, directory: &Path) -> Result<(), String> {
+    let failed = |what: String| format!("not unpacked: {what}");
+    if programs::find("apt-get").is_none() || programs::find("dpkg-deb").is_none() {
+        return Err(format!("not unpacked; put it on the path by hand (Debian: apt-get install {package}): this machine has no apt-get"));
+    }
+    std::fs::create_dir_all(directory).map_err(|error| failed(error.to_string()))?;
+    // With old lists the download may still succeed, so only its result counts; only root may fetch new ones.
+    let lists = if is_root() { quietly("fetching Debian's package lists", apt_get().arg("update"), DEADLINE).map(drop) } else { Ok(()) };
+    let download = quietly(&format!("fetching {package}"), apt_get().args(["download", package]).current_dir(directory), DEADLINE);
+    if let Err(error) = download {
+        return Err(failed(lists.err().map_or_else(|| error.to_string(), |lists| format!("{error}; {lists}"))));
+    }
+    let files = std::fs::read_dir(directory).map_err(|error| failed(error.to_string()))?;
+    let archives = files.filter_map(Result::ok).map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "deb"));
+    for archive in archives {
+        let mut unpack = Command::new("dpkg-deb");
+        unpack.arg("--extract").arg(&archive).arg(directory);
+        quietly(&format!("unpacking {package}"), &mut unpack, DEADLINE).map_err(|error| failed(error.to_string()))?;
+        std::fs::remove_file(&archive).map_err(|error| failed(error.to_string()))?;
+    }
+    Ok(())
 }
 
 fn apt_get() -> Command {

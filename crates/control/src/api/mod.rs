@@ -53,7 +53,7 @@ pub fn router(control: Arc<ControlPlane>) -> Router {
         .route("/v1/resources/{kind}", get(list))
         .route("/v1/resources/{kind}/{namespace}/{name}", get(one))
         .merge(ca::router())
-        .route("/metrics", get(crate::metrics::page))
+        .route("/metrics", get(crate::telemetry::metrics::page))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "the API has no such path", None))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(control)

@@ -29,6 +29,7 @@ pub(super) async fn status(State(control): State<Arc<ControlPlane>>) -> Json<Sta
         without_endpoints: without_endpoints(&seen.published.world()),
         proxies: seen.proxies.into_iter().map(proxy).collect(),
         held_back: seen.held_back.iter().map(ToString::to_string).collect(),
+        telemetry: control.telemetry,
     })
 }
 

@@ -6,10 +6,10 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use tokio::sync::broadcast;
 
-use super::{Changed, Expected, MAX_RECORD, Revision, Store, StoreError, Table, Write};
+use super::{Changed, Expected, MAX_RECORD, Revision, Store, StoreError, StoreSize, Table, Write};
 
 const REVISION: TableDefinition<'_, &str, u64> = TableDefinition::new("revision");
 /// How many batches a watcher may lag.
@@ -26,34 +26,8 @@ pub struct Embedded {
 }
 
 fn table(table: Table) -> TableDefinition<'static, &'static str, &'static [u8]> {
-    TableDefinition::new(match table {
-        Table::Resources => "resources",
-        Table::Addresses => "addresses",
-        Table::Registrations => "registrations",
-        Table::Mesh => "mesh",
-        Table::Hosts => "hosts",
-        Table::History => "history",
-        Table::Svids => "svids",
-        Table::Issued => "issued",
-        Table::Revocations => "revocations",
-        Table::KeySets => "key-sets",
-        Table::Bundles => "bundles",
-    })
+    TableDefinition::new(table.word())
 }
-
-const TABLES: [Table; 11] = [
-    Table::Resources,
-    Table::Addresses,
-    Table::Registrations,
-    Table::Mesh,
-    Table::Hosts,
-    Table::History,
-    Table::Svids,
-    Table::Issued,
-    Table::Revocations,
-    Table::KeySets,
-    Table::Bundles,
-];
 
 impl Embedded {
     /// Opens the store in `directory`, which is made for its owner alone.
@@ -109,7 +83,7 @@ impl Embedded {
         drop(file.map_err(|error| Refused::Store(redb::Error::Io(error)))?);
         let database = Database::create(&self.path).map_err(Refused::store)?;
         let transaction = database.begin_write().map_err(Refused::store)?;
-        for name in TABLES {
+        for name in Table::ALL {
             transaction.open_table(table(name)).map_err(Refused::store)?;
         }
         transaction.open_table(REVISION).map_err(Refused::store)?;
@@ -208,6 +182,16 @@ impl Store for Embedded {
             let counter = transaction.open_table(REVISION).map_err(Refused::store)?;
             Ok(Revision(counter.get("newest").map_err(Refused::store)?.map_or(0, |last| last.value())))
         })
+    }
+
+    fn size(&self) -> Result<StoreSize, StoreError> {
+        let records = self.with(|database| {
+            let transaction = database.begin_read().map_err(Refused::store)?;
+            let count = |name| transaction.open_table(table(name)).map_err(Refused::store)?.len().map_err(Refused::store);
+            Table::ALL.into_iter().map(|name| Ok((name, count(name)?))).collect()
+        })?;
+        let file = fs::metadata(&self.path).map_err(|error| self.told(Refused::Store(redb::Error::Io(error))))?;
+        Ok(StoreSize { bytes: file.len(), records })
     }
 
     fn watch(&self) -> broadcast::Receiver<Changed> {

@@ -67,6 +67,50 @@ pub enum Expected {
     Value(Vec<u8>),
 }
 
+impl Table {
+    /// All tables.
+    pub const ALL: [Self; 11] = [
+        Self::Resources,
+        Self::Addresses,
+        Self::Registrations,
+        Self::Mesh,
+        Self::Hosts,
+        Self::History,
+        Self::Svids,
+        Self::Issued,
+        Self::Revocations,
+        Self::KeySets,
+        Self::Bundles,
+    ];
+
+    /// What it is called.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Resources => "resources",
+            Self::Addresses => "addresses",
+            Self::Registrations => "registrations",
+            Self::Mesh => "mesh",
+            Self::Hosts => "hosts",
+            Self::History => "history",
+            Self::Svids => "svids",
+            Self::Issued => "issued",
+            Self::Revocations => "revocations",
+            Self::KeySets => "key-sets",
+            Self::Bundles => "bundles",
+        }
+    }
+}
+
+/// How much is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreSize {
+    /// Its file, in bytes.
+    pub bytes: u64,
+    /// Records, by table.
+    pub records: Vec<(Table, u64)>,
+}
+
 /// A batch that has become durable.
 #[derive(Debug, Clone)]
 pub struct Changed {
@@ -146,6 +190,12 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When the store cannot be read.
     fn revision(&self) -> Result<Revision, StoreError>;
+
+    /// How much there is.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn size(&self) -> Result<StoreSize, StoreError>;
 
     /// Batches from now on. A watcher that lags is told so, and reads again what it needs.
     fn watch(&self) -> broadcast::Receiver<Changed>;

@@ -5,6 +5,7 @@ mod screen;
 mod sight;
 mod troupe;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -136,7 +137,8 @@ async fn perform(
     ready(&api, parts.len(), stage, company).await?;
     let caller = cast::caller(&mut reach, arguments.rate, &stage.report())?;
     company.caller = Some(stage.workload(&caller)?);
-    introduce(captured, stage, begun, printer);
+    let telemetry = api.status().await?.telemetry;
+    introduce(captured, telemetry, stage, begun, printer);
     watch(arguments, stage, company, &api, printer).await
 }
 
@@ -168,15 +170,16 @@ fn standing(stage: &Stage, company: &mut Company) -> anyhow::Result<()> {
     }
 }
 
-fn introduce(captured: bool, stage: &Stage, begun: Instant, printer: &mut Printer) {
+fn introduce(captured: bool, telemetry: Option<SocketAddr>, stage: &Stage, begun: Instant, printer: &mut Printer) {
     let lorica = std::env::current_exe().map_or_else(|_| "lorica".to_owned(), |path| shortened(&path));
     let server = format!("unix://{}", stage.socket().display());
     let way = if captured { "captured: the programs know nothing of the mesh" } else { "through explicit listeners" };
     printer.note(&format!("\nThe contact centre runs on the mesh after {:.1} s, {way}.", begun.elapsed().as_secs_f64()));
     printer.note(&format!(
-        "  API    {server}\n  state  {}\n  logs   {}\n\nFive things to try, in another terminal, after\n  export LORICA_SERVER={server}",
+        "  API        {server}\n  state      {}\n  logs       {}\n{}\nFive things to try, in another terminal, after\n  export LORICA_SERVER={server}",
         stage.state().display(),
-        stage.logs().display()
+        stage.logs().display(),
+        telemetry.map(|address| format!("  telemetry  http://{address}/metrics and /sd/proxies\n")).unwrap_or_default()
     ));
     for (number, (what, command)) in cast::things_to_try(&lorica, captured).into_iter().enumerate() {
         printer.note(&format!("  {}. {what}\n     {command}", number + 1));

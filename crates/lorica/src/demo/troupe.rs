@@ -72,7 +72,7 @@ impl Stage {
     /// Starts the control plane.
     pub(crate) fn control(&self) -> anyhow::Result<Running> {
         let mut command = self.command("control")?;
-        command.arg("control");
+        command.args(["control", "--telemetry", "127.0.0.1:0"]);
         Running::start("control plane", command)
     }
 

@@ -1,6 +1,9 @@
 //! The cells of one series in one worker: plain numbers that one thread adds to and a scrape reads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use crate::exposition::Exemplar;
 
 /// Istio's default bounds of `istio_request_duration_milliseconds`.
 pub const DURATION_BOUNDS: [f64; 19] = [
@@ -41,6 +44,37 @@ pub(super) struct Cells {
     pub(super) closed: AtomicU64,
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
+    /// When its worker used them last, as far as that was told: in milliseconds since the registry began.
+    pub(super) used: AtomicU64,
+    /// Examples of durations. There are none before an exchange is traced.
+    exemplars: OnceLock<Box<Mutex<Exemplars>>>,
+}
+
+/// An example of each bucket of durations that has one.
+pub(super) type Exemplars = [Option<Exemplar>; DURATION_BOUNDS.len() + 1];
+
+impl Cells {
+    /// Keeps an example of a bucket of durations. It never waits: where a scrape is reading them, this one is left out.
+    pub(super) fn keep(&self, bucket: usize, exemplar: Exemplar) {
+        let kept = self.exemplars.get_or_init(Box::default);
+        if let Ok(mut kept) = kept.try_lock()
+            && let Some(of_bucket) = kept.get_mut(bucket)
+        {
+            *of_bucket = Some(exemplar);
+        }
+    }
+
+    /// Puts its examples into `newest` where they are newer.
+    pub(super) fn read_exemplars(&self, newest: &mut Vec<Option<Exemplar>>) {
+        // Nothing that holds it can leave it half changed.
+        let Some(kept) = self.exemplars.get().map(|kept| *kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner)) else { return };
+        newest.resize(kept.len(), None);
+        for (newest, own) in newest.iter_mut().zip(kept) {
+            if own.map(|own| own.at) > newest.map(|newest| newest.at) {
+                *newest = own;
+            }
+        }
+    }
 }
 
 /// Buckets, the last of them without a bound, and the sum in thousandths.
@@ -57,12 +91,14 @@ impl<const N: usize> Default for Histogram<N> {
 }
 
 impl<const N: usize> Histogram<N> {
-    pub(super) fn observe(&self, bounds: &[f64], value: f64) {
+    /// Counts a value; says in which bucket.
+    pub(super) fn observe(&self, bounds: &[f64], value: f64) -> usize {
         // A bound belongs to the bucket below it.
         let bucket = bounds.partition_point(|bound| *bound < value).min(N - 1);
         add(&self.buckets[bucket], 1);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a duration or a size is not negative, and saturates")]
         add(&self.sum, (value * 1000.0) as u64);
+        bucket
     }
 
     /// Adds what was observed to `buckets` and `sum`.

@@ -2,107 +2,97 @@
 //!
 //! In: records. Out: families of series. A worker finds the cells of a kind of exchange by the addresses of its shared
 //! parts, without a lock; the registry locks only when a worker meets a series for the first time and, shortly, at a
-//! scrape. Series are bounded: past the bound, exchanges count under `other`, and how often that began is counted too.
+//! scrape. Series are bounded: past the bound, exchanges count under `other`, and how often that began is counted too. A series in which
+//! nothing was counted for a while ends: its workers let go of its cells, and then the registry does, so that no count is lost on the way.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
-use std::rc::Rc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::exposition::{Family, Kind, Sample, Value};
-use crate::record::{Called, OTHER, Party, Protocol, Record, Reporter, Security, UNKNOWN};
+use serde::{Deserialize, Serialize};
+
+use crate::exposition::{Family, Kind, Labels, Sample, Value};
+use crate::record::{Protocol, Record};
 
 mod cells;
 mod own;
 mod policies;
+mod series;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 pub use cells::{BYTES_BOUNDS, DURATION_BOUNDS};
 pub use own::{Counter, Held, OwnMetric};
 pub use policies::{AccessCounts, LimitCounts, TokenCounts, TrialCounts};
+pub use worker::{OpenConnection, WorkerMetrics};
 
-use cells::{Cells, Histogram, add};
+use cells::{Cells, Histogram};
 
-/// The most series of a process. Each takes about 500 bytes a worker that counts in it.
-pub const MAX_SERIES: usize = 10_000;
-/// The highest status that gRPC knows. What is above is `UNKNOWN` to gRPC, and so it is counted: a service that makes up
-/// statuses makes no series.
-const MAX_GRPC_STATUS: u32 = 16;
-const GRPC_UNKNOWN: u32 = 2;
-
-/// What a series is counted under.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Labels {
-    reporter: Reporter,
-    source: Arc<Party>,
-    destination: Arc<Party>,
-    called: Arc<Called>,
-    protocol: Protocol,
-    security: Security,
-    flag: &'static str,
-    status: u16,
-    grpc_status: Option<u32>,
+/// How many series there may be, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// The most series of a family, those under `other` besides. One takes about 1 kB, and 500 bytes for each worker that counts in it.
+    pub series: usize,
+    /// How long a series stays in which nothing is counted.
+    pub idle: Duration,
 }
 
-impl Labels {
-    /// What is counted together once the bound is reached: whoever it was; by class of status, as there are few of them.
-    fn folded(&self) -> Self {
-        Self {
-            source: Arc::new(Party::named(OTHER)),
-            destination: Arc::new(Party::named(OTHER)),
-            called: Arc::new(Called::named(OTHER)),
-            status: self.status / 100 * 100,
-            ..self.clone()
-        }
-    }
+impl Budget {
+    /// 10,000 series a family: far more than a workload talks to others, and still a page that Prometheus takes at once.
+    pub const SERIES: usize = 10_000;
+    /// Ten minutes, as Linkerd has it: long enough for any interval of scraping.
+    pub const IDLE: Duration = Duration::from_secs(600);
+}
 
-    /// Istio's labels, in its order. The cluster labels tell meshes of several sites apart; here there is one.
-    fn names(&self) -> Vec<(&'static str, String)> {
-        let Self { reporter, source, destination, called, protocol, security, flag, status, grpc_status } = self;
-        let mut all = vec![
-            ("reporter", reporter.word().to_owned()),
-            ("source_workload", source.workload.clone()),
-            ("source_canonical_service", source.service.clone()),
-            ("source_canonical_revision", source.revision().to_owned()),
-            ("source_workload_namespace", source.namespace.clone()),
-            ("source_principal", source.principal.clone()),
-            ("source_app", source.service.clone()),
-            ("source_version", source.version.clone()),
-            ("source_cluster", UNKNOWN.to_owned()),
-            ("destination_service", called.fqdn.clone()),
-            ("destination_service_name", called.name.clone()),
-            ("destination_service_namespace", called.namespace.clone()),
-            ("destination_workload", destination.workload.clone()),
-            ("destination_canonical_service", destination.service.clone()),
-            ("destination_canonical_revision", destination.revision().to_owned()),
-            ("destination_workload_namespace", destination.namespace.clone()),
-            ("destination_principal", destination.principal.clone()),
-            ("destination_app", destination.service.clone()),
-            ("destination_version", destination.version.clone()),
-            ("destination_cluster", UNKNOWN.to_owned()),
-            ("request_protocol", protocol.word().to_owned()),
-            ("response_flags", (*flag).to_owned()),
-            ("connection_security_policy", security.word().to_owned()),
-        ];
-        if *protocol != Protocol::Tcp {
-            all.push(("response_code", status.to_string()));
-            // Empty without one, as in Istio: the only label that may be.
-            all.push(("grpc_response_status", grpc_status.map(|status| status.to_string()).unwrap_or_default()));
-        }
-        all
+impl Default for Budget {
+    fn default() -> Self {
+        Self { series: Self::SERIES, idle: Self::IDLE }
     }
 }
 
 /// The cells of one series, by the number of the worker that writes them.
 type ByWorker = Vec<(usize, Arc<Cells>)>;
 
-/// All series of a process.
+/// One series.
+#[derive(Debug, Clone)]
+struct Series {
+    protocol: Protocol,
+    cells: ByWorker,
+}
+
+/// Series that are counted in the same families.
 #[derive(Debug, Default)]
+struct Group {
+    series: BTreeMap<Labels, Series>,
+    /// How often a series counted under `other`.
+    folded: u64,
+    /// How many series have ended.
+    expired: u64,
+    swept: u64,
+}
+
+impl Group {
+    /// Ends the series that no worker holds and in which nothing was counted for `idle`, all in milliseconds.
+    fn sweep(&mut self, now: u64, idle: u64) {
+        self.swept = now;
+        let before = self.series.len();
+        let lives = |(_, cells): &(usize, Arc<Cells>)| {
+            Arc::strong_count(cells) > 1 || now.saturating_sub(cells.used.load(Ordering::Relaxed)) < idle
+        };
+        self.series.retain(|_, series| series.cells.iter().any(lives));
+        self.expired += (before - self.series.len()) as u64;
+    }
+}
+
+/// All series of a process.
+#[derive(Debug)]
 pub struct MetricsRegistry {
-    series: Mutex<BTreeMap<Labels, ByWorker>>,
-    folded: AtomicU64,
+    budget: Budget,
+    began: Instant,
+    http: Mutex<Group>,
+    tcp: Mutex<Group>,
     workers: AtomicUsize,
     own: own::Numbers,
     limits: policies::Counted<LimitCounts>,
@@ -111,16 +101,49 @@ pub struct MetricsRegistry {
     trials: policies::Counted<TrialCounts>,
 }
 
+impl Default for MetricsRegistry {
+    fn default() -> Self {
+        Self::new(Budget::default())
+    }
+}
+
+/// How the families of requests are called together, and those of connections.
+const HTTP: &str = "istio_request";
+const TCP: &str = "istio_tcp";
+
 impl MetricsRegistry {
-    fn series(&self) -> MutexGuard<'_, BTreeMap<Labels, ByWorker>> {
-        self.series.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Room for so many series.
+    #[must_use]
+    pub fn new(budget: Budget) -> Self {
+        Self {
+            budget,
+            began: Instant::now(),
+            http: Mutex::default(),
+            tcp: Mutex::default(),
+            workers: AtomicUsize::new(0),
+            own: own::Numbers::default(),
+            limits: policies::Counted::new(budget),
+            access: policies::Counted::new(budget),
+            tokens: policies::Counted::new(budget),
+            trials: policies::Counted::new(budget),
+        }
+    }
+
+    fn group(&self, protocol: Protocol) -> MutexGuard<'_, Group> {
+        let group = if protocol == Protocol::Tcp { &self.tcp } else { &self.http };
+        // Every change of it is complete before the next line can fail.
+        group.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn milliseconds(&self, now: Instant) -> u64 {
+        worker::milliseconds(now.saturating_duration_since(self.began))
     }
 
     /// The cells of a worker.
     #[must_use]
     pub fn worker(self: &Arc<Self>) -> WorkerMetrics {
         let worker = self.workers.fetch_add(1, Ordering::Relaxed);
-        WorkerMetrics { registry: self.clone(), worker, known: RefCell::default(), own: RefCell::default() }
+        WorkerMetrics::new(self.clone(), worker)
     }
 
     /// Adds to one of our own counters, from anywhere. A worker's [`WorkerMetrics::count`] is cheaper.
@@ -128,21 +151,27 @@ impl MetricsRegistry {
         self.own.cell(metric, value).fetch_add(by, Ordering::Relaxed);
     }
 
-    /// The cells in which `worker` counts what has these labels: always the same ones, however often it asks.
-    fn register(&self, worker: usize, labels: Labels) -> Arc<Cells> {
-        let mut series = self.series();
-        let labels = if series.len() < MAX_SERIES || series.contains_key(&labels) {
+    /// The cells in which `worker` counts what this record is of: always the same ones, however often it asks.
+    fn register(&self, worker: usize, record: &Record<'_>, now: u64) -> Arc<Cells> {
+        let (labels, folded) = (series::labels(record), || series::folded(record));
+        let idle = worker::milliseconds(self.budget.idle);
+        let mut group = self.group(record.protocol);
+        if !group.series.contains_key(&labels) && group.series.len() >= self.budget.series && now - group.swept.min(now) >= idle / 10 {
+            group.sweep(now, idle);
+        }
+        let labels = if group.series.len() < self.budget.series || group.series.contains_key(&labels) {
             labels
         } else {
-            self.folded.fetch_add(1, Ordering::Relaxed);
-            labels.folded()
+            group.folded += 1;
+            folded()
         };
-        let cells = series.entry(labels).or_default();
-        match cells.iter().find(|(of, _)| *of == worker) {
+        let series = group.series.entry(labels).or_insert_with(|| Series { protocol: record.protocol, cells: Vec::new() });
+        match series.cells.iter().find(|(of, _)| *of == worker) {
             Some((_, found)) => found.clone(),
             None => {
                 let new: Arc<Cells> = Arc::default();
-                cells.push((worker, new.clone()));
+                new.used.store(now, Ordering::Relaxed);
+                series.cells.push((worker, new.clone()));
                 new
             }
         }
@@ -151,24 +180,26 @@ impl MetricsRegistry {
     /// What a scrape gets: series summed over the workers.
     #[must_use]
     pub fn families(&self) -> Vec<Family> {
+        self.families_at(Instant::now())
+    }
+
+    fn families_at(&self, now: Instant) -> Vec<Family> {
+        let (at, idle) = (self.milliseconds(now), worker::milliseconds(self.budget.idle));
         // Copied first: a worker that meets a new series must not wait for a text to be written.
-        let series: Vec<(Labels, ByWorker)> = self.series().iter().map(|(labels, cells)| (labels.clone(), cells.clone())).collect();
-        let of =
-            |wanted: fn(Protocol) -> bool| -> Vec<_> { series.iter().filter(|(labels, _)| wanted(labels.protocol)).map(row).collect() };
-        let (http, tcp) = (of(|protocol| protocol != Protocol::Tcp), of(|protocol| protocol == Protocol::Tcp));
-        let grpc = of(|protocol| protocol == Protocol::Grpc);
+        let copied = |protocol| {
+            let mut group = self.group(protocol);
+            group.sweep(at, idle);
+            let rows: Vec<Row> = group.series.iter().map(|(labels, series)| (labels.clone(), series.clone())).collect();
+            (rows, group.folded, group.expired)
+        };
+        let ((http, http_folded, http_expired), (tcp, tcp_folded, tcp_expired)) = (copied(Protocol::Http), copied(Protocol::Tcp));
+        let grpc: Vec<Row> = http.iter().filter(|(_, series)| series.protocol == Protocol::Grpc).cloned().collect();
         let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         let mut families = vec![
             counter("istio_requests_total", "Requests", &http, |cells| load(&cells.requests)),
-            histogram(
-                "istio_request_duration_milliseconds",
-                "Duration of requests, to the end of the answer",
-                &http,
-                &DURATION_BOUNDS,
-                |cells| &cells.duration,
-            ),
-            histogram("istio_request_bytes", "Size of requests' bodies", &http, &BYTES_BOUNDS, |cells| &cells.request_bytes),
-            histogram("istio_response_bytes", "Size of answers' bodies", &http, &BYTES_BOUNDS, |cells| &cells.response_bytes),
+            durations(&http),
+            histogram("istio_request_bytes", "Size of requests' bodies", &http, |cells| &cells.request_bytes),
+            histogram("istio_response_bytes", "Size of answers' bodies", &http, |cells| &cells.response_bytes),
             counter("istio_request_messages_total", "gRPC messages from the caller", &grpc, |cells| load(&cells.request_messages)),
             counter("istio_response_messages_total", "gRPC messages to the caller", &grpc, |cells| load(&cells.response_messages)),
             counter("istio_tcp_connections_opened_total", "Connections opened", &tcp, |cells| load(&cells.opened)),
@@ -176,199 +207,75 @@ impl MetricsRegistry {
             // Sent is what goes to the caller, in Istio's metrics.
             counter("istio_tcp_sent_bytes_total", "Bytes to the caller", &tcp, |cells| load(&cells.sent)),
             counter("istio_tcp_received_bytes_total", "Bytes from the caller", &tcp, |cells| load(&cells.received)),
-            Family {
-                name: "lorica_metrics_dropped_series_total",
-                help: "How often a series was counted under `other`, since the bound on series was reached",
-                kind: Kind::Counter,
-                samples: vec![Sample { labels: Vec::new(), value: Value::Counter(load(&self.folded)) }],
-            },
         ];
         families.extend(self.own.families());
-        families.push(self.limits.family());
-        families.push(self.access.family());
-        families.push(self.tokens.family());
-        families.push(self.trials.family());
+        let mut bounded = vec![(HTTP, http_folded, http_expired), (TCP, tcp_folded, tcp_expired)];
+        let mut policies = |(family, folded, expired): (Family, u64, u64)| {
+            bounded.push((family.name, folded, expired));
+            families.push(family);
+        };
+        policies(self.limits.family(now));
+        policies(self.access.family(now));
+        policies(self.tokens.family(now));
+        policies(self.trials.family(now));
+        let of_bounded = |name, help, value: fn(&(&'static str, u64, u64)) -> u64| Family {
+            name,
+            help,
+            kind: Kind::Counter,
+            samples: bounded
+                .iter()
+                .map(|family| Sample { labels: Labels::one("family", family.0), value: Value::Counter(value(family)) })
+                .collect(),
+        };
+        families.push(of_bounded(
+            "lorica_metrics_dropped_series_total",
+            "How often a series was counted under `other`, since the bound on series was reached",
+            |(_, folded, _)| *folded,
+        ));
+        families.push(of_bounded(
+            "lorica_metrics_expired_series_total",
+            "Series that ended, since nothing was counted in them any more",
+            |(_, _, expired)| *expired,
+        ));
         families
     }
 }
 
 /// A series about to be written: its labels, and the cells to sum.
-struct Row<'a> {
-    labels: Vec<(&'static str, String)>,
-    cells: &'a [(usize, Arc<Cells>)],
-}
+type Row = (Labels, Series);
 
-fn row((labels, cells): &(Labels, ByWorker)) -> Row<'_> {
-    Row { labels: labels.names(), cells }
-}
-
-fn counter(name: &'static str, help: &'static str, rows: &[Row<'_>], value: impl Fn(&Cells) -> u64) -> Family {
-    let sample = |row: &Row<'_>| {
-        let sum = row.cells.iter().map(|(_, cells)| value(cells)).sum();
-        Sample { labels: row.labels.clone(), value: Value::Counter(sum) }
+fn counter(name: &'static str, help: &'static str, rows: &[Row], value: impl Fn(&Cells) -> u64) -> Family {
+    let sample = |(labels, series): &Row| {
+        let sum = series.cells.iter().map(|(_, cells)| value(cells)).sum();
+        Sample { labels: labels.clone(), value: Value::Counter(sum) }
     };
     Family { name, help, kind: Kind::Counter, samples: rows.iter().map(sample).collect() }
 }
 
-fn histogram<const N: usize>(
-    name: &'static str,
-    help: &'static str,
-    rows: &[Row<'_>],
-    bounds: &'static [f64],
-    of: impl Fn(&Cells) -> &Histogram<N>,
-) -> Family {
-    let sample = |row: &Row<'_>| {
-        let (mut buckets, mut sum) = (vec![0; N], 0.0);
-        for (_, cells) in row.cells {
-            of(cells).read(&mut buckets, &mut sum);
-        }
-        Sample { labels: row.labels.clone(), value: Value::Histogram { bounds, buckets, sum } }
-    };
+fn summed<const N: usize>(series: &Series, bounds: &'static [f64], of: impl Fn(&Cells) -> &Histogram<N>) -> Value {
+    let (mut buckets, mut sum) = (vec![0; N], 0.0);
+    series.cells.iter().for_each(|(_, cells)| of(cells).read(&mut buckets, &mut sum));
+    Value::Histogram { bounds, buckets, sum, exemplars: Vec::new() }
+}
+
+fn histogram(name: &'static str, help: &'static str, rows: &[Row], of: impl Fn(&Cells) -> &Histogram<11>) -> Family {
+    let sample = |(labels, series): &Row| Sample { labels: labels.clone(), value: summed(series, &BYTES_BOUNDS, &of) };
     Family { name, help, kind: Kind::Histogram, samples: rows.iter().map(sample).collect() }
 }
 
-/// What tells series apart in a worker: the addresses of shared parts, which the entry keeps alive, so that no other
-/// part can come to lie at the same address.
-#[derive(PartialEq, Eq, Hash)]
-struct Key {
-    parts: [usize; 3],
-    codes: (Reporter, Protocol, Security, &'static str, u16, Option<u32>),
-}
-
-impl Key {
-    fn of(record: &Record<'_>) -> Self {
-        let (status, grpc_status) = codes(record);
-        Self {
-            parts: [Arc::as_ptr(&record.source) as usize, Arc::as_ptr(&record.destination) as usize, Arc::as_ptr(&record.called) as usize],
-            codes: (record.reporter, record.protocol, record.security, record.flag(), status, grpc_status),
+/// The one family with examples.
+fn durations(rows: &[Row]) -> Family {
+    let sample = |(labels, series): &Row| {
+        let mut value = summed(series, &DURATION_BOUNDS, |cells| &cells.duration);
+        if let Value::Histogram { exemplars, .. } = &mut value {
+            series.cells.iter().for_each(|(_, cells)| cells.read_exemplars(exemplars));
         }
-    }
-}
-
-/// The HTTP and gRPC status under which a record counts.
-fn codes(record: &Record<'_>) -> (u16, Option<u32>) {
-    record.http.as_ref().map_or((0, None), |http| {
-        let grpc = http.grpc_status.map(|status| if status > MAX_GRPC_STATUS { GRPC_UNKNOWN } else { status });
-        (http.status, grpc)
-    })
-}
-
-/// The cells of one worker. Stays on its thread.
-pub struct WorkerMetrics {
-    registry: Arc<MetricsRegistry>,
-    worker: usize,
-    known: RefCell<HashMap<Key, Rc<Entry>, foldhash::fast::RandomState>>,
-    own: RefCell<HashMap<(OwnMetric, &'static str), Arc<AtomicU64>, foldhash::fast::RandomState>>,
-}
-
-struct Entry {
-    cells: Arc<Cells>,
-    _alive: (Arc<Party>, Arc<Party>, Arc<Called>),
-}
-
-impl WorkerMetrics {
-    /// Counts an exchange that has ended.
-    pub fn record(&self, record: &Record<'_>) {
-        let entry = self.entry(record);
-        let cells = &entry.cells;
-        match &record.http {
-            None => {
-                add(&cells.closed, 1);
-                add(&cells.sent, record.sent);
-                add(&cells.received, record.received);
-            }
-            Some(http) => {
-                add(&cells.requests, 1);
-                cells.duration.observe(&DURATION_BOUNDS, record.duration.as_secs_f64() * 1000.0);
-                #[allow(clippy::cast_precision_loss, reason = "a bucket is no finer than that")]
-                let (received, sent) = (record.received as f64, record.sent as f64);
-                cells.request_bytes.observe(&BYTES_BOUNDS, received);
-                cells.response_bytes.observe(&BYTES_BOUNDS, sent);
-                add(&cells.request_messages, http.request_messages);
-                add(&cells.response_messages, http.response_messages);
-                if http.attempts > 1 {
-                    self.count(OwnMetric::ATTEMPTS_REPEATED, "", u64::from(http.attempts - 1));
-                }
-            }
-        }
-        if let Some(reason) = record.reason {
-            self.count(OwnMetric::EXCHANGES_FAILED, reason.meaning().word, 1);
-        }
-    }
-
-    /// Counts a connection that was opened, under what its record says so far. To be told once its callee is known, or
-    /// else it opens under another series than it closes under.
-    pub fn opened(&self, record: &Record<'_>) {
-        add(&self.entry(record).cells.opened, 1);
-    }
-
-    /// What became of requests that a limit of a policy is about.
-    #[must_use]
-    pub fn limit(&self, policy: &str, limit: &str) -> Arc<LimitCounts> {
-        self.registry.limits.counts(vec![policy.to_owned(), limit.to_owned()])
-    }
-
-    /// What an AuthenticationPolicy of this name said of tokens.
-    #[must_use]
-    pub fn tokens(&self, policy: String) -> Arc<TokenCounts> {
-        self.registry.tokens.counts(vec![policy])
-    }
-
-    /// What an AuthorizationPolicy of this name said of calls.
-    #[must_use]
-    pub fn access(&self, policy: String) -> Arc<AccessCounts> {
-        self.registry.access.counts(vec![policy])
-    }
-
-    /// What a policy that is tried would have done, by its kind and name.
-    #[must_use]
-    pub fn trial(&self, kind: &str, policy: &str) -> Arc<TrialCounts> {
-        self.registry.trials.counts(vec![kind.to_owned(), policy.to_owned()])
-    }
-
-    /// Adds to one of our own counters. `value` is that of its label, empty where it has none.
-    pub fn count(&self, metric: OwnMetric, value: &'static str, by: u64) {
-        self.own_cell(metric, value).fetch_add(by, Ordering::Relaxed);
-    }
-
-    /// One of our own counters, for who adds to it often.
-    #[must_use]
-    pub fn counter(&self, metric: OwnMetric, value: &'static str) -> Counter {
-        Counter::of(self.own_cell(metric, value))
-    }
-
-    /// Counts one more in a gauge of our own for as long as the answer lives.
-    #[must_use]
-    pub fn hold(&self, metric: OwnMetric, value: &'static str) -> Held {
-        Held::one(self.own_cell(metric, value))
-    }
-
-    fn own_cell(&self, metric: OwnMetric, value: &'static str) -> Arc<AtomicU64> {
-        self.own.borrow_mut().entry((metric, value)).or_insert_with(|| self.registry.own.cell(metric, value)).clone()
-    }
-
-    fn entry(&self, record: &Record<'_>) -> Rc<Entry> {
-        let mut known = self.known.borrow_mut();
-        if known.len() >= MAX_SERIES {
-            // A party is made anew with each of its certificates. The registry gives the same cells for it again.
-            known.clear();
-        }
-        let make = || {
-            let (status, grpc_status) = codes(record);
-            let labels = Labels {
-                reporter: record.reporter,
-                source: record.source.clone(),
-                destination: record.destination.clone(),
-                called: record.called.clone(),
-                protocol: record.protocol,
-                security: record.security,
-                flag: record.flag(),
-                status,
-                grpc_status,
-            };
-            let alive = (record.source.clone(), record.destination.clone(), record.called.clone());
-            Rc::new(Entry { cells: self.registry.register(self.worker, labels), _alive: alive })
-        };
-        known.entry(Key::of(record)).or_insert_with(make).clone()
+        Sample { labels: labels.clone(), value }
+    };
+    Family {
+        name: "istio_request_duration_milliseconds",
+        help: "Duration of requests, to the end of the answer",
+        kind: Kind::Histogram,
+        samples: rows.iter().map(sample).collect(),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::exposition::{Family, Kind, Sample, Value};
+use crate::exposition::{Family, Kind, Labels, Sample, Value};
 
 /// A number of our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -113,7 +113,7 @@ impl Numbers {
             let count = cell.load(Ordering::Relaxed);
             #[allow(clippy::cast_precision_loss, reason = "fewer connections than a float can count")]
             let value = if is_gauge { Value::Gauge(count as f64) } else { Value::Counter(count) };
-            let labels = if label.is_empty() { Vec::new() } else { vec![(label, (*word).to_owned())] };
+            let labels = if label.is_empty() { Labels::none() } else { Labels::one(label, word) };
             let sample = Sample { labels, value };
             match families.last_mut().filter(|last| last.name == name) {
                 Some(family) => family.samples.push(sample),

@@ -1,16 +1,16 @@
-//! What became of calls by the policies and limits that they met: one set of counts each. Bounded: past it, what is of one kind counts together.
+//! What became of calls by the policies and limits that they met: one set of counts each. Bounded: past it, what is of one kind counts
+//! together. Counts that nobody holds any more, as their policy is gone, end after a while.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use lorica_model::snapshot::{Effect, Effects};
 
-use crate::exposition::{Family, Kind, Sample, Value};
+use super::Budget;
+use crate::exposition::{Family, Kind, Labels, Sample, Value};
 use crate::record::OTHER;
-
-/// The most of a kind that are counted apart.
-const MOST: usize = 1000;
 
 /// Counts of one policy or limit.
 pub(super) trait Counts: Default {
@@ -22,6 +22,8 @@ pub(super) trait Counts: Default {
     const LABELS: &'static [&'static str];
     /// The label that says which count it is.
     const OUTCOME: &'static str;
+    /// The most counts of one.
+    const MOST_OUTCOMES: usize;
 
     /// All of its counts, by the value of that label.
     fn outcomes(&self) -> Vec<(&'static str, &AtomicU64)>;
@@ -48,6 +50,7 @@ impl Counts for AccessCounts {
         "Calls that an AuthorizationPolicy decided on, by what it said of them (of `unanswered` ones also what followed)";
     const LABELS: &'static [&'static str] = &["policy"];
     const OUTCOME: &'static str = "verdict";
+    const MOST_OUTCOMES: usize = 5;
 
     fn outcomes(&self) -> Vec<(&'static str, &AtomicU64)> {
         let Self { denied, would_deny, would_pass, audited, unanswered } = self;
@@ -78,6 +81,7 @@ impl Counts for TokenCounts {
         "Requests that an AuthenticationPolicy looked at, by what it said of their tokens (`remembered` counts among `accepted`)";
     const LABELS: &'static [&'static str] = &["policy"];
     const OUTCOME: &'static str = "verdict";
+    const MOST_OUTCOMES: usize = 6;
 
     fn outcomes(&self) -> Vec<(&'static str, &AtomicU64)> {
         let Self { accepted, remembered, anonymous, missing, refused, would_refuse } = self;
@@ -112,6 +116,7 @@ impl Counts for LimitCounts {
     const HELP: &'static str = "Requests that a limit is about, by what became of them";
     const LABELS: &'static [&'static str] = &["policy", "limit"];
     const OUTCOME: &'static str = "result";
+    const MOST_OUTCOMES: usize = 5;
 
     fn outcomes(&self) -> Vec<(&'static str, &AtomicU64)> {
         let Self { allowed, limited, shadowed, unavailable, overflowed } = self;
@@ -145,6 +150,7 @@ impl Counts for TrialCounts {
     const HELP: &'static str = "Calls that a policy with `mode: Shadow` was held against, by what it would have done to them";
     const LABELS: &'static [&'static str] = &["kind", "policy"];
     const OUTCOME: &'static str = "verdict";
+    const MOST_OUTCOMES: usize = 1 + Effect::ALL.len();
 
     /// What is of another kind of policy than this one never happens, and is left out.
     fn outcomes(&self) -> Vec<(&'static str, &AtomicU64)> {
@@ -154,27 +160,83 @@ impl Counts for TrialCounts {
 }
 
 /// The counts of all of a kind, by the values of their labels.
-#[derive(Debug, Default)]
-pub(super) struct Counted<C>(Mutex<BTreeMap<Vec<String>, Arc<C>>>);
+#[derive(Debug)]
+pub(super) struct Counted<C> {
+    budget: Budget,
+    all: Mutex<All<C>>,
+}
+
+#[derive(Debug)]
+struct All<C> {
+    counts: BTreeMap<Vec<String>, Of<C>>,
+    folded: u64,
+    expired: u64,
+    /// When it was looked last for what has ended.
+    swept: Instant,
+}
+
+/// The counts of one policy or limit.
+#[derive(Debug)]
+struct Of<C> {
+    counts: Arc<C>,
+    /// Since when nobody but the registry was seen to hold them.
+    alone: Option<Instant>,
+}
+
+impl<C: Counts> All<C> {
+    /// Ends what nobody has held for `idle`.
+    fn sweep(&mut self, now: Instant, idle: Duration) {
+        self.swept = now;
+        let before = self.counts.len();
+        self.counts.retain(|_, of| {
+            of.alone = if Arc::strong_count(&of.counts) > 1 { None } else { of.alone.or(Some(now)) };
+            of.alone.is_none_or(|since| now.saturating_duration_since(since) < idle)
+        });
+        self.expired += ((before - self.counts.len()) * C::default().outcomes().len()) as u64;
+    }
+}
 
 impl<C: Counts> Counted<C> {
-    /// Those of one.
-    pub(super) fn counts(&self, named: Vec<String>) -> Arc<C> {
-        // Every change of it is complete before the next line can fail.
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let named = if counted.len() < MOST || counted.contains_key(&named) { named } else { vec![OTHER.to_owned(); C::LABELS.len()] };
-        counted.entry(named).or_default().clone()
+    pub(super) fn new(budget: Budget) -> Self {
+        let all = All { counts: BTreeMap::new(), folded: 0, expired: 0, swept: Instant::now() };
+        Self { budget, all: Mutex::new(all) }
     }
 
-    pub(super) fn family(&self) -> Family {
-        let counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let samples = counted.iter().flat_map(|(named, counts)| {
-            counts.outcomes().into_iter().map(|(outcome, count)| Sample {
-                labels: C::LABELS.iter().copied().zip(named.iter().cloned()).chain([(C::OUTCOME, outcome.to_owned())]).collect(),
+    fn all(&self) -> MutexGuard<'_, All<C>> {
+        // Every change of it is complete before the next line can fail.
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those of one.
+    pub(super) fn counts(&self, named: Vec<String>, now: Instant) -> Arc<C> {
+        // A series for each outcome.
+        let most = self.budget.series / C::MOST_OUTCOMES;
+        let mut all = self.all();
+        let is_full = |all: &All<C>| all.counts.len() >= most && !all.counts.contains_key(&named);
+        if is_full(&all) && now.saturating_duration_since(all.swept) >= self.budget.idle / 10 {
+            all.sweep(now, self.budget.idle);
+        }
+        let named = if is_full(&all) {
+            all.folded += 1;
+            vec![OTHER.to_owned(); C::LABELS.len()]
+        } else {
+            named
+        };
+        all.counts.entry(named).or_insert_with(|| Of { counts: Arc::default(), alone: None }).counts.clone()
+    }
+
+    /// Its family, how often something counted under `other`, and how many series have ended.
+    pub(super) fn family(&self, now: Instant) -> (Family, u64, u64) {
+        let mut all = self.all();
+        all.sweep(now, self.budget.idle);
+        let samples = all.counts.iter().flat_map(|(named, of)| {
+            of.counts.outcomes().into_iter().map(|(outcome, count)| Sample {
+                labels: Labels::new(C::LABELS.iter().copied().zip(named.iter().map(String::as_str)).chain([(C::OUTCOME, outcome)])),
                 value: Value::Counter(count.load(Ordering::Relaxed)),
             })
         });
-        Family { name: C::NAME, help: C::HELP, kind: Kind::Counter, samples: samples.collect() }
+        let family = Family { name: C::NAME, help: C::HELP, kind: Kind::Counter, samples: samples.collect() };
+        (family, all.folded, all.expired)
     }
 }
 
@@ -182,17 +244,45 @@ impl<C: Counts> Counted<C> {
 mod tests {
     use super::*;
 
+    /// Room for two limits.
+    fn limits() -> Counted<LimitCounts> {
+        Counted::new(Budget { series: 2 * LimitCounts::MOST_OUTCOMES, idle: Duration::from_secs(600) })
+    }
+
+    fn named(limit: &str) -> Vec<String> {
+        vec!["p.n".to_owned(), limit.to_owned()]
+    }
+
     #[test]
     fn what_is_past_the_bound_counts_together() {
-        let limits = Counted::<LimitCounts>::default();
-        let counts = |limit: &str| limits.counts(vec!["p.n".to_owned(), limit.to_owned()]);
-        (0..MOST).for_each(|number| drop(counts(&number.to_string())));
-        counts("one more").limited.fetch_add(1, Ordering::Relaxed);
-        counts("and one").limited.fetch_add(1, Ordering::Relaxed);
-        let family = limits.family();
-        assert_eq!(family.samples.len(), (MOST + 1) * 5);
-        let labels = vec![("policy", OTHER.to_owned()), ("limit", OTHER.to_owned()), ("result", "limited".to_owned())];
+        let (limits, now) = (limits(), Instant::now());
+        let known = ["a", "b"].map(|limit| limits.counts(named(limit), now));
+        for limit in ["one more", "and one"] {
+            limits.counts(named(limit), now).limited.fetch_add(1, Ordering::Relaxed);
+        }
+        let (family, folded, expired) = limits.family(now);
+        assert_eq!((family.samples.len(), folded, expired), (3 * 5, 2, 0));
+        let labels = Labels::new([("policy", OTHER), ("limit", OTHER), ("result", "limited")]);
         let other = family.samples.iter().find(|sample| sample.labels == labels);
         assert!(matches!(other.map(|sample| &sample.value), Some(Value::Counter(2))));
+        drop(known);
+    }
+
+    #[test]
+    fn counts_of_what_is_gone_end_and_make_room() {
+        let (limits, now) = (limits(), Instant::now());
+        let (held, gone) = (limits.counts(named("held"), now), limits.counts(named("gone"), now));
+        assert_eq!(limits.family(now).0.samples.len(), 10);
+        drop(gone);
+        let later = |seconds| now + Duration::from_secs(seconds);
+        assert_eq!(limits.family(later(60)).0.samples.len(), 10);
+        // Whoever takes it up again finds its counts.
+        limits.counts(named("gone"), later(300)).limited.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(limits.family(later(659)).0.samples.len(), 10);
+        let (family, folded, expired) = limits.family(later(660));
+        assert_eq!((family.samples.len(), folded, expired), (5, 0, 5));
+        assert_eq!(limits.counts(named("new"), later(661)).limited.load(Ordering::Relaxed), 0);
+        assert_eq!(limits.family(later(662)).0.samples.len(), 10);
+        drop(held);
     }
 }

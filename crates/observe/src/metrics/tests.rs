@@ -1,16 +1,19 @@
-//! Istio's labels and conventions, sums over workers, and the bound on series.
+//! Istio's labels and conventions, sums over workers, examples, and the bounds on series and their lives.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails says where by panicking")]
 
 use lorica_model::reason::Reason;
+use lorica_model::snapshot::Origin;
 
 use super::*;
-use crate::exposition;
+use crate::exposition::{self, MAX_VALUE, OPENMETRICS};
+use crate::record::{Called, Party, Route, UNKNOWN};
+use crate::trace::{Span, SpanContext};
 use crate::record::sample::{http, party, tcp, with};
 
 /// The lines of a scrape that begin with `name`, without it.
 fn scrape(registry: &MetricsRegistry, name: &str) -> Vec<String> {
-    let (_, text) = exposition::encode(&registry.families(), None);
+    let text = exposition::encode(registry.families(), None).1.into_text();
     let lines = text.lines().filter(|line| line.starts_with(name));
     lines.map(|line| line[name.len()..].to_owned()).collect()
 }
@@ -31,6 +34,7 @@ fn a_request_is_told_under_istios_names_and_labels() {
         destination_canonical_revision=\"v2\",destination_workload_namespace=\"contact\",\
         destination_principal=\"spiffe://mesh/ns/contact/sa/recording\",destination_app=\"recording\",destination_version=\"v2\",\
         destination_cluster=\"unknown\",request_protocol=\"http\",response_flags=\"-\",connection_security_policy=\"unknown\",\
+        route_kind=\"HTTPRoute\",route_namespace=\"contact\",route_name=\"recording\",\
         response_code=\"200\",grpc_response_status=\"\"} 1";
     assert_eq!(scrape(&registry, "istio_requests_total"), [expected]);
 }
@@ -55,10 +59,11 @@ fn a_failure_keeps_the_service_that_was_meant() {
 
 #[test]
 fn no_label_but_the_grpc_status_is_ever_empty() {
-    let registry = counted(&Record { source: Arc::default(), destination: Arc::default(), ..http() });
+    let empty = Party { version: String::new(), ..(*party("routing")).clone() };
+    let registry = counted(&Record { source: Arc::default(), destination: Arc::new(empty), route: None, ..http() });
     for family in registry.families().iter().filter(|family| family.name.starts_with("istio_")) {
-        for (name, value) in family.samples.iter().flat_map(|sample| &sample.labels) {
-            assert!(!value.is_empty() || *name == "grpc_response_status", "{name} of {}", family.name);
+        for (name, value) in family.samples.iter().flat_map(|sample| sample.labels.iter()) {
+            assert!(!value.is_empty() || name == "grpc_response_status", "{name} of {}", family.name);
         }
     }
 }
@@ -88,7 +93,7 @@ fn durations_fall_into_istios_buckets() {
 #[test]
 fn a_value_on_a_bound_belongs_below_it() {
     let histogram = Histogram::<3>::default();
-    [0.0, 1.0, 1.1, 2.5, 9.0].iter().for_each(|value| histogram.observe(&[1.0, 2.5], *value));
+    assert_eq!([0.0, 1.0, 1.1, 2.5, 9.0].map(|value| histogram.observe(&[1.0, 2.5], value)), [0, 0, 1, 1, 2]);
     let (mut buckets, mut sum) = (vec![0; 3], 0.0);
     histogram.read(&mut buckets, &mut sum);
     assert_eq!(buckets, [2, 2, 1]);
@@ -121,8 +126,9 @@ fn grpc_counts_messages_and_statuses_that_grpc_knows() {
 fn tcp_counts_connections_and_bytes_as_the_caller_sees_them() {
     let registry: Arc<MetricsRegistry> = Arc::default();
     let worker = registry.worker();
-    worker.opened(&tcp());
+    let open = worker.opened(&tcp());
     worker.record(&tcp());
+    drop(open);
     let end = |name| scrape(&registry, name).remove(0).rsplit(' ').next().unwrap().to_owned();
     assert_eq!(end("istio_tcp_connections_opened_total"), "1");
     assert_eq!(end("istio_tcp_connections_closed_total"), "1");
@@ -144,7 +150,8 @@ fn workers_are_summed_and_a_party_made_anew_is_the_same() {
     let lines = scrape(&registry, "istio_requests_total");
     assert_eq!(lines.len(), 1);
     assert!(lines[0].ends_with(" 6"), "{}", lines[0]);
-    assert_eq!(registry.series().values().map(Vec::len).collect::<Vec<_>>(), [2]);
+    let group = registry.group(Protocol::Http);
+    assert_eq!(group.series.values().map(|series| series.cells.len()).collect::<Vec<_>>(), [2]);
 }
 
 #[test]
@@ -161,35 +168,199 @@ fn threads_lose_no_count() {
     assert!(scrape(&registry, "istio_requests_total").remove(0).ends_with(" 40000"));
 }
 
+/// The counts of requests to a service, over all of its series.
+fn requests(families: &[Family], fqdn: &str) -> Vec<u64> {
+    let requests = families.iter().find(|family| family.name == "istio_requests_total").unwrap();
+    let named = |sample: &&Sample| sample.labels.get("destination_service").as_deref() == Some(fqdn);
+    let count = |sample: &Sample| match sample.value {
+        Value::Counter(count) => count,
+        _ => panic!("no counter"),
+    };
+    requests.samples.iter().filter(named).map(count).collect()
+}
+
+fn called(index: usize) -> Arc<Called> {
+    Arc::new(Called { fqdn: format!("s{index}.contact.mesh"), ..(*http().called).clone() })
+}
+
+/// Room for as many series, for a minute.
+fn small(series: usize) -> Arc<MetricsRegistry> {
+    Arc::new(MetricsRegistry::new(Budget { series, idle: Duration::from_secs(60) }))
+}
+
 #[test]
 fn past_the_bound_series_count_together() {
-    let registry: Arc<MetricsRegistry> = Arc::default();
+    const BOUND: usize = 100;
+    let registry = small(BOUND);
     let workers = [registry.worker(), registry.worker()];
-    let called = |index: usize| Arc::new(Called { fqdn: format!("s{index}.contact.mesh"), ..(*http().called).clone() });
-    for index in 0..MAX_SERIES {
+    for index in 0..BOUND {
         workers[0].record(&Record { called: called(index), ..http() });
     }
-    for (index, status) in [(MAX_SERIES, 200), (MAX_SERIES + 1, 201), (MAX_SERIES + 2, 500)] {
+    for (index, status) in [(BOUND, 200), (BOUND + 1, 201), (BOUND + 2, 500)] {
         for worker in &workers {
             worker.record(&Record { called: called(index), ..with(|http| http.status = status) });
         }
     }
     // Known before the bound was reached, and still counted as itself, by a worker that had not met it.
     workers[1].record(&Record { called: called(7), ..http() });
+    // Connections have room of their own.
+    workers[1].record(&Record { called: called(BOUND + 3), ..tcp() });
     let families = registry.families();
-    let requests = families.iter().find(|family| family.name == "istio_requests_total").unwrap();
-    let of = |fqdn: &str| -> Vec<u64> {
-        let named = |sample: &&Sample| sample.labels.iter().any(|(name, value)| *name == "destination_service" && value == fqdn);
-        let count = |sample: &Sample| match sample.value {
-            Value::Counter(count) => count,
-            _ => panic!("no counter"),
-        };
-        requests.samples.iter().filter(named).map(count).collect()
+    let series = families.iter().find(|family| family.name == "istio_requests_total").unwrap().samples.len();
+    assert_eq!(series, BOUND + 2);
+    assert_eq!(requests(&families, "other"), [4, 2]);
+    assert_eq!(requests(&families, "s7.contact.mesh"), [2]);
+    let dropped = scrape(&registry, "lorica_metrics_dropped_series_total");
+    assert_eq!(dropped[..2], ["{family=\"istio_request\"} 6", "{family=\"istio_tcp\"} 0"]);
+}
+
+#[test]
+fn a_flood_of_kinds_of_exchange_is_bounded_in_the_worker_as_well_and_loses_no_count() {
+    let registry = small(50);
+    let worker = registry.worker();
+    // Each has parties of its own, as if certificates changed with every request.
+    (0..5000).for_each(|index| worker.record(&Record { called: called(index % 60), ..http() }));
+    let total: u64 = (0..60).flat_map(|index| requests(&registry.families(), &format!("s{index}.contact.mesh"))).sum();
+    let other: u64 = requests(&registry.families(), "other").iter().sum();
+    assert_eq!(total + other, 5000);
+    assert_eq!(registry.group(Protocol::Http).series.len(), 51);
+}
+
+#[test]
+fn a_series_that_is_idle_ends_and_makes_room() {
+    let registry = small(2);
+    let workers = [registry.worker(), registry.worker()];
+    let begun = Instant::now();
+    let at = |seconds| begun + Duration::from_secs(seconds);
+    let tick = |seconds| workers.iter().for_each(|worker| worker.tick(at(seconds)));
+    let record = |worker: usize, index| workers[worker].record(&Record { called: called(index), ..http() });
+    let seen = |seconds, index: usize| requests(&registry.families_at(at(seconds)), &format!("s{index}.contact.mesh"));
+    record(0, 1);
+    record(1, 1);
+    record(0, 2);
+    tick(30);
+    record(1, 1);
+    tick(65);
+    // One worker still counts in the first: it keeps what both have counted. Nobody counts in the second.
+    assert_eq!((seen(65, 1), seen(65, 2)), (vec![3], vec![]));
+    assert_eq!(scrape(&registry, "lorica_metrics_expired_series_total")[0], "{family=\"istio_request\"} 1");
+    // There is room for another, which is not counted under `other`.
+    record(0, 3);
+    assert_eq!((seen(66, 3), seen(66, 1)), (vec![1], vec![3]));
+    tick(95);
+    assert_eq!(seen(95, 1), Vec::<u64>::new());
+    // What comes back begins anew.
+    record(0, 1);
+    assert_eq!(seen(96, 1), [1]);
+}
+
+#[test]
+fn the_registry_makes_room_without_a_scrape() {
+    let registry = small(1);
+    let worker = registry.worker();
+    worker.record(&Record { called: called(1), ..http() });
+    worker.tick(Instant::now() + Duration::from_secs(61));
+    worker.record(&Record { called: called(2), ..http() });
+    assert_eq!(requests(&registry.families(), "s2.contact.mesh"), [1]);
+    assert_eq!(requests(&registry.families(), "other"), Vec::<u64>::new());
+}
+
+#[test]
+fn a_worker_that_forgets_what_it_knew_ends_no_series() {
+    let registry = small(40);
+    let worker = registry.worker();
+    let begun = Instant::now();
+    worker.record(&Record { called: called(1), ..http() });
+    worker.tick(begun + Duration::from_secs(50));
+    worker.record(&Record { called: called(1), ..http() });
+    // More kinds of exchange than it remembers.
+    (0..200).for_each(|index| worker.record(&Record { called: called(2), ..with(|http| http.status = index) }));
+    worker.tick(begun + Duration::from_secs(70));
+    assert_eq!(requests(&registry.families_at(begun + Duration::from_secs(70)), "s1.contact.mesh"), [2]);
+}
+
+#[test]
+fn a_connection_that_is_open_keeps_its_series() {
+    let registry = small(10);
+    let worker = registry.worker();
+    let begun = Instant::now();
+    let opened = |seconds| {
+        let families = registry.families_at(begun + Duration::from_secs(seconds));
+        families.iter().find(|family| family.name == "istio_tcp_connections_opened_total").unwrap().samples.len()
     };
-    assert_eq!(requests.samples.len(), MAX_SERIES + 2);
-    assert_eq!(of("other"), [4, 2]);
-    assert_eq!(of("s7.contact.mesh"), [2]);
-    assert_eq!(registry.folded.load(Ordering::Relaxed), 6);
+    let open = worker.opened(&tcp());
+    for seconds in [61, 122, 183] {
+        worker.tick(begun + Duration::from_secs(seconds));
+        assert_eq!(opened(seconds), 1);
+    }
+    drop(open);
+    worker.tick(begun + Duration::from_secs(250));
+    assert_eq!(opened(250), 0);
+}
+
+#[test]
+fn a_traced_request_is_the_example_of_its_bucket() {
+    let registry: Arc<MetricsRegistry> = Arc::default();
+    let workers = [registry.worker(), registry.worker()];
+    let traced = |trace_id, sampled, milliseconds: u64| {
+        let span = Span { context: SpanContext { trace_id, span_id: 0xb7ad, sampled }, ..Span::begin(None, 1.0, || 7) };
+        Record { duration: Duration::from_millis(milliseconds), ..with(|http| http.span = Some(span)) }
+    };
+    workers[0].record(&traced(0xa, true, 12));
+    workers[1].record(&traced(0xb, true, 13));
+    workers[0].record(&traced(0xc, false, 14));
+    workers[0].record(&traced(0xd, false, 700));
+    let text = exposition::encode(registry.families(), Some(OPENMETRICS)).1.into_text();
+    let bucket = |bound: &str| {
+        let named = |line: &&str| line.starts_with("istio_request_duration_milliseconds_bucket") && line.contains(&format!("le=\"{bound}\""));
+        text.lines().find(named).and_then(|line| line.split_once("} ")).unwrap().1
+    };
+    // The newest of those that were traced, whichever worker has it.
+    assert_eq!(bucket("25.0"), "3 # {trace_id=\"0000000000000000000000000000000b\",span_id=\"000000000000b7ad\"} 13 1700000000.263");
+    assert_eq!((bucket("10.0"), bucket("1000.0")), ("0", "4"));
+    // The older form knows no examples.
+    assert!(scrape(&registry, "istio_request_duration_milliseconds_bucket").iter().all(|line| !line.contains('#')));
+}
+
+#[test]
+fn rules_of_one_route_are_one_series_and_what_no_route_decided_is_unknown() {
+    let registry: Arc<MetricsRegistry> = Arc::default();
+    let worker = registry.worker();
+    let origin = |name: &str, rule| Origin {
+        kind: "GRPCRoute".to_owned(),
+        namespace: "contact".to_owned(),
+        name: name.to_owned(),
+        generation: u64::try_from(rule).unwrap(),
+        rule,
+        matched: 0,
+    };
+    for (name, rule) in [("agents", 0), ("agents", 1), ("desks", 0)] {
+        worker.record(&Record { route: Some(Route::Rule(Arc::new(origin(name, rule)))), ..http() });
+    }
+    worker.record(&Record { route: None, ..http() });
+    let lines = scrape(&registry, "istio_requests_total");
+    let of = |name: &str| -> Vec<&str> {
+        let label = format!("route_name=\"{name}\"");
+        lines.iter().filter(|line| line.contains(&label)).map(|line| line.rsplit(' ').next().unwrap()).collect()
+    };
+    assert_eq!((of("agents"), of("desks"), of("unknown")), (vec!["2"], vec!["1"], vec!["1"]));
+    assert!(lines.iter().all(|line| line.contains("route_kind=\"GRPCRoute\"") != line.contains("route_namespace=\"unknown\"")));
+}
+
+#[test]
+fn values_that_somebody_made_up_break_no_page() {
+    let registry: Arc<MetricsRegistry> = Arc::default();
+    let worker = registry.worker();
+    let long = "x".repeat(10_000);
+    for host in ["a\"} 1\nevil_total{x=\"", "a\\", "a\0", "b\r", &long, &format!("{long}y")] {
+        let called = Called { fqdn: host.to_owned(), name: host.to_owned(), namespace: UNKNOWN.to_owned() };
+        worker.record(&Record { called: Arc::new(called), ..http() });
+    }
+    let lines = scrape(&registry, "istio_requests_total");
+    // The two long ones are one: their labels are the same as far as they go.
+    assert_eq!(lines.len(), 5);
+    assert!(lines.iter().all(|line| line.starts_with("{reporter=") && line.len() < 4 * MAX_VALUE + 1000));
+    assert!(scrape(&registry, "evil").is_empty());
 }
 
 #[test]

@@ -14,6 +14,7 @@ use lorica_model::name::ServicePort;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Endpoint, HttpRule, Origin};
 use lorica_observe::Record;
+use lorica_observe::metrics::OpenConnection;
 use lorica_observe::record::{Called, FaultMet, Http, Party, Protocol, Reporter, Route, Security, UNKNOWN};
 use lorica_observe::trace;
 use tokio::net::TcpStream;
@@ -430,14 +431,14 @@ impl<'x> ExchangeRecord<'x> {
 pub struct ConnectionRecord<'x> {
     open: Open<'x>,
     /// Counted as opened once it is known who takes it: both counts then have the same labels.
-    counted: bool,
+    counted: Option<OpenConnection>,
 }
 
 impl<'x> ConnectionRecord<'x> {
     /// A connection begins.
     #[must_use]
     pub fn begin(worker: &'x Worker, caller: &'x Caller) -> Self {
-        Self { open: Open::begin(worker, caller, Protocol::Tcp), counted: false }
+        Self { open: Open::begin(worker, caller, Protocol::Tcp), counted: None }
     }
 
     /// The app's connection to a host outside the mesh begins.
@@ -455,13 +456,12 @@ impl<'x> ConnectionRecord<'x> {
         open.record.route = Some(Route::Outside);
         open.record.remote = Some(remote);
         (open.record.local, open.record.upstream) = (Some(destination), Some(destination));
-        Self { open, counted: false }
+        Self { open, counted: None }
     }
 
     fn count(&mut self) {
-        if !self.counted {
-            self.counted = true;
-            self.open.worker.telemetry.metrics.opened(&self.open.record);
+        if self.counted.is_none() {
+            self.counted = Some(self.open.worker.telemetry.metrics.opened(&self.open.record));
         }
     }
 

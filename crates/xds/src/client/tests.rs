@@ -83,6 +83,8 @@ impl SessionObserver for Watcher {
     fn event(&mut self, event: Event) {
         self.0.try_send(Seen::Event(event)).unwrap();
     }
+    // What is sent is seen at the client.
+    fn sent(&mut self, _: Kind) {}
 }
 
 impl Source for Control {

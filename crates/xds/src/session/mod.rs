@@ -69,6 +69,17 @@ pub enum Response {
     World(DiscoveryResponse),
 }
 
+impl Response {
+    /// What it is of; none for a type that is not spoken here, which no response is of.
+    #[must_use]
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Delta(response) => Kind::from_type_url(&response.type_url),
+            Self::World(response) => Kind::from_type_url(&response.type_url),
+        }
+    }
+}
+
 /// What happened in a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {

@@ -1,8 +1,15 @@
 //! The text in which metrics are scraped: OpenMetrics 1.0 where it is asked for, else Prometheus 0.0.4.
 //!
-//! Written here, as one writer serves both forms: libraries write one of them, and Prometheus itself still asks for either.
+//! Written here, as one writer serves both forms: libraries write one of them, and Prometheus itself still asks for either. What is in a
+//! family is told by [`Family`]; a [`Page`] is its text, in pieces.
 
-use std::fmt::Write;
+mod labels;
+mod page;
+
+use std::time::SystemTime;
+
+pub use labels::{Labels, MAX_VALUE};
+pub use page::Page;
 
 /// What OpenMetrics is served as.
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -36,8 +43,8 @@ pub enum Kind {
 /// One series.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// Its labels, in order.
-    pub labels: Vec<(&'static str, String)>,
+    /// Its labels.
+    pub labels: Labels,
     /// Its value.
     pub value: Value,
 }
@@ -57,21 +64,55 @@ pub enum Value {
         buckets: Vec<u64>,
         /// The sum of all values.
         sum: f64,
+        /// An example of each bucket that has one; none at all where there are none. Told in OpenMetrics only.
+        exemplars: Vec<Option<Exemplar>>,
     },
 }
 
-/// The text of `families`, and what it is, for a scraper that sent `accept`.
+/// An observation that a bucket shows, and the trace that it can be looked up in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Exemplar {
+    /// The trace.
+    pub trace_id: u128,
+    /// The span within it.
+    pub span_id: u64,
+    /// What was observed, in the histogram's unit.
+    pub value: f64,
+    /// When.
+    pub at: SystemTime,
+}
+
+impl Family {
+    /// A family of one counter without labels.
+    #[must_use]
+    pub fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, kind: Kind::Counter, samples: vec![Sample { labels: Labels::none(), value: Value::Counter(value) }] }
+    }
+
+    /// A family of one gauge without labels.
+    #[must_use]
+    pub fn gauge(name: &'static str, help: &'static str, value: f64) -> Self {
+        Self { name, help, kind: Kind::Gauge, samples: vec![Sample { labels: Labels::none(), value: Value::Gauge(value) }] }
+    }
+}
+
+/// What `istio_build` says of a component: which software it is. Tools that know Istio find their components by it.
 #[must_use]
-pub fn encode(families: &[Family], accept: Option<&str>) -> (&'static str, String) {
+pub fn build(component: &str, version: &str) -> Family {
+    let labels = Labels::new([("component", component), ("tag", version)]);
+    Family {
+        name: "istio_build",
+        help: "Which software this is",
+        kind: Kind::Gauge,
+        samples: vec![Sample { labels, value: Value::Gauge(1.0) }],
+    }
+}
+
+/// The text of `families` for a scraper that sent `accept`, and what it is.
+#[must_use]
+pub fn encode(families: Vec<Family>, accept: Option<&str>) -> (&'static str, Page) {
     let open = accept.is_some_and(prefers_openmetrics);
-    let mut text = String::with_capacity(16 * 1024);
-    for family in families.iter().filter(|family| !family.samples.is_empty()) {
-        write_family(&mut text, family, open);
-    }
-    if open {
-        text.push_str("# EOF\n");
-    }
-    (if open { OPENMETRICS } else { PROMETHEUS }, text)
+    (if open { OPENMETRICS } else { PROMETHEUS }, Page::new(families, open))
 }
 
 /// Whether `accept` names OpenMetrics 1.0 or does not say which, and ranks it no lower than the plain text.
@@ -93,106 +134,74 @@ fn prefers_openmetrics(accept: &str) -> bool {
     open > 0.0 && open >= plain
 }
 
-fn write_family(text: &mut String, family: &Family, open: bool) {
-    let Family { name, help, kind, samples } = family;
-    // In OpenMetrics a counter's family has no suffix, its samples have; and a histogram's bound is written as a float: `1.0`.
-    let title = if open && *kind == Kind::Counter { name.strip_suffix("_total").unwrap_or(name) } else { name };
-    let word = match kind {
-        Kind::Counter => "counter",
-        Kind::Gauge => "gauge",
-        Kind::Histogram => "histogram",
-    };
-    // Writing to a `String` cannot fail.
-    let _ = write!(text, "# HELP {title} {help}\n# TYPE {title} {word}\n");
-    for Sample { labels, value } in samples {
-        match value {
-            Value::Counter(value) => line(text, name, "", labels, None, &value.to_string()),
-            Value::Gauge(value) => line(text, name, "", labels, None, &value.to_string()),
-            Value::Histogram { bounds, buckets, sum } => {
-                let mut count = 0;
-                for (index, bucket) in buckets.iter().enumerate() {
-                    count += bucket;
-                    let bound = bounds
-                        .get(index)
-                        .map_or_else(|| "+Inf".to_owned(), |bound| if open { format!("{bound:?}") } else { bound.to_string() });
-                    line(text, name, "_bucket", labels, Some(&bound), &count.to_string());
-                }
-                line(text, name, "_sum", labels, None, &sum.to_string());
-                line(text, name, "_count", labels, None, &count.to_string());
-            }
-        }
-    }
-}
-
-fn line(text: &mut String, name: &str, suffix: &str, labels: &[(&'static str, String)], bound: Option<&str>, value: &str) {
-    text.push_str(name);
-    text.push_str(suffix);
-    let all = labels.iter().map(|(name, value)| (*name, value.as_str())).chain(bound.map(|bound| ("le", bound)));
-    let mut first = true;
-    for (name, value) in all {
-        text.push(if first { '{' } else { ',' });
-        first = false;
-        let _ = write!(text, "{name}=\"");
-        for character in value.chars() {
-            match character {
-                '\\' => text.push_str("\\\\"),
-                '"' => text.push_str("\\\""),
-                '\n' => text.push_str("\\n"),
-                other => text.push(other),
-            }
-        }
-        text.push('"');
-    }
-    if !first {
-        text.push('}');
-    }
-    let _ = writeln!(text, " {value}");
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn families() -> Vec<Family> {
-        let labels = || vec![("path", "a\"b\\c\nd".to_owned())];
+        let example = Exemplar {
+            trace_id: 0x0af7,
+            span_id: 0xb7ad,
+            value: 2.25,
+            at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_025),
+        };
+        let exemplars = vec![None, None, Some(example)];
         vec![
             Family {
                 name: "calls_total",
                 help: "Calls",
                 kind: Kind::Counter,
-                samples: vec![Sample { labels: labels(), value: Value::Counter(3) }],
+                samples: vec![Sample { labels: Labels::one("path", "a\"b\\c\nd"), value: Value::Counter(3) }],
             },
             Family {
                 name: "took",
                 help: "Time",
                 kind: Kind::Histogram,
                 samples: vec![Sample {
-                    labels: Vec::new(),
-                    value: Value::Histogram { bounds: &[1.0, 2.5], buckets: vec![1, 0, 2], sum: 9.5 },
+                    labels: Labels::none(),
+                    value: Value::Histogram { bounds: &[1.0, 2.0], buckets: vec![1, 0, 2], sum: 9.5, exemplars },
                 }],
             },
             Family { name: "none", help: "Nothing", kind: Kind::Gauge, samples: Vec::new() },
+            Family::gauge("up", "Up", 0.5),
         ]
     }
 
     #[test]
     fn prometheus_text_is_as_prometheus_reads_it() {
-        let (kind, text) = encode(&families(), Some("text/plain"));
+        let (kind, page) = encode(families(), Some("text/plain"));
         assert_eq!(kind, PROMETHEUS);
         assert_eq!(
-            text,
+            page.into_text(),
             "# HELP calls_total Calls\n# TYPE calls_total counter\ncalls_total{path=\"a\\\"b\\\\c\\nd\"} 3\n\
-             # HELP took Time\n# TYPE took histogram\ntook_bucket{le=\"1\"} 1\ntook_bucket{le=\"2.5\"} 1\ntook_bucket{le=\"+Inf\"} 3\ntook_sum 9.5\ntook_count 3\n"
+             # HELP took Time\n# TYPE took histogram\ntook_bucket{le=\"1\"} 1\ntook_bucket{le=\"2\"} 1\ntook_bucket{le=\"+Inf\"} 3\ntook_sum 9.5\ntook_count 3\n\
+             # HELP up Up\n# TYPE up gauge\nup 0.5\n"
         );
     }
 
     #[test]
-    fn openmetrics_is_given_to_whom_asks_for_it() {
-        let (kind, text) = encode(&families(), Some("application/openmetrics-text;version=1.0.0,text/plain;q=0.5"));
+    fn openmetrics_is_given_to_whom_asks_for_it_with_examples() {
+        let (kind, page) = encode(families(), Some("application/openmetrics-text;version=1.0.0,text/plain;q=0.5"));
+        let text = page.into_text();
         assert_eq!(kind, OPENMETRICS);
         assert!(text.starts_with("# HELP calls Calls\n# TYPE calls counter\ncalls_total{"));
-        assert!(text.contains("took_bucket{le=\"1.0\"} 1\ntook_bucket{le=\"2.5\"} 1\ntook_bucket{le=\"+Inf\"} 3\n"));
+        let last = "took_bucket{le=\"+Inf\"} 3 # {trace_id=\"00000000000000000000000000000af7\",span_id=\"000000000000b7ad\"} 2.25 1700000000.025\n";
+        assert!(text.contains(&format!("took_bucket{{le=\"1.0\"}} 1\ntook_bucket{{le=\"2.0\"}} 1\n{last}")), "{text}");
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_long_page_comes_in_pieces_that_make_the_whole() {
+        let sample = |index: usize| Sample { labels: Labels::one("at", &index.to_string()), value: Value::Counter(1) };
+        let long = Family { name: "calls_total", help: "Calls", kind: Kind::Counter, samples: (0..10_000).map(sample).collect() };
+        let (_, page) = encode(vec![long, Family::gauge("up", "Up", 1.0)], Some(OPENMETRICS));
+        let pieces: Vec<String> = page.collect();
+        assert!(pieces.len() > 3 && pieces.iter().all(|piece| piece.len() < 70 * 1024), "{}", pieces.len());
+        let text = pieces.concat();
+        assert_eq!(text.lines().filter(|line| line.starts_with("calls_total{")).count(), 10_000);
+        assert!(text.ends_with("calls_total{at=\"9999\"} 1\n# HELP up Up\n# TYPE up gauge\nup 1\n# EOF\n"));
     }
 
     #[test]
@@ -214,6 +223,6 @@ mod tests {
         ] {
             assert_eq!(prefers_openmetrics(accept), open, "{accept}");
         }
-        assert_eq!(encode(&[], None).0, PROMETHEUS);
+        assert_eq!(encode(Vec::new(), None).0, PROMETHEUS);
     }
 }
