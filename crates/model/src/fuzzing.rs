@@ -7,6 +7,7 @@
 use crate::cel::Expression;
 use crate::claims::Claims;
 use crate::compile::{RegisteredPort, RegisteredWorkload, Registry, VirtualAddresses, World, outbound_ports, snapshot, status};
+use crate::log_format::LogFormat;
 use crate::name::{GatewayName, Label, Namespace, ServicePort, WorkloadName};
 use crate::resource::{Document, Kind, Metadata, Options, Resources, Service, ServicePortSpec, Severity, check, read, stored};
 use crate::snapshot::{HostPattern, Locality, PathPattern, Pattern, Reading, Snapshot, Transport, without_port};
@@ -17,11 +18,12 @@ use crate::spiffe_bundle::SpiffeBundle;
 pub type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
 
 /// All of this crate.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("resources", resources, samples),
     ("names", names, name_samples),
     ("json", json, json_samples),
     ("cel", cel, cel_samples),
+    ("log_format", log_format, log_format_samples),
     ("spiffe_bundle", spiffe_bundle, spiffe_bundle_samples),
 ];
 
@@ -136,6 +138,25 @@ pub fn cel(bytes: &[u8]) {
             assert!(text.get(wrong.range.clone()).is_some(), "{wrong} is said of no part of {text:?}");
         }),
     }
+}
+
+/// Formats of access logs.
+pub fn log_format(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match LogFormat::parse(text) {
+        Ok(format) => {
+            assert!(LogFormat::parse(format.as_str()).is_ok_and(|again| again.parts() == format.parts()), "{text} reads otherwise")
+        }
+        Err(wrong) => wrong.iter().for_each(|wrong| {
+            assert!(text.get(wrong.range.clone()).is_some(), "{wrong} is said of no part of {text:?}");
+        }),
+    }
+}
+
+fn log_format_samples() -> Vec<Vec<u8>> {
+    ["[%START_TIME(%s.%3f)%] %REQ(X-A?:PATH):7% %% %CEL(response.code == 200)%\n", "%RESP(a)%%TRAILER(b)%é", "%ENVIRONMENT(A):1%%%"]
+        .map(|text| text.as_bytes().to_vec())
+        .to_vec()
 }
 
 /// What another mesh says of its roots and keys.

@@ -9,6 +9,7 @@ pub mod compile;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod head;
+pub mod log_format;
 pub mod name;
 pub mod process;
 pub mod reason;

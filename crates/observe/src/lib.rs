@@ -9,6 +9,7 @@
 //! | [`keep`] | which exchanges are kept whole |
 //! | [`export`] | telemetry to those who keep it |
 //! | [`access_log`] | one line an exchange |
+//! | [`rules`] | what policies say of spans and lines |
 //! | [`telemetry`] | all of it behind one handle |
 //! | [`process`] | what the process takes of its machine |
 //! | [`summary`] | rates between services, read from metrics |
@@ -24,10 +25,12 @@ pub mod keep;
 pub mod metrics;
 pub mod process;
 pub mod record;
+pub mod rules;
 pub mod summary;
 pub mod telemetry;
 pub mod trace;
 
 pub use keep::Keep;
 pub use record::Record;
+pub use rules::Rules;
 pub use telemetry::{Telemetry, WorkerTelemetry};

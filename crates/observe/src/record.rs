@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use lorica_model::head::{Fields, RequestHead};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::Origin;
 
+use crate::rules::Rules;
 use crate::trace::Span;
 
 /// What a label says where nothing is known. Never empty: dashboards join on it.
@@ -200,6 +202,8 @@ pub struct Record<'x> {
     pub route: Option<Route>,
     /// The address that took it.
     pub upstream: Option<SocketAddr>,
+    /// The proxy's own address towards it.
+    pub upstream_local: Option<SocketAddr>,
     /// The caller's address.
     pub remote: Option<SocketAddr>,
     /// The address that was called.
@@ -208,6 +212,8 @@ pub struct Record<'x> {
     pub server_name: Option<&'x str>,
     /// What only HTTP has.
     pub http: Option<Http<'x>>,
+    /// What policies say is told of it; none: what the process was told at its start. Those that held when it began.
+    pub rules: Option<Arc<Rules>>,
 }
 
 /// What only HTTP has.
@@ -241,6 +247,12 @@ pub struct Http<'x> {
     pub request_messages: u64,
     /// gRPC messages to the caller.
     pub response_messages: u64,
+    /// The request's head, as it came.
+    pub head: Option<&'x RequestHead>,
+    /// The fields of the answer's head, where the log asks for them.
+    pub response: Option<Box<Fields>>,
+    /// The fields behind the answer's body, where the log asks for them.
+    pub trailers: Option<Box<Fields>>,
     /// The span, where the exchange is traced.
     pub span: Option<Span>,
 }
@@ -306,6 +318,7 @@ pub(crate) mod sample {
             sent: 3000,
             route: Some(Route::Rule(Arc::new(origin))),
             upstream: Some(([127, 0, 0, 1], 9001).into()),
+            upstream_local: None,
             remote: Some(([240, 0, 0, 7], 40_000).into()),
             local: Some(([240, 0, 0, 9], 80).into()),
             server_name: None,
@@ -321,6 +334,7 @@ pub(crate) mod sample {
                 upstream_time: Some(Duration::from_millis(11)),
                 ..Http::default()
             }),
+            rules: None,
         }
     }
 

@@ -121,7 +121,9 @@ pub struct Facts {
     pub peer: Option<Arc<PeerIdentity>>,
     /// The address there.
     pub remote: Option<SocketAddr>,
-    /// The same as a party to a call; none for the app beside the proxy.
+    /// The address at this end.
+    pub local: Option<SocketAddr>,
+    /// Who is at its other end as a party to a call; none for the app beside the proxy.
     pub party: Option<Arc<Party>>,
     /// Its place among the connections that a limit allows, where there is one.
     pub places: Option<Arc<ConnectionPlaces>>,

@@ -8,14 +8,14 @@ use lorica_model::snapshot::BackendTls;
 use lorica_observe::Telemetry;
 use lorica_observe::access_log::Target;
 use lorica_observe::export::connect::{Connecting, Connection, Secure};
-use lorica_observe::export::{Destination, Sender, SpanSink};
+use lorica_observe::export::{Destination, LogSink, Sender, SpanSink};
 use tokio::task::spawn_local;
 use tokio_rustls::TlsConnector;
 use tonic::transport::Channel;
 
 use crate::config::{Own, TelemetryConfig};
 
-/// Opens the access log and starts the senders of spans on this local set. Spans go to the control plane, where there is one, and to
+/// Opens the access log and starts the senders of spans and log records on this local set. They go to the control plane, where there is one, and to
 /// those whom the user named.
 ///
 /// # Errors
@@ -28,9 +28,11 @@ pub fn open(config: &TelemetryConfig, own: &Own, control: Option<Channel>) -> an
         version: own.version.clone(),
         instance: own.workload.to_string(),
     };
-    let (spans, sending) = SpanSink::start(&destinations(config, control)?, &sender);
-    sending.into_iter().for_each(|sending| drop(spawn_local(sending)));
-    let opened = Telemetry::open(&target, spans, config.keep);
+    let destinations = destinations(config, control)?;
+    let (spans, sending) = SpanSink::start(&destinations, &sender);
+    let (logs, also) = LogSink::start(&destinations, &sender);
+    sending.into_iter().chain(also).for_each(|sending| drop(spawn_local(sending)));
+    let opened = Telemetry::open(&target, spans, logs, config.keep);
     let telemetry = opened.with_context(|| format!("the access log {} cannot be written", config.access_log))?;
     Ok(telemetry.with_budget(config.metrics))
 }

@@ -148,6 +148,7 @@ impl Worker {
         let parties = Parties::new(&own);
         let view = RefCell::new(views.borrow_and_update().clone());
         let counter = |metric| telemetry.metrics.counter(metric, "");
+        telemetry.adopt(view.borrow().snapshot.telemetry());
         let worker = Rc::new(Self {
             pool_connects: counter(OwnMetric::POOL_CONNECTS),
             pool_reuses: counter(OwnMetric::POOL_REUSES),
@@ -258,6 +259,7 @@ impl Worker {
 
     /// Takes a view into use that a wait has brought, before the worker's own task does.
     pub fn catch_up(&self, view: &Arc<View>) {
+        self.telemetry.adopt(view.snapshot.telemetry());
         let before = self.view.replace(view.clone());
         if !before.authorizes_as(view) {
             self.rejudge.change();

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::core::v3::Metadata;
 use lorica_model::name::{Label, ServiceName, ServicePort, WorkloadName};
 use lorica_model::snapshot::{
     Affinity, AttemptTrial, Authentication, AuthenticationTrial, Authorization, Cors, EgressRule, Fault, Forward, HashOn, Hedge, MtlsMode,
-    Origin, PathEdit, Protocol, RateLimit, Retry, Traffic, TransportRoute,
+    Origin, PathEdit, Protocol, RateLimit, Retry, Telemetry, Traffic, TransportRoute,
 };
 use lorica_model::spiffe::SpiffeId;
 use serde::{Deserialize, Serialize};
@@ -115,11 +115,26 @@ pub(crate) struct TransportFacts {
     pub(crate) route: Option<TransportRoute>,
 }
 
-/// Of the listener of an egress gateway.
+/// Of the listener of a gateway.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct EgressFacts {
-    pub(crate) rules: Vec<EgressRule>,
+pub(crate) struct GatewayFacts {
+    /// Of one for calls that leave the mesh: what may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rules: Option<Vec<EgressRule>>,
+    /// What is told of exchanges: Envoy's fields say less, and apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) telemetry: Option<Arc<Telemetry>>,
+}
+
+/// Of the listener of a gateway that takes datagrams.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DatagramFacts {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) route: Option<TransportRoute>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) telemetry: Option<Arc<Telemetry>>,
 }
 
 /// Of a cluster.
@@ -170,6 +185,9 @@ pub(crate) struct InboundFacts {
     /// What policies that are tried ask of callers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) tried: Vec<AuthenticationTrial>,
+    /// What is told of exchanges: Envoy's fields say less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) telemetry: Option<Arc<Telemetry>>,
 }
 
 /// Of one app port, on its filter chain for mutual TLS.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod access;
+mod telemetry;
 mod tried;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -138,6 +139,7 @@ pub(crate) fn inbound() -> InboundUnit {
         authentication: None,
         authorization: std::sync::Arc::default(),
         tried: Vec::new(),
+        telemetry: None,
     }
 }
 
@@ -585,11 +587,14 @@ pub(crate) fn any_gateway() -> impl Strategy<Value = GatewayUnit> {
         option::of(any_transport()).prop_map(Listening::Udp),
         vec(any_egress_rule(), 0..4).prop_map(Listening::Egress),
     ];
-    (any_namespace(), any_label(), 1..=u16::MAX, listening).prop_map(|(namespace, name, port, listening)| GatewayUnit {
-        gateway: GatewayName::new(namespace, name.into()),
-        port,
-        listening,
-    })
+    (any_namespace(), any_label(), 1..=u16::MAX, listening, telemetry::any_telemetry()).prop_map(
+        |(namespace, name, port, listening, telemetry)| GatewayUnit {
+            gateway: GatewayName::new(namespace, name.into()),
+            port,
+            listening,
+            telemetry,
+        },
+    )
 }
 
 fn any_egress_rule() -> impl Strategy<Value = EgressRule> {
@@ -682,9 +687,9 @@ pub(crate) fn any_inbound() -> impl Strategy<Value = InboundUnit> {
     });
     let addresses = (any::<Ipv4Addr>(), any::<Ipv6Addr>());
     let access = (option::of(access::any_authentication()), access::any_authorization(), vec(tried::any_authentication(), 0..2));
-    let flags = (any::<bool>(), vec(any_limit(), 0..3), access);
+    let flags = (any::<bool>(), vec(any_limit(), 0..3), access, telemetry::any_telemetry());
     (any_workload(), option::of(any_service()), any_label(), any_identity(), addresses, vec(one, 0..4), flags).prop_map(
-        |(workload, service, account, identity, (virtual_v4, virtual_v6), ports, (withdrawn, limits, access))| {
+        |(workload, service, account, identity, (virtual_v4, virtual_v6), ports, (withdrawn, limits, access, telemetry))| {
             let (authentication, authorization, tried) = access;
             InboundUnit {
                 workload,
@@ -699,6 +704,7 @@ pub(crate) fn any_inbound() -> impl Strategy<Value = InboundUnit> {
                 authentication,
                 authorization: std::sync::Arc::new(authorization),
                 tried,
+                telemetry,
             }
         },
     )

@@ -81,6 +81,7 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
         Kind::EgressPolicy => vec!["ABOUT", "ALLOWS", "DEFAULT", "MODE", "STATUS"],
         Kind::RateLimitPolicy => vec!["TARGETS", "LIMITS", "MODE", "STATUS"],
         Kind::FaultPolicy => vec!["ABOUT", "FAULTS", "MODE", "LEFT"],
+        Kind::TelemetryPolicy => vec!["ABOUT", "TRACES", "LOG", "TO", "WHEN", "STATUS"],
         Kind::Namespace => vec!["LABELS"],
         Kind::Secret | Kind::ConfigMap => vec!["HOLDS"],
     });
@@ -152,6 +153,7 @@ fn table(kind: Kind, items: &[Value], wide: bool) -> String {
                 mode(item),
                 fault::remaining(item, jiff::Timestamp::now()).map_or_else(|| "ended".to_owned(), fault::left),
             ],
+            Kind::TelemetryPolicy => vec![about(item), traces(item), log(item), places(item), at("/spec/accessLog/when"), condition(item)],
             Kind::Namespace => vec![keys(item, "/metadata/labels")],
             Kind::Secret | Kind::ConfigMap => vec![keys(item, "/data")],
             Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => vec![
@@ -189,6 +191,36 @@ fn action(item: &Value) -> String {
 /// Whether a policy is in force, or only tried: `Enforce`, `Shadow`.
 fn mode(item: &Value) -> String {
     item.pointer("/spec/mode").map_or_else(|| "Enforce".to_owned(), text)
+}
+
+/// Which exchanges are kept: `1%, failed, slower than 1s`.
+fn traces(item: &Value) -> String {
+    let tracing = item.pointer("/spec/tracing");
+    let at = |field: &str| tracing.and_then(|tracing| tracing.get(field));
+    let failed = at("keepFailed").and_then(Value::as_bool).map(|kept| if kept { "failed" } else { "no failed" }.to_owned());
+    let slow =
+        at("keepSlowerThan").map(text).map(|bound| if bound == "Never" { "no slow".to_owned() } else { format!("slower than {bound}") });
+    at("sampling").map(text).into_iter().chain(failed).chain(slow).collect::<Vec<_>>().join(", ")
+}
+
+/// How a line of the log looks: `Json`, `text`, or an object's keys.
+fn log(item: &Value) -> String {
+    let Some(log) = item.pointer("/spec/accessLog") else { return String::new() };
+    match log.get("format") {
+        None => "Json".to_owned(),
+        Some(Value::String(word)) => word.clone(),
+        Some(format) if format.get("text").is_some() => "text".to_owned(),
+        Some(_) => keys(item, "/spec/accessLog/format/json"),
+    }
+}
+
+/// Where the log goes.
+fn places(item: &Value) -> String {
+    match item.pointer("/spec/accessLog") {
+        None => String::new(),
+        Some(log) if log.get("to").is_none() => "Stdout".to_owned(),
+        Some(log) => Some(list(log, "/to", text)).filter(|places| !places.is_empty()).unwrap_or_else(|| "nowhere".to_owned()),
+    }
 }
 
 /// How many rules it has.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use regex::Regex;
 
 use super::Wrong;
-use super::attribute::{ATTRIBUTES, Attribute, ROOTS};
+use super::attribute::{ATTRIBUTES, Attribute, Scope};
 use super::time;
 use super::tree::{Each, EachKind, Literal, Operator, Term, Tree};
 use super::types::{Function, Kind, OVERLOADS, Overload, Type};
@@ -27,10 +27,10 @@ pub(super) enum What {
     Attribute(Attribute),
     /// Whether an attribute is there.
     Present(Attribute),
-    /// The value of a header field.
-    Header(Box<str>),
+    /// The value of a header field, of one of the maps of such.
+    Header(Attribute, Box<str>),
     /// Whether there is such a header field.
-    HasHeader(Box<str>),
+    HasHeader(Attribute, Box<str>),
     /// The element of a macro, counted from the outermost.
     Variable(usize),
     Select(Box<Node>, Box<str>),
@@ -54,11 +54,25 @@ pub(super) struct EachNode {
     pub(super) result: Option<Node>,
 }
 
+/// What an expression is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gives {
+    /// A condition: true or false.
+    Condition,
+    /// A text, or what has one form as a text.
+    Text,
+}
+
 /// What an expression becomes, and what it asks about.
-pub(super) fn check(tree: &Tree) -> Result<(Node, BTreeSet<Attribute>), Vec<Wrong>> {
-    let mut check = Check { wrong: Vec::new(), variables: Vec::new(), attributes: BTreeSet::new() };
-    let (node, found) = check.part(tree);
-    if !found.meets(&Type::BOOL) {
+pub(super) fn check(tree: &Tree, scope: Scope, gives: Gives) -> Result<(Node, BTreeSet<Attribute>), Vec<Wrong>> {
+    let mut check = Check { wrong: Vec::new(), variables: Vec::new(), attributes: BTreeSet::new(), scope };
+    let (node, found) = if gives == Gives::Text { check.value(tree) } else { check.part(tree) };
+    if gives == Gives::Text {
+        if check.wrong.is_empty() && !matches!(found.kind(), Kind::Text | Kind::Bool | Kind::Int | Kind::Uint) {
+            let message = format!("the expression gives {}, which is no text", article(&found));
+            check.wrong.push(Wrong::new(tree.range.clone(), message).hint("it may give a string, a bool, an int or a uint"));
+        }
+    } else if !found.meets(&Type::BOOL) {
         let message = format!("the expression gives {}, and a condition is true or false", article(&found));
         check.wrong.push(Wrong::new(tree.range.clone(), message));
     }
@@ -69,6 +83,7 @@ struct Check<'t> {
     wrong: Vec<Wrong>,
     variables: Vec<(&'t str, Type)>,
     attributes: BTreeSet<Attribute>,
+    scope: Scope,
 }
 
 impl<'t> Check<'t> {
@@ -142,23 +157,30 @@ impl<'t> Check<'t> {
             let of = self.variables.get(at).map_or(Type::DYN, |(_, of)| of.clone());
             return (What::Variable(at), of);
         }
-        if let Some((_, attribute)) = ATTRIBUTES.into_iter().find(|(known, _)| *known == name) {
+        if let Some((_, attribute)) = self.scope.attributes().find(|(known, _)| *known == name) {
             self.attributes.insert(attribute);
             return (What::Attribute(attribute), of_attribute(attribute));
         }
         if let Some(kind) = Kind::NAMED.into_iter().find(|kind| kind.name() == name) {
             return (What::Type(kind), Type::Plain(Kind::Type));
         }
-        if ROOTS.contains(&name) {
-            let within = names().filter(|known| known.split('.').next() == Some(name)).collect::<Vec<_>>().join("`, `");
+        let roots = self.scope.roots();
+        if roots.contains(&name) {
+            let within = names(self.scope).filter(|known| known.split('.').next() == Some(name)).collect::<Vec<_>>().join("`, `");
             self.wrong(range, format!("`{name}` is no value of its own"), Some(format!("name one of `{within}`")));
             return Self::unknown();
         }
-        let near = nearest(name, ROOTS.into_iter().chain(["claims"]).chain(self.variables.iter().map(|(known, _)| *known)));
+        let claims = Some("claims").filter(|_| self.scope == Scope::Request);
+        let near = nearest(name, roots.iter().copied().chain(claims).chain(self.variables.iter().map(|(known, _)| *known)));
         let hint = match near {
+            _ if self.scope == Scope::Exchange && name == "claims" => {
+                "what a token says is not told to the log; a policy can pass a claim on in a header field".to_owned()
+            }
+            _ if name == "response" => "a request is judged before it is answered".to_owned(),
             _ if name == "destination" => "the port that is called is for `ports` of `to`".to_owned(),
             Some(near) => format!("did you mean `{near}`?"),
-            None => "there are `request`, `source`, `connection` and `claims`".to_owned(),
+            None if self.scope == Scope::Request => "there are `request`, `source`, `connection` and `claims`".to_owned(),
+            None => format!("there are `{}`", roots.join("`, `")),
         };
         self.wrong(range, format!("`{name}` is not known"), Some(hint));
         Self::unknown()
@@ -167,11 +189,11 @@ impl<'t> Check<'t> {
     /// The attribute that `of.field` names; none where it names something else.
     fn attribute(&mut self, of: &Tree, field: &str, range: &Range<usize>) -> Option<Result<Attribute, ()>> {
         let Term::Name(root) = &of.term else { return None };
-        if !ROOTS.contains(&&**root) || self.variables.iter().any(|(known, _)| known == &&**root) {
+        if !self.scope.roots().contains(&&**root) || self.variables.iter().any(|(known, _)| known == &&**root) {
             return None;
         }
         let name = format!("{root}.{field}");
-        if let Some((_, attribute)) = ATTRIBUTES.into_iter().find(|(known, _)| *known == name) {
+        if let Some((_, attribute)) = self.scope.attributes().find(|(known, _)| *known == name) {
             self.attributes.insert(attribute);
             return Some(Ok(attribute));
         }
@@ -180,7 +202,11 @@ impl<'t> Check<'t> {
             "source.service" | "source.account" => {
                 Some("`source.identity` ends in the account: `source.identity.endsWith('/sa/NAME')`".to_owned())
             }
-            _ => nearest(&name, names()).map(|near| format!("did you mean `{near}`?")),
+            "response.duration" => Some("`request.duration` is the time of the whole exchange".to_owned()),
+            _ if ATTRIBUTES.iter().any(|(known, _)| *known == name) => {
+                Some("it is known once a request is over, and this is before".to_owned())
+            }
+            _ => nearest(&name, names(self.scope)).map(|near| format!("did you mean `{near}`?")),
         };
         self.wrong(range, format!("there is no attribute `{name}`"), hint);
         Some(Err(()))
@@ -189,7 +215,7 @@ impl<'t> Check<'t> {
     fn select(&mut self, of: &'t Tree, field: &str, range: &Range<usize>) -> (What, Type) {
         let (node, found) = self.part(of);
         match found {
-            Type::Plain(Kind::Headers) => (What::Header(field.into()), Type::TEXT),
+            Type::Plain(Kind::Headers) => (What::Header(fields_of(&node), field.into()), Type::TEXT),
             Type::Plain(Kind::Dyn) => (What::Select(Box::new(node), field.into()), Type::DYN),
             Type::Map(entry) if entry.0.meets(&Type::TEXT) => (What::Select(Box::new(node), field.into()), entry.1),
             other => {
@@ -202,7 +228,7 @@ impl<'t> Check<'t> {
     fn has(&mut self, of: &'t Tree, field: &str, range: &Range<usize>) -> (What, Type) {
         let (node, found) = self.part(of);
         match found {
-            Type::Plain(Kind::Headers) => (What::HasHeader(field.into()), Type::BOOL),
+            Type::Plain(Kind::Headers) => (What::HasHeader(fields_of(&node), field.into()), Type::BOOL),
             Type::Plain(Kind::Dyn) => (What::Has(Box::new(node), field.into()), Type::BOOL),
             Type::Map(entry) if entry.0.meets(&Type::TEXT) => (What::Has(Box::new(node), field.into()), Type::BOOL),
             other => {
@@ -226,8 +252,12 @@ impl<'t> Check<'t> {
             let (of, found) = self.part(of);
             let (key_node, key_type) = self.value(key);
             if found.kind() == Kind::Headers {
-                let name = self.field_name(&key_node);
-                return if operator == Operator::Index { (What::Header(name), Type::TEXT) } else { (What::HasHeader(name), Type::BOOL) };
+                let (map, name) = (fields_of(&of), self.field_name(&key_node));
+                return if operator == Operator::Index {
+                    (What::Header(map, name), Type::TEXT)
+                } else {
+                    (What::HasHeader(map, name), Type::BOOL)
+                };
             }
             return if operator == Operator::Index {
                 let gives = self.indexed(&found, &key_type, range);
@@ -451,8 +481,16 @@ impl<'t> Check<'t> {
     }
 }
 
-fn names() -> impl Iterator<Item = &'static str> {
-    ATTRIBUTES.into_iter().map(|(name, _)| name)
+fn names(scope: Scope) -> impl Iterator<Item = &'static str> {
+    scope.attributes().map(|(name, _)| name)
+}
+
+/// Which map of header fields a part is.
+fn fields_of(node: &Node) -> Attribute {
+    match node.what {
+        What::Attribute(map) => map,
+        _ => Attribute::Headers,
+    }
 }
 
 fn kind_of(literal: &Literal) -> Kind {

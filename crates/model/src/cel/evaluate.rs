@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::attribute::{Attribute, Attributes};
+use super::attribute::{Attribute, Attributes, flag_bits};
 use super::check::{EachNode, Node, What};
 use super::function;
 use super::time;
@@ -57,6 +57,18 @@ pub(super) fn evaluate(node: &Node, attributes: &Attributes<'_>, steps: &Steps) 
     found
 }
 
+/// What a text expression gives.
+pub(super) fn text(node: &Node, attributes: &Attributes<'_>) -> Result<String, EvaluationError> {
+    let mut run = Run { attributes, budget: Budget(MOST_STEPS), variables: Vec::new() };
+    match run.value(node)? {
+        Value::Text(text) => Ok(text.into_owned()),
+        Value::Bool(value) => Ok(value.to_string()),
+        Value::Int(value) => Ok(value.to_string()),
+        Value::Uint(value) => Ok(value.to_string()),
+        _ => Err(node.failed(Failure::WrongType)),
+    }
+}
+
 type Evaluated<'v> = Result<Value<'v>, EvaluationError>;
 
 struct Run<'v> {
@@ -85,12 +97,14 @@ impl<'v> Run<'v> {
             What::Literal(literal) => Ok(of_literal(literal)),
             What::Type(kind) => Ok(Value::Type(*kind)),
             What::Attribute(attribute) => self.attribute(*attribute).ok_or_else(|| node.failed(Failure::NoAttribute)),
-            What::Present(attribute) => Ok(Value::Bool(*attribute == Attribute::Headers || self.attribute(*attribute).is_some())),
-            What::Header(name) => {
-                let found = self.header(name).map_err(|failure| node.failed(failure))?;
+            What::Present(attribute) => Ok(Value::Bool(attribute.is_fields() || self.attribute(*attribute).is_some())),
+            What::Header(map, name) => {
+                let found = self.header(*map, name).map_err(|failure| node.failed(failure))?;
                 found.map(Value::Text).ok_or_else(|| node.failed(Failure::NoKey))
             }
-            What::HasHeader(name) => self.header(name).map(|found| Value::Bool(found.is_some())).map_err(|failure| node.failed(failure)),
+            What::HasHeader(map, name) => {
+                self.header(*map, name).map(|found| Value::Bool(found.is_some())).map_err(|failure| node.failed(failure))
+            }
             What::Variable(at) => {
                 let value = self.variables.get(*at).cloned().ok_or_else(|| node.failed(Failure::NoKey))?;
                 if let Value::Text(Cow::Owned(text)) = &value {
@@ -142,13 +156,22 @@ impl<'v> Run<'v> {
     }
 
     /// The value of a header field; several of a name are joined by commas, as an Envoy does.
-    fn header(&mut self, name: &'v str) -> Result<Option<Cow<'v, str>>, Failure> {
-        let head = self.attributes.head.ok_or(Failure::NoAttribute)?;
-        if name.eq_ignore_ascii_case("host") {
-            return Ok(Some(Cow::Borrowed(head.authority())));
-        }
+    fn header(&mut self, map: Attribute, name: &'v str) -> Result<Option<Cow<'v, str>>, Failure> {
+        let attributes = self.attributes;
+        let exchange = || attributes.exchange.as_ref().ok_or(Failure::NoAttribute);
+        let fields = match map {
+            Attribute::ResponseHeaders => exchange()?.headers,
+            Attribute::ResponseTrailers => exchange()?.trailers,
+            _ => {
+                let head = attributes.head.ok_or(Failure::NoAttribute)?;
+                if name.eq_ignore_ascii_case("host") {
+                    return Ok(Some(Cow::Borrowed(head.authority())));
+                }
+                Some(&head.fields)
+            }
+        };
         let mut found: Option<Cow<'v, str>> = None;
-        for value in head.fields.get_all(name) {
+        for value in fields.into_iter().flat_map(|fields| fields.get_all(name)) {
             let value = std::str::from_utf8(value).map_err(|_| Failure::Conversion)?;
             found = Some(match found {
                 None => Cow::Borrowed(value),
@@ -181,7 +204,7 @@ impl<'v> Run<'v> {
             Attribute::Protocol => Value::text(attributes.head?.version.as_str()),
             Attribute::Time => Value::Timestamp(time::from_clock(attributes.head.map(|_| attributes.time)?)?),
             // The check lets nobody have the map itself.
-            Attribute::Headers => return None,
+            Attribute::Headers | Attribute::ResponseHeaders | Attribute::ResponseTrailers => return None,
             Attribute::SourceAddress => Value::Text(attributes.source.to_string().into()),
             Attribute::SourcePort => Value::Int(attributes.source.port().into()),
             Attribute::MutualTls => Value::Bool(attributes.identity.is_some()),
@@ -191,8 +214,35 @@ impl<'v> Run<'v> {
                 attributes.head?;
                 attributes.claims.map_or_else(|| Value::Map(Rc::default()), |claims| Value::Object(claims.as_object()))
             }
+            of_exchange => return self.of_exchange(of_exchange),
         };
         Some(found)
+    }
+
+    /// What is known once an exchange is over.
+    fn of_exchange(&self, attribute: Attribute) -> Option<Value<'v>> {
+        let exchange = self.attributes.exchange.as_ref()?;
+        let size = |bytes: u64| Value::Int(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let time = |duration| jiff::SignedDuration::try_from(duration).ok().map(Value::Duration);
+        Some(match attribute {
+            Attribute::RequestId => Value::text(exchange.request_id?),
+            Attribute::RequestSize => size(exchange.request_size),
+            Attribute::RequestDuration => time(exchange.duration)?,
+            Attribute::ResponseCode => Value::Int(exchange.code.into()),
+            Attribute::ResponseCodeDetails => Value::text(exchange.code_details?),
+            Attribute::ResponseFlags => Value::Int(flag_bits(exchange.flags)),
+            Attribute::ResponseGrpcStatus => Value::Int(exchange.grpc_status?.into()),
+            Attribute::ResponseSize => size(exchange.response_size),
+            Attribute::BackendLatency => time(exchange.backend_latency?)?,
+            Attribute::DestinationAddress => Value::Text(exchange.destination?.to_string().into()),
+            Attribute::DestinationPort => Value::Int(exchange.destination?.port().into()),
+            Attribute::UpstreamAddress => Value::Text(exchange.upstream?.to_string().into()),
+            Attribute::UpstreamPort => Value::Int(exchange.upstream?.port().into()),
+            Attribute::TransportFailure => Value::text(exchange.transport_failure.unwrap_or_default()),
+            Attribute::Attempts => Value::Int(exchange.attempts.into()),
+            Attribute::RouteName => Value::Text(exchange.route.map(ToString::to_string).unwrap_or_default().into()),
+            _ => return None,
+        })
     }
 
     fn call(&mut self, function: Function, arguments: &'v [Node], node: &'v Node) -> Evaluated<'v> {

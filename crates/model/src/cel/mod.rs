@@ -26,7 +26,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use attribute::{Attribute, Attributes};
+pub use attribute::{Attribute, Attributes, Exchange, Scope};
+use check::Gives;
 pub use evaluate::Steps;
 pub use tree::{Each, EachKind, Literal, Operator, Term, Tree};
 
@@ -79,9 +80,37 @@ impl Expression {
     /// # Errors
     /// Every mistake; of those that keep the text from being read the first.
     pub fn parse(text: &str) -> Result<Self, Vec<Wrong>> {
+        Self::checked(text, Scope::Request, Gives::Condition)
+    }
+
+    /// The same of what is known once an exchange is over.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_of_exchange(text: &str) -> Result<Self, Vec<Wrong>> {
+        Self::checked(text, Scope::Exchange, Gives::Condition)
+    }
+
+    /// The same of an expression that gives a text: a string, a bool, an int or a uint.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_text_of_exchange(text: &str) -> Result<Self, Vec<Wrong>> {
+        Self::checked(text, Scope::Exchange, Gives::Text)
+    }
+
+    fn checked(text: &str, scope: Scope, gives: Gives) -> Result<Self, Vec<Wrong>> {
         let tree = parse::parse(text).map_err(|wrong| vec![wrong])?;
-        let (node, attributes) = check::check(&tree)?;
+        let (node, attributes) = check::check(&tree, scope, gives)?;
         Ok(Self(Arc::new(Checked { text: text.into(), tree, node, attributes })))
+    }
+
+    /// The text that it gives.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    pub fn evaluate_text(&self, attributes: &Attributes<'_>) -> Result<String, EvaluationError> {
+        evaluate::text(&self.0.node, attributes)
     }
 
     /// Whether the condition holds.

@@ -46,6 +46,7 @@ impl Request {
             source: "240.0.0.7:40123".parse().unwrap(),
             identity: Some(&self.identity),
             server_name: Some("80.recording.contact.mesh"),
+            exchange: None,
         }
     }
 }
@@ -58,6 +59,7 @@ pub(super) const NOTHING: Attributes<'static> = Attributes {
     source: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1),
     identity: None,
     server_name: None,
+    exchange: None,
 };
 
 fn parsed(text: &str) -> Expression {

@@ -12,12 +12,13 @@ use crate::snapshot::{
 
 use super::listeners::{Bound, Frame};
 use super::rules::{self, Entrance, Route, age};
-use super::{World, authentication, authorization, egress, fault, rate_limit, tried};
+use super::{World, authentication, authorization, egress, fault, rate_limit, telemetry, tried};
 
 /// The units of a gateway, ordered by port; none where the gateway does not exist or is not ours.
 #[must_use]
 pub fn gateway(world: &World<'_>, name: &GatewayName) -> Vec<GatewayUnit> {
     let Some(frame) = Frame::of(world, name) else { return Vec::new() };
+    let told = telemetry::of_gateway(world, name);
     let taken = frame.listeners.iter().filter(|bound| bound.refused.is_none());
     let ports: BTreeSet<(u16, bool)> = taken.map(|bound| (bound.listener.port, bound.listener.protocol == ListenerProtocol::Udp)).collect();
     let unit = |(port, udp): (u16, bool)| {
@@ -34,7 +35,7 @@ pub fn gateway(world: &World<'_>, name: &GatewayName) -> Vec<GatewayUnit> {
             ListenerProtocol::Egress => Listening::Egress(egress::through(world, name)),
             ListenerProtocol::Other(_) => return None,
         };
-        Some(GatewayUnit { gateway: name.clone(), port, listening })
+        Some(GatewayUnit { gateway: name.clone(), port, listening, telemetry: told.clone() })
     };
     ports.into_iter().filter_map(unit).collect()
 }

@@ -14,6 +14,7 @@ mod reference;
 mod registry;
 mod rules;
 mod status;
+mod telemetry;
 mod tls;
 mod traffic;
 mod tried;
@@ -174,6 +175,7 @@ pub fn inbound(world: &World<'_>, name: &WorkloadName) -> Option<InboundUnit> {
         authentication: service.and_then(|service| authentication::of_service(world, service)),
         authorization: Arc::new(service.map(|service| authorization::of_service(world, service)).unwrap_or_default()),
         tried: service.map(|service| authentication::tried_at_service(world, service)).unwrap_or_default(),
+        telemetry: telemetry::of_workload(world, &name.namespace, service),
     })
 }
 

@@ -16,7 +16,7 @@ use crate::snapshot::{HostPattern, Protocol};
 
 use super::listeners::{Bound, CONTROLLER, Frame, gateway_of};
 use super::reference::Problem;
-use super::{World, authentication, authorization, egress, federation, outbound, rate_limit, tls};
+use super::{World, authentication, authorization, egress, federation, outbound, rate_limit, telemetry, tls};
 
 /// A condition, with the Gateway API's reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +93,11 @@ pub fn status(world: &World<'_>, resource: &Resource) -> Option<Value> {
         }
         Spec::RateLimitPolicy(policy) => {
             let unresolved = rate_limit::unresolved(world, metadata, policy);
+            let resolved = Condition::of("ResolvedRefs", unresolved.as_ref(), metadata);
+            Some(json!({ "conditions": [Condition::of("Accepted", None, metadata), resolved] }))
+        }
+        Spec::TelemetryPolicy(policy) => {
+            let unresolved = telemetry::unresolved(world, metadata, policy);
             let resolved = Condition::of("ResolvedRefs", unresolved.as_ref(), metadata);
             Some(json!({ "conditions": [Condition::of("Accepted", None, metadata), resolved] }))
         }

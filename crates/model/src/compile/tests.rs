@@ -6,6 +6,7 @@ mod authentication;
 mod edge;
 mod fault;
 mod rate_limit;
+mod telemetry;
 mod traffic;
 mod tried;
 

@@ -20,9 +20,10 @@ pub use kinds::{
     FaultTarget, ForeignIdentity, Gateway, GatewayAddress, GatewayClass, Grant, GrantFrom, GrantTo, HttpFilter, HttpRoute, IdentityOf,
     KeySource, Listener, ListenerProtocol, ListenerSet, ListenerTls, Mode, NamespacesFrom, ObjectRef, ParentRef, PathModifier,
     RateLimitPolicy, RateLimitTarget, ReferenceGrant, RouteRetry, RouteRule, Secret, Service, ServicePortSpec, Set, SettingNames, Settings,
-    Spec, Subset, TlsMode, TlsPolicyTarget, TrafficPolicy, TrafficTarget, TransportRoute, TransportRouteRule, TrustBundle, Validation,
-    Workload, WorkloadIdentity, WorkloadPort, WrittenAccessRule, WrittenAuthorizer, WrittenCondition, WrittenCounted, WrittenIdentity,
-    WrittenKeys, WrittenLimit, WrittenOperation, WrittenProvider, WrittenService, WrittenSource, WrittenTokens,
+    Spec, Subset, TelemetryPolicy, TelemetryTarget, TlsMode, TlsPolicyTarget, TrafficPolicy, TrafficTarget, TransportRoute,
+    TransportRouteRule, TrustBundle, Validation, Workload, WorkloadIdentity, WorkloadPort, WrittenAccessLog, WrittenAccessRule,
+    WrittenAuthorizer, WrittenCondition, WrittenCounted, WrittenIdentity, WrittenKeys, WrittenLimit, WrittenOperation, WrittenProvider,
+    WrittenService, WrittenSource, WrittenTokens, WrittenTracing,
 };
 pub use nearest::nearest;
 pub use read::{ANY_SERVICE, Document, read, stored};
@@ -123,6 +124,8 @@ kinds! {
     RateLimitPolicy = "RateLimitPolicy", LORICA_API, "ratelimitpolicies", "rl";
     /// What is made to fail, for a test.
     FaultPolicy = "FaultPolicy", LORICA_API, "faultpolicies", "fault";
+    /// What is told of exchanges.
+    TelemetryPolicy = "TelemetryPolicy", LORICA_API, "telemetrypolicies", "telemetry";
     /// Who may refer to resources of another namespace.
     ReferenceGrant = "ReferenceGrant", GATEWAY_API, "referencegrants", "refgrant";
     /// TLS towards backends that are no part of the mesh.
@@ -402,6 +405,13 @@ impl Resources {
     pub fn faults(&self) -> impl Iterator<Item = (&Metadata, &FaultPolicy)> {
         self.of_kind(Kind::FaultPolicy)
             .filter_map(|resource| if let Spec::FaultPolicy(policy) = &resource.spec { Some((&resource.metadata, policy)) } else { None })
+    }
+
+    /// All telemetry policies.
+    pub fn telemetry(&self) -> impl Iterator<Item = (&Metadata, &TelemetryPolicy)> {
+        self.of_kind(Kind::TelemetryPolicy).filter_map(|resource| {
+            if let Spec::TelemetryPolicy(policy) = &resource.spec { Some((&resource.metadata, &**policy)) } else { None }
+        })
     }
 
     /// What of them is in force at `now`: all but the faults that are over.

@@ -7,6 +7,7 @@ mod authorizer;
 mod conditions;
 mod fault;
 mod rate_limit;
+mod telemetry;
 mod trust_bundle;
 mod workload_identity;
 

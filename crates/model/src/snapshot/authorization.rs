@@ -371,6 +371,7 @@ impl<'a> Access<'a> {
             source: self.address,
             identity: self.identity,
             server_name: self.server_name,
+            exchange: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Authorization, Backend, EgressRule, HttpRule, Origin, RuleTable, WeightedBackend};
+use super::{Authorization, Backend, EgressRule, HttpRule, Origin, RuleTable, Telemetry, WeightedBackend};
 use crate::name::{GatewayName, SecretName, ServicePort};
 
 /// One listener port of a gateway: all of its listeners of that port, merged.
@@ -17,6 +17,9 @@ pub struct GatewayUnit {
     pub port: u16,
     /// What is taken there.
     pub listening: Listening,
+    /// What is told of exchanges, the same at all ports; none: what the proxy was told at its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<Arc<Telemetry>>,
 }
 
 impl GatewayUnit {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Authentication, AuthenticationTrial, Authorization, Protocol, RateLimit};
+use super::{Authentication, AuthenticationTrial, Authorization, Protocol, RateLimit, Telemetry};
 use crate::name::{Label, ServiceName, ServicePort, WorkloadName};
 use crate::spiffe::SpiffeId;
 
@@ -40,6 +40,9 @@ pub struct InboundUnit {
     /// What policies that are tried ask of callers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tried: Vec<AuthenticationTrial>,
+    /// What its proxy tells of exchanges, those that its app begins among them; none: what the proxy was told at its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<Arc<Telemetry>>,
 }
 
 fn is_open(authorization: &Arc<Authorization>) -> bool {

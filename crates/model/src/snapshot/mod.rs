@@ -23,6 +23,7 @@ mod revoked;
 mod rule;
 mod shown;
 mod table;
+mod telemetry;
 mod traffic;
 mod trial;
 mod version;
@@ -63,6 +64,7 @@ pub use rule::{
 };
 pub use shown::backends as shown_backends;
 pub use table::RuleTable;
+pub use telemetry::{AccessLog, AccessLogFormat, LogTarget, Slow, Telemetry, Tracing};
 pub use traffic::{
     Adaptive, Algorithm, Balancing, Connections, Ejection, FailurePercentage, HealthCheck, HealthQuestion, Limits, Nearness, RetryLimit,
     SlowStart, SuccessRate, Traffic,
@@ -101,6 +103,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// What is told of exchanges here: at a gateway what its ports say, which is the same at all, else what the workload's inbound does.
+    #[must_use]
+    pub fn telemetry(&self) -> Option<&Arc<Telemetry>> {
+        let of_gateway = self.gateway.values().find_map(|unit| unit.telemetry.as_ref());
+        of_gateway.or_else(|| self.inbound.as_ref()?.telemetry.as_ref())
+    }
+
     /// The same in memory of its own: threads that each read one never meet at a count of references.
     #[must_use]
     pub fn unshared(&self) -> Self {

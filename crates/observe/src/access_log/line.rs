@@ -5,13 +5,14 @@
 //! not looked at. Every exchange pays for its line, so it is written by hand, without a copy of its texts.
 
 use std::collections::HashMap;
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use jiff::Timestamp;
 use lorica_model::reason::Reason;
+
+use super::clock::Clock;
 
 use crate::record::{Called, Party, Record, Reporter, Route, Security, UNKNOWN};
 use crate::trace;
@@ -23,9 +24,7 @@ const MAX_ENDS: usize = 1024;
 /// whom by which rule.
 #[derive(Debug, Default)]
 pub(super) struct LineWriter {
-    second: Option<u64>,
-    /// `2026-11-20T22:40:07`.
-    words: String,
+    clock: Clock,
     ends: HashMap<EndKey, End, foldhash::fast::RandomState>,
 }
 
@@ -89,11 +88,8 @@ impl LineWriter {
         plain(out, br#","protocol":"#, http.map(|http| http.version).and_then(known));
         number(out, br#","response_code":"#, Some(http.map_or(0, |http| http.status).into()));
         plain(out, br#","response_flags":"#, Some(record.flag()));
-        let details = word.or_else(|| http.map(|http| if http.attempts == 0 { "direct_response" } else { "via_upstream" }));
-        plain(out, br#","response_code_details":"#, details);
-        // Envoy tells here what closed a connection that it had no answer for.
-        let closed = http.is_none() && record.reason.is_some();
-        text(out, br#","connection_termination_details":"#, detail.filter(|_| closed));
+        plain(out, br#","response_code_details":"#, details(record));
+        text(out, br#","connection_termination_details":"#, detail.filter(|_| was_closed(record)));
         text(out, br#","upstream_transport_failure_reason":"#, detail.filter(|_| failed_to_connect(record)));
         number(out, br#","bytes_received":"#, Some(record.received));
         number(out, br#","bytes_sent":"#, Some(record.sent));
@@ -127,25 +123,15 @@ impl LineWriter {
         out.extend_from_slice(&self.ends.entry(End::key(record)).or_insert_with(|| End::of(record)).text);
     }
 
-    /// RFC 3339 in UTC, to the millisecond.
     fn time(&mut self, out: &mut Vec<u8>, time: SystemTime) {
-        let Ok(since) = time.duration_since(SystemTime::UNIX_EPOCH) else { return out.extend_from_slice(b"null") };
-        if self.second != Some(since.as_secs()) {
-            self.words.clear();
-            let second = SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs());
-            let written = Timestamp::try_from(second).map(|second| write!(self.words, "{second:.0}"));
-            // It ends with `Z`, which the milliseconds come before.
-            if !matches!(written, Ok(Ok(()))) || self.words.pop() != Some('Z') {
-                self.second = None;
-                return out.extend_from_slice(b"null");
+        match self.clock.written(time) {
+            Some(written) => {
+                out.push(b'"');
+                out.extend_from_slice(written.seconds());
+                out.extend_from_slice(&[b'.', written.milliseconds[0], written.milliseconds[1], written.milliseconds[2], b'Z', b'"']);
             }
-            self.second = Some(since.as_secs());
+            None => out.extend_from_slice(b"null"),
         }
-        let milliseconds = since.subsec_millis();
-        let digit = |place: u32| b'0' + u8::try_from(milliseconds / place % 10).unwrap_or_default();
-        out.push(b'"');
-        out.extend_from_slice(self.words.as_bytes());
-        out.extend_from_slice(&[b'.', digit(100), digit(10), digit(1), b'Z', b'"']);
     }
 }
 
@@ -168,7 +154,7 @@ fn text(out: &mut Vec<u8>, key: &[u8], value: Option<&str>) {
     }
 }
 
-fn quoted(out: &mut Vec<u8>, value: &str) {
+pub(super) fn quoted(out: &mut Vec<u8>, value: &str) {
     let odd = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\');
     // Whole blocks without an early end, so that many bytes are looked at at once.
     let (blocks, rest) = value.as_bytes().as_chunks::<16>();
@@ -195,7 +181,7 @@ fn number(out: &mut Vec<u8>, key: &[u8], value: Option<u64>) {
     }
 }
 
-fn decimal(out: &mut Vec<u8>, value: u64) {
+pub(super) fn decimal(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
@@ -256,15 +242,26 @@ fn displayed(out: &mut Vec<u8>, key: &[u8], value: Option<&impl Display>) {
 }
 
 /// Metrics say `unknown` for what a log can leave open.
-fn known(text: &str) -> Option<&str> {
+pub(super) fn known(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty() && *text != UNKNOWN)
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+pub(super) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn failed_to_connect(record: &Record<'_>) -> bool {
+/// Who answered, and why.
+pub(super) fn details(record: &Record<'_>) -> Option<&'static str> {
+    let of_http = || record.http.as_ref().map(|http| if http.attempts == 0 { "direct_response" } else { "via_upstream" });
+    record.reason.map(|reason| reason.meaning().word).or_else(of_http)
+}
+
+/// Envoy tells by its own field what closed a connection that it had no answer for.
+pub(super) fn was_closed(record: &Record<'_>) -> bool {
+    record.http.is_none() && record.reason.is_some()
+}
+
+pub(super) fn failed_to_connect(record: &Record<'_>) -> bool {
     use Reason::{ConnectFailed, ConnectTimeout, OutsideFailed, UpstreamIdentity, UpstreamTls};
     matches!(record.reason, Some(ConnectFailed | ConnectTimeout | OutsideFailed | UpstreamIdentity | UpstreamTls))
 }

@@ -1,4 +1,5 @@
-//! The access log: one line of JSON an exchange, put to disk by a thread of its own.
+//! The access log: one line an exchange, put to disk by a thread of its own. JSON with keys of ours, unless a policy says otherwise: which
+//! exchanges have a line, how it looks, and where it goes.
 //!
 //! In: records. A worker writes them into a buffer as soon as their exchange is over, and hands the buffer over when it is
 //! full or a second old: text costs less to pass on than what it is made of. The channel is bounded; lines that find it full
@@ -7,20 +8,29 @@
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::export::LogSink;
+use crate::export::logs::{To, log_record};
 use crate::record::Record;
 
+mod attributes;
+mod clock;
 mod file;
+mod format;
 mod line;
+mod rules;
 #[cfg(test)]
 mod tests;
 
+use clock::Clock;
 use file::Rotating;
 use line::LineWriter;
+
+pub use rules::LogRules;
 
 /// How many buffers may wait for the writer: 4 MiB, some 4,000 lines.
 const QUEUE: usize = 32;
@@ -59,6 +69,8 @@ impl From<&str> for Target {
 #[derive(Debug, Clone)]
 pub struct AccessLog {
     lines: Option<SyncSender<Message>>,
+    /// Where the process has no log and a policy wants one: its stdout, opened for the first line; none where it could not be.
+    stdout: Arc<OnceLock<Option<SyncSender<Message>>>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -74,6 +86,16 @@ struct Lines {
     count: u64,
 }
 
+impl Lines {
+    /// Where a line is added.
+    fn room(&mut self) -> &mut Vec<u8> {
+        if self.text.capacity() == 0 {
+            self.text.reserve(BUFFER);
+        }
+        &mut self.text
+    }
+}
+
 impl AccessLog {
     /// Opens the log.
     ///
@@ -81,7 +103,7 @@ impl AccessLog {
     /// When the file cannot be written, or no thread be started.
     pub fn open(target: &Target) -> io::Result<Self> {
         let out = match target {
-            Target::Off => return Ok(Self { lines: None, dropped: Arc::default() }),
+            Target::Off => return Ok(Self { lines: None, stdout: Arc::default(), dropped: Arc::default() }),
             Target::Stdout => Out::Stream(Box::new(io::stdout())),
             Target::Stderr => Out::Stream(Box::new(io::stderr())),
             Target::File(path) => Out::File(Rotating::open(path, ROTATE)?),
@@ -90,25 +112,30 @@ impl AccessLog {
     }
 
     fn to(out: Out, queue: usize) -> io::Result<Self> {
-        let (lines, messages) = sync_channel(queue);
         let dropped: Arc<AtomicU64> = Arc::default();
-        let writer = Writer { out, failing: false, dropped: dropped.clone() };
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&messages))?;
-        Ok(Self { lines: Some(lines), dropped })
+        Ok(Self { lines: Some(written_to(out, queue, &dropped)?), stdout: Arc::default(), dropped })
     }
 
-    /// A worker's way to the log.
+    /// A worker's way to the log, and to those whom records are sent to.
     #[must_use]
-    pub fn worker(&self) -> WorkerLog {
-        WorkerLog { log: self.clone(), writer: RefCell::default(), lines: RefCell::default() }
+    pub fn worker(&self, sink: LogSink) -> WorkerLog {
+        WorkerLog { log: self.clone(), sink, writers: RefCell::default(), lines: RefCell::default() }
+    }
+
+    /// The way to the writer of what policies ask for.
+    fn sender(&self) -> Option<&SyncSender<Message>> {
+        let opened = || {
+            let opened = written_to(Out::Stream(Box::new(io::stdout())), QUEUE, &self.dropped);
+            opened.inspect_err(|error| tracing::warn!(%error, "there is no thread for the access log; its lines are dropped")).ok()
+        };
+        self.lines.as_ref().or_else(|| self.stdout.get_or_init(opened).as_ref())
     }
 
     /// Hands lines to the writer, or counts them as dropped. Never waits.
     fn hand_over(&self, lines: Lines) {
         let count = lines.count;
-        if let Some(writer) = &self.lines
-            && let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = writer.try_send(Message::Lines(lines))
-        {
+        let taken = self.sender().map(|writer| writer.try_send(Message::Lines(lines)));
+        if !matches!(taken, Some(Ok(()))) {
             self.dropped.fetch_add(count, Ordering::Relaxed);
         }
     }
@@ -121,7 +148,7 @@ impl AccessLog {
 
     /// Waits until all that workers handed over is written, for `limit` at most. Blocks its thread.
     pub fn flush(&self, limit: Duration) {
-        let Some(lines) = &self.lines else { return };
+        let Some(lines) = self.lines.as_ref().or_else(|| self.stdout.get().and_then(Option::as_ref)) else { return };
         let deadline = Instant::now() + limit;
         let (done, written) = sync_channel(1);
         let mut message = Message::Flush(done);
@@ -141,25 +168,84 @@ impl AccessLog {
 #[derive(Debug)]
 pub struct WorkerLog {
     log: AccessLog,
-    writer: RefCell<LineWriter>,
+    sink: LogSink,
+    writers: RefCell<Writers>,
     lines: RefCell<Lines>,
 }
 
+/// What lines of a worker share.
+#[derive(Debug, Default)]
+struct Writers {
+    own: LineWriter,
+    clock: Clock,
+    /// Where a line is made that is not written but sent.
+    sent: Vec<u8>,
+}
+
+/// The way to a thread that writes.
+fn written_to(out: Out, queue: usize, dropped: &Arc<AtomicU64>) -> io::Result<SyncSender<Message>> {
+    let (lines, messages) = sync_channel(queue);
+    let writer = Writer { out, failing: false, dropped: dropped.clone() };
+    std::thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&messages))?;
+    Ok(lines)
+}
+
 impl WorkerLog {
-    /// Writes a record's line.
-    pub fn write(&self, record: &Record<'_>) {
+    /// Writes a record's line, where there is to be one. `kept`: it is one of those that are kept whole, which go to the control plane where
+    /// no policy says what does.
+    pub fn write(&self, record: &Record<'_>, kept: bool) {
+        if let Some(rules) = record.rules.as_deref().and_then(|rules| rules.log.as_ref()) {
+            return self.write_by(rules, record);
+        }
+        if kept {
+            self.send(To { mesh: true, collectors: false }, record, true, |out, writers| writers.own.write(out, record));
+        }
         if self.log.lines.is_none() {
             return;
         }
         let mut lines = self.lines.borrow_mut();
-        if lines.text.capacity() == 0 {
-            lines.text.reserve(BUFFER);
+        self.writers.borrow_mut().own.write(lines.room(), record);
+        self.written(&mut lines);
+    }
+
+    /// Writes and sends a line that a policy asks for.
+    fn write_by(&self, rules: &LogRules, record: &Record<'_>) {
+        if !rules.takes(record) {
+            return;
         }
-        self.writer.borrow_mut().write(&mut lines.text, record);
+        if rules.to_process() {
+            let mut lines = self.lines.borrow_mut();
+            let writers = &mut *self.writers.borrow_mut();
+            rules.write(lines.room(), record, &mut writers.own, &mut writers.clock);
+            self.written(&mut lines);
+        }
+        self.send(rules.sent_to(), record, rules.is_object(), |out, writers| {
+            rules.write(out, record, &mut writers.own, &mut writers.clock)
+        });
+    }
+
+    /// Sends a line that `write` makes.
+    fn send(&self, to: To, record: &Record<'_>, is_object: bool, write: impl FnOnce(&mut Vec<u8>, &mut Writers)) {
+        if !self.sink.reaches(to) {
+            return;
+        }
+        self.sink.send(to, || {
+            let writers = &mut *self.writers.borrow_mut();
+            let mut line = std::mem::take(&mut writers.sent);
+            line.clear();
+            write(&mut line, writers);
+            let made = log_record(record, &line, is_object);
+            writers.sent = line;
+            made
+        });
+    }
+
+    /// A line was added.
+    fn written(&self, lines: &mut Lines) {
         lines.count += 1;
         // The next line may not fit.
         if lines.text.len() >= BUFFER - 2048 {
-            self.log.hand_over(std::mem::take(&mut lines));
+            self.log.hand_over(std::mem::take(lines));
         }
     }
 

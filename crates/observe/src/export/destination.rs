@@ -120,6 +120,12 @@ impl Destination {
         Ok(Self { name: url.to_owned(), way: Way::Zipkin(Post::new(Dial { place, host, secure }), path), quiet: false })
     }
 
+    /// Whether it is the control plane.
+    #[must_use]
+    pub fn is_control_plane(&self) -> bool {
+        matches!(self.way, Way::Channel(_))
+    }
+
     /// Its name: `control`, or its URL.
     #[must_use]
     pub fn name(&self) -> &str {

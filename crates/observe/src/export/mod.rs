@@ -5,6 +5,7 @@
 //! | [`destination`] | where something is sent, as users write it |
 //! | [`queue`] | the bounded queue before one destination, and who empties it |
 //! | [`otlp`], `zipkin` | what is said there |
+//! | [`logs`] | log records of exchanges |
 //! | `connect`, `post` | connections, and requests on them |
 //! | `retry` | whether and when something is sent again |
 //! | `span` | the span of an exchange |
@@ -13,6 +14,7 @@
 
 pub mod connect;
 pub mod destination;
+pub mod logs;
 pub mod otlp;
 mod post;
 pub mod queue;
@@ -34,6 +36,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio::time::timeout;
 
 pub use destination::{Destination, DestinationError, OtlpProtocol};
+pub use logs::LogSink;
 
 use crate::record::Record;
 use otlp::{Signal, Traces};

@@ -117,7 +117,7 @@ fn port(record: &Record<'_>, http: &Http<'_>) -> Option<u16> {
     named.or(called)
 }
 
-fn nanoseconds(time: SystemTime) -> u64 {
+pub(super) fn nanoseconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
@@ -125,7 +125,7 @@ pub(super) fn text(key: &str, value: &str) -> KeyValue {
     attribute(key, Value::StringValue(value.to_owned()))
 }
 
-fn number(key: &str, value: i64) -> KeyValue {
+pub(super) fn number(key: &str, value: i64) -> KeyValue {
     attribute(key, Value::IntValue(value))
 }
 

@@ -1,6 +1,7 @@
 //! connect: a connection to an endpoint of the mesh, with the identity at its other end checked.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -49,6 +50,8 @@ pub struct Connected {
     pub stream: Stream,
     /// Who is at its other end; none in plaintext.
     pub peer: Option<Arc<PeerIdentity>>,
+    /// The address at this end.
+    pub local: Option<SocketAddr>,
 }
 
 /// Client configurations by what they depend on, so that TLS sessions can be resumed. Bounded by the service ports in use.
@@ -87,12 +90,12 @@ pub async fn connect(
     tls: Option<(&TlsEpoch, Arc<ClientConfig>)>,
     protocol: Option<Negotiated>,
 ) -> Result<Connected, NotConnected> {
-    let Connected { stream, peer } = open(reach, endpoint, tls, protocol).await?;
+    let Connected { stream, peer, local } = open(reach, endpoint, tls, protocol).await?;
     let stream = match &peer {
         Some(peer) => worker.admit(stream, peer).map_err(|why| NotConnected::new(Reason::UpstreamIdentity, why))?,
         None => stream,
     };
-    Ok(Connected { stream, peer })
+    Ok(Connected { stream, peer, local })
 }
 
 async fn open(
@@ -105,15 +108,17 @@ async fn open(
     let connecting = async {
         let tcp = TcpStream::connect(endpoint.address).await.map_err(|error| NotConnected::tcp(&error))?;
         prepare(&tcp).map_err(|error| NotConnected::tcp(&error))?;
-        match (endpoint.transport, tls) {
+        let local = tcp.local_addr().ok();
+        let connected = match (endpoint.transport, tls) {
             (Transport::Plaintext, _) => match &reach.edge {
-                None => Ok(Connected { stream: Stream::Plain(tcp), peer: None }),
+                None => Ok((Stream::Plain(tcp), None)),
                 Some(Ok(edge)) => outside(edge, tcp, protocol).await,
                 Some(Err(error)) => Err(NotConnected::new(Reason::UpstreamTls, error.clone())),
             },
             (Transport::MutualTls | Transport::Lorica, Some((epoch, config))) => handshake(cluster, tcp, epoch, config, protocol).await,
             (Transport::MutualTls | Transport::Lorica, None) => Err(NotConnected::new(Reason::UpstreamTls, "this proxy has no SVID yet")),
-        }
+        };
+        connected.map(|(stream, peer)| Connected { stream, peer, local })
     };
     match timeout(cluster.connect_timeout, connecting).await {
         Ok(connected) => connected,
@@ -124,8 +129,11 @@ async fn open(
     }
 }
 
+/// A connection, and who is at its other end.
+type Opened = (Stream, Option<Arc<PeerIdentity>>);
+
 /// TLS towards an endpoint that is no part of the mesh.
-async fn outside(edge: &EdgeClient, tcp: TcpStream, protocol: Option<Negotiated>) -> Result<Connected, NotConnected> {
+async fn outside(edge: &EdgeClient, tcp: TcpStream, protocol: Option<Negotiated>) -> Result<Opened, NotConnected> {
     let config = edge.config(protocol).clone();
     let tls = TlsConnector::from(config).connect(edge.name.clone(), tcp).await;
     let tls = tls.map_err(|error| NotConnected::new(Reason::UpstreamTls, error.to_string()))?;
@@ -133,7 +141,7 @@ async fn outside(edge: &EdgeClient, tcp: TcpStream, protocol: Option<Negotiated>
     if protocol == Some(Negotiated::Http2) && negotiated != protocol {
         return Err(NotConnected::new(Reason::UpstreamTls, "the backend does not speak HTTP/2"));
     }
-    Ok(Connected { stream: Stream::Tls(Box::new(tls.into())), peer: None })
+    Ok((Stream::Tls(Box::new(tls.into())), None))
 }
 
 async fn handshake(
@@ -142,7 +150,7 @@ async fn handshake(
     epoch: &TlsEpoch,
     config: Arc<ClientConfig>,
     protocol: Option<Negotiated>,
-) -> Result<Connected, NotConnected> {
+) -> Result<Opened, NotConnected> {
     let name = ServerName::try_from(cluster.server.sni()).map_err(|error| NotConnected::new(Reason::UpstreamTls, error.to_string()))?;
     let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| {
         let failure = HandshakeFailure::of_io(&error);
@@ -160,5 +168,5 @@ async fn handshake(
             format!("the endpoint does not speak what was asked for: {negotiated:?} in place of {protocol:?}"),
         ));
     }
-    Ok(Connected { stream: Stream::Tls(Box::new(tls.into())), peer: Some(Arc::new(peer)) })
+    Ok((Stream::Tls(Box::new(tls.into())), Some(Arc::new(peer))))
 }

@@ -167,7 +167,7 @@ pub async fn pick(worker: &Rc<Worker>, way: &Way, earlier: &Earlier, now: Instan
             let tcp = Box::pin(worker.app.connect(*port, *caller))
                 .await
                 .map_err(|error| NotConnected::new(Reason::ConnectFailed, format!("the app's port {port}: {error}")))?;
-            let facts = Facts { remote: tcp.peer_addr().ok(), ..Facts::default() };
+            let facts = Facts { remote: tcp.peer_addr().ok(), local: tcp.local_addr().ok(), ..Facts::default() };
             let keeping = worker.pool.keeping(Connections::default(), Some(Upstream::App(*port)));
             let lease = take(worker, key, Stream::Plain(tcp), keeping, facts);
             Ok(Picked { lease, active: None, request: None, _used: None })
@@ -465,10 +465,10 @@ async fn connected(
         }
     };
     let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, reach, Some(protocol))));
-    let Connected { stream, peer } = connect::connect(worker, reach, endpoint, tls, Some(protocol)).await?;
+    let Connected { stream, peer, local } = connect::connect(worker, reach, endpoint, tls, Some(protocol)).await?;
     let party = worker.parties.callee(active.live.id, endpoint, peer.as_deref());
     let keeping = worker.pool.keeping(connections, Some(Upstream::Port(cluster.port.clone())));
-    Ok(take(worker, key, stream, keeping, Facts { peer, remote: Some(endpoint.address), party: Some(party), places }))
+    Ok(take(worker, key, stream, keeping, Facts { peer, remote: Some(endpoint.address), local, party: Some(party), places }))
 }
 
 /// The turn to connect; who comes while another connects waits, and counts so where connections are limited.

@@ -10,10 +10,12 @@ use std::time::{Instant, SystemTime};
 
 use lorica_identity::PeerIdentity;
 use lorica_model::head::{Edits, Fields, RequestHead, ResponseHead};
+use lorica_model::log_format::Wanted;
 use lorica_model::name::ServicePort;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{Endpoint, HttpRule, Origin};
 use lorica_observe::Record;
+use lorica_observe::access_log::LogRules;
 use lorica_observe::metrics::OpenConnection;
 use lorica_observe::record::{Called, FaultMet, Http, Party, Protocol, Reporter, Route, Security, UNKNOWN};
 use lorica_observe::trace;
@@ -188,10 +190,12 @@ impl<'x> Open<'x> {
             sent: 0,
             route: None,
             upstream: None,
+            upstream_local: None,
             remote: None,
             local: None,
             server_name: None,
             http: None,
+            rules: worker.telemetry.rules(),
         };
         Self { worker, record, begun: Instant::now() }
     }
@@ -273,6 +277,7 @@ impl<'x> ExchangeRecord<'x> {
             authority: head.authority(),
             user_agent: head.fields.get_str("user-agent"),
             forwarded_for: head.fields.get_str("x-forwarded-for"),
+            head: Some(head),
             ..Http::default()
         });
         let begun = open.begun;
@@ -293,7 +298,8 @@ impl<'x> ExchangeRecord<'x> {
     /// Gives the request an id and a place in a trace, which go on with it.
     pub fn identify(&mut self, head: &'x RequestHead, edits: &mut Edits) {
         let id = clean::request_id(head, edits);
-        let span = trace::propagate(&head.fields, edits, self.open.worker.telemetry.keep().share, || fastrand::u64(..));
+        let share = self.open.worker.telemetry.keep(&self.open.record).share;
+        let span = trace::propagate(&head.fields, edits, share, || fastrand::u64(..));
         self.http(|http| {
             http.request_id = id;
             http.span = Some(span);
@@ -363,6 +369,7 @@ impl<'x> ExchangeRecord<'x> {
     pub fn picked(&mut self, picked: &Picked) {
         let facts = &picked.lease.facts;
         self.open.record.upstream = facts.remote;
+        self.open.record.upstream_local = facts.local;
         if let Some(party) = &facts.party {
             self.open.record.destination = party.clone();
         }
@@ -377,7 +384,16 @@ impl<'x> ExchangeRecord<'x> {
             http.upstream_time = Some(time);
             http.answered_after = Some(since);
         });
-        self.trailers(&response.fields);
+        if self.wanted().headers {
+            self.http(|http| http.response = Some(Box::new(response.fields.clone())));
+        }
+        self.grpc_status(&response.fields);
+    }
+
+    /// What of the answer the log looks at.
+    fn wanted(&self) -> Wanted {
+        let log = self.open.record.rules.as_ref().and_then(|rules| rules.log.as_ref());
+        log.map(LogRules::wanted).unwrap_or_default()
     }
 
     /// Whether an answer has begun.
@@ -386,8 +402,16 @@ impl<'x> ExchangeRecord<'x> {
         self.open.record.http.as_ref().is_some_and(|http| http.status != 0)
     }
 
-    /// The gRPC status, wherever it comes.
+    /// What comes behind the answer's body.
     pub fn trailers(&mut self, trailers: &Fields) {
+        if self.wanted().trailers {
+            self.http(|http| http.trailers = Some(Box::new(trailers.clone())));
+        }
+        self.grpc_status(trailers);
+    }
+
+    /// The gRPC status, wherever it comes.
+    fn grpc_status(&mut self, trailers: &Fields) {
         if let Some(status) = trailers.get_str("grpc-status").and_then(|status| status.parse().ok()) {
             self.http(|http| http.grpc_status = Some(status));
         }

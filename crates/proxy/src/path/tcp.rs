@@ -62,14 +62,14 @@ pub async fn connect(worker: &Rc<Worker>, called: &Reach, source: IpAddr) -> Res
         let endpoint = &active.live.endpoint;
         let connected = if endpoint.transport == Transport::Lorica {
             let opened = pick::stream(worker, reach, &active, StreamKind::Tcp).await;
-            opened.map(|(stream, facts)| Connected { stream, peer: facts.peer })
+            opened.map(|(stream, facts)| Connected { stream, peer: facts.peer, local: facts.local })
         } else {
             let epoch = worker.epoch().filter(|_| endpoint.transport == Transport::MutualTls);
             let tls = epoch.as_deref().map(|epoch| (epoch, worker.client_config(epoch, reach, None)));
             connect::connect(worker, reach, endpoint, tls, None).await
         };
         match connected {
-            Ok(Connected { stream, peer }) => {
+            Ok(Connected { stream, peer, local: _local }) => {
                 active.connected(Instant::now());
                 return Ok(Upstream { stream, peer, active, _places: places });
             }

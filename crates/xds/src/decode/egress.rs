@@ -30,5 +30,5 @@ pub(super) fn gateway(at: &At<'_>, name: &str, rules: &[EgressRule], chains: &Ve
     // In the dialect of Lorica's proxy nothing depends on the node.
     let unnamed = |error: lorica_model::name::NameError| at.fault(error.to_string());
     let node = NodeMetadata::client(Namespace::default(), Label::new("gateway").map_err(unnamed)?);
-    at.equal("filter_chains", chains, &vec![gateway_chain(name, rules, Dialect::Lorica, Context::of(&node))])
+    at.equal("filter_chains", chains, &vec![gateway_chain(name, rules, None, Dialect::Lorica, Context::of(&node))])
 }

@@ -15,15 +15,15 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 use envoy_types::pb::google::protobuf::{Any, BoolValue};
 use lorica_model::name::{GatewayName, SecretName};
 use lorica_model::snapshot::{
-    Certificate, ClientValidation, GatewayUnit, HostPattern, Hosts, Listening, PrivateKey, ServerTls, Terminated, TlsAction, TlsChain,
-    VirtualHost,
+    Certificate, ClientValidation, GatewayUnit, HostPattern, Hosts, Listening, PrivateKey, ServerTls, Telemetry, Terminated, TlsAction,
+    TlsChain, TransportRoute, VirtualHost,
 };
 
 use super::listener::{only_filter, routes};
-use super::{At, Fault, Rejected, address, apart, egress, facts, open, present, route, unpack};
+use super::{At, Fault, Rejected, address, apart, egress, facts, open, present, route, telemetry, unpack};
 use crate::Kind;
 use crate::encode::{GATEWAY_PREFIX, tcp_proxy};
-use crate::facts::{EgressFacts, TransportFacts};
+use crate::facts::{DatagramFacts, GatewayFacts, TransportFacts};
 
 /// Reads the listener of a gateway's port.
 ///
@@ -52,50 +52,52 @@ fn read(at: &At<'_>, expected: &str, listener: Listener) -> Result<GatewayUnit, 
     if udp {
         present(&at.field("udp_listener_config"), udp_listener_config)?;
         at.equal("listener_filters", &listener_filters.len(), &1)?;
-        let TransportFacts { route } = facts(at, metadata)?;
-        return Ok(GatewayUnit { gateway, port, listening: Listening::Udp(route) });
+        let DatagramFacts { route, telemetry } = facts(at, metadata)?;
+        return Ok(GatewayUnit { gateway, port, listening: Listening::Udp(route), telemetry });
     }
-    if metadata.is_some() {
-        let EgressFacts { rules } = facts(at, metadata)?;
+    let told = metadata.map(|metadata| facts(at, Some(metadata))).transpose()?;
+    let GatewayFacts { rules, telemetry } = told.unwrap_or(GatewayFacts { rules: None, telemetry: None });
+    if let Some(rules) = rules {
         egress::gateway(at, &name, &rules, &filter_chains)?;
-        return Ok(GatewayUnit { gateway, port, listening: Listening::Egress(rules) });
+        return Ok(GatewayUnit { gateway, port, listening: Listening::Egress(rules), telemetry });
     }
+    let told = telemetry.as_deref();
     at.unset("udp_listener_config", &udp_listener_config)?;
     at.unset("listener_filters", &listener_filters)?;
     let bound = address(&at.field("address"), place)?;
     at.field("address").equal("port_value", &bound.port(), &port)?;
     let tls = filter_chains.iter().any(|chain| chain.filter_chain_match.is_some()) || filter_chains.is_empty();
     let listening = if tls {
-        let chains = filter_chains.into_iter().enumerate().map(|(index, one)| chain(&at.index("filter_chains", index), &name, one));
+        let chains = filter_chains.into_iter().enumerate().map(|(index, one)| chain(&at.index("filter_chains", index), &name, one, told));
         Listening::Tls(chains.collect::<Result<_, _>>()?)
     } else {
         let Ok([only]) = <[FilterChain; 1]>::try_from(filter_chains) else {
             return Err(at.field("filter_chains").fault("are several without server names".to_owned()));
         };
-        plain(&at.index("filter_chains", 0), &name, only)?
+        plain(&at.index("filter_chains", 0), &name, only, told)?
     };
-    Ok(GatewayUnit { gateway, port, listening })
+    Ok(GatewayUnit { gateway, port, listening, telemetry })
 }
 
 /// A chain without TLS: HTTP, or bytes where metadata says whose.
-fn plain(at: &At<'_>, listener: &str, chain: FilterChain) -> Result<Listening, Fault> {
+fn plain(at: &At<'_>, listener: &str, chain: FilterChain, told: Option<&Telemetry>) -> Result<Listening, Fault> {
     apart!(at, chain => FilterChain { filters, metadata } unset {
         filter_chain_match, name, use_proxy_proto, transport_socket, transport_socket_connect_timeout,
     });
     match metadata {
-        None => match hosts(at, listener, filters)? {
+        None => match hosts(at, listener, filters, told)? {
             (hosts, false) => Ok(Listening::Http(hosts)),
             (_, true) => Err(at.field("filters").fault("has HTTP/3 without TLS".to_owned())),
         },
         Some(_) => {
             let TransportFacts { route } = facts(at, metadata)?;
-            bytes(at, listener, filters, route.as_ref())?;
+            bytes(at, listener, filters, route.as_ref(), told)?;
             Ok(Listening::Tcp(route))
         }
     }
 }
 
-fn chain(at: &At<'_>, listener: &str, chain: FilterChain) -> Result<TlsChain, Fault> {
+fn chain(at: &At<'_>, listener: &str, chain: FilterChain, told: Option<&Telemetry>) -> Result<TlsChain, Fault> {
     apart!(at, chain => FilterChain { filter_chain_match, filters, metadata, transport_socket, name } unset {
         use_proxy_proto, transport_socket_connect_timeout,
     });
@@ -107,13 +109,13 @@ fn chain(at: &At<'_>, listener: &str, chain: FilterChain) -> Result<TlsChain, Fa
     let action = match (tls, metadata) {
         (Some((tls, alpn)), None) => {
             at.equal("alpn_protocols", &alpn, &vec!["h2".to_owned(), "http/1.1".to_owned()])?;
-            let (hosts, asked) = hosts(at, &name, filters)?;
+            let (hosts, asked) = hosts(at, &name, filters, told)?;
             http3 = asked;
             TlsAction::Terminate { tls, then: Terminated::Http(hosts) }
         }
         (tls, metadata) => {
             let TransportFacts { route } = facts(at, metadata)?;
-            bytes(at, &name, filters, route.as_ref())?;
+            bytes(at, &name, filters, route.as_ref(), told)?;
             match (tls, route) {
                 (Some((tls, alpn)), route) => {
                     at.equal("alpn_protocols", &alpn, &Vec::new())?;
@@ -142,10 +144,11 @@ fn server_name(at: &At<'_>, wanted: Option<FilterChainMatch>) -> Result<HostPatt
 }
 
 /// The rules by host, and whether HTTP/3 serves them, too.
-fn hosts(at: &At<'_>, name: &str, filters: Vec<Filter>) -> Result<(Hosts, bool), Fault> {
+fn hosts(at: &At<'_>, name: &str, filters: Vec<Filter>, told: Option<&Telemetry>) -> Result<(Hosts, bool), Fault> {
     let mut manager: HttpConnectionManager = only_filter(at, filters)?;
     let at_filter = at.index("filters", 0);
     let at = at_filter.field("typed_config");
+    telemetry::of_manager(&at, &mut manager, told)?;
     let http3 = manager.http3_protocol_options.take();
     if let Some(options) = &http3 {
         at.equal("http3_protocol_options", options, &Http3ProtocolOptions::default())?;
@@ -159,9 +162,11 @@ fn hosts(at: &At<'_>, name: &str, filters: Vec<Filter>) -> Result<(Hosts, bool),
 }
 
 /// Metadata says where bytes go, and the filter must say the same.
-fn bytes(at: &At<'_>, name: &str, filters: Vec<Filter>, route: Option<&lorica_model::snapshot::TransportRoute>) -> Result<(), Fault> {
-    let proxy: TcpProxy = only_filter(at, filters)?;
-    at.index("filters", 0).equal("typed_config", &proxy, &tcp_proxy(name, route))
+fn bytes(at: &At<'_>, name: &str, filters: Vec<Filter>, route: Option<&TransportRoute>, told: Option<&Telemetry>) -> Result<(), Fault> {
+    let mut proxy: TcpProxy = only_filter(at, filters)?;
+    let at = at.index("filters", 0);
+    telemetry::logs(&at.field("typed_config"), std::mem::take(&mut proxy.access_log), told)?;
+    at.equal("typed_config", &proxy, &tcp_proxy(name, route))
 }
 
 fn server_tls(at: &At<'_>, socket: TransportSocket) -> Result<(ServerTls, Vec<String>), Fault> {

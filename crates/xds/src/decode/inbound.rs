@@ -6,9 +6,9 @@
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
 use envoy_types::pb::google::protobuf::Any;
-use lorica_model::snapshot::{InboundPort, InboundUnit};
+use lorica_model::snapshot::{InboundPort, InboundUnit, Telemetry};
 
-use super::{At, Fault, Rejected, apart, facts, open};
+use super::{At, Fault, Rejected, apart, facts, open, telemetry};
 use crate::Kind;
 use crate::encode::{inbound_chains, inbound_name, no};
 use crate::facts::{InboundFacts, InboundPortFacts};
@@ -44,6 +44,7 @@ fn read(at: &At<'_>, listener: Listener) -> Result<InboundUnit, Fault> {
         authentication,
         authorization,
         tried,
+        telemetry: told,
     } = facts(at, metadata)?;
     at.equal("name", &name, &inbound_name(&workload))?;
     let mut ports = Vec::new();
@@ -52,11 +53,12 @@ fn read(at: &At<'_>, listener: Listener) -> Result<InboundUnit, Fault> {
         let at_chain = at.index("filter_chains", index);
         let InboundPortFacts { service_port, app_port, protocol, mtls } = facts(&at_chain, first.metadata.clone())?;
         let port = InboundPort { service_port, app_port, protocol, mtls };
-        let mut expected = inbound_chains(&workload.namespace, &account, &port).into_iter();
-        same(&at_chain, Some(first), expected.next())?;
+        let mut expected = inbound_chains(&workload.namespace, &account, &port, None).into_iter();
+        let told = Says { telemetry: told.as_deref(), http: port.protocol.is_http() };
+        same(&at_chain, Some(first), expected.next(), &told)?;
         for expected in expected {
             let (index, chain) = chains.next().map_or((index + 1, None), |(index, chain)| (index, Some(chain)));
-            same(&at.index("filter_chains", index), chain, Some(expected))?;
+            same(&at.index("filter_chains", index), chain, Some(expected), &told)?;
         }
         ports.push(port);
     }
@@ -73,15 +75,25 @@ fn read(at: &At<'_>, listener: Listener) -> Result<InboundUnit, Fault> {
         authentication,
         authorization: authorization.unwrap_or_default(),
         tried,
+        telemetry: told,
     })
 }
 
-fn same(at: &At<'_>, chain: Option<FilterChain>, expected: Option<FilterChain>) -> Result<(), Fault> {
+/// What a chain is to tell of exchanges.
+struct Says<'u> {
+    telemetry: Option<&'u Telemetry>,
+    http: bool,
+}
+
+/// `expected` tells nothing: `told` says what there is to be told.
+fn same(at: &At<'_>, chain: Option<FilterChain>, expected: Option<FilterChain>, told: &Says<'_>) -> Result<(), Fault> {
     let (Some(chain), Some(expected)) = (chain, expected) else { return Err(at.fault("is missing".to_owned())) };
     apart!(at, chain => FilterChain { filter_chain_match, filters, metadata, transport_socket, name } unset {
         use_proxy_proto, transport_socket_connect_timeout,
     });
     at.equal("name", &name, &expected.name)?;
+    let (filters, tells) = telemetry::taken(at, filters)?;
+    tells.check(at, told.telemetry, told.http)?;
     let differs = |field| Err(at.field(field).fault("is not what this proxy does for such a port".to_owned()));
     if filter_chain_match != expected.filter_chain_match {
         return differs("filter_chain_match");

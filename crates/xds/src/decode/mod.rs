@@ -17,6 +17,7 @@ mod names;
 mod place;
 mod route;
 mod secret;
+mod telemetry;
 
 use std::net::SocketAddr;
 use std::time::Duration;

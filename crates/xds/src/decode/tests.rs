@@ -15,8 +15,9 @@ use envoy_types::pb::envoy::extensions::clusters::aggregate::v3::ClusterConfig a
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret};
 use lorica_model::snapshot::{
-    Balancing, Certificate, EndpointSet, GatewayUnit, HostPattern, Hosts, HttpRule, InboundUnit, Listening, NameTable, Nearness,
-    OutboundUnit, PrivateKey, Protocol, ServerTls, Terminated, TlsAction, TlsChain, TrustBundle, VirtualHost,
+    AccessLog, AccessLogFormat, Balancing, Certificate, EndpointSet, GatewayUnit, HostPattern, Hosts, HttpRule, InboundUnit, Listening,
+    LogTarget, NameTable, Nearness, OutboundUnit, PrivateKey, Protocol, ServerTls, Share, Telemetry, Terminated, TlsAction, TlsChain,
+    Tracing, TrustBundle, VirtualHost,
 };
 use proptest::prelude::*;
 use prost::{Message, Name};
@@ -243,6 +244,33 @@ fn an_inbound_that_differs_from_its_ports_is_refused() {
 }
 
 #[test]
+fn a_log_that_is_not_what_the_metadata_says_is_refused() {
+    let log = AccessLog { format: AccessLogFormat::Json, when: None, to: vec![LogTarget::Stdout, LogTarget::Mesh] };
+    let tracing = Tracing { sampling: Some(Share(10_000)), ..Tracing::default() };
+    let telemetry = Telemetry { tracing: Some(tracing), access_log: Some(log) };
+    let unit = InboundUnit { telemetry: Some(std::sync::Arc::new(telemetry)), ..samples::inbound() };
+    let resource = encode::inbound(&unit);
+    assert_eq!(inbound(&resource.name, &resource.body).unwrap(), unit);
+    let message = Listener::decode(resource.body.value.as_slice()).unwrap();
+    let check = |path: &str, change: &dyn Fn(&mut HttpConnectionManager)| {
+        let mut message = message.clone();
+        let Some(ConfigType::TypedConfig(config)) = &mut message.filter_chains[0].filters[0].config_type else { panic!() };
+        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
+        change(&mut manager);
+        *config = pack(&manager);
+        let rejected = inbound(&resource.name, &pack(&message)).unwrap_err();
+        assert_eq!(rejected.path, path, "{rejected}");
+    };
+    check("filter_chains[0].access_log", &|manager| manager.access_log.truncate(1));
+    check("filter_chains[0].access_log[0].name", &|manager| manager.access_log.reverse());
+    check("filter_chains[0].access_log[1].typed_config", &|manager| {
+        manager.access_log[1].config_type = manager.access_log[0].config_type.clone();
+    });
+    check("filter_chains[0].tracing", &|manager| manager.tracing = None);
+    check("filter_chains[0].filters", &|manager| manager.stat_prefix.push('x'));
+}
+
+#[test]
 fn an_envoy_gets_what_it_can_honour() {
     let unit = samples::unit("recording.contact.mesh:80", &[]);
     let mut node = samples::metadata();
@@ -360,7 +388,7 @@ fn edge(certificate: Certificate, rules: Vec<HttpRule>) -> GatewayUnit {
     let tls = ServerTls { certificates: vec![certificate], client: None };
     let action = TlsAction::Terminate { tls, then: Terminated::Http(hosts) };
     let listening = Listening::Tls(vec![TlsChain { server_name: HostPattern::Any, action, http3: false }]);
-    GatewayUnit { gateway: "edge.shop".parse().unwrap(), port: 443, listening }
+    GatewayUnit { gateway: "edge.shop".parse().unwrap(), port: 443, listening, telemetry: None }
 }
 
 #[test]

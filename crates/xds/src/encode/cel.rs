@@ -35,6 +35,53 @@ pub fn none_of(expressions: &[&Expression]) -> Option<Condition> {
     })
 }
 
+/// What `expression` says as text for an Envoy, which has a longer name for a caller's identity.
+#[must_use]
+pub fn text(expression: &Expression) -> String {
+    let mut places = Vec::new();
+    identities(expression.tree(), &mut places);
+    places.sort_by_key(|place| std::cmp::Reverse(place.start));
+    let mut text = expression.as_str().to_owned();
+    for place in places {
+        text.replace_range(place, "connection.uri_san_peer_certificate");
+    }
+    text
+}
+
+/// What of the language an Envoy must be told to allow for `expression`.
+#[must_use]
+pub fn allowed(expression: &Expression) -> Option<CelExpressionConfig> {
+    condition(expression).and_then(|condition| condition.allowed)
+}
+
+/// Where `source.identity` stands.
+fn identities(tree: &Tree, places: &mut Vec<std::ops::Range<usize>>) {
+    let mut all = |trees: &[Tree]| trees.iter().for_each(|tree| identities(tree, places));
+    match &tree.term {
+        Term::Select { of, field } if &**field == "identity" && matches!(&of.term, Term::Name(root) if &**root == "source") => {
+            places.push(tree.range.clone());
+        }
+        Term::Has { of, field } if &**field == "identity" && matches!(&of.term, Term::Name(root) if &**root == "source") => {
+            // `has(source.identity)`: the place of what is in the brackets is not the whole.
+            places.push(of.range.start..of.range.start + "source.identity".len());
+        }
+        Term::Select { of, .. } | Term::Has { of, .. } => identities(of, places),
+        Term::All(parts) | Term::Any(parts) | Term::List(parts) | Term::Operator(_, parts) => all(parts),
+        Term::Call { receiver, arguments, .. } => {
+            all(arguments);
+            if let Some(receiver) = receiver {
+                identities(receiver, places);
+            }
+        }
+        Term::Map(entries) => entries.iter().for_each(|(key, value)| {
+            identities(key, places);
+            identities(value, places);
+        }),
+        // No Envoy is sent one.
+        Term::Each(_) | Term::Literal(_) | Term::Name(_) => {}
+    }
+}
+
 fn said(expression: impl FnOnce(&mut Encoder) -> Option<Expr>) -> Option<Condition> {
     let mut encoder = Encoder { ids: 0, allowed: CelExpressionConfig::default() };
     let expression = expression(&mut encoder)?;

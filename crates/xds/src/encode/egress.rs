@@ -57,9 +57,10 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::Any;
 use lorica_model::name::WorkloadName;
-use lorica_model::snapshot::{Backend, EgressCaller, EgressHost, EgressRule, EgressUnit, HostPattern, Unlisted, Version};
+use lorica_model::snapshot::{Backend, EgressCaller, EgressHost, EgressRule, EgressUnit, HostPattern, Telemetry, Unlisted, Version};
 use lorica_model::spiffe::TrustDomain;
 
+use super::access_log::policy;
 use super::listener::{HTTP_PROTOCOLS, INSPECTION, ORIGINAL_DST_PORT, listener_filter, network_filter, router};
 use super::route::{cluster_name, escaped, regex, safe_regex};
 use super::{Context, MISSING_PREFIX, address as socket, duration, no, tls, yes};
@@ -465,7 +466,15 @@ fn log_service() -> CommonGrpcAccessLogConfig {
 
 /// The chain of an egress gateway's listener: CONNECT requests by mutual TLS, of which each says where it goes. A rule for a network of
 /// more than one address cannot be said to Envoy, which sees no address before it has connected, and is left out: nothing passes by it.
-pub(crate) fn gateway_chain(name: &str, rules: &[EgressRule], dialect: Dialect, context: Context<'_>) -> FilterChain {
+pub(crate) fn gateway_chain(
+    name: &str,
+    rules: &[EgressRule],
+    telemetry: Option<&Telemetry>,
+    dialect: Dialect,
+    context: Context<'_>,
+) -> FilterChain {
+    let own = context.node.access_log.as_deref();
+    let logged = telemetry.and_then(|telemetry| telemetry.access_log.as_ref()).filter(|_| dialect == Dialect::Envoy);
     let mut http_filters = Vec::new();
     // Lorica's proxy reads the rules themselves; a map, as this filter has one, is written in no certain order.
     if dialect == Dialect::Envoy {
@@ -503,7 +512,8 @@ pub(crate) fn gateway_chain(name: &str, rules: &[EgressRule], dialect: Dialect, 
         http2_protocol_options: Some(Http2ProtocolOptions { allow_connect: true, ..Http2ProtocolOptions::default() }),
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "CONNECT".to_owned(), ..UpgradeConfig::default() }],
         http_filters,
-        access_log: vec![http_log()],
+        // Lorica's proxy has from the metadata what is logged besides.
+        access_log: std::iter::once(http_log()).chain(logged.into_iter().flat_map(|log| policy(log, dialect, own))).collect(),
         ..HttpConnectionManager::default()
     };
     let transport_socket: TransportSocket = tls::egress(dialect, context);

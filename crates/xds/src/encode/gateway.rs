@@ -35,16 +35,19 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 use envoy_types::pb::google::protobuf::BoolValue;
 use lorica_model::name::GatewayName;
 use lorica_model::snapshot::{
-    GatewayUnit, HostPattern, Hosts, LimitService, Listening, ServerTls, Terminated, TlsAction, TlsChain, TransportRoute, Version,
+    GatewayUnit, HostPattern, Hosts, LimitService, Listening, ServerTls, Telemetry, Terminated, TlsAction, TlsChain, TransportRoute,
+    Version,
 };
 
-use super::access_log::{access_log, access_log_of_refused};
+use super::access_log::{access_log_of_refused, told};
 use super::certificate::{by_name, certificate, inline, shown};
 use super::egress::gateway_chain;
 use super::listener::{by_source, grpc_web_filter, listener_filter, manager, network_filter};
 use super::route::{cluster_name, host};
-use super::{Context, MISSING_PREFIX, address as socket, ads, authentication, authorization, authorizer, fault, rate_limit, yes};
-use crate::facts::{EgressFacts, TransportFacts, metadata};
+use super::{
+    Context, MISSING_PREFIX, address as socket, ads, authentication, authorization, authorizer, fault, rate_limit, telemetry, yes,
+};
+use crate::facts::{DatagramFacts, GatewayFacts, TransportFacts, metadata};
 use crate::node::Dialect;
 use crate::resource::pack;
 use crate::{Kind, Resource};
@@ -62,8 +65,9 @@ pub fn gateway_name(gateway: &GatewayName, port: u16, udp: bool) -> String {
 #[must_use]
 pub fn gateway(unit: &GatewayUnit, dialect: Dialect, context: Context<'_>) -> Vec<Resource> {
     let name = gateway_name(&unit.gateway, unit.port, matches!(unit.listening, Listening::Udp(_)));
-    let mut encoder = Encoder { name: &name, dialect, context, routes: Vec::new() };
+    let mut encoder = Encoder { name: &name, dialect, context, telemetry: unit.telemetry.as_deref(), routes: Vec::new() };
     let mut listener = Listener { name: name.clone(), access_log: access_log_of_refused(dialect, context), ..Listener::default() };
+    listener.metadata = unit.telemetry.as_ref().map(|told| metadata(&GatewayFacts { rules: None, telemetry: Some(told.clone()) }));
     match &unit.listening {
         Listening::Http(hosts) => {
             let filters = vec![encoder.http(&name, hosts, Over::Tcp)];
@@ -77,11 +81,11 @@ pub fn gateway(unit: &GatewayUnit, dialect: Dialect, context: Context<'_>) -> Ve
             }
         }
         Listening::Egress(rules) => {
-            listener.metadata = Some(metadata(&EgressFacts { rules: rules.clone() }));
-            listener.filter_chains = vec![gateway_chain(&name, rules, dialect, context)];
+            listener.metadata = Some(metadata(&GatewayFacts { rules: Some(rules.clone()), telemetry: unit.telemetry.clone() }));
+            listener.filter_chains = vec![gateway_chain(&name, rules, unit.telemetry.as_deref(), dialect, context)];
         }
         Listening::Udp(route) => {
-            listener.metadata = Some(metadata(&TransportFacts { route: route.clone() }));
+            listener.metadata = Some(metadata(&DatagramFacts { route: route.clone(), telemetry: unit.telemetry.clone() }));
             listener.listener_filters = vec![datagrams(&name, route.as_ref())];
             listener.udp_listener_config = Some(UdpListenerConfig::default());
         }
@@ -146,13 +150,14 @@ fn apart(unit: &GatewayUnit) -> GatewayUnit {
         Listening::Udp(route) => Listening::Udp(route.clone()),
         Listening::Egress(rules) => Listening::Egress(rules.clone()),
     };
-    GatewayUnit { gateway: unit.gateway.clone(), port: unit.port, listening }
+    GatewayUnit { gateway: unit.gateway.clone(), port: unit.port, listening, telemetry: unit.telemetry.clone() }
 }
 
 struct Encoder<'e> {
     name: &'e str,
     dialect: Dialect,
     context: Context<'e>,
+    telemetry: Option<&'e Telemetry>,
     /// What Envoy asks for by RDS.
     routes: Vec<(Version, RouteConfiguration)>,
 }
@@ -180,6 +185,8 @@ impl Encoder<'_> {
             RouteSpecifier::RouteConfig(routes)
         };
         let mut manager = manager(name, specifier, self.dialect);
+        manager.access_log = told(self.telemetry, self.dialect, self.context);
+        manager.tracing = telemetry::tracing(self.telemetry);
         if self.dialect == Dialect::Envoy {
             // Callers are from outside: what they say of their own address stands before what is known of it.
             manager.use_remote_address = yes();
@@ -190,7 +197,6 @@ impl Encoder<'_> {
                 allow_custom_methods: true,
                 ..Http1ProtocolOptions::default()
             });
-            manager.access_log = access_log(self.dialect, self.context);
             // Behind CORS, whose questions are none of gRPC's, and before faults, so that these answer in gRPC.
             manager.http_filters.insert(1, grpc_web_filter());
             // Whose request it is comes before whether it is one too many.
@@ -253,7 +259,7 @@ impl Encoder<'_> {
     /// A chain that passes bytes on.
     fn bytes(&self, name: &str, route: Option<&TransportRoute>) -> FilterChain {
         let mut proxy = tcp_proxy(name, route);
-        proxy.access_log = access_log(self.dialect, self.context);
+        proxy.access_log = told(self.telemetry, self.dialect, self.context);
         proxy.hash_policy = by_source(self.dialect);
         // Lorica's proxy has the policies from the metadata.
         let judged = route.and_then(|route| route.authorization.as_ref()).filter(|_| self.dialect == Dialect::Envoy);

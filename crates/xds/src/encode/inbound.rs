@@ -13,11 +13,11 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, http_connection_manager::RouteSpecifier,
 };
 use lorica_model::name::{Label, Namespace, WorkloadName};
-use lorica_model::snapshot::{InboundPort, InboundUnit, MtlsMode, Version};
+use lorica_model::snapshot::{InboundPort, InboundUnit, MtlsMode, Telemetry, Version};
 
-use super::{Context, authorization, duration, listener, no, number, rate_limit, tls};
+use super::{Context, access_log, authorization, duration, listener, no, number, rate_limit, telemetry, tls};
 use crate::facts::{InboundFacts, InboundPortFacts, metadata};
-use crate::node::NodeMetadata;
+use crate::node::{Dialect, NodeMetadata};
 use crate::resource::pack;
 use crate::{Kind, Resource};
 
@@ -42,11 +42,13 @@ pub fn inbound(unit: &InboundUnit) -> Resource {
         authentication: unit.authentication.clone(),
         authorization: Some(unit.authorization.clone()).filter(|authorization| !authorization.is_empty()),
         tried: unit.tried.clone(),
+        telemetry: unit.telemetry.clone(),
     };
+    let told = unit.telemetry.as_deref();
     let name = inbound_name(&unit.workload);
     let listener = Listener {
         name: name.clone(),
-        filter_chains: unit.ports.iter().flat_map(|port| inbound_chains(&unit.workload.namespace, &unit.account, port)).collect(),
+        filter_chains: unit.ports.iter().flat_map(|port| inbound_chains(&unit.workload.namespace, &unit.account, port, told)).collect(),
         metadata: Some(metadata(&facts)),
         traffic_direction: TrafficDirection::Inbound.into(),
         bind_to_port: no(),
@@ -121,15 +123,18 @@ fn unverified() -> DirectResponseAction {
 }
 
 /// The filter chains of one app port: the one for mutual TLS, and the one for plaintext where that is taken.
-pub(crate) fn inbound_chains(namespace: &Namespace, account: &Label, port: &InboundPort) -> Vec<FilterChain> {
+pub(crate) fn inbound_chains(namespace: &Namespace, account: &Label, port: &InboundPort, told: Option<&Telemetry>) -> Vec<FilterChain> {
     let node = NodeMetadata::client(namespace.clone(), account.clone());
     let facts =
         InboundPortFacts { service_port: port.service_port.clone(), app_port: port.app_port, protocol: port.protocol, mtls: port.mtls };
     let app = format!("app/{}", port.app_port);
+    let logged =
+        told.and_then(|told| told.access_log.as_ref()).map(|log| access_log::policy(log, Dialect::Lorica, None)).unwrap_or_default();
     let filters = if port.protocol.is_http() {
-        vec![listener::network_filter("envoy.filters.network.http_connection_manager", pack(&connection_manager(&app)))]
+        let manager = HttpConnectionManager { access_log: logged, tracing: telemetry::tracing(told), ..connection_manager(&app) };
+        vec![listener::network_filter("envoy.filters.network.http_connection_manager", pack(&manager))]
     } else {
-        vec![listener::tcp_filter(&app, Vec::new(), Vec::new())]
+        vec![listener::tcp_filter(&app, logged, Vec::new())]
     };
     let matches = |transport: &str, server_names| FilterChainMatch {
         destination_port: number(port.app_port.into()),

@@ -25,6 +25,7 @@ mod local_reply;
 mod names;
 mod rate_limit;
 mod route;
+mod telemetry;
 mod tls;
 mod traffic;
 
@@ -53,6 +54,7 @@ pub use inbound::{inbound, inbound_filter_name, inbound_filters, inbound_name, i
 pub use names::names;
 pub use rate_limit::{GLOBAL as GLOBAL_LIMITS, LOCAL as LOCAL_LIMITS, TIMEOUT as LIMIT_TIMEOUT};
 
+pub(crate) use access_log::policy as policy_logs;
 pub(crate) use attempt::AttemptFields;
 pub(crate) use cluster::{MUTUAL_TLS, PLAINTEXT, transport_match};
 pub(crate) use egress::{egress_listener, gateway_chain};
@@ -62,6 +64,7 @@ pub(crate) use gateway::tcp_proxy;
 pub(crate) use inbound::inbound_chains;
 pub(crate) use listener::HTTP_PROTOCOLS;
 pub(crate) use route::{MISSING_PREFIX, path_specifier};
+pub(crate) use telemetry::tracing;
 pub(crate) use tls::{BUNDLE, NOBODY, SVID, alpn, outside, tls_parameters};
 pub(crate) use traffic::TrafficFields;
 

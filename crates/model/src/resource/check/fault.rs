@@ -53,6 +53,7 @@ pub fn beyond_envoy(change: &[Document], source: impl Fn(&str) -> String) -> Vec
         found.push(Diagnostic { severity: Severity::Warning, ..told.hint("docs/faults.md says what each carries out") });
     }
     found.extend(super::authentication::beyond_envoy(change, &source));
+    found.extend(super::telemetry::beyond_envoy(change, &source));
     found.extend(super::authorization::beyond_envoy(change, source));
     found
 }

@@ -7,6 +7,7 @@ mod gateway;
 mod overlap;
 mod rate_limit;
 mod route;
+mod telemetry;
 mod traffic;
 mod trust_bundle;
 
@@ -109,6 +110,7 @@ impl Checked<'_> {
             Spec::EgressPolicy(policy) => self.egress(metadata, policy),
             Spec::RateLimitPolicy(policy) => self.rate_limits(metadata, policy),
             Spec::FaultPolicy(policy) => self.fault(metadata, policy),
+            Spec::TelemetryPolicy(policy) => self.telemetry(metadata, policy),
             Spec::Gateway(gateway) => {
                 self.http3(gateway);
                 self.certificates(metadata, gateway.references());

@@ -7,6 +7,7 @@ mod fault;
 mod gateway;
 mod rate_limit;
 mod route;
+mod telemetry;
 mod traffic;
 mod trust_bundle;
 mod workload_identity;
@@ -26,7 +27,7 @@ pub use rate_limit::{RateLimitPolicy, RateLimitTarget, WrittenCounted, WrittenLi
 pub use route::{
     BackendRef, HttpFilter, HttpRoute, ObjectRef, ParentRef, PathModifier, RouteRetry, RouteRule, TransportRoute, TransportRouteRule,
 };
-
+pub use telemetry::{TelemetryPolicy, TelemetryTarget, WrittenAccessLog, WrittenTracing};
 pub use traffic::{About, Mode, Set, SettingNames, Settings, TrafficPolicy, TrafficTarget};
 pub use trust_bundle::{BundleEndpoint, EndpointProfile, TrustBundle};
 pub use workload_identity::WorkloadIdentity;
@@ -61,6 +62,8 @@ pub enum Spec {
     RateLimitPolicy(RateLimitPolicy),
     /// `FaultPolicy`.
     FaultPolicy(FaultPolicy),
+    /// `TelemetryPolicy`.
+    TelemetryPolicy(Box<TelemetryPolicy>),
     /// `HTTPRoute`.
     HttpRoute(HttpRoute),
     /// `GRPCRoute`: its matches are those of the HTTP that gRPC is.
@@ -100,7 +103,8 @@ impl Spec {
             Self::EgressPolicy(policy) => policy.shadow,
             Self::RateLimitPolicy(policy) => policy.shadow || policy.limits.iter().any(|limit| limit.shadow),
             Self::FaultPolicy(policy) => policy.shadow,
-            Self::Service(_)
+            Self::TelemetryPolicy(_)
+            | Self::Service(_)
             | Self::Workload(_)
             | Self::WorkloadIdentity(_)
             | Self::TrustBundle(_)

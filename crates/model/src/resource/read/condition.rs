@@ -2,21 +2,24 @@
 
 use std::ops::Range;
 
-use crate::cel::Expression;
+use crate::cel::{Expression, Wrong};
 use crate::resource::kinds::WrittenCondition;
 use crate::resource::reader::Reader;
 use crate::resource::tree::Node;
 
 pub(super) fn condition(node: &Node, reader: &mut Reader<'_>) -> Option<WrittenCondition> {
-    let text = reader.text(node, "`when`")?;
-    match Expression::parse(&text) {
-        Ok(expression) => Some(WrittenCondition { expression, span: node.span.clone() }),
+    let expression = expression(node, "`when`", Expression::parse, reader)?;
+    Some(WrittenCondition { expression, span: node.span.clone() })
+}
+
+/// What `parse` reads from the text of a scalar.
+pub(super) fn expression<T>(node: &Node, what: &str, parse: impl Fn(&str) -> Result<T, Vec<Wrong>>, reader: &mut Reader<'_>) -> Option<T> {
+    let text = reader.text(node, what)?;
+    match parse(&text) {
+        Ok(read) => Some(read),
         Err(found) => {
-            // The place of a scalar of several lines is its first.
-            let written = reader.source.get(node.span.start..).unwrap_or_default();
             for wrong in found {
-                let within = placed(written, &text, &wrong.range);
-                let span = within.map_or(node.span.clone(), |within| node.span.start + within.start..node.span.start + within.end);
+                let span = within(node, &text, &wrong.range, reader);
                 match wrong.hint {
                     Some(hint) => reader.wrong_with(&span, wrong.message, hint),
                     None => reader.wrong(&span, wrong.message),
@@ -25,6 +28,20 @@ pub(super) fn condition(node: &Node, reader: &mut Reader<'_>) -> Option<WrittenC
             None
         }
     }
+}
+
+/// Notes a mistake in `range` of a scalar's text.
+pub(super) fn formatted(node: &Node, text: &str, range: Range<usize>, message: &str, hint: &str, reader: &mut Reader<'_>) {
+    let span = within(node, text, &range, reader);
+    reader.wrong_with(&span, message, hint);
+}
+
+/// The place of `range` of a scalar's text in the document.
+fn within(node: &Node, text: &str, range: &Range<usize>, reader: &Reader<'_>) -> Range<usize> {
+    // The place of a scalar of several lines is its first.
+    let written = reader.source.get(node.span.start..).unwrap_or_default();
+    let within = placed(written, text, range);
+    within.map_or(node.span.clone(), |within| node.span.start + within.start..node.span.start + within.end)
 }
 
 /// Where `range` of a scalar's text stands in `written`, which begins with the scalar. YAML folds lines, and doubles or escapes quotes, so the one

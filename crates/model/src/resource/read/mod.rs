@@ -12,6 +12,7 @@ mod matches;
 mod rate_limit;
 mod route;
 mod service;
+mod telemetry;
 mod traffic;
 mod trust_bundle;
 mod workload_identity;
@@ -113,6 +114,7 @@ fn document(node: Node, reader: &mut Reader<'_>) -> Option<(Resource, Range<usiz
         Kind::EgressPolicy => Spec::EgressPolicy(egress::policy(spec, &namespace, reader)?),
         Kind::RateLimitPolicy => Spec::RateLimitPolicy(rate_limit::policy(spec, &namespace, reader)?),
         Kind::FaultPolicy => Spec::FaultPolicy(fault::policy(spec, &namespace, reader)?),
+        Kind::TelemetryPolicy => Spec::TelemetryPolicy(Box::new(telemetry::policy(spec, &namespace, reader)?)),
         Kind::HttpRoute => Spec::HttpRoute(route::route(spec, kind, &namespace, reader)?),
         Kind::GrpcRoute => Spec::GrpcRoute(route::route(spec, kind, &namespace, reader)?),
         Kind::TcpRoute => Spec::TcpRoute(route::transport_route(spec, kind, &namespace, reader)?),

@@ -1,0 +1,2 @@
+#![no_main]
+lorica_fuzz::target!("log_format");
