@@ -1,5 +1,7 @@
 //! The client: one request a connection, over the control plane's Unix socket.
 
+mod diagnostics;
+
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -303,12 +305,7 @@ impl ApiClient {
 
     /// The body of an answer that is a success.
     async fn answered(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ApiError> {
-        let Server::Unix(socket) = &self.server;
-        let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => ApiError::Forbidden { socket: self.socket() },
-            _ => ApiError::Unreachable { socket: self.socket(), error },
-        })?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(self.connect().await?)).await.map_err(|error| self.broken(error))?;
         let request =
             Request::builder().method(method).uri(path).header("host", "control.lorica").header("content-type", "application/json");
         let request = request.body(Full::new(body)).map_err(|error| self.broken(error))?;
@@ -335,8 +332,21 @@ impl ApiClient {
         {
             return Err(ApiError::Refused(diagnostics));
         }
-        let plain = |_| ErrorReply { error: ErrorBody { message: String::from_utf8_lossy(&body).into_owned(), hint: None } };
-        let ErrorReply { error } = serde_json::from_slice(&body).unwrap_or_else(plain);
-        Err(ApiError::Failed { status: status.as_u16(), message: error.message, hint: error.hint })
+        Err(failed(status, &body))
     }
+
+    async fn connect(&self) -> Result<UnixStream, ApiError> {
+        let Server::Unix(socket) = &self.server;
+        UnixStream::connect(socket).await.map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => ApiError::Forbidden { socket: self.socket() },
+            _ => ApiError::Unreachable { socket: self.socket(), error },
+        })
+    }
+}
+
+/// What an answer says that is none.
+fn failed(status: StatusCode, body: &[u8]) -> ApiError {
+    let plain = |_| ErrorReply { error: ErrorBody { message: String::from_utf8_lossy(body).into_owned(), hint: None } };
+    let ErrorReply { error } = serde_json::from_slice(body).unwrap_or_else(plain);
+    ApiError::Failed { status: status.as_u16(), message: error.message, hint: error.hint }
 }

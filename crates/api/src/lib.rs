@@ -2,6 +2,7 @@
 
 mod ca;
 mod client;
+pub mod explain;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod hosts;

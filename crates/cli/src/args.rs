@@ -3,6 +3,7 @@
 mod authz;
 mod ca;
 mod envoy;
+mod explain;
 mod fault;
 mod proxy;
 mod token;
@@ -20,6 +21,7 @@ use lorica_model::snapshot::{Locality, Protocol};
 pub use authz::{AskerArg, AuthzCanArgs, AuthzCommand, AuthzSuggestArgs, AuthzTestArgs, CallArg, ClaimArg, ResourcesArgs};
 pub use ca::{CaCommand, CaExportArgs, CaFileArgs, CaReinstateArgs, CaRevokeArgs, CaRotateArgs, CaSignArgs, CaStatusArgs};
 pub use envoy::{EnvoyArgs, EnvoyCommand};
+pub use explain::{ExplainArgs, TapArgs};
 pub use fault::{CallerArg, DelayArg, DnsArg, FaultAddArgs, FaultCommand, FaultListArgs, FaultRemoveArgs, HeaderArg};
 pub use proxy::{BindArg, InboundArg, ProxyArgs, WorkersArg};
 pub use token::{TokenCommand, TokenCreateArgs, TokenListArgs, TokenRevokeArgs};
@@ -48,6 +50,7 @@ const EXAMPLES: &str = "Examples:
   lorica proxy --config mesh.yaml --upstream web.shop:80=127.0.0.1:9000
                                                a proxy alone, from files
   lorica apply -f routes.yaml                  change the mesh; ends when the proxies have acknowledged it
+  lorica explain -- curl http://web.shop/      the same, and why it was answered as it was
   lorica status                                who is there, and what they acknowledged";
 
 /// Options of every command.
@@ -98,6 +101,10 @@ pub enum Command {
     /// Let hosts join the mesh.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Tell the story of one request, hop by hop: of a command that is run now, or of one that is over.
+    Explain(ExplainArgs),
+    /// Watch requests as they pass, without their bodies.
+    Tap(TapArgs),
     /// Show resources.
     Get(GetArgs),
     /// Show control plane, proxies, certificates and what was acknowledged last.

@@ -15,6 +15,7 @@
 //! | [`claims`] | what a peer may claim to be |
 //! | [`key_sets`] | the keys of token issuers, fetched |
 //! | [`rate_limit`] | tokens of global limits, lent to proxies |
+//! | [`diagnostics`] | what proxies tell of single requests |
 //! | [`observed`] | who calls what, and what policies that are tried would change |
 //! | `workload_api` | identities for the processes of this host |
 //! | [`refused`] | what was refused to leave the mesh |
@@ -31,6 +32,7 @@ pub mod ca;
 pub mod catalog;
 pub mod claims;
 pub mod declare;
+pub mod diagnostics;
 pub mod federation;
 pub mod hosts;
 pub mod issue;
@@ -63,6 +65,7 @@ use tokio_util::sync::CancellationToken;
 pub use lorica_identity::authority::SVID_LIFETIME;
 
 use crate::ca::{Ca, CaStart};
+use crate::diagnostics::Diagnostics;
 use crate::door::Door;
 use crate::federation::Federation;
 use crate::federation::endpoint::{Endpoint, EndpointConfig};
@@ -130,6 +133,8 @@ pub struct ControlPlane {
     pub refused: Arc<Refused>,
     /// Who calls what.
     pub observed: Arc<Observed>,
+    /// What proxies tell of single requests.
+    pub diagnostics: Arc<Diagnostics>,
     /// The tokens of global limits.
     pub limits: Arc<Limits>,
     /// The hosts that joined.
@@ -182,6 +187,7 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&Ready), shutdown: im
         issuer,
         refused: Arc::default(),
         observed: Arc::default(),
+        diagnostics: Diagnostics::new(mesh.clone(), hosts.clone(), ca.clone()),
         limits: Arc::new(Limits::new(mesh.clone(), Instant::now())),
         hosts: hosts.clone(),
         listening,

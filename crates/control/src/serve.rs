@@ -14,6 +14,7 @@ use hyper_util::server::conn::auto::Builder;
 use lorica_identity::ca_api::CertificateServiceServer;
 use lorica_identity::host_api::HostServiceServer;
 use lorica_xds::access_log_service::{self, Listener};
+use lorica_xds::diagnostics::DiagnosticsServer;
 use lorica_xds::observed::Observation;
 use lorica_xds::refused::Refusal;
 use lorica_xds::server::{self, Peer, PeerInfo};
@@ -107,7 +108,8 @@ pub(crate) async fn serve(
         hosts: control.hosts.clone(),
     }));
     let limits = rate_limit::service(control.limits.clone());
-    let grpc = tonic::service::Routes::new(ads).add_service(certificates).add_service(told).add_service(limits);
+    let diagnostics = DiagnosticsServer::new(control.diagnostics.clone());
+    let grpc = tonic::service::Routes::new(ads).add_service(certificates).add_service(told).add_service(limits).add_service(diagnostics);
     let router = crate::api::router(control.clone()).merge(grpc.clone().into_axum_router().reset_fallback());
     let own = rustix::process::geteuid().as_raw();
     let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -143,6 +145,7 @@ pub(crate) async fn serve(
         tasks.spawn(connection(stream, router.clone(), peer, ending.clone()));
     }
     control.mesh.end();
+    control.diagnostics.end();
     ending.cancel();
     tasks.close();
     tasks.wait().await;

@@ -22,6 +22,7 @@
 //! | [`digest`] | digests, among them one for a protocol that proves nothing by it |
 //! | [`join_token`] | what a new host needs to join, in one line |
 //! | [`door`] | TLS at the control plane's TCP door |
+//! | [`explain_token`] | leave to have a request recorded in full |
 //! | [`host_api`] | the calls by which a host joins and stays |
 //! | [`service_account`] | accounts of Kubernetes, and the tokens that prove them |
 //! | [`jwt_svid`] | the keys that sign JWT-SVIDs |
@@ -41,6 +42,7 @@ pub mod ca_api;
 pub mod digest;
 pub mod door;
 pub mod edge;
+pub mod explain_token;
 pub mod facts;
 pub mod federation;
 pub mod files;

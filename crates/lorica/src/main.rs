@@ -5,6 +5,7 @@ mod control;
 #[cfg(feature = "demo")]
 mod demo;
 mod envoy;
+mod explain;
 mod logging;
 mod proxy;
 mod run;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Control(arguments) => control::control(arguments, &global, &mut printer),
         Command::Run(arguments) => run::run(arguments, &global, &mut printer),
+        Command::Explain(arguments) if !arguments.command.is_empty() => explain::explain(arguments, &global, &mut printer),
         Command::Proxy(arguments) => proxy::proxy(*arguments, &global, &mut printer),
         Command::Sidecar { configuration } => sidecar::sidecar(&configuration, &global),
         Command::CaptureHelper => return lorica_capture::helper_main(),
@@ -59,6 +61,8 @@ fn main() -> ExitCode {
         | Command::Routes(_)
         | Command::Bugreport(_)
         | Command::Token(_)
+        | Command::Explain(_)
+        | Command::Tap(_)
         | Command::Get(_)
         | Command::Status(_)
         | Command::Completions(_) => lorica_cli::verbs::execute(command, &global, &mut printer),

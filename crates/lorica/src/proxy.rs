@@ -121,6 +121,7 @@ fn gateway(gateway: GatewayName, arguments: ProxyArgs, global: &Global, printer:
             telemetry: telemetry(arguments.access_log, &arguments.traces, arguments.budget),
             start_deadline: DEFAULT_START_DEADLINE,
             drain_deadline: arguments.drain,
+            explain: None,
         },
         gateway,
     };

@@ -23,10 +23,16 @@ const LAST_TRY: Duration = Duration::from_secs(1);
 
 /// Runs a program in the mesh and ends with its exit code.
 pub(crate) fn run(arguments: RunArgs, global: &Global, printer: &mut Printer) -> anyhow::Result<ExitCode> {
+    run_explained(arguments, None, global, printer)
+}
+
+/// The same; the program's first request carries the token, if there is one.
+pub(crate) fn run_explained(arguments: RunArgs, token: Option<String>, global: &Global, printer: &mut Printer) -> anyhow::Result<ExitCode> {
     crate::logging::start("lorica_capture=warn,warn", global.verbose);
     let places = Places::from_environment();
     places.make()?;
     let mut configuration = configuration(&arguments, global, &places)?;
+    configuration.explain = token;
     if std::os::unix::net::UnixStream::connect(&configuration.control_socket).is_err() {
         let (socket, limit) = (configuration.control_socket.display(), configuration.start_deadline.as_secs());
         printer.note(&format!("waiting up to {limit} s for a control plane on {socket} …"));
@@ -83,6 +89,7 @@ fn configuration(arguments: &RunArgs, global: &Global, places: &Places) -> anyho
         telemetry: telemetry(access_log, &arguments.traces, arguments.metrics),
         start_deadline: DEFAULT_START_DEADLINE,
         drain_deadline: arguments.drain,
+        explain: None,
     })
 }
 

@@ -109,6 +109,18 @@ impl SpiffeId {
         Label::new(self.path.strip_prefix("/lorica/host/")?).ok()
     }
 
+    /// What the CA signs so that a request is explained. Nobody has the key to it: it is a statement, and no identity of anybody.
+    #[must_use]
+    pub fn of_explanation(trust_domain: &TrustDomain, id: &Label) -> Self {
+        Self { trust_domain: trust_domain.clone(), path: format!("/lorica/explain/{id}").into() }
+    }
+
+    /// The explanation, where the path is `/lorica/explain/ID`.
+    #[must_use]
+    pub fn explanation(&self) -> Option<Label> {
+        Label::new(self.path.strip_prefix("/lorica/explain/")?).ok()
+    }
+
     /// The trust domain it belongs to.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {

@@ -41,6 +41,9 @@ pub struct ProxyConfig {
     pub start_deadline: Duration,
     /// How long exchanges may go on once the proxy drains.
     pub drain_deadline: Duration,
+    /// The token by which the app's first request is recorded in full; none: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explain: Option<String>,
 }
 
 /// Whom a proxy stands for, as its records tell it.

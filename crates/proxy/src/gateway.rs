@@ -329,6 +329,7 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
     let node = serde_json::json!({ "id": proxy.workload, "metadata": metadata }).to_string();
     let (refusals, telling) = sidecar::telling(&proxy, &metadata);
     let (observer, observing) = sidecar::observing(&proxy, &metadata);
+    let (diagnostics, attending) = sidecar::attending(&proxy, &metadata);
     let endpoint = Endpoint::Unix(proxy.control_socket.clone());
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let (client, receiving) = Client::start(ClientConfig { endpoint, node_id: proxy.workload.clone(), version, metadata }, None);
@@ -361,6 +362,7 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
             told: Arc::default(),
             refusals: Some(refusals.clone()),
             observer: Some(observer.clone()),
+            diagnostics: diagnostics.clone(),
             listening: listening.clone(),
             sockets: None,
             listeners: Vec::new(),
@@ -387,8 +389,8 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
     standalone::end(&running, proxy.drain_deadline, &mut asked, &tell).await;
     running.iter().for_each(workers::Running::end);
     running.into_iter().for_each(workers::Running::join);
-    drop((refusals, observer));
-    sidecar::told_last([telling, observing]).await;
+    drop((refusals, observer, diagnostics));
+    sidecar::told_last([telling, observing, attending]).await;
     telemetry.flush(Duration::from_secs(1)).await;
     Ok(())
 }

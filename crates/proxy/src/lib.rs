@@ -8,6 +8,7 @@ pub mod admin;
 pub mod app;
 pub mod checks;
 pub mod config;
+pub mod diagnostics;
 pub mod dns;
 pub mod endpoints;
 #[cfg(any(test, fuzzing))]

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 
 use crate::admin;
 use crate::config::ProxyConfig;
+use crate::diagnostics::{Diagnostics, attend};
 use crate::dns::Dns;
 use crate::endpoints::Vantage;
 use crate::endpoints::shared::Shared;
@@ -68,6 +69,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     let node = serde_json::json!({ "id": config.workload, "metadata": metadata }).to_string();
     let (refusals, telling) = telling(&config, &metadata);
     let (observer, observing) = observing(&config, &metadata);
+    let (diagnostics, attending) = attending(&config, &metadata);
     let endpoint = Endpoint::Unix(config.control_socket.clone());
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let (client, receiving) = Client::start(ClientConfig { endpoint, node_id: config.workload.clone(), version, metadata }, None);
@@ -109,6 +111,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
         told,
         refusals: Some(refusals),
         observer: Some(observer),
+        diagnostics,
         listening,
         sockets,
         listeners: served,
@@ -126,13 +129,13 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     worker.end();
     // The worker hands its last log lines over when it ends, and what it refused and saw last.
     worker.join();
-    told_last([telling, observing]).await;
+    told_last([telling, observing, attending]).await;
     telemetry.flush(Duration::from_secs(1)).await;
     outcome
 }
 
 /// Waits a moment for the control plane to take what was refused and seen last.
-pub(crate) async fn told_last(telling: [JoinHandle<()>; 2]) {
+pub(crate) async fn told_last(telling: [JoinHandle<()>; 3]) {
     if timeout(Duration::from_secs(1), futures_util::future::join_all(telling)).await.is_err() {
         tracing::debug!("what was refused or seen last could not be told in time");
     }
@@ -151,6 +154,14 @@ pub(crate) fn observing(config: &ProxyConfig, metadata: &NodeMetadata) -> (Obser
     let node = lorica_xds::node(&config.workload.to_string(), env!("CARGO_PKG_VERSION"), metadata);
     let (observer, telling) = Observer::start(node, control_channel(&config.control_socket));
     (observer, spawn_local(telling))
+}
+
+/// What the proxy can tell of single requests, with the task that attends the control plane. The handle is as that of [`telling`].
+pub(crate) fn attending(config: &ProxyConfig, metadata: &NodeMetadata) -> (Diagnostics, JoinHandle<()>) {
+    let node = lorica_xds::node(&config.workload.to_string(), env!("CARGO_PKG_VERSION"), metadata);
+    let (diagnostics, told) = Diagnostics::told(config.explain.clone());
+    let attending = attend::attend(diagnostics.untold(), told, node, control_channel(&config.control_socket));
+    (diagnostics, spawn_local(attending))
 }
 
 /// What the proxy remembers of limits, with the task that asks the control plane for tokens of global ones.

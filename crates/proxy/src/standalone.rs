@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::config::{Own, TelemetryConfig};
+use crate::diagnostics::Diagnostics;
 use crate::endpoints::Vantage;
 use crate::endpoints::shared::Shared;
 use crate::gateway::{Binds, MAX_WAITING, Ports};
@@ -134,6 +135,7 @@ async fn serve(
     let source = Source::Files(files);
     // The app is whatever answers at its port of this host's loopback.
     let limits = Limits::alone();
+    let diagnostics = Diagnostics::alone();
     let (_, listening) = watch::channel(Vec::new());
     let shared = Arc::new(Shared::new(proxy.workers, telemetry.clone()));
     let (mut views, mut gateways) = (Vec::new(), Vec::new());
@@ -156,6 +158,7 @@ async fn serve(
             told: Arc::default(),
             refusals: None,
             observer: None,
+            diagnostics: diagnostics.clone(),
             listening: listening.clone(),
             sockets: None,
             listeners,

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 
+use crate::endpoints::survey::{Surveyed, survey};
 use crate::endpoints::{self, Active, LiveSet, LiveSets, NoPick, Vantage, Wanted};
 use crate::path::mtls::Negotiated;
 
@@ -175,6 +176,12 @@ impl Reach {
     #[must_use]
     pub fn is_exhausted(&self, tried: &[u64]) -> bool {
         endpoints::is_exhausted(&self.sets(), tried)
+    }
+
+    /// All endpoints that a call could be given, as they stand.
+    #[must_use]
+    pub fn survey(&self, tried: &[u64], now: Instant) -> Vec<Surveyed> {
+        survey(&self.sets(), tried, now)
     }
 
     /// Its own endpoints, then those that take over.

@@ -18,11 +18,13 @@ use tokio_rustls::rustls::ClientConfig;
 use crate::app::App;
 use crate::checks;
 use crate::config::Own;
+use crate::diagnostics::{Diagnostics, WorkerDiagnostics};
 use crate::limits::WorkerLimits;
 use crate::observed::Observed;
 use crate::path::caller::{Caller, Entry};
 use crate::path::connect::ClientConfigs;
 use crate::path::deadline::Heirs;
+use crate::path::explain::Explanations;
 use crate::path::mtls::Negotiated;
 use crate::path::record::{Parties, UnderWay};
 use crate::path::relay::Relayed;
@@ -76,6 +78,10 @@ pub struct Worker {
     pub rejudge: Rejudge,
     /// Who called what.
     pub observed: Observed,
+    /// What it can tell of single requests.
+    pub diagnostics: WorkerDiagnostics,
+    /// The tokens by which requests are recorded in full.
+    pub explanations: Explanations,
     /// How many trials wait for somebody's answer.
     pub trials: Cell<usize>,
     /// Connections with peers, to be closed when these are revoked.
@@ -117,6 +123,8 @@ pub struct Parts {
     pub refusals: Option<Teller>,
     /// By which the control plane is told who calls what; none where there is no control plane.
     pub observer: Option<Observer>,
+    /// What the process can tell of single requests.
+    pub diagnostics: Diagnostics,
     /// See [`Worker::under_way`].
     pub under_way: Arc<UnderWay>,
     /// See [`Worker::ending`].
@@ -141,10 +149,12 @@ impl Worker {
             told,
             refusals,
             observer,
+            diagnostics,
             under_way,
             ending,
             ended,
         } = parts;
+        let (diagnostics, questions) = diagnostics.worker();
         let parties = Parties::new(&own);
         let view = RefCell::new(views.borrow_and_update().clone());
         let counter = |metric| telemetry.metrics.counter(metric, "");
@@ -171,6 +181,8 @@ impl Worker {
             tokens: Tokens::default(),
             rejudge: Rejudge::default(),
             observed: Observed::new(observer),
+            diagnostics,
+            explanations: Explanations::default(),
             trials: Cell::new(0),
             peers: Peers::default(),
             refusals,
@@ -201,6 +213,7 @@ impl Worker {
         let pool = worker.pool.clone();
         tokio::task::spawn_local(async move { pool.watch().await });
         tokio::task::spawn_local(checks::run(worker.clone()));
+        tokio::task::spawn_local(WorkerDiagnostics::answer(worker.clone(), questions));
         let giving = worker.clone();
         tokio::task::spawn_local(async move {
             let mut wanted = giving.view().vantage.shared.wanted();
@@ -217,6 +230,7 @@ impl Worker {
                 ticking.telemetry.hand_over();
                 ticking.try_aside();
                 ticking.observed.tell();
+                ticking.diagnostics.tick();
             }
         });
         worker

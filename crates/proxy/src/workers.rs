@@ -20,6 +20,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::app::App;
 use crate::config::Own;
+use crate::diagnostics::Diagnostics;
 use crate::gateway::{GatewayListener, Socket};
 use crate::limits::Limits;
 use crate::path::record::UnderWay;
@@ -54,6 +55,8 @@ pub struct Start {
     pub refusals: Option<Teller>,
     /// By which the control plane is told who calls what; none where there is no control plane.
     pub observer: Option<Observer>,
+    /// What the process can tell of single requests.
+    pub diagnostics: Diagnostics,
     /// Where the app listens.
     pub listening: watch::Receiver<Vec<AppListener>>,
     /// Where sockets in the app's namespace come from; none without one.
@@ -149,6 +152,7 @@ fn accepting(start: Start, under_way: Arc<UnderWay>, ending: watch::Receiver<End
         told,
         refusals,
         observer,
+        diagnostics,
         listening,
         sockets,
         listeners,
@@ -167,6 +171,7 @@ fn accepting(start: Start, under_way: Arc<UnderWay>, ending: watch::Receiver<End
         told,
         refusals,
         observer,
+        diagnostics,
         under_way,
         ending,
         ended,

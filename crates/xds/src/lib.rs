@@ -13,6 +13,7 @@ pub mod access_log_service;
 pub mod authorization;
 pub mod client;
 pub mod decode;
+pub mod diagnostics;
 pub mod encode;
 mod facts;
 #[cfg(any(test, fuzzing))]

@@ -8,6 +8,7 @@ mod check;
 mod completions;
 mod delete;
 mod effective;
+pub mod explain;
 mod fault;
 mod get;
 mod mtls;
@@ -16,6 +17,7 @@ mod routes;
 mod shadow;
 mod split;
 mod status;
+mod tap;
 mod token;
 
 use std::process::ExitCode;
@@ -55,6 +57,8 @@ pub fn execute(command: Command, global: &Global, printer: &mut Printer) -> anyh
         Command::Routes(arguments) => runtime.block_on(routes::routes(&client()?, arguments, printer)),
         Command::Bugreport(arguments) => runtime.block_on(bugreport::bugreport(client, arguments, printer)),
         Command::Ca(command) => runtime.block_on(ca::ca(&client()?, command, printer)),
+        Command::Explain(arguments) => runtime.block_on(explain::past(&client()?, &arguments, printer)),
+        Command::Tap(arguments) => runtime.block_on(tap::tap(&client()?, arguments, printer)),
         Command::Status(arguments) => runtime.block_on(status::status(&client()?, arguments, printer)),
         Command::Completions(arguments) => {
             completions::completions(&arguments, printer);

@@ -38,6 +38,7 @@ pub(super) async fn apply(
     if !errors.is_empty() {
         return Err(refused(errors, &request.files));
     }
+    let applied = documents.clone();
     let (put, changes) = settle(&world, documents);
     if !request.force {
         observed::still_plaintext(&control, &put, &[])?;
@@ -46,7 +47,10 @@ pub(super) async fn apply(
     if request.dry_run {
         return Ok(Json(reply));
     }
-    carry_out(&control, put, Vec::new(), reply, wait).await
+    let reply = carry_out(&control, put, Vec::new(), reply, wait).await?;
+    let text = |file: &str| request.files.iter().find(|known| known.name == file).map_or("", |known| &known.text);
+    control.diagnostics.files.applied(&applied, text);
+    Ok(reply)
 }
 
 pub(super) async fn delete(

@@ -2,6 +2,7 @@
 
 mod ca;
 mod change;
+mod diagnostics;
 mod hosts;
 mod observed;
 mod request;
@@ -53,6 +54,7 @@ pub fn router(control: Arc<ControlPlane>) -> Router {
         .route("/v1/resources/{kind}", get(list))
         .route("/v1/resources/{kind}/{namespace}/{name}", get(one))
         .merge(ca::router())
+        .merge(diagnostics::router())
         .route("/metrics", get(crate::telemetry::metrics::page))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "the API has no such path", None))
         .layer(DefaultBodyLimit::max(MAX_BODY))

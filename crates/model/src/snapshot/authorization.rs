@@ -4,6 +4,7 @@
 //! these. Deny comes before allow, and where any policy allows something, what none allows is denied.
 
 mod claim;
+mod each;
 mod index;
 mod path;
 
@@ -23,6 +24,7 @@ use crate::name::Namespace;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
 pub use claim::ClaimMatch;
+pub use each::{PolicySay, each_policy};
 pub use index::Permissions;
 pub use path::{PathPattern, PathPatternError, Reading};
 

@@ -37,7 +37,7 @@ pub use authentication::{Authentication, ClaimHeader, DEFAULT_LEEWAY, TokenAlgor
 pub(crate) use authorization::method_of;
 pub use authorization::{
     Access, AccessAction, AccessCaller, AccessPolicy, AccessRule, Among, Authorization, ByPolicy, ClaimMatch, Denial, IdentityPattern,
-    Noted, Operation, PathPattern, PathPatternError, Permissions, Reading, Source,
+    Noted, Operation, PathPattern, PathPatternError, Permissions, PolicySay, Reading, Source, each_policy,
 };
 pub use authorizer::{Authorizer, AuthorizerProtocol, ShownBody, is_beyond_authorizers};
 pub use egress::{EgressCaller, EgressHost, EgressRule, EgressUnit, Unlisted, Verdict, is_special, listed};

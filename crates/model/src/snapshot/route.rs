@@ -9,6 +9,9 @@ use crate::reason::Reason;
 
 /// What is told each step of a decision. `()` listens to nothing and costs nothing.
 pub trait Recorder {
+    /// Whether it is told of every rule up to the one that takes the request. If not, of those alone that the index over paths leaves to be asked.
+    const OF_ALL: bool = false;
+
     /// A rule was tried and does not take the request.
     fn rejected(&mut self, rule: &HttpRule, part: MatchPart);
     /// A rule takes the request.
@@ -42,9 +45,22 @@ pub enum MatchPart {
 ///
 /// # Errors
 /// [`Reason::NoRoute`] where none does.
-pub fn rule<'r>(rules: &'r RuleTable, head: &RequestHead, random: f64, recorder: &mut impl Recorder) -> Result<&'r Arc<HttpRule>, Reason> {
+pub fn rule<'r, R: Recorder>(rules: &'r RuleTable, head: &RequestHead, random: f64, recorder: &mut R) -> Result<&'r Arc<HttpRule>, Reason> {
     let request = Request::of(head);
-    for rule in rules.candidates(request.path) {
+    if R::OF_ALL {
+        first(rules.iter(), &request, random, recorder)
+    } else {
+        first(rules.candidates(request.path), &request, random, recorder)
+    }
+}
+
+fn first<'r>(
+    rules: impl Iterator<Item = &'r Arc<HttpRule>>,
+    request: &Request<'_>,
+    random: f64,
+    recorder: &mut impl Recorder,
+) -> Result<&'r Arc<HttpRule>, Reason> {
+    for rule in rules {
         match request.mismatch(&rule.matches, random) {
             None => {
                 recorder.matched(rule);

@@ -48,6 +48,18 @@ impl OwnMetric {
     /// Exchanges that the mesh ended.
     pub const EXCHANGES_FAILED: Self =
         Self::counter("lorica_exchanges_failed_total", "reason", "Exchanges that the mesh itself ended, by reason");
+    /// What was to be told of single requests, and could not be.
+    pub const DIAGNOSTICS_DROPPED: Self = Self::counter(
+        "lorica_diagnostics_dropped_total",
+        "what",
+        "What the control plane was to be told of single requests and did not take in time",
+    );
+    /// Tokens that are none.
+    pub const EXPLAIN_REFUSED: Self = Self::counter(
+        "lorica_explain_tokens_refused_total",
+        "why",
+        "Tokens to have a request recorded in full that were taken away and not followed, by why",
+    );
     /// What FaultPolicies did.
     pub const FAULTS_INJECTED: Self =
         Self::counter("lorica_faults_injected_total", "fault", "What FaultPolicies did to calls, by what it was");

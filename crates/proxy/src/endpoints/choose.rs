@@ -122,18 +122,18 @@ fn whole(random: f64) -> u64 {
 }
 
 /// Several sets as they stand.
-struct Standing<'s> {
+pub(super) struct Standing<'s> {
     sets: &'s [&'s LiveSet],
     arranged: SmallVec<[Guard<Arc<Arranged>>; 1]>,
 }
 
 impl<'s> Standing<'s> {
-    fn of(sets: &'s [&'s LiveSet]) -> Self {
+    pub(super) fn of(sets: &'s [&'s LiveSet]) -> Self {
         Self { sets, arranged: sets.iter().map(|set| set.arranged()).collect() }
     }
 
     /// What each level gets, those of all sets in one row.
-    fn shares(&self, own: &LiveSet) -> SmallVec<[Share; 4]> {
+    pub(super) fn shares(&self, own: &LiveSet) -> SmallVec<[Share; 4]> {
         let levels = self.arranged.iter().flat_map(|arranged| arranged.levels.iter().map(|arrangement| arrangement.level));
         let levels: SmallVec<[Level; 4]> = levels.collect();
         locality::shares(&levels, own.traffic.balancing.panic_percent)

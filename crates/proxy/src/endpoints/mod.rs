@@ -20,6 +20,7 @@ pub mod health_check;
 pub mod limits;
 pub mod places;
 pub mod shared;
+pub mod survey;
 pub mod tried;
 
 use std::collections::HashMap;

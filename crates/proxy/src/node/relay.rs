@@ -26,11 +26,12 @@ use super::upstream::LocalEnd;
 use super::{connection, identity};
 
 /// The services that are passed on: those that proxies call.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "envoy.service.discovery.v3.AggregatedDiscoveryService",
     "istio.v1.auth.IstioCertificateService",
     "envoy.service.accesslog.v3.AccessLogService",
     "envoy.service.ratelimit.v3.RateLimitService",
+    lorica_xds::diagnostics::SERVICE,
 ];
 /// Where `lorica run` asks which host this is.
 const HOST_PATH: &str = "/v1/host";

@@ -14,7 +14,8 @@ use lorica_model::claims::Claims;
 use lorica_model::head::RequestHead;
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::{
-    Access, AccessCaller, AccessPolicy, Authorization, ByPolicy, Denial, Effect, Effects, HttpRule, Noted, Permissions, route,
+    Access, AccessCaller, AccessPolicy, Authorization, ByPolicy, Denial, Effect, Effects, HttpRule, Noted, Origin, Permissions, PolicySay,
+    route,
 };
 use lorica_model::spiffe::TrustDomain;
 use lorica_observe::metrics::AccessCounts;
@@ -69,8 +70,14 @@ pub struct Judged<'x> {
 ///
 /// # Errors
 /// [`Reason::AccessDenied`] or [`Reason::AmbiguousPath`].
-pub fn request(worker: &Worker, caller: &Caller, request: Judged<'_>, rule: Option<&HttpRule>) -> Result<Option<Asking>, Failure> {
-    let asking = may_request(worker, caller, request, rule);
+pub fn request(
+    worker: &Worker,
+    caller: &Caller,
+    request: Judged<'_>,
+    rule: Option<&HttpRule>,
+    decided: &mut Decided,
+) -> Result<Option<Asking>, Failure> {
+    let asking = may_request(worker, caller, request, rule, decided);
     match asking {
         // What becomes of it, who is asked says.
         Ok(Some(_)) => {}
@@ -80,19 +87,40 @@ pub fn request(worker: &Worker, caller: &Caller, request: Judged<'_>, rule: Opti
     asking
 }
 
+/// The policy that decided, its rule, and what it said; none: no policy has a say.
+pub type Decided = Option<(Arc<Origin>, Option<u32>, &'static str)>;
+
 /// Policies that let a request pass and have services asked of it, and the port that it calls.
 pub type Asking = (Arc<Authorization>, u16);
 
-fn may_request(worker: &Worker, caller: &Caller, request: Judged<'_>, rule: Option<&HttpRule>) -> Result<Option<Asking>, Failure> {
+/// The policies that judge a request, and the port at which they do. `rule`: the one of a gateway that takes it.
+#[must_use]
+pub fn judges(worker: &Worker, caller: &Caller, rule: Option<&HttpRule>) -> Option<(Arc<Authorization>, u16)> {
+    match &caller.entry {
+        Entry::Inbound { port, .. } => {
+            worker.view().snapshot.inbound.as_ref().map(|inbound| (inbound.authorization.clone(), port.service_port.port))
+        }
+        Entry::Gateway { port, .. } => rule.and_then(|rule| rule.filters.authorization.clone()).map(|authorization| (authorization, *port)),
+        Entry::Outbound { .. } | Entry::Egress { .. } => None,
+    }
+}
+
+fn may_request(
+    worker: &Worker,
+    caller: &Caller,
+    request: Judged<'_>,
+    rule: Option<&HttpRule>,
+    decided: &mut Decided,
+) -> Result<Option<Asking>, Failure> {
     // Whoever asks whether it may ask is answered before.
     if filter::is_preflight(request.head, rule) {
         return Ok(None);
     }
     let access = |port| access(caller, port, Some(request));
     match &caller.entry {
-        Entry::Inbound { port, .. } => at_app(worker, caller, &access(port.service_port.port)),
+        Entry::Inbound { port, .. } => at_app(worker, caller, &access(port.service_port.port), decided),
         Entry::Gateway { port, .. } => match rule.and_then(|rule| rule.filters.authorization.as_ref()) {
-            Some(authorization) => judged(worker, caller, authorization, &access(*port)),
+            Some(authorization) => judged(worker, caller, authorization, &access(*port), decided),
             None => Ok(None),
         },
         Entry::Outbound { .. } | Entry::Egress { .. } => Ok(None),
@@ -123,20 +151,22 @@ pub fn connection(worker: &Worker, caller: &Caller) -> Result<(), Failure> {
 fn may_connect(worker: &Worker, caller: &Caller) -> Result<(), Failure> {
     let view = worker.view();
     let (authorization, port) = match &caller.entry {
-        Entry::Inbound { port, .. } => return at_app(worker, caller, &access(caller, port.service_port.port, None)).map(drop),
+        Entry::Inbound { port, .. } => return at_app(worker, caller, &access(caller, port.service_port.port, None), &mut None).map(drop),
         Entry::Gateway { port, chain, .. } => {
             (gateway::transport(&view, *port, chain.as_ref()).and_then(|route| route.authorization.as_ref()), *port)
         }
         Entry::Outbound { .. } | Entry::Egress { .. } => return Ok(()),
     };
     match authorization {
-        Some(authorization) if !authorization.is_empty() => judged(worker, caller, authorization, &access(caller, port, None)).map(drop),
+        Some(authorization) if !authorization.is_empty() => {
+            judged(worker, caller, authorization, &access(caller, port, None), &mut None).map(drop)
+        }
         _ => Ok(()),
     }
 }
 
 /// Whether a call to the app may be made. What nobody said anything of is open to callers of the mesh, and to no others.
-fn at_app(worker: &Worker, caller: &Caller, access: &Access<'_>) -> Result<Option<Asking>, Failure> {
+fn at_app(worker: &Worker, caller: &Caller, access: &Access<'_>, decided: &mut Decided) -> Result<Option<Asking>, Failure> {
     let view = worker.view();
     let Some(inbound) = &view.snapshot.inbound else { return Ok(None) };
     let foreign = caller.entry.peer().map(|peer| peer.id.trust_domain()).filter(|domain| *domain != inbound.identity.trust_domain());
@@ -148,7 +178,7 @@ fn at_app(worker: &Worker, caller: &Caller, access: &Access<'_>) -> Result<Optio
     if inbound.authorization.is_empty() && foreign.is_none() {
         return Ok(None);
     }
-    judged(worker, caller, &inbound.authorization, access)
+    judged(worker, caller, &inbound.authorization, access, decided)
 }
 
 /// Runs a request, which is as `request` tells, for as long as its caller may make it. At a gateway, the rule that would take it now says whether
@@ -168,9 +198,9 @@ pub async fn while_allowed<'x>(
             let rules = gateway::hosts(&view, *port, chain.as_ref()).and_then(|hosts| hosts.rules(request.head.authority()));
             // All shares of a rule are its own; a rule that is gone takes nothing away from what it let in.
             let rule = rules.and_then(|rules| route::rule(rules, request.head, 0.0, &mut ()).ok());
-            may_request(worker, caller, request, rule.map(|rule| &**rule)).map(drop)
+            may_request(worker, caller, request, rule.map(|rule| &**rule), &mut None).map(drop)
         }
-        _ => may_request(worker, caller, request(), None).map(drop),
+        _ => may_request(worker, caller, request(), None, &mut None).map(drop),
     };
     match &caller.entry {
         Entry::Inbound { .. } | Entry::Gateway { .. } => judged_again(worker, passing, again).await?,
@@ -210,7 +240,13 @@ async fn judged_again<T>(
     }
 }
 
-fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, access: &Access<'_>) -> Result<Option<Asking>, Failure> {
+fn judged(
+    worker: &Worker,
+    caller: &Caller,
+    authorization: &Arc<Authorization>,
+    access: &Access<'_>,
+    decided: &mut Decided,
+) -> Result<Option<Asking>, Failure> {
     let granted = grants(worker, caller, authorization);
     let count = |policy: &AccessPolicy, of| granted.count(policy, of);
     let verdict = granted.permissions.judge(access, |noted| match noted {
@@ -236,6 +272,9 @@ fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, 
             trial::tell(worker, caller, access.head, &policy.origin, Effects::NONE, "");
         }
     });
+    if let Ok(Some(by)) = &verdict {
+        *decided = Some(decision(by, PolicySay::Allows));
+    }
     let Err(denial) = verdict.map(drop) else {
         return Ok(granted.permissions.has_authorizers().then(|| (authorization.clone(), access.port)));
     };
@@ -251,6 +290,9 @@ fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, 
         }
         Denial::Ambiguous { why } => (Reason::AmbiguousPath, format!("the path has {why}"), None),
     };
+    if let Some(by) = &by {
+        *decided = Some(decision(by, if by.rule.is_some() { PolicySay::Denies } else { PolicySay::AllowsOther }));
+    }
     if let Some((by, error)) = without_result {
         detail.push_str(&format!("; the condition of {by} has no result: {error}"));
     }
@@ -261,6 +303,11 @@ fn judged(worker: &Worker, caller: &Caller, authorization: &Arc<Authorization>, 
     Err(Failure { told: named.into_iter().collect(), ..Failure::new(reason, detail) })
 }
 
+fn decision(by: &ByPolicy<'_>, say: PolicySay) -> (Arc<Origin>, Option<u32>, &'static str) {
+    let at = by.rule.and_then(|rule| by.policy.rules.iter().position(|known| std::ptr::eq(known, rule)));
+    (by.policy.origin.clone(), at.and_then(|at| u32::try_from(at).ok()), say.words())
+}
+
 /// Tells the control plane of a call to the app.
 pub fn told(worker: &Worker, caller: &Caller, head: Option<&RequestHead>, verdict: Verdict) {
     if let Entry::Inbound { port, .. } = &caller.entry {
@@ -269,7 +316,7 @@ pub fn told(worker: &Worker, caller: &Caller, head: Option<&RequestHead>, verdic
 }
 
 /// The trust domain of the app that is called; none: there is none.
-fn own_trust_domain(worker: &Worker) -> Option<TrustDomain> {
+pub fn own_trust_domain(worker: &Worker) -> Option<TrustDomain> {
     worker.view().snapshot.inbound.as_ref().map(|inbound| inbound.identity.trust_domain().clone())
 }
 
@@ -277,8 +324,12 @@ fn granted(worker: &Worker, caller: &Caller, authorization: Arc<Authorization>) 
     let counts = authorization.policies.iter().map(|policy| worker.telemetry.metrics.access(policy.name())).collect();
     // A gateway's callers show no identity that it could be compared with.
     let own = own_trust_domain(worker).unwrap_or_default();
-    let who = AccessCaller { trust_domain: &own, identity: caller.entry.peer().map(|peer| &peer.id), address: source(caller).ip() };
-    Granted { permissions: Permissions::of(authorization, &who), counts }
+    Granted { permissions: Permissions::of(authorization, &access_caller(caller, &own)), counts }
+}
+
+/// Who calls, as policies know it. `own`: the trust domain of who is called.
+pub fn access_caller<'c>(caller: &'c Caller, own: &'c TrustDomain) -> AccessCaller<'c> {
+    AccessCaller { trust_domain: own, identity: caller.entry.peer().map(|peer| &peer.id), address: source(caller).ip() }
 }
 
 /// Where a caller comes from. A workload of the mesh is seen by its own address, not by that of its host.

@@ -11,6 +11,8 @@ use lorica_model::head::{Edits, Fields, HeadBuilder, RequestHead};
 use lorica_model::spiffe::SpiffeId;
 use lorica_observe::trace::hexadecimal_128;
 
+use super::explain::EXPLAIN;
+
 /// The prefix of fields by which proxies tell each other things.
 const OURS: &str = "x-lorica-";
 /// By which a proxy tells an app who called (Envoy's format).
@@ -49,7 +51,9 @@ pub fn edits(head: &RequestHead, from: From<'_>) -> Edits {
         // No proxy spells what it says with underscores.
         let ours = name.get(..OURS.len()).is_some_and(|start| reads_as(start, OURS));
         let is_alias = || name.contains(&b'_') && (ours || [FORWARDED_FOR, FORWARDED_PROTO].iter().any(|known| reads_as(name, known)));
-        if (ours && !trusted) || reads_as(name, CLIENT_CERTIFICATE) || is_alias() {
+        // The token goes on to proxies alone, as each of them decides.
+        let is_token = ours && reads_as(name, EXPLAIN);
+        if (ours && !trusted) || is_token || reads_as(name, CLIENT_CERTIFICATE) || is_alias() {
             edits.remove_at(index);
         }
     }
@@ -166,6 +170,7 @@ mod tests {
         for (name, value) in [
             ("Host", "a"),
             ("X-Lorica-Attempt", "1"),
+            ("X-Lorica-Explain", "token"),
             ("X-Forwarded-Client-Cert", "URI=spiffe://mesh.local/ns/a/sa/admin"),
             ("X-Request-Id", "7"),
         ] {

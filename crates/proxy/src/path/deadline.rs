@@ -14,6 +14,7 @@ use lorica_model::head::{Edits, RequestHead};
 use lorica_observe::trace::trace_id;
 
 use super::clean::{From, REQUEST_ID};
+use super::explain::Explained;
 use crate::worker::Worker;
 
 /// How much time is left for a request, in milliseconds. An app may say it of its calls, too: it can only make them end sooner.
@@ -130,7 +131,15 @@ fn grpc_text(millis: u128) -> String {
 
 /// What requests that are with the app hand down to the calls that it makes for them, by their ids and traces.
 #[derive(Default)]
-pub struct Heirs(RefCell<HashMap<Box<[u8]>, Told, foldhash::fast::RandomState>>);
+pub struct Heirs(RefCell<HashMap<Box<[u8]>, Inherited, foldhash::fast::RandomState>>);
+
+/// What calls inherit from a request.
+#[derive(Debug, Clone)]
+struct Inherited {
+    told: Told,
+    /// By what it is recorded in full, if it is.
+    explained: Option<Rc<Explained>>,
+}
 
 /// Hands down for as long as it lives.
 pub struct Bequest {
@@ -147,21 +156,32 @@ impl Heirs {
         if known.is_empty() {
             return told;
         }
-        keys(head).filter_map(|key| known.get(&*key)).fold(told, |told, inherited| told.and(*inherited))
+        keys(head).filter_map(|key| known.get(&*key)).fold(told, |told, inherited| told.and(inherited.told))
+    }
+
+    /// By what a call of the app is recorded in full, as the request is for which it is made.
+    #[must_use]
+    pub fn explained(&self, head: &RequestHead) -> Option<Rc<Explained>> {
+        let known = self.0.borrow();
+        if known.is_empty() {
+            return None;
+        }
+        keys(head).find_map(|key| known.get(&*key)?.explained.clone())
     }
 }
 
-/// Hands `told` down to the calls that the app makes for the request of `head`; nothing where there is nothing to tell.
+/// Hands `told`, and by what it is recorded in full, down to the calls that the app makes for the request of `head`; nothing where there is nothing to
+/// tell.
 #[must_use]
-pub fn bequeath(worker: &Rc<Worker>, head: &RequestHead, told: Told) -> Option<Bequest> {
-    if !told.says_anything() {
+pub fn bequeath(worker: &Rc<Worker>, head: &RequestHead, told: Told, explained: Option<&Rc<Explained>>) -> Option<Bequest> {
+    if !told.says_anything() && explained.is_none() {
         return None;
     }
     let mut known = worker.heirs.0.borrow_mut();
     let mut bequeathed = smallvec::SmallVec::new();
     for key in keys(head) {
         if known.len() < MAX_HEIRS && !known.contains_key(&*key) {
-            known.insert((*key).into(), told);
+            known.insert((*key).into(), Inherited { told, explained: explained.cloned() });
             bequeathed.push(key.into_owned().into());
         }
     }

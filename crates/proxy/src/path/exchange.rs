@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use lorica_model::head::{Edits, RequestHead};
 use lorica_model::reason::Reason;
-use lorica_model::snapshot::{HttpRule, Timeouts};
+use lorica_model::snapshot::{HttpRule, RuleTable, Timeouts};
 
 use super::accept::Boxed;
 use super::authenticate::{self, Authenticated, Heads, Looked};
@@ -18,6 +18,7 @@ use super::authorize::{self, Asking, Judged};
 use super::caller::{Caller, Entry};
 use super::clean;
 use super::deadline::{self, Told};
+use super::explain;
 use super::external;
 use super::failure::{Again, Failure};
 use super::fault;
@@ -54,6 +55,7 @@ pub fn run<'a>(worker: &'a Rc<Worker>, caller: &'a Caller, head: RequestHead, bo
     let exchange = async move {
         let heads = Heads::default();
         let mut record = ExchangeRecord::begin(worker, caller, &head);
+        explain::begin(worker, caller, &head, &mut record);
         let mut body = Replay::new(body);
         let mut responder = Some(responder);
         #[cfg(feature = "http3")]
@@ -133,7 +135,9 @@ async fn pass<'x>(
     record: &mut ExchangeRecord<'x>,
 ) -> Result<(), Failure> {
     let came = request.head();
-    let found = decide(worker, caller, came).await;
+    record.step("begin");
+    let found = decide(worker, caller, came, record).await;
+    record.step("route");
     let settled = match request {
         Request::Known(request) => Ok(request),
         Request::Looked(looked) => looked.settle(worker, caller, found.as_ref().ok().and_then(Decided::rule)),
@@ -151,7 +155,7 @@ async fn pass<'x>(
     let mut told = Told::of(head, from, record.begun());
     // What the app says on is what it was told; what it does not, its proxy remembers.
     let bequest = match &caller.entry {
-        Entry::Inbound { .. } => deadline::bequeath(worker, head, told),
+        Entry::Inbound { .. } => deadline::bequeath(worker, head, told, record.explained()),
         Entry::Outbound { .. } => {
             told = worker.heirs.inherited(head, told);
             None
@@ -159,6 +163,7 @@ async fn pass<'x>(
         Entry::Gateway { .. } | Entry::Egress { .. } => None,
     };
     record.identify(head, &mut edits);
+    record.deadline(told.deadline);
     if let Entry::Gateway { tls, .. } = &caller.entry {
         clean::forwarded(head, &mut edits, caller.remote.ip(), *tls);
     }
@@ -182,7 +187,7 @@ async fn pass<'x>(
         Decided::Way(way) => way,
         Decided::Answer(answer, rule) => {
             record.rule(&rule);
-            let asking = authorize::request(worker, caller, judged, Some(&rule))?;
+            let asking = authorized(worker, caller, judged, Some(&rule), record)?;
             let asked = ask(worker, caller, judged, asking, (&Timeouts::default(), told), body, &mut edits).await?;
             let told = asked.map(|asked| asked.response).unwrap_or_default();
             let responder = responder.take().ok_or_else(|| Failure::from(Reason::ClientClosed).answered())?;
@@ -197,9 +202,12 @@ async fn pass<'x>(
     };
     *decided = way.rule.as_ref().map(|(rule, drawn)| (rule.clone(), Some(*drawn)));
     record.way(&way);
-    let asking = authorize::request(worker, caller, judged, way.rule.as_ref().map(|(rule, _)| &**rule))?;
+    record.step("authenticate");
+    let asking = authorized(worker, caller, judged, way.rule.as_ref().map(|(rule, _)| &**rule), record)?;
+    record.step("authorize");
     // Held to the end: of what counts requests under way, this is one.
     let _held = limit::hold(worker, caller, &request, &way).await?;
+    record.step("limit");
     if let Some(call) = way.grpc_web {
         call.ask(head, &mut edits);
         if let Some(decoder) = call.decoder() {
@@ -208,12 +216,14 @@ async fn pass<'x>(
         record.is_grpc();
     }
     let asked = ask(worker, caller, judged, asking, (&way.timeouts, told), body, &mut edits).await?;
+    record.step("external");
     if fault::is_faulty(&way) {
         // Boxed, as what is boxed here takes no room in other exchanges.
         let met = fault::request(worker, caller, head, &mut way, told.deadline, responder, decided.as_ref(), alternative, record);
         if Box::pin(met).await? {
             return Ok(());
         }
+        record.step("fault");
     }
     if let Some((rule, backend)) = way.decided() {
         filter::request(head, rule, backend, &mut edits);
@@ -233,6 +243,22 @@ async fn pass<'x>(
     mirrors.end(body);
     drop(bequest);
     passed
+}
+
+/// Whether a request may be made, and which services are to be asked of it.
+fn authorized(
+    worker: &Worker,
+    caller: &Caller,
+    request: Judged<'_>,
+    rule: Option<&HttpRule>,
+    record: &mut ExchangeRecord<'_>,
+) -> Result<Option<Asking>, Failure> {
+    if let Some(full) = record.full()
+        && let Some((authorization, port)) = authorize::judges(worker, caller, rule)
+    {
+        full.judged(worker, caller, &authorization, request, port);
+    }
+    authorize::request(worker, caller, request, rule, record.decided_by())
 }
 
 /// Asks the services that are to be asked for leave, as long as there is time; none nearly everywhere.
@@ -286,6 +312,9 @@ impl Tries<'_, '_> {
         let mut leave: Option<Leave> = None;
         loop {
             record.attempt(now);
+            if let Some(full) = record.full() {
+                earlier.survey(way, full, now);
+            }
             times.attempt(now.into());
             if let Some(judging) = judging {
                 judging.attempt(number, now);
@@ -332,6 +361,7 @@ impl Tries<'_, '_> {
                     },
                 };
                 leave = Some(again.leave);
+                record.tried(&failure);
                 let others = earlier.leave_others(way);
                 if !others || !terms.retry.avoid_tried {
                     earlier.forget_tried();
@@ -344,6 +374,7 @@ impl Tries<'_, '_> {
                 };
                 if !pause.is_zero() {
                     times.pause(pause).await?;
+                    record.step("pause");
                 }
                 number += 1;
             }
@@ -366,6 +397,7 @@ async fn attempted(attempt: Attempt<'_, '_>, earlier: &Earlier, now: Instant) ->
         reason = times.over() => return Err(reason.into()),
     };
     attempt.record.picked(&picked);
+    attempt.record.step("pick");
     if let Some(judging) = attempt.answers.judging {
         judging.picked();
     }
@@ -385,7 +417,7 @@ async fn gone(responder: Option<&mut Responder>) {
 const MAX_UNSEEN: u32 = 2;
 
 /// What is done with the request.
-async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Result<Decided, Failure> {
+async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead, record: &mut ExchangeRecord<'_>) -> Result<Decided, Failure> {
     match &caller.entry {
         Entry::Outbound { port } => {
             let reach = match caller.remembered(worker.view_number()) {
@@ -397,7 +429,7 @@ async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Res
                 }
             };
             let asked = Asked { called: Some(&reach), view: &worker.view(), scheme: "http", source: caller.remote };
-            Ok(way::by_rules(asked, &reach.unit.rules, head, fastrand::f64())?)
+            by_rules(asked, &reach.unit.rules, head, record)
         }
         // What an egress gateway takes is no exchange.
         Entry::Egress { .. } => Err(Reason::NotImplemented.into()),
@@ -407,7 +439,17 @@ async fn decide(worker: &Rc<Worker>, caller: &Caller, head: &RequestHead) -> Res
             let hosts = gateway::hosts(&view, *port, chain.as_ref()).ok_or(Reason::NoRoute)?;
             let rules = hosts.rules(head.authority()).ok_or(Reason::NoRoute)?;
             let asked = Asked { called: None, view: &view, scheme: if *tls { "https" } else { "http" }, source: caller.remote };
-            Ok(way::by_rules(asked, rules, head, fastrand::f64())?)
+            by_rules(asked, rules, head, record)
         }
     }
+}
+
+/// What rules do with the request. Of one that is recorded in full, every rule is told of.
+fn by_rules(asked: Asked<'_>, rules: &RuleTable, head: &RequestHead, record: &mut ExchangeRecord<'_>) -> Result<Decided, Failure> {
+    let random = fastrand::f64();
+    let decided = match record.full() {
+        Some(full) => way::by_rules(asked, rules, head, random, full),
+        None => way::by_rules(asked, rules, head, random, &mut ()),
+    };
+    Ok(decided?)
 }

@@ -16,6 +16,7 @@ use lorica_observe::metrics::OwnMetric;
 use tokio::time::sleep_until;
 
 use super::deadline;
+use super::explain::{self, Explained};
 use super::failure::Failure;
 use super::pick::{self, Earlier, Picked};
 use super::retry::Terms;
@@ -83,6 +84,7 @@ struct Question<'x> {
     terms: Terms<'x>,
     earlier: &'x Earlier,
     given_up: &'x Cell<GivenUp>,
+    explained: Option<&'x Explained>,
 }
 
 /// Makes one attempt, and others beside it as long as none is answered. `number`: of the first.
@@ -92,7 +94,9 @@ struct Question<'x> {
 pub async fn attempt(attempt: Attempt<'_, '_>, hedge: Hedge, number: u32, earlier: &Earlier) -> Result<(), Failure> {
     let Attempt { worker, head, edits, way, mut answers, body: _, responder: slot, alternative, record, times } = attempt;
     let given_up = Cell::new(GivenUp::Unheard);
-    let question = Question { worker, way, head, edits, times, terms: answers.terms, earlier, given_up: &given_up };
+    let explained = record.explained().cloned();
+    let explained = explained.as_deref();
+    let question = Question { worker, way, head, edits, times, terms: answers.terms, earlier, given_up: &given_up, explained };
     let mut asked = FuturesUnordered::new();
     asked.push(question.ask(number));
     let mut leaves: Vec<Leave> = Vec::new();
@@ -138,6 +142,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, hedge: Hedge, number: u32, earlie
     record.picked(&picked);
     picked.answered(&response, now);
     record.response(&response, now);
+    record.step("send");
     if let Some(again) = answers.takes(worker, way, &picked, &response) {
         let detail = format!("the last attempt was answered with {}", response.status);
         return Err(Failure { again: Some(again), ..Failure::new(Reason::RequestTimeout, detail) });
@@ -148,12 +153,15 @@ pub async fn attempt(attempt: Attempt<'_, '_>, hedge: Hedge, number: u32, earlie
 impl Question<'_> {
     /// Asks one endpoint.
     async fn ask(self, number: u32) -> Result<Answered, Failure> {
-        let Self { worker, way, head, edits, times, terms, earlier, given_up } = self;
+        let Self { worker, way, head, edits, times, terms, earlier, given_up, explained } = self;
         let now = Instant::now();
         let edits = deadline::said_on(head, edits, times.left(now.into()), number);
         let mut asked = Asked { picked: Some(pick::pick(worker, way, earlier, now).await?), given_up };
         let answered = match &mut asked.picked {
-            Some(picked) => answered(worker, picked, &Outgoing { head, edits: &edits, length: Some(0), upgrade: None }).await,
+            Some(picked) => {
+                let edits = explain::goes_on(worker, head, &edits, explained, picked);
+                answered(worker, picked, &Outgoing { head, edits: &edits, length: Some(0), upgrade: None }).await
+            }
             None => Err(Failure::from(Reason::NoEndpoint)),
         };
         match (answered, asked.picked.take()) {

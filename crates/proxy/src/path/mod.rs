@@ -6,6 +6,7 @@
 //! | `mtls` | inbound: who calls |
 //! | `detect` | what the connection speaks |
 //! | `http` / `relay` | one exchange after another, or bytes |
+//! | `explain` | whether all of it is recorded, by a signed token |
 //! | `clean` | what an app or a stranger may not tell the mesh |
 //! | `deadline` | how much time is left, by caller and policy |
 //! | `gateway` | at a gateway: by port, server name and host, which rules are asked |
@@ -39,6 +40,7 @@ pub mod deadline;
 pub mod detect;
 pub mod egress;
 pub mod exchange;
+pub mod explain;
 pub mod external;
 pub mod failure;
 pub mod fault;

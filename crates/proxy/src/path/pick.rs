@@ -20,6 +20,7 @@ use super::failure::Failure;
 use super::mtls::Negotiated;
 use super::retry::{Terms, retry_after};
 use super::way::{To, Way};
+use crate::diagnostics::full::Full;
 use crate::endpoints::limits::{Overflow, PendingGuard, RequestGuard};
 use crate::endpoints::places::{Place, Places};
 use crate::endpoints::{Active, LiveSet, NoPick, Wanted, judged_status};
@@ -111,6 +112,12 @@ impl Earlier {
     #[must_use]
     pub fn leave_others(&self, way: &Way) -> bool {
         !way.is_exhausted(&self.tried.borrow())
+    }
+
+    /// Records how the endpoints of `way` stand before one of them takes the next.
+    pub fn survey(&self, way: &Way, full: &mut Full, now: Instant) {
+        let reach = if let To::Endpoints(reach) = &way.to { Some(&**reach) } else { None };
+        full.attempt(reach, &self.tried.borrow(), now);
     }
 
     /// Those that took them may take the next as well.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
@@ -23,11 +24,14 @@ use tokio::net::TcpStream;
 
 use super::caller::{Caller, Entry};
 use super::clean;
+use super::explain::Explained;
 use super::failure::Failure;
 use super::pick::Picked;
 use super::relay::Relayed;
 use super::way::{To, Way};
 use crate::config::Own;
+use crate::diagnostics::full::Full;
+use crate::diagnostics::notes::Notes;
 use crate::worker::Worker;
 
 /// The most parties of one kind that are remembered; past it they are made anew, which costs an allocation an exchange.
@@ -160,6 +164,7 @@ struct Open<'x> {
     worker: &'x Worker,
     record: Record<'x>,
     begun: Instant,
+    notes: Notes<'x>,
 }
 
 impl<'x> Open<'x> {
@@ -197,7 +202,7 @@ impl<'x> Open<'x> {
             http: None,
             rules: worker.telemetry.rules(),
         };
-        Self { worker, record, begun: Instant::now() }
+        Self { worker, record, begun: Instant::now(), notes: Notes::default() }
     }
 
     fn fault(&mut self, by: &Arc<Origin>, delayed: bool) {
@@ -215,6 +220,9 @@ impl Drop for Open<'_> {
         self.record.duration = self.begun.elapsed();
         self.worker.under_way.of(self.record.reporter).fetch_sub(1, Ordering::Relaxed);
         self.worker.telemetry.record(&self.record);
+        if self.notes.of.is_some() {
+            self.worker.diagnostics.ended(self.worker, &self.record, &mut self.notes);
+        }
     }
 }
 
@@ -281,7 +289,9 @@ impl<'x> ExchangeRecord<'x> {
             ..Http::default()
         });
         let begun = open.begun;
-        Self { open, at_gateway: matches!(caller.entry, Entry::Gateway { .. }), ready: begun, attempted: begun }
+        let at_gateway = matches!(caller.entry, Entry::Gateway { .. });
+        (open.notes.of, open.notes.at_gateway) = (Some((head, caller)), at_gateway);
+        Self { open, at_gateway, ready: begun, attempted: begun }
     }
 
     fn http(&mut self, change: impl FnOnce(&mut Http<'x>)) {
@@ -354,19 +364,63 @@ impl<'x> ExchangeRecord<'x> {
         self.ready
     }
 
+    /// All of it is recorded.
+    pub fn explain(&mut self, explained: Rc<Explained>) {
+        self.open.notes.full = Some(Box::new(Full::new(explained, self.open.begun)));
+    }
+
+    /// What is recorded in full, where it is.
+    pub fn full(&mut self) -> Option<&mut Full> {
+        self.open.notes.full.as_deref_mut()
+    }
+
+    /// By what it is recorded in full, where it is.
+    #[must_use]
+    pub fn explained(&self) -> Option<&Rc<Explained>> {
+        self.open.notes.explained()
+    }
+
+    /// A step of its way is over.
+    pub fn step(&mut self, name: &'static str) {
+        if let Some(full) = self.full() {
+            full.step(name);
+        }
+    }
+
+    /// Its caller gives it until then.
+    pub fn deadline(&mut self, deadline: Option<Instant>) {
+        self.open.notes.left = deadline.map(|deadline| deadline.saturating_duration_since(self.open.begun));
+    }
+
+    /// What its policies decide, to be written by who judges it.
+    pub fn decided_by(&mut self) -> &mut super::authorize::Decided {
+        &mut self.open.notes.policy
+    }
+
+    /// The attempt failed, and another follows.
+    pub fn tried(&mut self, failure: &Failure) {
+        let Open { notes, record, begun, .. } = &mut self.open;
+        notes.tried(record, failure, *begun);
+    }
+
     /// An attempt begins at `now`.
     pub fn attempt(&mut self, now: Instant) {
         self.attempted = now;
+        self.open.notes.attempt(now.saturating_duration_since(self.open.begun));
         self.http(|http| http.attempts += 1);
     }
 
     /// The attempt under way does not count: a kept connection had been closed.
     pub fn unseen(&mut self) {
+        if let Some(full) = self.full() {
+            full.unseen();
+        }
         self.http(|http| http.attempts = http.attempts.saturating_sub(1));
     }
 
     /// Somebody takes it.
     pub fn picked(&mut self, picked: &Picked) {
+        self.open.notes.picked(picked);
         let facts = &picked.lease.facts;
         self.open.record.upstream = facts.remote;
         self.open.record.upstream_local = facts.local;
@@ -379,6 +433,7 @@ impl<'x> ExchangeRecord<'x> {
     pub fn response(&mut self, response: &ResponseHead, now: Instant) {
         let time = now.saturating_duration_since(self.attempted);
         let since = now.saturating_duration_since(self.open.begun);
+        self.open.notes.response(response, since, self.open.worker.diagnostics.is_tapped());
         self.http(|http| {
             http.status = response.status;
             http.upstream_time = Some(time);

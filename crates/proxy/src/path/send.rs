@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use lorica_model::head::{Edits, RequestHead, ResponseHead};
 use lorica_model::reason::Reason;
 
+use super::explain;
 use super::failure::{Again, Failure};
 use super::filter;
 use super::grpc_web;
@@ -104,7 +105,8 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
     let upgrade = upgrade(head);
     // An answer is only given up where the body can certainly be sent again.
     let kept = body.length().is_some_and(|length| length <= REPLAY_BYTES as u64);
-    let outgoing = Outgoing { head, edits, length: body.length(), upgrade };
+    let edits = explain::goes_on(worker, head, edits, record.explained().map(|explained| &**explained), picked);
+    let outgoing = Outgoing { head, edits: &edits, length: body.length(), upgrade };
     let (mut sender, mut receiver) = picked.lease.send(&outgoing).await.map_err(|error| Failure::upstream(&error))?;
     let upgraded = {
         // What an extended CONNECT sends belongs to its tunnel.
@@ -137,6 +139,7 @@ pub async fn attempt(attempt: Attempt<'_, '_>, picked: &mut Picked) -> Result<()
         let now = Instant::now();
         picked.answered(&response, now);
         record.response(&response, now);
+        record.step("send");
         if kept && let Some(again) = answers.takes(worker, way, picked, &response) {
             // Told only if there is no time left for the attempt.
             let detail = format!("the last attempt was answered with {}", response.status);

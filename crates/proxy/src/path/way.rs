@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 use lorica_model::head::{RequestHead, Version};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::hash::{self, RequestHash};
+use lorica_model::snapshot::route::Recorder;
 use lorica_model::snapshot::{Action, Backend, Forward, HttpRule, Protocol, Retry, RuleTable, Timeouts, WeightedBackend, route as rules};
 use lorica_observe::metrics::OwnMetric;
 use lorica_xds::authorization::Change;
@@ -196,8 +197,14 @@ pub struct Asked<'a> {
 ///
 /// # Errors
 /// Where no rule takes it.
-pub fn by_rules(asked: Asked<'_>, table: &RuleTable, head: &RequestHead, random: f64) -> Result<Decided, Reason> {
-    let rule = rules::rule(table, head, random, &mut ())?;
+pub fn by_rules(
+    asked: Asked<'_>,
+    table: &RuleTable,
+    head: &RequestHead,
+    random: f64,
+    recorder: &mut impl Recorder,
+) -> Result<Decided, Reason> {
+    let rule = rules::rule(table, head, random, recorder)?;
     if let Some(answer) = rule.filters.cors.as_ref().and_then(|cors| filter::preflight(head, cors)) {
         return Ok(Decided::Answer(answer, rule.clone()));
     }
@@ -209,7 +216,7 @@ pub fn by_rules(asked: Asked<'_>, table: &RuleTable, head: &RequestHead, random:
     // Shares and weights need numbers of their own, or a share would always draw the same backends.
     let random = if rule.matches.share.is_some() { fastrand::f64() } else { random };
     let nowhere = |reason, drawn| Ok(Decided::Nowhere(reason, rule.clone(), drawn));
-    let Some(drawn) = rules::drawn(&forward.backends, random, &mut ()) else { return nowhere(Reason::NoBackend, None) };
+    let Some(drawn) = rules::drawn(&forward.backends, random, recorder) else { return nowhere(Reason::NoBackend, None) };
     let Backend::Port(port) = &forward.backends[drawn].backend else { return nowhere(Reason::NoBackend, Some(drawn)) };
     let reached = match asked.called {
         Some(called) if called.unit.port == *port => called,

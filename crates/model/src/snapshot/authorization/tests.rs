@@ -90,6 +90,49 @@ fn deny_comes_before_allow() {
 }
 
 #[test]
+fn each_policy_says_by_itself_what_it_says() {
+    let deletes = serde_json::json!({ "to": [{ "methods": { "any": ["DELETE"] } }] });
+    let anything = serde_json::json!({});
+    let policies = vec![
+        policy("a", AccessAction::Allow, false, std::slice::from_ref(&deletes)),
+        policy("b", AccessAction::Allow, false, std::slice::from_ref(&anything)),
+        policy("c", AccessAction::Deny, false, std::slice::from_ref(&deletes)),
+        policy("d", AccessAction::Audit, false, std::slice::from_ref(&anything)),
+        policy("e", AccessAction::Deny, true, std::slice::from_ref(&deletes)),
+        policy("f", AccessAction::Allow, true, std::slice::from_ref(&deletes)),
+    ];
+    let authorization = Authorization { policies };
+    let caller = AccessCaller { identity: None, address: IpAddr::from([10, 1, 2, 3]), trust_domain: &TrustDomain::default() };
+    let says = |method: &str| {
+        let head = request(method, "/list", &[]);
+        let each = each_policy(&authorization, &caller, &access(Some(&head), 80));
+        each.into_iter().map(|(policy, rule, say)| format!("{} {rule:?} {}", policy.origin.name, say.words())).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        says("GET"),
+        [
+            "a None does not allow it",
+            "b Some(\"0\") allows it",
+            "c None does not apply",
+            "d Some(\"0\") writes it down",
+            "e None is tried: would let it pass",
+            "f None is tried: would deny it",
+        ]
+    );
+    assert_eq!(
+        says("DELETE"),
+        [
+            "a Some(\"0\") allows it",
+            "b Some(\"0\") allows it",
+            "c Some(\"0\") denies it",
+            "d Some(\"0\") writes it down",
+            "e Some(\"0\") is tried: would deny it",
+            "f None is tried: would let it pass",
+        ]
+    );
+}
+
+#[test]
 fn callers_are_told_apart_by_what_they_proved() {
     let from = |source: serde_json::Value| serde_json::json!({ "from": [source] });
     let of = |source: serde_json::Value, id: Option<&str>| verdict(&permissions(allow(from(source)), id), &request("GET", "/", &[]));

@@ -137,6 +137,36 @@ fn every_step_of_a_decision_is_told() {
     assert_eq!(told.0, ["rejected by Method", "matched", "drawn Port(b1.contact.mesh:80)"]);
 }
 
+/// One that is told of every rule.
+#[derive(Default)]
+struct ToldOfAll(Told);
+
+impl Recorder for ToldOfAll {
+    const OF_ALL: bool = true;
+    fn rejected(&mut self, rule: &HttpRule, part: MatchPart) {
+        self.0.rejected(rule, part);
+    }
+    fn matched(&mut self, rule: &HttpRule) {
+        self.0.matched(rule);
+    }
+    fn drawn(&mut self, backend: &Backend) {
+        self.0.drawn(backend);
+    }
+}
+
+#[test]
+fn who_listens_to_all_is_told_of_rules_for_other_paths_too_and_the_decision_is_the_same() {
+    let exact = |text: &str| path(PathMatch::Exact(text.to_owned()));
+    let prefix = |text: &str| path(PathMatch::Prefix(text.to_owned()));
+    let table = RuleTable::new(vec![rule_of(exact("/a"), &[1]), rule_of(prefix("/b/c"), &[1]), rule_of(prefix("/b"), &[1])]);
+    let (mut some, mut all) = (Told::default(), ToldOfAll::default());
+    let head = head("GET", "/b/x", &[]);
+    let taken = rule(&table, &head, 0.5, &mut some).unwrap();
+    assert!(std::sync::Arc::ptr_eq(taken, rule(&table, &head, 0.5, &mut all).unwrap()));
+    assert_eq!(some.0, ["matched"]);
+    assert_eq!(all.0.0, ["rejected by Path", "rejected by Path", "matched"]);
+}
+
 proptest! {
     #[test]
     fn each_backend_gets_its_share(weights in proptest::collection::vec(0..50_u32, 1..6)) {
