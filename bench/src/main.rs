@@ -5,6 +5,7 @@
 mod authorization;
 mod certificates;
 mod flame;
+mod ingest;
 mod instructions;
 mod load;
 mod machine;
@@ -33,7 +34,7 @@ use statistics::Spread;
 /// Measures Lorica and its peers side by side.
 #[derive(Debug, Parser)]
 #[command(
-    after_help = "Examples:\n  cargo xtask bench --quick\n  cargo xtask bench --scenarios http1-mtls --peers lorica,haproxy --rounds 5\n  cargo xtask bench instructions\n  cargo xtask bench flame\n  cargo xtask bench routes\n  cargo xtask bench authorization\n  cargo xtask bench scrape"
+    after_help = "Examples:\n  cargo xtask bench --quick\n  cargo xtask bench --scenarios http1-mtls --peers lorica,haproxy --rounds 5\n  cargo xtask bench instructions\n  cargo xtask bench flame\n  cargo xtask bench routes\n  cargo xtask bench authorization\n  cargo xtask bench ingest\n  cargo xtask bench scrape"
 )]
 struct Arguments {
     /// The `lorica` to measure.
@@ -77,6 +78,8 @@ enum Verb {
     Routes,
     /// Time the judgement of a request by many rules of AuthorizationPolicies, and write the table of docs/performance.md.
     Authorization,
+    /// Send spans to a control plane on one core, and print how many a second it takes.
+    Ingest,
     /// Time a scrape of many series, and print it.
     Scrape,
     /// The program of a cold start: one request.
@@ -129,6 +132,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         _ => {}
     }
     machine::pin_to_load()?;
+    if let Some(Verb::Ingest) = arguments.verb {
+        let window = Duration::from_secs(if arguments.quick { 1 } else { arguments.seconds });
+        return ingest::run(&std::path::absolute(&arguments.lorica)?, window);
+    }
     let place = tempfile::tempdir()?;
     let bench = Bench {
         programs: Programs {

@@ -48,13 +48,7 @@ fn print(what: &str, registry: &MetricsRegistry) -> anyhow::Result<()> {
     };
     let (end, first, bytes) = (0..TIMES).filter_map(|_| once()).min().context("the page is empty")?;
     let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
-    println!(
-        "| {what} | {} | {:.1} | {:.1} | {:.1} |",
-        lines(registry),
-        bytes as f64 / 1e6,
-        milliseconds(first),
-        milliseconds(end)
-    );
+    println!("| {what} | {} | {:.1} | {:.1} | {:.1} |", lines(registry), bytes as f64 / 1e6, milliseconds(first), milliseconds(end));
     Ok(())
 }
 
@@ -113,6 +107,14 @@ fn record(kind: usize) -> Record<'static> {
         remote: None,
         local: None,
         server_name: None,
-        http: Some(Http { version: "HTTP/1.1", method: "GET", path: "/", authority: "service", status: 200, attempts: 1, ..Http::default() }),
+        http: Some(Http {
+            version: "HTTP/1.1",
+            method: "GET",
+            path: "/",
+            authority: "service",
+            status: 200,
+            attempts: 1,
+            ..Http::default()
+        }),
     }
 }

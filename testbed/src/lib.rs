@@ -53,7 +53,8 @@ pub use gateway::{gateway, route, run_gateway, service};
 pub use http_client::{HttpConnection, Reply, http_get, http_send, http2_send, https_send};
 pub use ledger::{Ledger, Moods, serve as serve_ledger};
 pub use machine::{
-    Peer, Who, aioquic_path, can_namespaces, left_out, node_path, own_address, peer, python_path, python_server_path, spiffe_path,
+    Peer, Who, aioquic_path, can_namespaces, jaeger_path, left_out, node_path, own_address, peer, python_path, python_server_path,
+    spiffe_path,
 };
 pub use mesh::{Mesh, MeshOptions};
 pub use network::Network;

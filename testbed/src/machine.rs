@@ -181,6 +181,20 @@ pub fn spiffe_path() -> Result<PathBuf, String> {
     }
 }
 
+/// The directory with the Python package jaeger-mcp, which has a client of Jaeger's query API, for `PYTHONPATH`.
+///
+/// # Errors
+/// It was not fetched; a sentence for [`left_out`].
+pub fn jaeger_path() -> Result<PathBuf, String> {
+    let given = std::env::var_os("LORICA_TEST_JAEGER").map(PathBuf::from);
+    let path = given.unwrap_or_else(|| binary::root().join("target/peers/jaeger"));
+    if path.join("jaeger_mcp").exists() {
+        Ok(path)
+    } else {
+        Err("the Python package jaeger-mcp is not fetched (`cargo xtask test` does)".to_owned())
+    }
+}
+
 /// The directory with a Python package that tests run as an app or in one (`uvicorn`, `gunicorn`, `opentelemetry`, `py_zipkin`), for
 /// `PYTHONPATH`.
 ///

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 const HELP: &str = "cargo xtask check                 format, lints, dependency rules, licences, rules for text
 cargo xtask test [OPTIONS] [ARGS]   fetch the peers that tests need, build, run every test that this machine allows
-cargo xtask bench [OPTIONS] [instructions|routes|scrape]   measure Lorica and its peers side by side (--help: how)
+cargo xtask bench [OPTIONS] [instructions|routes|scrape|ingest]   measure Lorica and its peers side by side (--help: how)
 cargo xtask dashboards              write Grafana's dashboards from the tables in xtask/src/dashboards
 cargo xtask fuzz [TARGET ...] [--seconds N]   run the parsers that anybody can reach on bytes by chance, each for a minute (docs/security-tests.md)
 

@@ -18,6 +18,7 @@ use tokio::net::UnixStream;
 
 use crate::ca::{CaStatus, SvidList};
 use crate::hosts::{ThisHost, TokenList, TokenReply, TokenRequest, TokenRevoked};
+use crate::telemetry::{LogList, TraceList, TraceView};
 use crate::views::{
     ApplyReply, ApplyRequest, DeleteRequest, EffectiveTraffic, ErrorBody, ErrorReply, MtlsStatus, ObservedCall, Receipt, Refusal,
     RefusedCalls, RenderedDiagnostic, ResourceList, RouteList, Status, Trial,
@@ -281,6 +282,30 @@ impl ApiClient {
         self.get("/v1/host").await
     }
 
+    /// Traces that were found; `query` says by what, and from which page on.
+    ///
+    /// # Errors
+    /// 400 where the query cannot be read.
+    pub async fn traces(&self, query: &[(&str, String)]) -> Result<TraceList, ApiError> {
+        self.get(&format!("/v1/traces{}", encoded(query))).await
+    }
+
+    /// A trace, by its id or by that of a request in it.
+    ///
+    /// # Errors
+    /// 404 where there is none.
+    pub async fn trace(&self, id: &str) -> Result<TraceView, ApiError> {
+        self.get(&format!("/v1/traces/{}", percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC))).await
+    }
+
+    /// Log records that were found; `query` says by what, and from which place on.
+    ///
+    /// # Errors
+    /// 400 where the query cannot be read.
+    pub async fn logs(&self, query: &[(&str, String)]) -> Result<LogList, ApiError> {
+        self.get(&format!("/v1/logs{}", encoded(query))).await
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
         self.call(Method::GET, path, Bytes::new()).await
     }
@@ -349,4 +374,11 @@ fn failed(status: StatusCode, body: &[u8]) -> ApiError {
     let plain = |_| ErrorReply { error: ErrorBody { message: String::from_utf8_lossy(body).into_owned(), hint: None } };
     let ErrorReply { error } = serde_json::from_slice(body).unwrap_or_else(plain);
     ApiError::Failed { status: status.as_u16(), message: error.message, hint: error.hint }
+}
+
+/// A query, as it stands in a URL.
+fn encoded(query: &[(&str, String)]) -> String {
+    let value = |value| percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
+    let words: Vec<String> = query.iter().map(|(key, text)| format!("{key}={}", value(text))).collect();
+    if words.is_empty() { String::new() } else { format!("?{}", words.join("&")) }
 }

@@ -6,6 +6,7 @@ pub mod explain;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod hosts;
+mod telemetry;
 mod views;
 
 pub use ca::{
@@ -14,6 +15,7 @@ pub use ca::{
 };
 pub use client::{ApiClient, ApiError, Server};
 pub use hosts::{ListedToken, ThisHost, TokenList, TokenReply, TokenRequest, TokenRevoked, TokenState};
+pub use telemetry::{EventView, LogList, LogView, SpanView, TraceList, TraceSummary, TraceView};
 pub use views::{
     AcknowledgedAt, ApplyReply, ApplyRequest, AuthorityStatus, Change, ChangeAction, DeleteRequest, EffectivePort, EffectiveRule,
     EffectiveSetting, EffectiveTraffic, ErrorBody, ErrorReply, MtlsStatus, NamedText, ObservedCall, PlaintextCaller, PortStatus,

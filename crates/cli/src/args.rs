@@ -6,6 +6,7 @@ mod envoy;
 mod explain;
 mod fault;
 mod proxy;
+mod telemetry;
 mod token;
 mod traces;
 
@@ -24,6 +25,7 @@ pub use envoy::{EnvoyArgs, EnvoyCommand};
 pub use explain::{ExplainArgs, TapArgs};
 pub use fault::{CallerArg, DelayArg, DnsArg, FaultAddArgs, FaultCommand, FaultListArgs, FaultRemoveArgs, HeaderArg};
 pub use proxy::{BindArg, InboundArg, ProxyArgs, WorkersArg};
+pub use telemetry::{BytesArg, LogsArgs, TraceArgs};
 pub use token::{TokenCommand, TokenCreateArgs, TokenListArgs, TokenRevokeArgs};
 pub use traces::{Bound, TraceArgs};
 
@@ -109,6 +111,10 @@ pub enum Command {
     Get(GetArgs),
     /// Show control plane, proxies, certificates and what was acknowledged last.
     Status(StatusArgs),
+    /// Traces: a list, or one as a tree with times.
+    Trace(TraceArgs),
+    /// Log records of proxies and apps.
+    Logs(LogsArgs),
     /// Look for what is wrong or going to fail, while there is time: exit code 1 if anything is.
     Check(CheckArgs),
     /// Show where calls to a service or into a gateway go, rule by rule in the order in which they are tried.
@@ -187,10 +193,22 @@ pub struct ControlArgs {
     /// The intermediate's key, PEM.
     #[arg(long, value_name = "FILE", requires = "ca_cert")]
     pub ca_key: Option<PathBuf>,
-    /// Serve telemetry on this address: 127.0.0.1:15014. It has /metrics of the control plane and /sd/proxies, by which a Prometheus finds
-    /// every proxy. Port 0: any free one. The metrics are always on the socket, too.
+    /// Serve telemetry on this address: 127.0.0.1:15014. It has /metrics of the control plane, /sd/proxies, by which a Prometheus finds
+    /// every proxy, and Jaeger's query API. Port 0: any free one. The metrics are always on the socket, too.
     #[arg(long, value_name = "ADDRESS")]
     pub telemetry: Option<SocketAddr>,
+    /// Take spans and log records by OTLP over gRPC on this address, too, from apps of this host: 127.0.0.1:4317. Whoever reaches it is believed.
+    #[arg(long, value_name = "ADDRESS")]
+    pub otlp: Option<SocketAddr>,
+    /// Take them by OTLP over HTTP on this address: 127.0.0.1:4318.
+    #[arg(long, value_name = "ADDRESS")]
+    pub otlp_http: Option<SocketAddr>,
+    /// How many bytes of telemetry are kept on disk, 4MiB or more: half for spans, a quarter for log records.
+    #[arg(long, default_value = "256MiB", value_name = "BYTES")]
+    pub telemetry_bytes: BytesArg,
+    /// For how long, a minute or more; the oldest goes first.
+    #[arg(long, default_value = "24h", value_name = "TIME", value_parser = telemetry::age)]
+    pub telemetry_age: Duration,
     /// Serve this mesh's bundle to other meshes on this address, by HTTPS: SPIFFE's bundle endpoint. Its server proves to be
     /// `spiffe://TRUST_DOMAIN/lorica/control`, or what --bundle-endpoint-cert says.
     #[arg(long, value_name = "ADDRESS")]

@@ -19,7 +19,7 @@
 //! | [`observed`] | who calls what, and what policies that are tried would change |
 //! | `workload_api` | identities for the processes of this host |
 //! | [`refused`] | what was refused to leave the mesh |
-//! | [`telemetry`] | what is told of all this: metrics, and where proxies tell theirs |
+//! | [`telemetry`] | what the mesh tells of itself: taken in, kept, answered from |
 //! | [`addresses`], [`declare`] | virtual addresses; services that workloads declare |
 //! | [`api`] | the REST API's handlers |
 //!
@@ -78,6 +78,9 @@ use crate::observed::Observed;
 use crate::rate_limit::Limits;
 use crate::refused::Refused;
 use crate::store::{Embedded, Expected, Store, StoreError, Table, Write};
+use crate::telemetry::kept::{Kept, KeptConfig};
+use crate::telemetry::otlp_http;
+use crate::telemetry::receive::Receiver;
 use crate::workload_api::HostWorkloads;
 
 /// What a control plane is told at its start.
@@ -97,6 +100,8 @@ pub struct ControlConfig {
     pub own_ca: Option<OwnCa>,
     /// Where telemetry is served over TCP; none: nowhere. Its own metrics are on the socket, too.
     pub telemetry: Option<SocketAddr>,
+    /// How much of what the mesh tells is kept, and where else it is taken.
+    pub kept: KeptConfig,
     /// Where hosts reach it over TCP; none: it is of this host alone.
     pub listen: Option<SocketAddr>,
     /// The cluster of Kubernetes whose service accounts are believed there; none: no account is.
@@ -114,6 +119,8 @@ pub struct Ready {
     pub trust_domain: TrustDomain,
     /// Where it is reached over TCP, if it is.
     pub listening: Option<SocketAddr>,
+    /// Where OTLP is taken over gRPC and over HTTP, if it is.
+    pub otlp: [Option<SocketAddr>; 2],
     /// Where telemetry is read over TCP, if it is.
     pub telemetry: Option<SocketAddr>,
 }
@@ -143,6 +150,8 @@ pub struct ControlPlane {
     pub listening: Option<SocketAddr>,
     /// Other trust domains.
     pub federation: Arc<Federation>,
+    /// What the mesh tells of itself.
+    pub kept: Arc<Kept>,
     /// Where telemetry is served over TCP.
     pub telemetry: Option<SocketAddr>,
     store: Arc<dyn Store>,
@@ -176,6 +185,7 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&Ready), shutdown: im
         None => None,
     };
     let listening = door.as_ref().map(|door| door.address);
+    let kept = Arc::new(Kept::open(&config.state_directory, &config.kept).await);
     let port = match config.telemetry {
         Some(address) => Some(telemetry::Port::bind(address).await?),
         None => None,
@@ -192,6 +202,7 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&Ready), shutdown: im
         hosts: hosts.clone(),
         listening,
         federation: Federation::new(mesh.clone(), store.clone(), own),
+        kept: kept.clone(),
         telemetry,
         store: store.clone(),
         started_at: SystemTime::now(),
@@ -205,6 +216,8 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&Ready), shutdown: im
         Some(endpoint) => Some(Endpoint::bind(endpoint, ca.clone()).await?),
         None => None,
     };
+    let otlp = bind(config.kept.otlp, "OTLP over gRPC").await?;
+    let otlp_http = bind(config.kept.otlp_http, "OTLP over HTTP").await?;
     let mut tasks = vec![
         tokio::spawn(ca.keep()),
         tokio::spawn(workloads.clone().keep_fresh(store.clone())),
@@ -217,8 +230,16 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&Ready), shutdown: im
     tasks.extend(accounts.map(|accounts| tokio::spawn(accounts.keep())));
     tasks.extend(port.map(|port| tokio::spawn(port.serve(control.clone()))));
     tasks.extend(endpoint.map(|endpoint| tokio::spawn(endpoint.serve(control.federation.clone()))));
-    ready(&Ready { trust_domain, listening, telemetry });
+    let told = [&otlp, &otlp_http].map(|door| door.as_ref().and_then(telemetry::door::Door::address));
+    ready(&Ready { trust_domain, listening, otlp: told, telemetry });
     let ending = CancellationToken::new();
+    let receiver = Receiver::believing(kept.clone());
+    if let Some(door) = otlp {
+        let (traces, logs) = receiver.services();
+        let routes = tonic::service::Routes::new(traces).add_service(logs);
+        tasks.push(tokio::spawn(door.serve(routes.into_axum_router(), ending.clone())));
+    }
+    tasks.extend(otlp_http.map(|door| tokio::spawn(door.serve(otlp_http::router(receiver), ending.clone()))));
     let shutdown = async {
         shutdown.await;
         ending.cancel();
@@ -226,12 +247,21 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&Ready), shutdown: im
     let serving = serve::serve(listener, door, Admission::new(hosts, workloads.clone()), control.clone(), shutdown);
     tokio::join!(serving, workload_api::serve(workload_listener, workloads, ending.clone()));
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    kept.close().await;
     store.close();
     // A socket without anybody behind it only confuses; one that is gone already is no loss.
     for socket in [&control.socket, &config.workload_socket] {
         let _: std::io::Result<()> = std::fs::remove_file(socket);
     }
     Ok(())
+}
+
+/// A port for telemetry, where one is asked for.
+async fn bind(address: Option<SocketAddr>, what: &'static str) -> anyhow::Result<Option<telemetry::door::Door>> {
+    match address {
+        Some(address) => telemetry::door::Door::bind(address, what).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// The IPv6 prefix of the mesh, drawn once.

@@ -34,6 +34,7 @@ use crate::hosts::{Admission, Hosts};
 use crate::observed::Observed;
 use crate::refused::Refused;
 use crate::sessions::Streams;
+use crate::telemetry::receive::Receiver;
 
 /// How long calls under way may take once the control plane ends. Streams of proxies are ended by the mesh; what is left
 /// then is cut off.
@@ -109,7 +110,9 @@ pub(crate) async fn serve(
     }));
     let limits = rate_limit::service(control.limits.clone());
     let diagnostics = DiagnosticsServer::new(control.diagnostics.clone());
+    let (traces, logs) = Receiver::judging(control.kept.clone(), control.hosts.clone()).services();
     let grpc = tonic::service::Routes::new(ads).add_service(certificates).add_service(told).add_service(limits).add_service(diagnostics);
+    let grpc = grpc.add_service(traces).add_service(logs);
     let router = crate::api::router(control.clone()).merge(grpc.clone().into_axum_router().reset_fallback());
     let own = rustix::process::geteuid().as_raw();
     let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());

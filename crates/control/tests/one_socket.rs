@@ -37,6 +37,7 @@ fn config(directory: &Path) -> ControlConfig {
         svid_lifetime: lorica_control::SVID_LIFETIME,
         own_ca: None,
         telemetry: None,
+        kept: lorica_control::telemetry::kept::KeptConfig::default(),
         listen: None,
         kubernetes: None,
         bundle_endpoint: None,

@@ -46,6 +46,7 @@ async fn with_policy(directory: &Path, test: impl AsyncFnOnce(Channel, &ApiClien
         svid_lifetime: lorica_control::SVID_LIFETIME,
         own_ca: None,
         telemetry: None,
+        kept: lorica_control::telemetry::kept::KeptConfig::default(),
         listen: None,
         kubernetes: None,
         bundle_endpoint: None,

@@ -41,7 +41,8 @@ fn got(mesh: &Mesh, dialect: Dialect, gateway: Option<&str>) -> Vec<&'static str
     let mut node = NodeMetadata::client(Namespace::new("shop").unwrap(), Label::new("edge").unwrap());
     node.gateway = gateway.map(|name| name.parse().unwrap());
     let workload: WorkloadName = "edge-1.shop".parse().unwrap();
-    let (id, publications) = mesh.open("edge-1.shop", Some(workload), dialect, Running { software: "x".to_owned(), clock_ahead: None }, Arc::new(node));
+    let (id, publications) =
+        mesh.open("edge-1.shop", Some(workload), dialect, Running { software: "x".to_owned(), clock_ahead: None }, Arc::new(node));
     let catalog = publications.borrow().catalog.clone();
     mesh.closed(id);
     let there = |name: &&str| catalog.get(Kind::Secret, name).is_some();

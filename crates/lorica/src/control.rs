@@ -9,6 +9,7 @@ use lorica_cli::printer::Printer;
 use lorica_control::ControlConfig;
 use lorica_control::federation::endpoint::{EndpointCertificate, EndpointConfig};
 use lorica_control::kubernetes::{ClusterKeys, KubernetesConfig};
+use lorica_control::telemetry::kept::KeptConfig;
 use lorica_model::resource::KeySource;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -28,6 +29,12 @@ pub(crate) fn control(arguments: ControlArgs, global: &Global, printer: &mut Pri
         trust_domain,
         svid_lifetime: arguments.svid_lifetime,
         own_ca,
+        kept: KeptConfig {
+            bytes: arguments.telemetry_bytes.0,
+            age: arguments.telemetry_age,
+            otlp: arguments.otlp,
+            otlp_http: arguments.otlp_http,
+        },
         telemetry: arguments.telemetry,
         listen: arguments.listen,
         kubernetes,
@@ -56,6 +63,9 @@ pub(crate) fn control(arguments: ControlArgs, global: &Global, printer: &mut Pri
                 ready.trust_domain,
                 socket.display()
             ));
+            for (address, what) in ready.otlp.iter().zip(["gRPC", "HTTP"]).filter_map(|(address, what)| Some(((*address)?, what))) {
+                printer.note(&format!("OTLP over {what} is taken on {address}"));
+            }
             let server = if default { String::new() } else { format!(" --server unix://{}", socket.display()) };
             printer.note(&format!("next: lorica{server} run --service web.shop --port 80/http -- CMD"));
         };

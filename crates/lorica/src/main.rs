@@ -58,6 +58,8 @@ fn main() -> ExitCode {
         | Command::Policy(_)
         | Command::Ca(_)
         | Command::Check(_)
+        | Command::Trace(_)
+        | Command::Logs(_)
         | Command::Routes(_)
         | Command::Bugreport(_)
         | Command::Token(_)

@@ -17,5 +17,6 @@ pub mod resource;
 pub mod snapshot;
 pub mod spiffe;
 pub mod spiffe_bundle;
+pub mod story;
 pub mod strict_json;
 pub mod xxh64;

@@ -13,6 +13,9 @@
 //! | [`telemetry`] | all of it behind one handle |
 //! | [`process`] | what the process takes of its machine |
 //! | [`summary`] | rates between services, read from metrics |
+//! | [`store`] | spans and log records on disk, found again |
+//! | [`otlp_json`] | OTLP in JSON, read |
+//! | [`jaeger`] | traces in the JSON of Jaeger's API |
 //!
 //! Recording never waits: what cannot be taken in time is dropped and counted. Knows nothing of routing or keys.
 
@@ -21,11 +24,14 @@ pub mod export;
 pub mod exposition;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod jaeger;
 pub mod keep;
 pub mod metrics;
+pub mod otlp_json;
 pub mod process;
 pub mod record;
 pub mod rules;
+pub mod store;
 pub mod summary;
 pub mod telemetry;
 pub mod trace;

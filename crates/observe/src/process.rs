@@ -29,7 +29,8 @@ fn read(stat: &str, status: &str, limits: &str, boot: Option<f64>, open: Option<
     let kilobytes = |name: &str| field(status, name).map(|kilobytes| kilobytes * 1024.0);
     let cpu = number(11).zip(number(12)).map(|(user, system)| (user + system) / TICKS);
     let start = number(19).zip(boot).map(|(ticks, boot)| boot + ticks / TICKS);
-    let most = limits.lines().find_map(|line| line.strip_prefix("Max open files")).and_then(|line| line.split_whitespace().next()?.parse().ok());
+    let most =
+        limits.lines().find_map(|line| line.strip_prefix("Max open files")).and_then(|line| line.split_whitespace().next()?.parse().ok());
     let cpu = cpu.map(|seconds| Family {
         kind: crate::exposition::Kind::Counter,
         ..Family::gauge("process_cpu_seconds_total", "CPU time that the process has taken, of user and system, in seconds", seconds)

@@ -61,11 +61,7 @@ impl Telemetry {
     pub fn scrape(&self, accept: Option<&str>, more: Vec<Family>) -> (&'static str, Page) {
         let mut families = self.registry.families();
         families.extend([
-            Family::counter(
-                "lorica_access_log_dropped_total",
-                "Log lines dropped since the log could not keep up",
-                self.log.dropped(),
-            ),
+            Family::counter("lorica_access_log_dropped_total", "Log lines dropped since the log could not keep up", self.log.dropped()),
             self.spans_of("lorica_spans_sent_total", "Spans that a destination took", Queue::sent),
             self.spans_of("lorica_spans_dropped_total", "Spans dropped since a destination did not take them in time", Queue::dropped),
             self.records("lorica_log_records_sent_total", "Log records that a destination took", Queue::sent),

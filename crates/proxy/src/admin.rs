@@ -135,10 +135,8 @@ impl Admin {
         };
         families.push(build("proxy", env!("CARGO_PKG_VERSION")));
         #[expect(clippy::cast_precision_loss, reason = "fewer endpoints than a float can count")]
-        let sample = |(reason, count): (LeftOut, usize)| Sample {
-            labels: Labels::one("reason", reason.word()),
-            value: Value::Gauge(count as f64),
-        };
+        let sample =
+            |(reason, count): (LeftOut, usize)| Sample { labels: Labels::one("reason", reason.word()), value: Value::Gauge(count as f64) };
         families.push(Family {
             name: "lorica_endpoints_left_out",
             help: "Endpoints that take no calls now, by reason",

@@ -57,11 +57,8 @@ async fn istios_format_says_the_same_at_lorica_and_at_envoy() -> anyhow::Result<
     for (path, id, fields) in [
         ("/x?y=z", "plain-request", &[("user-agent", "test/1")][..]),
         ("/no-agent", "no-agent-request", &[]),
-        ("/é%20\"", "odd-path-request", &[("user-agent", "a b  c")]),
+        ("/odd%20path", "odd-agent-request", &[("user-agent", "a b  c")]),
     ] {
-        if http::Uri::try_from(path).is_err() {
-            continue;
-        }
         let mut lines = Vec::new();
         for (at, log) in places {
             let fields: Vec<(&str, &str)> = fields.iter().copied().chain([("x-request-id", id)]).collect();
@@ -70,7 +67,8 @@ async fn istios_format_says_the_same_at_lorica_and_at_envoy() -> anyhow::Result<
             let own = at.to_string();
             lines.push(words(&line).iter().enumerate().map(|(at, word)| without_chance(at, word, &own)).collect::<Vec<_>>());
         }
-        assert_eq!(lines[0].len(), 22, "{lines:?}");
+        // The rule's name has three words.
+        assert_eq!(lines[0].len(), 24, "{lines:?}");
         assert_eq!(lines[0], lines[1], "Envoy's line, and Lorica's");
     }
     envoy.refused_nothing(&mesh, &["listener_manager.lds."]).await?;
@@ -114,12 +112,11 @@ async fn objects_and_conditions_are_the_same_at_both_and_change_while_they_run()
         let month = line["seconds"].as_str().unwrap().to_owned();
         assert!(sent > 0 && month.len() == 7, "{line}");
         let expected = json!({
-            "code": 200, "sent": sent, "flags": line["flags"], "none": null, "tier": "gol", "path": "/a", "mixed": "HTTP/1.1 -",
+            "code": 200, "sent": sent, "flags": "-", "none": null, "tier": "gol", "path": "/a", "mixed": "HTTP/1.1 -",
             "route": "HTTPRoute/all.shop rule 0", "id": "is-logged", "attempts": 1, "cel": "GET", "status": null,
             "deep": {"list": [200, "fixed"]}, "seconds": month,
         });
         assert_eq!(line, expected, "{log}");
-        assert!(line["flags"].is_null() || line["flags"] == "-", "{line}");
         let text = std::fs::read_to_string(read(log))?;
         assert!(!text.contains("not-logged") && !text.contains("/warm"), "{log}: {text}");
     }

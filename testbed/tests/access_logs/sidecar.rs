@@ -18,7 +18,8 @@ async fn a_workload_goes_by_its_services_policy_from_the_moment_it_is_applied() 
     let caller = Port::free()?;
     let upstream = format!("web.shop:80={}", caller.address());
     let client = mesh.client().no_capture().upstream(&upstream).option("--namespace").option("shop").start(["sleep", "600"])?;
-    let ask = |id: &'static str| super::ask(caller.address(), "/x?y", &[("x-request-id", id)]);
+    let at = caller.address();
+    let ask = |id: &'static str| async move { super::ask(at, "/x?y", &[("x-request-id", id)]).await };
     eventually("the service answers", PATIENCE, || async {
         anyhow::ensure!(ask("before").await?.status == 200);
         Ok(())

@@ -93,7 +93,9 @@ async fn every_query_of_every_panel_gives_data() -> anyhow::Result<()> {
     asked.await?;
     every_target_is_found(&mesh, &prometheus).await?;
     examples_lead_to_traces(&prometheus).await?;
-    let strange = prometheus.query("count by (destination_version) (istio_requests_total{destination_canonical_service=\"customer-history\"})").await?;
+    let strange = prometheus
+        .query("count by (destination_version) (istio_requests_total{destination_canonical_service=\"customer-history\"})")
+        .await?;
     ensure!(strange.iter().any(|(labels, _)| labels["destination_version"] == HOSTILE), "{strange:?}");
     mesh.finish().await
 }
@@ -149,7 +151,8 @@ fn queries() -> anyhow::Result<Vec<Query>> {
 
 /// Values of what is chosen above the dashboards: those of call-routing, which is called and calls. Each is among those that are offered.
 async fn chosen(prometheus: &Prometheus) -> anyhow::Result<Vec<(String, String)>> {
-    let workloads = "count by (destination_workload) (istio_requests_total{reporter=\"destination\",destination_canonical_service=\"call-routing\"})";
+    let workloads =
+        "count by (destination_workload) (istio_requests_total{reporter=\"destination\",destination_canonical_service=\"call-routing\"})";
     let workloads = prometheus.query(workloads).await?;
     let workload = workloads.first().context("nobody has called call-routing yet")?.0["destination_workload"].as_str().unwrap_or_default();
     let chosen = [("namespace", "contact"), ("workload", workload), ("service", "call-routing.contact.mesh")];

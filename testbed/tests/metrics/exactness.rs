@@ -39,7 +39,8 @@ async fn adds_up(rate: u32, seconds: u32) -> anyhow::Result<()> {
     let mut centre = Centre::start(&mesh).await?;
     let (_customers, report) = centre.customers(rate, seconds)?;
     let within = Duration::from_secs(seconds.into()) + PATIENCE;
-    let report: Report = eventually("the customers' report", within, || async { Ok(serde_json::from_slice(&std::fs::read(&report)?)?) }).await?;
+    let report: Report =
+        eventually("the customers' report", within, || async { Ok(serde_json::from_slice(&std::fs::read(&report)?)?) }).await?;
     ensure!(report.is_good() && report.held_back == 0 && report.recorded == report.calls && report.counted == report.calls, "{report:#?}");
     ensure!(report.calls >= u64::from(rate) * u64::from(seconds) * 9 / 10, "{report:#?}");
     // A record is told when the last byte of its exchange has gone on, a moment after its caller has it.

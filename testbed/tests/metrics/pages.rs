@@ -32,7 +32,12 @@ async fn promtool_finds_nothing_but_istios_milliseconds() -> anyhow::Result<()> 
     let mut kept = 0;
     for at in pages {
         let page = http_get(at, "scraper", "/metrics").await?.text();
-        let mut check = Command::new(&promtool).args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut check = Command::new(&promtool)
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
         let mut stdin = check.stdin.take().context("no stdin")?;
         stdin.write_all(page.as_bytes()).await?;
         drop(stdin);
@@ -94,7 +99,8 @@ async fn past_the_bound_calls_count_together() -> anyhow::Result<()> {
     }
     eventually("all calls are counted", PATIENCE, || async {
         let page = scrape::page(proxy.metrics).await?;
-        let of = |service: &str, code: &str| sum(&page, "istio_requests_total", &[("destination_service", service), ("response_code", code)]);
+        let of =
+            |service: &str, code: &str| sum(&page, "istio_requests_total", &[("destination_service", service), ("response_code", code)]);
         let counts = [of("web.shop.mesh", "200"), of("web.shop.mesh", "201"), of("other", "400"), of("other", "500")];
         ensure!(counts == [2.0, 1.0, 2.0, 1.0], "{counts:?}");
         let dropped = sum(&page, "lorica_metrics_dropped_series_total", &[("family", "istio_request")]);
@@ -112,10 +118,8 @@ async fn a_series_that_is_idle_ends() -> anyhow::Result<()> {
     ask(&proxy, 200).await?;
     eventually("the series ends", PATIENCE, || async {
         let page = scrape::page(proxy.metrics).await?;
-        let (left, ended) = (
-            sum(&page, "istio_requests_total", &[]),
-            sum(&page, "lorica_metrics_expired_series_total", &[("family", "istio_request")]),
-        );
+        let (left, ended) =
+            (sum(&page, "istio_requests_total", &[]), sum(&page, "lorica_metrics_expired_series_total", &[("family", "istio_request")]));
         ensure!((left, ended) == (0.0, 1.0), "{left} {ended}");
         Ok(())
     })

@@ -20,8 +20,13 @@ const LAYERS: [(&str, &[&str]); 9] = [
 ];
 
 /// Crates of the workspace that stand beside the layers. `None`: they may use every crate.
-const BESIDE: [(&str, Option<&[&str]>); 5] =
-    [("lorica", None), ("lorica-bench", Some(&["lorica-model"])), ("contact-centre", Some(&[])), ("testbed", None), ("xtask", Some(&[]))];
+const BESIDE: [(&str, Option<&[&str]>); 5] = [
+    ("lorica", None),
+    ("lorica-bench", Some(&["lorica-model", "lorica-observe"])),
+    ("contact-centre", Some(&[])),
+    ("testbed", None),
+    ("xtask", Some(&[])),
+];
 
 /// Nobody but tests depends on these.
 const TOPS: [&str; 4] = ["lorica", "lorica-bench", "testbed", "xtask"];

@@ -44,14 +44,14 @@ pub(crate) fn unpack(package: &str, directory: &Path) -> Result<(), String> {
     let lists = if is_root() { quietly("fetching Debian's package lists", apt_get().arg("update"), DEADLINE).map(drop) } else { Ok(()) };
     let download = quietly(&format!("fetching {package}"), apt_get().args(["download", package]).current_dir(directory), DEADLINE);
     if let Err(error) = download {
-        return Err(failed(lists.err().map_or_else(|| error.to_string(), |lists| format!("{error}; {lists}"))));
+        return Err(failed(lists.err().map_or_else(|| error.clone(), |lists| format!("{error}; {lists}"))));
     }
     let files = std::fs::read_dir(directory).map_err(|error| failed(error.to_string()))?;
     let archives = files.filter_map(Result::ok).map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "deb"));
     for archive in archives {
         let mut unpack = Command::new("dpkg-deb");
         unpack.arg("--extract").arg(&archive).arg(directory);
-        quietly(&format!("unpacking {package}"), &mut unpack, DEADLINE).map_err(|error| failed(error.to_string()))?;
+        quietly(&format!("unpacking {package}"), &mut unpack, DEADLINE).map_err(failed)?;
         std::fs::remove_file(&archive).map_err(|error| failed(error.to_string()))?;
     }
     Ok(())

@@ -24,6 +24,8 @@ const SPIFFE: &str = "spiffe==0.3.2";
 const OPENTELEMETRY: &str = "opentelemetry-exporter-otlp-proto-http==1.45.2";
 /// A tracer of Zipkin's.
 const ZIPKIN: &str = "py-zipkin==1.2.8";
+/// A client of Jaeger's query API.
+const JAEGER: &str = "jaeger-mcp==0.6.1";
 /// Servers of Python's, each with a way of its own to close idle connections.
 const UVICORN: &str = "uvicorn==0.54.0";
 const GUNICORN: &str = "gunicorn==27.0.1";
@@ -132,6 +134,10 @@ pub(crate) fn gather(directory: &Path, fetch: bool) -> Peers {
     match python::package(SPIFFE, &directory.join("spiffe"), fetch) {
         Ok(place) => peers.environment.push(("LORICA_TEST_SPIFFE".to_owned(), place.into_os_string())),
         Err(why) => peers.left_out.push(format!("spiffe (tests with a client of the SPIFFE Workload API): {why}")),
+    }
+    match python::package(JAEGER, &directory.join("jaeger"), fetch) {
+        Ok(place) => peers.environment.push(("LORICA_TEST_JAEGER".to_owned(), place.into_os_string())),
+        Err(why) => peers.left_out.push(format!("jaeger-mcp (tests with a client of Jaeger's query API): {why}")),
     }
     for (requirement, name, variable) in [(UVICORN, "uvicorn", "LORICA_TEST_UVICORN"), (GUNICORN, "gunicorn", "LORICA_TEST_GUNICORN")] {
         match python::package(requirement, &directory.join(name), fetch) {

@@ -11,6 +11,7 @@ mod effective;
 pub mod explain;
 mod fault;
 mod get;
+mod logs;
 mod mtls;
 mod refused;
 mod routes;
@@ -19,6 +20,7 @@ mod split;
 mod status;
 mod tap;
 mod token;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -59,6 +61,8 @@ pub fn execute(command: Command, global: &Global, printer: &mut Printer) -> anyh
         Command::Ca(command) => runtime.block_on(ca::ca(&client()?, command, printer)),
         Command::Explain(arguments) => runtime.block_on(explain::past(&client()?, &arguments, printer)),
         Command::Tap(arguments) => runtime.block_on(tap::tap(&client()?, arguments, printer)),
+        Command::Trace(arguments) => runtime.block_on(trace::trace(&client()?, arguments, printer)),
+        Command::Logs(arguments) => runtime.block_on(logs::logs(&client()?, arguments, printer)),
         Command::Status(arguments) => runtime.block_on(status::status(&client()?, arguments, printer)),
         Command::Completions(arguments) => {
             completions::completions(&arguments, printer);

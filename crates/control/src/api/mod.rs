@@ -8,6 +8,7 @@ mod observed;
 mod request;
 mod routes;
 mod status;
+mod telemetry;
 mod traffic;
 
 use std::sync::Arc;
@@ -46,6 +47,9 @@ pub fn router(control: Arc<ControlPlane>) -> Router {
         .route("/v1/trials/{namespace}/{name}", get(observed::trial))
         .route("/v1/mtls", get(observed::mtls))
         .route("/v1/services/{namespace}/{name}/traffic", get(traffic::effective))
+        .route("/v1/traces", get(telemetry::traces))
+        .route("/v1/traces/{id}", get(telemetry::trace))
+        .route("/v1/logs", get(telemetry::logs))
         .route("/v1/routes/services/{namespace}/{name}", get(routes::of_service))
         .route("/v1/routes/gateways/{namespace}/{name}", get(routes::of_gateway))
         .route("/v1/tokens", get(hosts::list).post(hosts::create))

@@ -190,6 +190,13 @@ impl Hosts {
         Ok(())
     }
 
+    /// Whether a workload is there that another was let in for.
+    #[must_use]
+    pub fn is_anothers(&self, claimant: &Claimant, name: &WorkloadName) -> bool {
+        let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        *claimant != Claimant::Owner && claims.get(name).is_some_and(|other| !other.is(claimant))
+    }
+
     /// Signs a host's request.
     fn admit(&self, host: &Label, csr_der: &[u8], now: SystemTime) -> Result<Admitted, Status> {
         let signed = self.ca.sign_host(host, csr_der, now).map_err(|error| match error {

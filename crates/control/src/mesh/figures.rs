@@ -53,11 +53,7 @@ impl Mesh {
             publication,
             behind,
             resources: by_kind.into_iter().collect(),
-            workloads: vec![
-                ("connected", registry.workloads.len() - draining - gone),
-                ("lost", gone),
-                ("draining", draining),
-            ],
+            workloads: vec![("connected", registry.workloads.len() - draining - gone), ("lost", gone), ("draining", draining)],
             endpoints: ports.filter(|port| port.listening).count(),
             services: registry.services.len(),
             held_back,

@@ -1,7 +1,13 @@
-//! What the control plane tells of itself and of the mesh, over HTTP: a port of its own where one is asked for, `--telemetry`.
+//! What the control plane tells of itself and of the mesh, over HTTP: a port of its own where one is asked for, `--telemetry`. And what it is told by OTLP, on
+//! its socket and on ports of their own.
 //!
 //! | module | what it serves |
 //! | --- | --- |
+//! | [`kept`] | nothing itself: spans and log records, kept |
+//! | `receive` | OTLP over gRPC, in: on the control plane's socket, from hosts, and on a port |
+//! | `otlp_http` | OTLP over HTTP, in, on a port |
+//! | `jaeger` | `/api`: Jaeger's query API |
+//! | `door` | a port for OTLP |
 //! | [`counts`] | what happened in the control plane, counted where it happens |
 //! | [`metrics`] | `/metrics`: that, and how things stand |
 //! | [`discovery`] | `/sd/proxies`: where Prometheus finds every proxy |
@@ -10,7 +16,12 @@
 
 pub mod counts;
 pub mod discovery;
+pub(crate) mod door;
+pub(crate) mod jaeger;
+pub mod kept;
 pub(crate) mod metrics;
+pub(crate) mod otlp_http;
+pub(crate) mod receive;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -82,5 +93,7 @@ impl Port {
 }
 
 fn router(control: Arc<ControlPlane>) -> Router {
-    Router::new().route("/metrics", get(metrics::page)).route("/sd/proxies", get(discovery::proxies)).with_state(control)
+    let kept = control.kept.clone();
+    let own = Router::new().route("/metrics", get(metrics::page)).route("/sd/proxies", get(discovery::proxies)).with_state(control);
+    own.merge(jaeger::router(kept))
 }

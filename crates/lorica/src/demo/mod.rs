@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::cast::Reach;
 use self::sight::Sight;
-use self::troupe::{Running, Stage};
+use self::troupe::{Doors, Running, Stage};
 
 /// How long control plane and services may take to be ready. They take one or two seconds; slow machines get more.
 const READY: Duration = Duration::from_secs(60);
@@ -116,9 +116,9 @@ async fn perform(
     printer: &mut Printer,
 ) -> anyhow::Result<()> {
     let mut free = free_ports();
-    let mut reach = if captured { Reach::Captured } else { Reach::Explicit(&mut free) };
     printer.note("starting the control plane …");
-    let control = company.control.insert(stage.control()?);
+    let doors = Doors { otlp: free()?, otlp_http: free()? };
+    let control = company.control.insert(stage.control(&doors)?);
     if let Err(error) = troupe::answers(&stage.socket(), control, READY).await {
         bail!("{error}\n  {}", stage.last_words("control"));
     }
@@ -129,6 +129,7 @@ async fn perform(
         ..ApplyRequest::default()
     };
     api.apply(&request, Duration::ZERO).await.context("the contact centre's resources were refused")?;
+    let mut reach = if captured { Reach::Captured } else { Reach::Explicit(&mut free) };
     let parts = cast::services(&mut reach)?;
     printer.note(&format!("starting {} workloads of the contact centre …", parts.len()));
     for part in &parts {
@@ -138,7 +139,7 @@ async fn perform(
     let caller = cast::caller(&mut reach, arguments.rate, &stage.report())?;
     company.caller = Some(stage.workload(&caller)?);
     let telemetry = api.status().await?.telemetry;
-    introduce(captured, telemetry, stage, begun, printer);
+    introduce(captured, telemetry, stage, &doors, begun, printer);
     watch(arguments, stage, company, &api, printer).await
 }
 
@@ -170,16 +171,18 @@ fn standing(stage: &Stage, company: &mut Company) -> anyhow::Result<()> {
     }
 }
 
-fn introduce(captured: bool, telemetry: Option<SocketAddr>, stage: &Stage, begun: Instant, printer: &mut Printer) {
+fn introduce(captured: bool, telemetry: Option<SocketAddr>, stage: &Stage, doors: &Doors, begun: Instant, printer: &mut Printer) {
     let lorica = std::env::current_exe().map_or_else(|_| "lorica".to_owned(), |path| shortened(&path));
     let server = format!("unix://{}", stage.socket().display());
     let way = if captured { "captured: the programs know nothing of the mesh" } else { "through explicit listeners" };
     printer.note(&format!("\nThe contact centre runs on the mesh after {:.1} s, {way}.", begun.elapsed().as_secs_f64()));
     printer.note(&format!(
-        "  API        {server}\n  state      {}\n  logs       {}\n{}\nFive things to try, in another terminal, after\n  export LORICA_SERVER={server}",
+        "  API        {server}\n  state      {}\n  logs       {}\n  OTLP       127.0.0.1:{} (HTTP 127.0.0.1:{})\n{}\nFive things to try, in another terminal, after\n  export LORICA_SERVER={server}",
         stage.state().display(),
         stage.logs().display(),
-        telemetry.map(|address| format!("  telemetry  http://{address}/metrics and /sd/proxies\n")).unwrap_or_default()
+        doors.otlp,
+        doors.otlp_http,
+        telemetry.map(|address| format!("  telemetry  http://{address}: /metrics, /sd/proxies and Jaeger's /api\n")).unwrap_or_default()
     ));
     for (number, (what, command)) in cast::things_to_try(&lorica, captured).into_iter().enumerate() {
         printer.note(&format!("  {}. {what}\n     {command}", number + 1));

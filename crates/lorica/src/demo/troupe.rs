@@ -17,6 +17,14 @@ use super::cast::Part;
 /// How long a process may take to end by itself before it is killed. More than a proxy's drain.
 const END: Duration = Duration::from_secs(30);
 
+/// The ports at which the control plane takes telemetry, on loopback.
+pub(crate) struct Doors {
+    /// OTLP over gRPC.
+    pub(crate) otlp: u16,
+    /// OTLP over HTTP.
+    pub(crate) otlp_http: u16,
+}
+
 /// The demo's own directory: state, sockets, logs and the caller's report. Removed at the end.
 pub(crate) struct Stage {
     directory: PathBuf,
@@ -70,9 +78,12 @@ impl Stage {
     }
 
     /// Starts the control plane.
-    pub(crate) fn control(&self) -> anyhow::Result<Running> {
+    pub(crate) fn control(&self, doors: &Doors) -> anyhow::Result<Running> {
         let mut command = self.command("control")?;
         command.args(["control", "--telemetry", "127.0.0.1:0"]);
+        for (word, port) in [("--otlp", doors.otlp), ("--otlp-http", doors.otlp_http)] {
+            command.arg(word).arg(format!("127.0.0.1:{port}"));
+        }
         Running::start("control plane", command)
     }
 

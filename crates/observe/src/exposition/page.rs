@@ -84,7 +84,9 @@ impl Page {
                     count += bucket;
                     begin(text, [name, "_bucket"], labels, Some(bound));
                     text.push_str(itoa::Buffer::new().format(count));
-                    if self.open && let Some(exemplar) = exemplars.get(index).copied().flatten() {
+                    if self.open
+                        && let Some(exemplar) = exemplars.get(index).copied().flatten()
+                    {
                         example(text, &exemplar);
                     }
                     text.push('\n');
@@ -149,10 +151,6 @@ fn float(text: &mut String, value: f64) {
 
 fn example(text: &mut String, Exemplar { trace_id, span_id, value, at }: &Exemplar) {
     let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let _ = write!(
-        text,
-        " # {{trace_id=\"{trace_id:032x}\",span_id=\"{span_id:016x}\"}} {value} {}.{:03}",
-        at.as_secs(),
-        at.subsec_millis()
-    );
+    let _ =
+        write!(text, " # {{trace_id=\"{trace_id:032x}\",span_id=\"{span_id:016x}\"}} {value} {}.{:03}", at.as_secs(), at.subsec_millis());
 }

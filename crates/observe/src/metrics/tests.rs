@@ -7,9 +7,9 @@ use lorica_model::snapshot::Origin;
 
 use super::*;
 use crate::exposition::{self, MAX_VALUE, OPENMETRICS};
+use crate::record::sample::{http, party, tcp, with};
 use crate::record::{Called, Party, Route, UNKNOWN};
 use crate::trace::{Span, SpanContext};
-use crate::record::sample::{http, party, tcp, with};
 
 /// The lines of a scrape that begin with `name`, without it.
 fn scrape(registry: &MetricsRegistry, name: &str) -> Vec<String> {
@@ -312,7 +312,8 @@ fn a_traced_request_is_the_example_of_its_bucket() {
     workers[0].record(&traced(0xd, false, 700));
     let text = exposition::encode(registry.families(), Some(OPENMETRICS)).1.into_text();
     let bucket = |bound: &str| {
-        let named = |line: &&str| line.starts_with("istio_request_duration_milliseconds_bucket") && line.contains(&format!("le=\"{bound}\""));
+        let named =
+            |line: &&str| line.starts_with("istio_request_duration_milliseconds_bucket") && line.contains(&format!("le=\"{bound}\""));
         text.lines().find(named).and_then(|line| line.split_once("} ")).unwrap().1
     };
     // The newest of those that were traced, whichever worker has it.
@@ -330,7 +331,7 @@ fn rules_of_one_route_are_one_series_and_what_no_route_decided_is_unknown() {
         kind: "GRPCRoute".to_owned(),
         namespace: "contact".to_owned(),
         name: name.to_owned(),
-        generation: u64::try_from(rule).unwrap(),
+        generation: u64::from(rule),
         rule,
         matched: 0,
     };

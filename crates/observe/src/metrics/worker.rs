@@ -31,12 +31,8 @@ impl Key {
             Some(Route::Rule(origin)) => Arc::as_ptr(origin) as usize,
             Some(Route::Outside) | None => 0,
         };
-        let parts = [
-            Arc::as_ptr(&record.source) as usize,
-            Arc::as_ptr(&record.destination) as usize,
-            Arc::as_ptr(&record.called) as usize,
-            route,
-        ];
+        let parts =
+            [Arc::as_ptr(&record.source) as usize, Arc::as_ptr(&record.destination) as usize, Arc::as_ptr(&record.called) as usize, route];
         Self { parts, codes: Codes::of(record) }
     }
 }

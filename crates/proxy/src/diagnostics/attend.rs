@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lorica_api::explain::Hop;
 use lorica_identity::rotation;
+use lorica_model::story::Hop;
 use lorica_xds::diagnostics::{self, Asked, Found, FromProxy, LookUp, MAX_MESSAGE, Said};
 use lorica_xds::wire::Node;
 use tokio::sync::mpsc;

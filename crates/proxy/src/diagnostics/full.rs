@@ -4,9 +4,9 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use lorica_api::explain::{Candidate, Decision, Hop, Place, Seen, Step};
 use lorica_model::snapshot::route::{MatchPart, Recorder};
 use lorica_model::snapshot::{Authorization, Backend, FieldMatch, HttpRule, RouteMatch, each_policy};
+use lorica_model::story::{Candidate, Decision, Hop, Place, Seen, Step};
 
 use super::ring::{micros, place};
 use crate::path::authorize;

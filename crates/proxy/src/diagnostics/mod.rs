@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use lorica_api::explain::Hop;
+use lorica_model::story::Hop;
 use lorica_observe::Record;
 use lorica_observe::metrics::OwnMetric;
 use lorica_xds::diagnostics::{Explained, LookUp, Said};

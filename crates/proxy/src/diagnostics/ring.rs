@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use lorica_api::explain::{Attempt, Decision, Hop, Place, Side, Step, Who};
 use lorica_model::reason::Reason;
 use lorica_model::snapshot::Origin;
+use lorica_model::story::{Attempt, Decision, Hop, Place, Side, Step, Who};
 use lorica_observe::Record;
 use lorica_observe::record::{Called, Party, Reporter, Route, Security};
 

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lorica_api::explain::{Hop, Tapped};
 use lorica_model::cel::{Attributes, Expression};
 use lorica_model::head;
+use lorica_model::story::{Hop, Tapped};
 use lorica_observe::Record;
 use lorica_xds::diagnostics::{Dropped, Said, Tap, TappedOne};
 use tokio::sync::mpsc;

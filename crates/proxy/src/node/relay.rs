@@ -26,12 +26,14 @@ use super::upstream::LocalEnd;
 use super::{connection, identity};
 
 /// The services that are passed on: those that proxies call.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 7] = [
     "envoy.service.discovery.v3.AggregatedDiscoveryService",
     "istio.v1.auth.IstioCertificateService",
     "envoy.service.accesslog.v3.AccessLogService",
     "envoy.service.ratelimit.v3.RateLimitService",
     lorica_xds::diagnostics::SERVICE,
+    "opentelemetry.proto.collector.trace.v1.TraceService",
+    "opentelemetry.proto.collector.logs.v1.LogsService",
 ];
 /// Where `lorica run` asks which host this is.
 const HOST_PATH: &str = "/v1/host";

@@ -53,8 +53,9 @@ pub(super) fn of<'r>(operator: &Operator, record: &'r Record<'_>, clock: &mut Cl
         Operator::Protocol => Value::text(http.map(|http| http.version).and_then(known)),
         Operator::ResponseCode => Value::Number(http.map_or(0, |http| http.status.into())),
         Operator::ResponseCodeDetails { .. } => Value::text(details(record)),
-        Operator::ResponseFlags => Value::text(Some(record.flag()).filter(|flag| *flag != "-")),
-        Operator::ResponseFlagsLong => Value::text(long_flags(record.flag())),
+        // `-` in objects as well: Envoy says it so.
+        Operator::ResponseFlags => Value::Text(record.flag().into()),
+        Operator::ResponseFlagsLong => Value::Text(long_flags(record.flag()).into()),
         Operator::ConnectionTerminationDetails => Value::text(known(&record.detail).filter(|_| was_closed(record)).map(in_one_word)),
         Operator::UpstreamTransportFailureReason => {
             Value::text(known(&record.detail).filter(|_| failed_to_connect(record)).map(in_one_word))
@@ -198,7 +199,7 @@ fn grpc_status<'r>(form: GrpcForm, status: u32) -> Value<'r> {
 }
 
 /// Flags in whole words, by Envoy's names for them.
-fn long_flags(flags: &str) -> Option<String> {
+fn long_flags(flags: &str) -> String {
     const WORDS: [(&str, &str); 30] = [
         ("LH", "FailedLocalHealthCheck"),
         ("UH", "NoHealthyUpstream"),
@@ -231,9 +232,6 @@ fn long_flags(flags: &str) -> Option<String> {
         ("DR", "DownstreamRemoteReset"),
         ("UDO", "UnconditionalDropOverload"),
     ];
-    if flags == "-" {
-        return None;
-    }
     let word = |flag: &str| WORDS.iter().find(|(short, _)| *short == flag).map_or_else(|| flag.to_owned(), |(_, word)| (*word).to_owned());
-    Some(flags.split(',').map(word).collect::<Vec<_>>().join(","))
+    flags.split(',').map(word).collect::<Vec<_>>().join(",")
 }
