@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::ca::{CaStatus, SvidList};
+use crate::graph::{Graph, Top, TopBy};
 use crate::hosts::{ThisHost, TokenList, TokenReply, TokenRequest, TokenRevoked};
 use crate::telemetry::{LogList, TraceList, TraceView};
 use crate::views::{
@@ -171,6 +172,28 @@ impl ApiClient {
     pub async fn mtls(&self, namespace: Option<&str>) -> Result<Vec<MtlsStatus>, ApiError> {
         let query = namespace.map(|namespace| format!("?namespace={namespace}")).unwrap_or_default();
         self.get(&format!("/v1/mtls{query}")).await
+    }
+
+    /// Who calls whom, over a window of time (`1m`), in one namespace or all.
+    ///
+    /// # Errors
+    /// 400 where the window is none.
+    pub async fn graph(&self, window: &str, namespace: Option<&str>) -> Result<Graph, ApiError> {
+        let namespace = namespace.map(|namespace| format!("&namespace={namespace}")).unwrap_or_default();
+        self.get(&format!("/v1/graph?window={window}{namespace}")).await
+    }
+
+    /// What is called most, over a window of time (`1m`), in one namespace or all.
+    ///
+    /// # Errors
+    /// 400 where the window is none.
+    pub async fn top(&self, by: TopBy, window: &str, namespace: Option<&str>) -> Result<Top, ApiError> {
+        let by = match by {
+            TopBy::Service => "service",
+            TopBy::Route => "route",
+        };
+        let namespace = namespace.map(|namespace| format!("&namespace={namespace}")).unwrap_or_default();
+        self.get(&format!("/v1/top?by={by}&window={window}{namespace}")).await
     }
 
     /// What holds for calls to a service, whoever said so.

@@ -5,6 +5,7 @@ mod client;
 pub mod explain;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod graph;
 mod hosts;
 mod telemetry;
 mod views;
@@ -14,6 +15,7 @@ pub use ca::{
     SvidStatus, WaiveRequest,
 };
 pub use client::{ApiClient, ApiError, Server};
+pub use graph::{Graph, GraphEdge, Top, TopBy, TopRow, Traffic};
 pub use hosts::{ListedToken, ThisHost, TokenList, TokenReply, TokenRequest, TokenRevoked, TokenState};
 pub use telemetry::{EventView, LogList, LogView, SpanView, TraceList, TraceSummary, TraceView};
 pub use views::{

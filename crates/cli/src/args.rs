@@ -5,6 +5,7 @@ mod ca;
 mod envoy;
 mod explain;
 mod fault;
+mod graph;
 mod proxy;
 mod telemetry;
 mod token;
@@ -24,10 +25,11 @@ pub use ca::{CaCommand, CaExportArgs, CaFileArgs, CaReinstateArgs, CaRevokeArgs,
 pub use envoy::{EnvoyArgs, EnvoyCommand};
 pub use explain::{ExplainArgs, TapArgs};
 pub use fault::{CallerArg, DelayArg, DnsArg, FaultAddArgs, FaultCommand, FaultListArgs, FaultRemoveArgs, HeaderArg};
+pub use graph::{GraphArgs, GraphFormat, TopArgs, TopByArg};
 pub use proxy::{BindArg, InboundArg, ProxyArgs, WorkersArg};
 pub use telemetry::{BytesArg, LogsArgs, TraceArgs};
 pub use token::{TokenCommand, TokenCreateArgs, TokenListArgs, TokenRevokeArgs};
-pub use traces::{Bound, TraceArgs};
+pub use traces::{Bound, TracingArgs};
 
 /// A service mesh in one binary.
 ///
@@ -115,6 +117,10 @@ pub enum Command {
     Trace(TraceArgs),
     /// Log records of proxies and apps.
     Logs(LogsArgs),
+    /// Show who calls whom: how often, how well, how fast, and whether by mutual TLS.
+    Graph(GraphArgs),
+    /// Show what is called most, live.
+    Top(TopArgs),
     /// Look for what is wrong or going to fail, while there is time: exit code 1 if anything is.
     Check(CheckArgs),
     /// Show where calls to a service or into a gateway go, rule by rule in the order in which they are tried.
@@ -297,7 +303,7 @@ pub struct RunArgs {
     pub access_log: Option<String>,
     /// Which exchanges are traced, and where their spans go.
     #[command(flatten)]
-    pub traces: TraceArgs,
+    pub traces: TracingArgs,
     /// How much its metrics may grow.
     #[command(flatten)]
     pub metrics: MetricsArgs,

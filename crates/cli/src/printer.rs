@@ -36,6 +36,12 @@ impl Printer {
         write(&mut self.out, text);
     }
 
+    /// Data that takes the place of what was shown before, on a terminal.
+    pub fn screen(&mut self, text: &str) {
+        // To the upper left, and away with what is below.
+        write(&mut self.out, &format!("\x1b[H\x1b[J{text}"));
+    }
+
     /// A word to the person at the terminal.
     pub fn note(&mut self, text: &str) {
         write(&mut self.talk, text);

@@ -60,6 +60,7 @@ use anyhow::Context as _;
 use lorica_api::Receipt;
 use lorica_identity::intermediate::OwnCa;
 use lorica_model::spiffe::TrustDomain;
+use lorica_observe::series::{Bounds, SeriesStore};
 use tokio_util::sync::CancellationToken;
 
 pub use lorica_identity::authority::SVID_LIFETIME;
@@ -80,6 +81,7 @@ use crate::refused::Refused;
 use crate::store::{Embedded, Expected, Store, StoreError, Table, Write};
 use crate::telemetry::kept::{Kept, KeptConfig};
 use crate::telemetry::otlp_http;
+use crate::telemetry::prometheus::Questions;
 use crate::telemetry::receive::Receiver;
 use crate::workload_api::HostWorkloads;
 
@@ -155,6 +157,9 @@ pub struct ControlPlane {
     /// Where telemetry is served over TCP.
     pub telemetry: Option<SocketAddr>,
     store: Arc<dyn Store>,
+    /// The time series.
+    pub series: SeriesStore,
+    questions: Questions,
     started_at: SystemTime,
     state_directory: PathBuf,
     socket: PathBuf,
@@ -185,6 +190,12 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&Ready), shutdown: im
         None => None,
     };
     let listening = door.as_ref().map(|door| door.address);
+    let place = config.state_directory.join("telemetry/series");
+    // The mesh is not to stand still because it cannot be looked at.
+    let series = SeriesStore::open(&place, Bounds::default()).unwrap_or_else(|error| {
+        tracing::error!(%error, directory = %place.display(), "time series cannot be kept: metrics that proxies tell are dropped");
+        SeriesStore::closed()
+    });
     let kept = Arc::new(Kept::open(&config.state_directory, &config.kept).await);
     let port = match config.telemetry {
         Some(address) => Some(telemetry::Port::bind(address).await?),
@@ -205,6 +216,8 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&Ready), shutdown: im
         kept: kept.clone(),
         telemetry,
         store: store.clone(),
+        questions: Questions::new(series.clone(), SystemTime::now()),
+        series,
         started_at: SystemTime::now(),
         state_directory: config.state_directory,
         socket: config.socket,

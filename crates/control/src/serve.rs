@@ -35,6 +35,7 @@ use crate::observed::Observed;
 use crate::refused::Refused;
 use crate::sessions::Streams;
 use crate::telemetry::receive::Receiver;
+use crate::telemetry::series::MetricsReceiver;
 
 /// How long calls under way may take once the control plane ends. Streams of proxies are ended by the mesh; what is left
 /// then is cut off.
@@ -111,8 +112,9 @@ pub(crate) async fn serve(
     let limits = rate_limit::service(control.limits.clone());
     let diagnostics = DiagnosticsServer::new(control.diagnostics.clone());
     let (traces, logs) = Receiver::judging(control.kept.clone(), control.hosts.clone()).services();
+    let metrics = MetricsReceiver::judging(control.series.clone(), control.hosts.clone()).service();
     let grpc = tonic::service::Routes::new(ads).add_service(certificates).add_service(told).add_service(limits).add_service(diagnostics);
-    let grpc = grpc.add_service(traces).add_service(logs);
+    let grpc = grpc.add_service(traces).add_service(logs).add_service(metrics);
     let router = crate::api::router(control.clone()).merge(grpc.clone().into_axum_router().reset_fallback());
     let own = rustix::process::geteuid().as_raw();
     let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());

@@ -65,7 +65,9 @@ fn main() -> ExitCode {
         | Command::Token(_)
         | Command::Explain(_)
         | Command::Tap(_)
+        | Command::Top(_)
         | Command::Get(_)
+        | Command::Graph(_)
         | Command::Status(_)
         | Command::Completions(_) => lorica_cli::verbs::execute(command, &global, &mut printer),
     };

@@ -12,6 +12,10 @@
 //! | [`rules`] | what policies say of spans and lines |
 //! | [`telemetry`] | all of it behind one handle |
 //! | [`process`] | what the process takes of its machine |
+//! | [`push`] | a proxy's metrics, told to the control plane |
+//! | [`series`] | the control plane's store of time series |
+//! | [`promql`] | questions of series |
+//! | [`graph`] | who calls whom, and how that goes |
 //! | [`summary`] | rates between services, read from metrics |
 //! | [`store`] | spans and log records on disk, found again |
 //! | [`otlp_json`] | OTLP in JSON, read |
@@ -24,13 +28,17 @@ pub mod export;
 pub mod exposition;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod graph;
 pub mod jaeger;
 pub mod keep;
 pub mod metrics;
 pub mod otlp_json;
 pub mod process;
+pub mod promql;
+pub mod push;
 pub mod record;
 pub mod rules;
+pub mod series;
 pub mod store;
 pub mod summary;
 pub mod telemetry;

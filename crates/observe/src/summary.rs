@@ -71,6 +71,12 @@ pub struct Rate {
     pub sent: f64,
 }
 
+/// Whether requests with these values of `response_code` and `grpc_response_status` failed.
+pub(crate) fn failed(status: &str, grpc: &str) -> bool {
+    let status: u16 = status.parse().unwrap_or_default();
+    status == 0 || status >= 500 || grpc.parse().is_ok_and(is_fault_of_callee)
+}
+
 /// Adds what one proxy's scrape says of the calls that its app makes.
 pub fn add(edges: &mut BTreeMap<Edge, Totals>, text: &str) {
     for line in text.lines() {
@@ -90,9 +96,7 @@ pub fn add(edges: &mut BTreeMap<Edge, Totals>, text: &str) {
         let count = value as u64;
         match name {
             "istio_requests_total" => {
-                let status: u16 = label("response_code").parse().unwrap_or_default();
-                let grpc = label("grpc_response_status").parse().is_ok_and(is_fault_of_callee);
-                let failed = status == 0 || status >= 500 || grpc;
+                let failed = failed(label("response_code"), label("grpc_response_status"));
                 let totals = edges.entry(edge()).or_default();
                 totals.requests += count;
                 totals.failures += if failed { count } else { 0 };

@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use crate::access_log::{AccessLog, Target, WorkerLog};
 use crate::export::queue::Queue;
 use crate::export::{LogSink, SpanSink};
-use crate::exposition::{self, Family, Kind, Page, Sample, Value};
+use crate::exposition::{self, Family, Kind, Labels, Page, Sample, Value};
 use crate::keep::Keep;
 use crate::metrics::{Budget, MetricsRegistry, OwnMetric, WorkerMetrics};
 use crate::process;
@@ -59,6 +59,12 @@ impl Telemetry {
     /// What a scrape gets: the type of the text, and the text. `more` is what the caller knows besides.
     #[must_use]
     pub fn scrape(&self, accept: Option<&str>, more: Vec<Family>) -> (&'static str, Page) {
+        exposition::encode(self.families(more), accept)
+    }
+
+    /// All families. `more` is what the caller knows besides.
+    #[must_use]
+    pub fn families(&self, more: Vec<Family>) -> Vec<Family> {
         let mut families = self.registry.families();
         families.extend([
             Family::counter("lorica_access_log_dropped_total", "Log lines dropped since the log could not keep up", self.log.dropped()),
@@ -73,7 +79,7 @@ impl Telemetry {
         ]);
         families.extend(process::families());
         families.extend(more);
-        exposition::encode(families, accept)
+        families
     }
 
     fn spans_of(&self, name: &'static str, help: &'static str, of: fn(&Queue<Arc<Span>>) -> u64) -> Family {
@@ -103,7 +109,7 @@ impl Telemetry {
 /// Counts by destination.
 fn counted<'q>(name: &'static str, help: &'static str, queues: impl Iterator<Item = (&'q str, u64)>) -> Family {
     let sample =
-        |(destination, count): (&str, u64)| Sample { labels: vec![("destination", destination.to_owned())], value: Value::Counter(count) };
+        |(destination, count): (&str, u64)| Sample { labels: Labels::one("destination", destination), value: Value::Counter(count) };
     Family { name, help, kind: Kind::Counter, samples: queues.map(sample).collect() }
 }
 

@@ -30,7 +30,7 @@ const MAX_CONNECTIONS: usize = 16;
 const LIFE: Duration = Duration::from_secs(300);
 
 /// What the pages are made of.
-struct Admin {
+pub struct Admin {
     telemetry: Telemetry,
     source: Source,
     epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
@@ -38,14 +38,7 @@ struct Admin {
 }
 
 /// Serves until the proxy ends.
-pub async fn serve(
-    listener: TcpListener,
-    telemetry: Telemetry,
-    source: Source,
-    epochs: watch::Receiver<Option<Arc<TlsEpoch>>>,
-    shared: Arc<Shared>,
-) {
-    let admin = Arc::new(Admin { telemetry, source, epochs, shared });
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
     let room = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = room.clone().acquire_owned().await else { return };
@@ -99,6 +92,18 @@ impl Body for Pieces {
 }
 
 impl Admin {
+    /// Pages of this proxy.
+    #[must_use]
+    pub fn new(telemetry: Telemetry, source: Source, epochs: watch::Receiver<Option<Arc<TlsEpoch>>>, shared: Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self { telemetry, source, epochs, shared })
+    }
+
+    /// All that is scraped, as it is now.
+    #[must_use]
+    pub fn families(&self) -> Vec<Family> {
+        self.telemetry.families(self.own())
+    }
+
     fn answer(&self, request: &Request<Incoming>) -> Response<Content> {
         match request.uri().path() {
             "/metrics" => {

@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
+use crate::admin::{self, Admin};
 use crate::config::ProxyConfig;
 use crate::endpoints::Vantage;
 use crate::endpoints::shared::Shared;
@@ -27,7 +28,7 @@ use crate::sidecar::{self, prepared};
 use crate::source::Source;
 use crate::standalone::{self, Notice, Signals};
 use crate::view::{self, View};
-use crate::{admin, telemetry, workers};
+use crate::{telemetry, workers};
 
 /// Where a gateway's listener ports are bound.
 #[derive(Debug, Clone)]
@@ -340,7 +341,9 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
 
     let source = Source::ControlPlane(client.clone());
     let shared = Arc::new(Shared::new(count, telemetry.clone()));
-    spawn_local(admin::serve(metrics, telemetry.clone(), source.clone(), epoch.clone(), shared.clone()));
+    let admin = Admin::new(telemetry.clone(), source.clone(), epoch.clone(), shared.clone());
+    let pusher = sidecar::pushing(&proxy, &own, admin.clone());
+    spawn_local(admin::serve(metrics, admin));
     let limits = sidecar::limits(&proxy);
     let (_, listening) = watch::channel(Vec::new());
     let (mut views, mut running, mut listeners, mut adopting) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -391,6 +394,7 @@ async fn serve(config: GatewayConfig, tell: impl Fn(Notice) + Clone + 'static) -
     running.into_iter().for_each(workers::Running::join);
     drop((refusals, observer, diagnostics));
     sidecar::told_last([telling, observing, attending]).await;
+    pusher.finish(Duration::from_secs(1)).await;
     telemetry.flush(Duration::from_secs(1)).await;
     Ok(())
 }

@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail};
 use lorica_capture::{AppListener, FromProxy, ListenerLabel, ProxyChannel};
 use lorica_identity::TlsEpoch;
 use lorica_model::snapshot::InboundUnit;
+use lorica_observe::push::Pusher;
 use lorica_xds::client::{Client, ClientConfig, ConnectionState, Endpoint};
 use lorica_xds::observed::Observer;
 use lorica_xds::refused::Teller;
@@ -22,8 +23,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
-use crate::admin;
-use crate::config::ProxyConfig;
+use crate::admin::{self, Admin};
+use crate::config::{Own, ProxyConfig};
 use crate::diagnostics::{Diagnostics, attend};
 use crate::dns::Dns;
 use crate::endpoints::Vantage;
@@ -97,7 +98,9 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     let app_has_ipv6 = served.iter().any(|(label, socket)| *label == ListenerLabel::Outbound && is_ipv6(socket));
     let told = Arc::default();
     serve_names(Dns::new(config.namespace.clone(), views.clone(), telemetry.clone(), Arc::clone(&told), app_has_ipv6), dns)?;
-    spawn_local(admin::serve(metrics, telemetry.clone(), Source::ControlPlane(client.clone()), epoch.clone(), shared));
+    let admin = Admin::new(telemetry.clone(), Source::ControlPlane(client.clone()), epoch.clone(), shared);
+    let pusher = pushing(&config, &own, admin.clone());
+    spawn_local(admin::serve(metrics, admin));
 
     let worker = workers::start(workers::Start {
         name: "lorica-worker".to_owned(),
@@ -130,6 +133,7 @@ async fn serve(config: Arc<ProxyConfig>, supervisor: &Supervisor) -> anyhow::Res
     // The worker hands its last log lines over when it ends, and what it refused and saw last.
     worker.join();
     told_last([telling, observing, attending]).await;
+    pusher.finish(Duration::from_secs(1)).await;
     telemetry.flush(Duration::from_secs(1)).await;
     outcome
 }
@@ -162,6 +166,13 @@ pub(crate) fn attending(config: &ProxyConfig, metadata: &NodeMetadata) -> (Diagn
     let (diagnostics, told) = Diagnostics::told(config.explain.clone());
     let attending = attend::attend(diagnostics.untold(), told, node, control_channel(&config.control_socket));
     (diagnostics, spawn_local(attending))
+}
+
+/// Tells the control plane this proxy's metrics.
+pub(crate) fn pushing(config: &ProxyConfig, own: &Own, admin: Arc<Admin>) -> Pusher {
+    let (pusher, pushing) = Pusher::start(telemetry::sender(own), control_channel(&config.control_socket), move || admin.families());
+    spawn_local(pushing);
+    pusher
 }
 
 /// What the proxy remembers of limits, with the task that asks the control plane for tokens of global ones.

@@ -20,6 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
+use crate::admin::{self, Admin};
 use crate::config::{Own, TelemetryConfig};
 use crate::diagnostics::Diagnostics;
 use crate::endpoints::Vantage;
@@ -29,7 +30,7 @@ use crate::limits::Limits;
 use crate::source::{Files, Source};
 use crate::supervisor::{Ending, Listener};
 use crate::view::View;
-use crate::{admin, identity_files, telemetry, workers};
+use crate::{identity_files, telemetry, workers};
 
 /// The most workers: more threads than any machine of today has cores are a slip of the pen.
 pub const MAX_WORKERS: usize = 512;
@@ -166,7 +167,7 @@ async fn serve(
         };
         running.push(workers::start(start).await?);
     }
-    spawn_local(admin::serve(metrics, telemetry.clone(), source, epochs, shared));
+    spawn_local(admin::serve(metrics, Admin::new(telemetry.clone(), source, epochs, shared)));
     let mut ports = Ports::new(proxy.binds, gateways);
     for notice in ports.follow(&proxy.snapshot) {
         match notice {

@@ -22,12 +22,7 @@ use crate::config::{Own, TelemetryConfig};
 /// Where one of them cannot be used, with what to write in its place.
 pub fn open(config: &TelemetryConfig, own: &Own, control: Option<Channel>) -> anyhow::Result<Telemetry> {
     let target = Target::from(config.access_log.as_str());
-    let sender = Sender {
-        service: own.service_label(),
-        namespace: own.namespace.to_string(),
-        version: own.version.clone(),
-        instance: own.workload.to_string(),
-    };
+    let sender = sender(own);
     let destinations = destinations(config, control)?;
     let (spans, sending) = SpanSink::start(&destinations, &sender);
     let (logs, also) = LogSink::start(&destinations, &sender);
@@ -58,4 +53,15 @@ fn secured(host: &str, alpn: &'static [u8]) -> Result<Secure, String> {
         let connecting = connector.connect(name.clone(), plain);
         Box::pin(async move { connecting.await.map(|stream| Box::new(stream) as Box<dyn Connection>) })
     })))
+}
+
+/// Who tells, as OTLP says it.
+#[must_use]
+pub fn sender(own: &Own) -> Sender {
+    Sender {
+        service: own.service_label(),
+        namespace: own.namespace.to_string(),
+        version: own.version.clone(),
+        instance: own.workload.to_string(),
+    }
 }

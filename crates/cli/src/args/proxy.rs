@@ -10,7 +10,7 @@ use lorica_model::name::{GatewayName, Namespace, ServiceName};
 use lorica_model::snapshot::Locality;
 use lorica_model::spiffe::TrustDomain;
 
-use super::{MetricsArgs, PortArg, TraceArgs, UpstreamArg, duration, port};
+use super::{MetricsArgs, PortArg, TracingArgs, UpstreamArg, duration, port};
 
 const AFTER: &str =
     "Configuration: Services, HTTPRoutes and AuthenticationPolicies as for `lorica apply`; endpoints are Workloads (address, ports,
@@ -102,7 +102,7 @@ pub struct ProxyArgs {
     pub access_log: String,
     /// Which exchanges are traced, and where their spans go.
     #[command(flatten)]
-    pub traces: TraceArgs,
+    pub traces: TracingArgs,
     /// How many threads serve, each with a listening socket and connections of its own: a number, or `auto` for one per core.
     #[arg(long, default_value = "1", value_name = "N|auto")]
     pub workers: WorkersArg,

@@ -11,7 +11,7 @@ use super::duration;
 /// What each proxy that serves an app or a gateway is told of traces.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Traces")]
-pub struct TraceArgs {
+pub struct TracingArgs {
     /// A collector that gets spans by OTLP, besides the control plane: http://HOST:4317, http://HOST:4318, https://HOST/PATH, unix:///PATH. May be given again.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp: Vec<String>,
@@ -32,7 +32,7 @@ pub struct TraceArgs {
     pub no_trace_failed: bool,
 }
 
-impl TraceArgs {
+impl TracingArgs {
     /// Which exchanges give a span.
     #[must_use]
     pub fn keep(&self) -> Keep {

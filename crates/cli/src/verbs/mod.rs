@@ -11,6 +11,7 @@ mod effective;
 pub mod explain;
 mod fault;
 mod get;
+mod graph;
 mod logs;
 mod mtls;
 mod refused;
@@ -20,6 +21,7 @@ mod split;
 mod status;
 mod tap;
 mod token;
+mod top;
 mod trace;
 
 use std::process::ExitCode;
@@ -55,6 +57,8 @@ pub fn execute(command: Command, global: &Global, printer: &mut Printer) -> anyh
         Command::Mtls(MtlsCommand::Status(arguments)) => runtime.block_on(mtls::status(&client()?, arguments, printer)),
         Command::Token(command) => runtime.block_on(token::token(&client()?, command, printer)),
         Command::Get(arguments) => runtime.block_on(get::get(&client()?, arguments, printer)),
+        Command::Graph(arguments) => runtime.block_on(graph::graph(&client()?, arguments, printer)),
+        Command::Top(arguments) => runtime.block_on(top::top(&client()?, arguments, printer)),
         Command::Check(arguments) => runtime.block_on(check::check(client, arguments, printer)),
         Command::Routes(arguments) => runtime.block_on(routes::routes(&client()?, arguments, printer)),
         Command::Bugreport(arguments) => runtime.block_on(bugreport::bugreport(client, arguments, printer)),

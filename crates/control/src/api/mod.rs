@@ -3,6 +3,7 @@
 mod ca;
 mod change;
 mod diagnostics;
+mod graph;
 mod hosts;
 mod observed;
 mod request;
@@ -57,8 +58,11 @@ pub fn router(control: Arc<ControlPlane>) -> Router {
         .route("/v1/host", get(hosts::this))
         .route("/v1/resources/{kind}", get(list))
         .route("/v1/resources/{kind}/{namespace}/{name}", get(one))
+        .route("/v1/graph", get(graph::graph))
+        .route("/v1/top", get(graph::top))
         .merge(ca::router())
         .merge(diagnostics::router())
+        .merge(crate::telemetry::prometheus::router())
         .route("/metrics", get(crate::telemetry::metrics::page))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "the API has no such path", None))
         .layer(DefaultBodyLimit::max(MAX_BODY))

@@ -41,6 +41,7 @@ pub(crate) async fn page(State(control): State<Arc<ControlPlane>>, head: HeaderM
     families.extend(size.iter().flat_map(stored));
     families.extend(countdown(&control.ca, SystemTime::now()));
     families.extend(control.kept.families());
+    families.extend(super::series::families(&control.series));
     families.extend(process::families());
     let accept = head.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let (kind, page) = exposition::encode(families, accept);

@@ -7,6 +7,8 @@
 //! | `receive` | OTLP over gRPC, in: on the control plane's socket, from hosts, and on a port |
 //! | `otlp_http` | OTLP over HTTP, in, on a port |
 //! | `jaeger` | `/api`: Jaeger's query API |
+//! | [`series`] | nothing itself: metrics by OTLP, in, and who may tell which |
+//! | `prometheus` | `/api/v1`: Prometheus' query API |
 //! | `door` | a port for OTLP |
 //! | [`counts`] | what happened in the control plane, counted where it happens |
 //! | [`metrics`] | `/metrics`: that, and how things stand |
@@ -21,7 +23,9 @@ pub(crate) mod jaeger;
 pub mod kept;
 pub(crate) mod metrics;
 pub(crate) mod otlp_http;
+pub(crate) mod prometheus;
 pub(crate) mod receive;
+pub mod series;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -94,6 +98,7 @@ impl Port {
 
 fn router(control: Arc<ControlPlane>) -> Router {
     let kept = control.kept.clone();
-    let own = Router::new().route("/metrics", get(metrics::page)).route("/sd/proxies", get(discovery::proxies)).with_state(control);
+    let own = Router::new().route("/metrics", get(metrics::page)).route("/sd/proxies", get(discovery::proxies));
+    let own = own.merge(prometheus::router()).with_state(control);
     own.merge(jaeger::router(kept))
 }

@@ -37,6 +37,7 @@ use tokio::time::timeout;
 
 pub use destination::{Destination, DestinationError, OtlpProtocol};
 pub use logs::LogSink;
+pub(crate) use span::text;
 
 use crate::record::Record;
 use otlp::{Signal, Traces};

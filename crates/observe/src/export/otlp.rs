@@ -152,7 +152,7 @@ pub(super) fn excerpt(body: &[u8]) -> String {
     text.chars().take(200).map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
-fn said_by(status: &tonic::Status) -> String {
+pub(crate) fn said_by(status: &tonic::Status) -> String {
     let mut text = format!("{} ({:?})", status.message(), status.code());
     if let Some(source) = std::error::Error::source(status) {
         text.push_str(": ");

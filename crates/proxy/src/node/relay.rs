@@ -26,7 +26,7 @@ use super::upstream::LocalEnd;
 use super::{connection, identity};
 
 /// The services that are passed on: those that proxies call.
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 8] = [
     "envoy.service.discovery.v3.AggregatedDiscoveryService",
     "istio.v1.auth.IstioCertificateService",
     "envoy.service.accesslog.v3.AccessLogService",
@@ -34,6 +34,7 @@ const SERVICES: [&str; 7] = [
     lorica_xds::diagnostics::SERVICE,
     "opentelemetry.proto.collector.trace.v1.TraceService",
     "opentelemetry.proto.collector.logs.v1.LogsService",
+    "opentelemetry.proto.collector.metrics.v1.MetricsService",
 ];
 /// Where `lorica run` asks which host this is.
 const HOST_PATH: &str = "/v1/host";
