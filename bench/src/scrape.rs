@@ -104,6 +104,7 @@ fn record(kind: usize) -> Record<'static> {
         sent: 3000,
         route: None,
         upstream: None,
+        upstream_local: None,
         remote: None,
         local: None,
         server_name: None,
@@ -116,5 +117,6 @@ fn record(kind: usize) -> Record<'static> {
             attempts: 1,
             ..Http::default()
         }),
+        rules: None,
     }
 }

@@ -168,7 +168,8 @@ fn evaluated(text: &str, claims: Option<&Claims>) -> Result<bool, String> {
     }
     let head = builder.request(Version::Http11, "GET", PATH, HOST, None).map_err(|error| error.to_string())?;
     let source = SocketAddr::from(([127, 0, 0, 1], 40_123));
-    let attributes = Attributes { head: Some(&head), time: SystemTime::now(), claims, source, identity: None, server_name: None, exchange: None };
+    let attributes =
+        Attributes { head: Some(&head), time: SystemTime::now(), claims, source, identity: None, server_name: None, exchange: None };
     let expression = Expression::parse(text).map_err(|wrong| format!("{wrong:?}"))?;
     expression.evaluate(&attributes).map_err(|error| error.to_string())
 }

@@ -324,7 +324,7 @@ async fn an_intermediate_is_signed_where_the_roots_key_is_offline() -> anyhow::R
 #[tokio::test]
 async fn what_is_going_to_end_is_told_ahead() -> anyhow::Result<()> {
     let metrics = Port::free()?;
-    let mesh = Mesh::options().control_option("--metrics").control_option(metrics.address().to_string()).start().await?;
+    let mesh = Mesh::options().control_option("--telemetry").control_option(metrics.address().to_string()).start().await?;
     let good = mesh.lorica(["check"]).await?.success()?;
     assert!(!good.stdout.contains("FAILED"), "{}", good.stdout);
     let seconds = async |name: &str| -> anyhow::Result<u64> {

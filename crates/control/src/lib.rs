@@ -83,6 +83,7 @@ use crate::telemetry::kept::{Kept, KeptConfig};
 use crate::telemetry::otlp_http;
 use crate::telemetry::prometheus::Questions;
 use crate::telemetry::receive::Receiver;
+use crate::telemetry::series::MetricsReceiver;
 use crate::workload_api::HostWorkloads;
 
 /// What a control plane is told at its start.
@@ -191,8 +192,9 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&Ready), shutdown: im
     };
     let listening = door.as_ref().map(|door| door.address);
     let place = config.state_directory.join("telemetry/series");
+    let bounds = Bounds { bytes: config.kept.bytes / 4, age: config.kept.age, ..Bounds::default() };
     // The mesh is not to stand still because it cannot be looked at.
-    let series = SeriesStore::open(&place, Bounds::default()).unwrap_or_else(|error| {
+    let series = SeriesStore::open(&place, bounds).unwrap_or_else(|error| {
         tracing::error!(%error, directory = %place.display(), "time series cannot be kept: metrics that proxies tell are dropped");
         SeriesStore::closed()
     });
@@ -247,12 +249,13 @@ pub async fn run(config: ControlConfig, ready: impl FnOnce(&Ready), shutdown: im
     ready(&Ready { trust_domain, listening, otlp: told, telemetry });
     let ending = CancellationToken::new();
     let receiver = Receiver::believing(kept.clone());
+    let metrics = MetricsReceiver::believing(control.series.clone());
     if let Some(door) = otlp {
         let (traces, logs) = receiver.services();
-        let routes = tonic::service::Routes::new(traces).add_service(logs);
+        let routes = tonic::service::Routes::new(traces).add_service(logs).add_service(metrics.service());
         tasks.push(tokio::spawn(door.serve(routes.into_axum_router(), ending.clone())));
     }
-    tasks.extend(otlp_http.map(|door| tokio::spawn(door.serve(otlp_http::router(receiver), ending.clone()))));
+    tasks.extend(otlp_http.map(|door| tokio::spawn(door.serve(otlp_http::router(receiver, metrics), ending.clone()))));
     let shutdown = async {
         shutdown.await;
         ending.cancel();

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use lorica_api::{ApiClient, Server};
-use lorica_cli::args::{ExplainArgs, Global, RunArgs};
+use lorica_cli::args::{ExplainArgs, Global, MetricsArgs, RunArgs, TracingArgs};
 use lorica_cli::places::Places;
 use lorica_cli::printer::Printer;
+use lorica_observe::metrics::Budget;
 
 /// Runs the command, and tells what became of its first request. Ends with the command's exit code, where that is not 0.
 pub(crate) fn explain(arguments: ExplainArgs, global: &Global, printer: &mut Printer) -> anyhow::Result<ExitCode> {
@@ -28,6 +29,7 @@ pub(crate) fn explain(arguments: ExplainArgs, global: &Global, printer: &mut Pri
 /// A mere client, unless said otherwise.
 fn run_arguments(arguments: ExplainArgs) -> RunArgs {
     let ExplainArgs { request: _, namespace, account, upstreams, wait: _, output: _, command } = arguments;
+    let budget = Budget::default();
     RunArgs {
         service: None,
         account,
@@ -42,8 +44,8 @@ fn run_arguments(arguments: ExplainArgs) -> RunArgs {
         host_ports: Vec::new(),
         inbound_ports: None,
         access_log: Some("off".to_owned()),
-        otlp: None,
-        trace_sampling: 1.0,
+        traces: TracingArgs { trace_sampling: 1.0, ..TracingArgs::default() },
+        metrics: MetricsArgs { metrics_series: budget.series, metrics_idle: budget.idle },
         drain: Duration::from_secs(5),
         command,
     }

@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(dropped(), 0);
         worker.record(&Record { reason: Some(Reason::ConnectFailed), ..of(0.0) });
         assert_eq!(dropped(), 1);
-        let (_, text) = telemetry.scrape(None, Vec::new());
+        let text = telemetry.scrape(None, Vec::new()).1.into_text();
         assert!(text.contains("lorica_spans_dropped_total{destination=\"http://127.0.0.1:1\"} 1\n"), "{text}");
     }
 }

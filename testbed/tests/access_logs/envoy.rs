@@ -24,6 +24,7 @@ fn without_chance(at: usize, word: &str, own: &str) -> String {
     match at {
         // The time, how long it took, how long the callee took: written, and no more is to be said.
         0 => word.chars().map(|letter| if letter.is_ascii_digit() { '0' } else { letter }).collect(),
+        8 => "as many bytes as came".to_owned(),
         9 | 10 => word.parse::<u64>().map_or_else(|_| word.to_owned(), |_| "a time".to_owned()),
         // An Envoy's own addition for the callee stands in the field already; a log of Lorica's has what came.
         11 => "forwarded".to_owned(),
@@ -62,9 +63,12 @@ async fn istios_format_says_the_same_at_lorica_and_at_envoy() -> anyhow::Result<
         let mut lines = Vec::new();
         for (at, log) in places {
             let fields: Vec<(&str, &str)> = fields.iter().copied().chain([("x-request-id", id)]).collect();
-            assert_eq!(ask(at, path, &fields).await?.status, 200);
+            let reply = ask(at, path, &fields).await?;
+            assert_eq!(reply.status, 200);
             let line = logged(&mesh.home().join(log), id).await?;
             let own = at.to_string();
+            // The service shows what it was asked, which each proxy adds something of its own to.
+            assert_eq!(words(&line)[8], reply.text().len().to_string(), "{line}");
             lines.push(words(&line).iter().enumerate().map(|(at, word)| without_chance(at, word, &own)).collect::<Vec<_>>());
         }
         // The rule's name has three words.

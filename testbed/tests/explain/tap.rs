@@ -22,7 +22,17 @@ fn shown(said: &str) -> anyhow::Result<Vec<Value>> {
     Ok(lines.into_iter().filter(|line| !line["request"].is_null()).map(|mut line| line["request"].take()).collect())
 }
 
-/// Waits until the tap has begun at so many proxies.
+/// A tap that has begun at so many proxies; they attend the control plane a moment after they are there.
+async fn tapping(shop: &Shop, arguments: &[&str], proxies: usize) -> anyhow::Result<Running> {
+    let begin = || async {
+        let running = tap(shop, arguments)?;
+        begun(&running, proxies).await?;
+        Ok(running)
+    };
+    eventually("a tap begins at all of them", PATIENCE, begin).await
+}
+
+/// Waits until the tap has begun, and holds it against the number of proxies.
 async fn begun(tap: &Running, proxies: usize) -> anyhow::Result<()> {
     let line = tap.line("begun").await?;
     let line: Value = serde_json::from_str(&line)?;
@@ -34,8 +44,9 @@ async fn begun(tap: &Running, proxies: usize) -> anyhow::Result<()> {
 async fn a_tap_shows_requests_and_no_secrets() -> anyhow::Result<()> {
     let mut shop = Shop::start().await?;
     shop.client().await?;
-    let tapping = tap(&shop, &["service/back.shop", "--filter", "request.path.startsWith('/shown')", "--count", "1"])?;
-    begun(&tapping, 1).await?;
+    let tapping =
+        tapping(&shop, &["service/back.shop", "--filter", "request.path.startsWith('/shown') && response.code == 200", "--count", "1"], 1)
+            .await?;
     for path in ["/hidden", "/shown?a=b"] {
         let request = Request::get(path).header("host", "back.shop").header("authorization", "Bearer secret").header("cookie", "secret=1");
         let request = request.header("x-long", "l".repeat(20_000)).body(Full::<Bytes>::default())?;
@@ -57,8 +68,7 @@ async fn a_tap_shows_requests_and_no_secrets() -> anyhow::Result<()> {
 async fn only_what_failed_where_that_is_asked_for() -> anyhow::Result<()> {
     let mut shop = Shop::start().await?;
     shop.client().await?;
-    let tapping = tap(&shop, &["deploy/back.shop", "--failed", "--count", "1"])?;
-    begun(&tapping, 1).await?;
+    let tapping = tapping(&shop, &["deploy/back.shop", "--failed", "--count", "1"], 1).await?;
     shop.back.statuses.lock().unwrap().extend([200, 404, 500]);
     for path in ["/well", "/missing", "/broken"] {
         http_get(shop.to_back.address(), "back.shop", path).await?;
@@ -72,8 +82,7 @@ async fn only_what_failed_where_that_is_asked_for() -> anyhow::Result<()> {
 async fn a_header_of_ten_megabytes_harms_nothing() -> anyhow::Result<()> {
     let mut shop = Shop::start().await?;
     shop.client().await?;
-    let tapping = tap(&shop, &["--count", "3"])?;
-    begun(&tapping, 3).await?;
+    let tapping = tapping(&shop, &["--count", "3"], 3).await?;
     let mut stream = TcpStream::connect(shop.to_back.address()).await?;
     let (mut reading, mut writing) = stream.split();
     let send = async {

@@ -11,7 +11,7 @@ use crate::{get, send};
 #[tokio::test]
 async fn the_api_answers_as_prometheus_does() -> anyhow::Result<()> {
     let port = Port::free()?;
-    let mesh = Mesh::options().control_option("--metrics").control_option(port.address().to_string()).start().await?;
+    let mesh = Mesh::options().control_option("--telemetry").control_option(port.address().to_string()).start().await?;
     let at = i64::try_from(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis())?;
     let labels = || vec![("of", "a\"b\\c\nd\u{e9}".to_owned())];
     tell(&mesh.socket(), &[Point { name: "asked", labels: labels(), at, value: 2.5 }]).await?;

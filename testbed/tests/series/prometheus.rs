@@ -312,10 +312,10 @@ fn same(ours: &Answered, theirs: &Answered) -> bool {
     match (ours, theirs) {
         (Answered::Refused(ours), Answered::Refused(theirs)) => ours == theirs,
         (Answered::Series(kind, ours), Answered::Series(other, theirs)) => {
-            let alike = |(ours, theirs): (&Vec<(f64, f64)>, &Vec<(f64, f64)>)| {
+            let alike = |ours: &[(f64, f64)], theirs: &[(f64, f64)]| {
                 ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(one, other)| one.0 == other.0 && close(one.1, other.1))
             };
-            kind == other && ours.keys().eq(theirs.keys()) && ours.values().zip(theirs.values()).all(alike)
+            kind == other && ours.keys().eq(theirs.keys()) && ours.values().zip(theirs.values()).all(|(ours, theirs)| alike(ours, theirs))
         }
         _ => false,
     }

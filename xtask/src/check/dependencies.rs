@@ -16,7 +16,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("lorica-observe", &["lorica-model"]),
     ("lorica-proxy", &["lorica-model", "lorica-xds", "lorica-identity", "lorica-capture", "lorica-observe"]),
     ("lorica-control", &["lorica-model", "lorica-xds", "lorica-identity", "lorica-api", "lorica-observe"]),
-    ("lorica-cli", &["lorica-model", "lorica-api", "lorica-observe"]),
+    ("lorica-cli", &["lorica-model", "lorica-api", "lorica-observe", "lorica-capture"]),
 ];
 
 /// Crates of the workspace that stand beside the layers. `None`: they may use every crate.

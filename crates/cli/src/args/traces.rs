@@ -10,7 +10,6 @@ use super::duration;
 
 /// What each proxy that serves an app or a gateway is told of traces.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Traces")]
 pub struct TracingArgs {
     /// A collector that gets spans by OTLP, besides the control plane: http://HOST:4317, http://HOST:4318, https://HOST/PATH, unix:///PATH. May be given again.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]

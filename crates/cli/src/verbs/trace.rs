@@ -236,13 +236,13 @@ mod tests {
 trace 0af7651916cd43dd8448eb211c80319c  2026-11-30T14:00:00.250000Z
 12.00 ms in 6 spans, 1 failed
 
- SPAN                                               SIDE      ENDED              BEGAN     TOOK
- edge.contact  GET HTTPRoute/edge.contact rule 0    server    503                +0 µs     12.00 ms  ████████████████████████
- ├─ edge.contact  GET                               client    200, 2 attempts    +200 µs   5.00 ms   ███████████·············
- │  ├─ routing.contact  GET                         server    200                +1.00 ms  4.00 ms   ··████████··············
- │  └─ app  \\u{1b}[2Jhostile                        internal                     +1.20 ms  3 µs      ··█·····················
- └─ edge.contact  POST                              client    upstream_timeout   +6.00 ms  6.00 ms   ············████████████
-    └─ recording.contact  contact.Recording/Put     server    grpc 4             +6.10 ms  900 µs    ············██··········
+ SPAN                                             SIDE      ENDED             BEGAN     TOOK
+ edge.contact  GET HTTPRoute/edge.contact rule 0  server    503               +0 µs     12.00 ms  ████████████████████████
+ ├─ edge.contact  GET                             client    200, 2 attempts   +200 µs   5.00 ms   ███████████·············
+ │  ├─ routing.contact  GET                       server    200               +1.00 ms  4.00 ms   ··████████··············
+ │  └─ app  \\u{1b}[2Jhostile                      internal                    +1.20 ms  3 µs      ··█·····················
+ └─ edge.contact  POST                            client    upstream_timeout  +6.00 ms  6.00 ms   ············████████████
+    └─ recording.contact  contact.Recording/Put   server    grpc 4            +6.10 ms  900 µs    ············██··········
 edge.contact POST: no answer within 6 s";
         assert_eq!(tree(&trace), expected, "\n{}", tree(&trace));
     }
@@ -261,7 +261,7 @@ edge.contact POST: no answer within 6 s";
         };
         let found = TraceList { traces: vec![one("a", 0), one("b", 2)], next: None };
         let expected = "\
- BEGAN                        TRACE                             ROOT              TOOK    SPANS  FAILED
+\x20BEGAN                        TRACE                             ROOT              TOOK    SPANS  FAILED
  2026-11-30T14:00:00.250000Z  aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa  edge.contact GET  1.23 s  4      -
  2026-11-30T14:00:00.250000Z  bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  edge.contact GET  1.23 s  4      2";
         assert_eq!(list(&found), expected, "\n{}", list(&found));

@@ -197,7 +197,7 @@ impl Diagnostics {
     pub fn tap(self: &Arc<Self>, request: TapRequest) -> Result<Tapping, NotTapped> {
         let target = request.target.as_deref().map(str::parse::<Target>).transpose().map_err(NotTapped::Wrong)?;
         if let Some(filter) = &request.filter {
-            Expression::parse(filter).map_err(|wrong| {
+            Expression::parse_of_exchange(filter).map_err(|wrong| {
                 let wrong = wrong.iter().map(|wrong| wrong.message.as_str()).collect::<Vec<_>>().join("; ");
                 NotTapped::Wrong(format!("the condition `{filter}` is none: {wrong}"))
             })?;

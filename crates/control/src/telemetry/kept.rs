@@ -21,7 +21,7 @@ const SEARCHES: usize = 4;
 /// How much is kept, and where it is taken.
 #[derive(Debug, Clone, Copy)]
 pub struct KeptConfig {
-    /// The most bytes on disk: half for spans, a quarter for log records.
+    /// The most bytes on disk: half for spans, a quarter for log records, a quarter for series.
     pub bytes: u64,
     /// How long it is kept.
     pub age: Duration,

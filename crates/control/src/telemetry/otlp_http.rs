@@ -1,5 +1,5 @@
-//! OTLP over HTTP: `POST /v1/traces` and `/v1/logs`, in protobuf or JSON, packed by gzip or not. Answers and errors are in the form that the request
-//! had.
+//! OTLP over HTTP: `POST /v1/traces` and `/v1/logs`, in protobuf or JSON, and `/v1/metrics` in protobuf, packed by gzip or not. Answers and errors
+//! are in the form that the request had.
 
 use std::io::Read as _;
 
@@ -13,15 +13,18 @@ use flate2::read::MultiGzDecoder;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use lorica_observe::otlp_json::{self, JsonError};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
 use serde_json::{Value, json};
 
 use super::receive::{MAX_MESSAGE, Receiver, Rejected, logs_taken, spans_taken};
+use super::series::MetricsReceiver;
 
 /// The routes.
-pub(crate) fn router(receiver: Receiver) -> Router {
-    Router::new().route("/v1/traces", post(traces)).route("/v1/logs", post(logs)).with_state(receiver)
+pub(crate) fn router(receiver: Receiver, metrics: MetricsReceiver) -> Router {
+    let kept = Router::new().route("/v1/traces", post(traces)).route("/v1/logs", post(logs)).with_state(receiver);
+    kept.merge(Router::new().route("/v1/metrics", post(self::metrics)).with_state(metrics))
 }
 
 /// How a request is written, and its answer.
@@ -92,6 +95,23 @@ async fn logs(State(receiver): State<Receiver>, request: Request) -> Result<Resp
         Some(rejected) => partial("rejectedLogRecords", rejected.rejected_log_records, &rejected.error_message),
         None => json!({}),
     }))
+}
+
+fn in_protobuf_only() -> JsonError {
+    JsonError { place: String::new(), what: "metrics are taken in protobuf alone: application/x-protobuf".to_owned() }
+}
+
+async fn metrics(State(receiver): State<MetricsReceiver>, request: Request) -> Result<Response, Failure> {
+    let (form, sent) = read(request, |_| Err(in_protobuf_only())).await?;
+    let sent: ExportMetricsServiceRequest = sent;
+    let taken = receiver.take(&sent, (0, None)).await.map_err(|status| Failure {
+        form,
+        // Senders come again on this status alone.
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        code: status.code(),
+        message: status.message().to_owned(),
+    })?;
+    Ok(form.answer(StatusCode::OK, &taken, || json!({})))
 }
 
 /// The message of a request, and how it is written.

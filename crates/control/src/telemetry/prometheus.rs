@@ -362,7 +362,7 @@ mod tests {
             (Answer::Scalar(sample(1500, 1.5)), r#"{"resultType":"scalar","result":[1.500,"1.5"]}"#),
             (Answer::Text(2000, "x".to_owned()), r#"{"resultType":"string","result":[2,"x"]}"#),
             (
-                Answer::Vector(vec![(labels.clone(), sample(1000, f64::NAN))]),
+                Answer::Vector(vec![(labels, sample(1000, f64::NAN))]),
                 r#"{"resultType":"vector","result":[{"metric":{"__name__":"up","job":"a\"b"},"value":[1,"NaN"]}]}"#,
             ),
             (

@@ -10,7 +10,7 @@ use super::line::{details, failed_to_connect, known};
 use crate::record::Record;
 
 /// Evaluates something over a record.
-pub(super) fn with_attributes<T>(record: &Record<'_>, evaluate: impl FnOnce(&Attributes<'_>) -> T) -> T {
+pub fn with_attributes<T>(record: &Record<'_>, evaluate: impl FnOnce(&Attributes<'_>) -> T) -> T {
     let http = record.http.as_ref();
     let identity: Option<SpiffeId> = downstream_identity(record).and_then(|identity| identity.parse().ok());
     let exchange = Exchange {

@@ -30,6 +30,7 @@ use clock::Clock;
 use file::Rotating;
 use line::LineWriter;
 
+pub use attributes::with_attributes;
 pub use rules::LogRules;
 
 /// How many buffers may wait for the writer: 4 MiB, some 4,000 lines.

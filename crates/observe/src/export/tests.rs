@@ -309,10 +309,13 @@ async fn what_a_collector_refuses_is_not_sent_again() {
     assert_eq!((collector.calls.lock().unwrap().len(), counted(&sink).0), (2, 3));
 }
 
+/// What is answered: a status, its `retry-after`, a body.
+type Answer = (u16, &'static str, Vec<u8>);
+
 /// A place that takes posts: it gives each answer once, then 202.
 #[derive(Clone, Default)]
 struct Place {
-    answers: Arc<Mutex<VecDeque<(u16, &'static str, Vec<u8>)>>>,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
     posts: Arc<Mutex<Vec<(String, Bytes)>>>,
     connections: Arc<Mutex<u64>>,
 }

@@ -23,7 +23,7 @@ const MAX_FAMILIES: usize = 10_000;
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// The number of a series.
-type SeriesNumber = u32;
+pub(super) type SeriesNumber = u32;
 
 /// What a series is to the store.
 #[derive(Debug)]
@@ -40,6 +40,9 @@ struct Known {
     /// Whether the log names it already.
     named: bool,
 }
+
+/// A series in a segment: its number, where its frame begins, and what is in it but the samples.
+pub(super) type Placed = (SeriesNumber, u64, Kept);
 
 /// A segment's file.
 #[derive(Debug)]
@@ -297,7 +300,7 @@ impl Index {
     }
 
     /// A segment was written, and with it all that was in none.
-    pub(super) fn segmented(&mut self, file: SegmentFile, places: Vec<(SeriesNumber, u64, Kept)>) {
+    pub(super) fn segmented(&mut self, file: SegmentFile, places: Vec<Placed>) {
         for known in self.series.iter_mut().flatten() {
             known.head = Chunk::default();
             known.named = false;
@@ -320,7 +323,7 @@ impl Index {
         self.add_segment(file, places);
     }
 
-    fn add_segment(&mut self, file: SegmentFile, found: Vec<(SeriesNumber, u64, Kept)>) {
+    fn add_segment(&mut self, file: SegmentFile, found: Vec<Placed>) {
         let SegmentFile { number, path, file, bytes } = file;
         let mut places = Map::default();
         let mut newest = i64::MIN;

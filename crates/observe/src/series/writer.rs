@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use prost::Message;
 use tokio::sync::oneshot;
 
-use super::index::{Index, Segment, SegmentFile};
+use super::index::{Index, Placed, Segment, SegmentFile};
 use super::wire::{Entry, Kept, Opening};
 use super::{About, Bounds, Incoming, Shared, Taken, WriteError, frames, milliseconds};
 
@@ -214,7 +214,7 @@ impl Writer {
         remove(&old.path)
     }
 
-    fn write_segment(&self, path: &Path) -> io::Result<(Vec<(u32, u64, Kept)>, u64)> {
+    fn write_segment(&self, path: &Path) -> io::Result<(Vec<Placed>, u64)> {
         let mut out = BufWriter::new(File::create(path)?);
         // Only this thread changes the index, so others may read it meanwhile.
         let index = self.shared.index();

@@ -1,3 +1,5 @@
+//! The store as its users meet it: what is kept is found, whatever happens to its files.
+
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 use std::collections::BTreeSet;
 use std::fs;
@@ -40,7 +42,7 @@ fn span(trace: u128, id: u64, parent: u64, start: u64, duration: u64) -> Span {
         start_time_unix_nano: start,
         end_time_unix_nano: start + duration,
         attributes: vec![attribute("of", &(id % 5).to_string())],
-        status: Some(Status { code: if id % 7 == 0 { StatusCode::Error } else { StatusCode::Unset }.into(), ..Status::default() }),
+        status: Some(Status { code: if id.is_multiple_of(7) { StatusCode::Error } else { StatusCode::Unset }.into(), ..Status::default() }),
         ..Span::default()
     }
 }
@@ -202,7 +204,7 @@ fn the_oldest_go_when_they_are_too_old() {
     let begin = SystemTime::now();
     let mut sequence = Sequence::open(directory.path(), bounds, begin).unwrap();
     let (source, described) = (bytes::Bytes::new(), Source::default());
-    let mut at = |seconds: u64, sequence: &mut Sequence| {
+    let at = |seconds: u64, sequence: &mut Sequence| {
         let record = segment::Incoming { trace: 0, time: seconds, duration: 0, failed: false, body: bytes::Bytes::new() };
         let now = begin + Duration::from_secs(seconds);
         sequence.add(&source, &described, &frame::Name::default(), record, now);

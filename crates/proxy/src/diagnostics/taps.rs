@@ -10,11 +10,11 @@ use lorica_model::cel::{Attributes, Expression};
 use lorica_model::head;
 use lorica_model::story::{Hop, Tapped};
 use lorica_observe::Record;
+use lorica_observe::access_log::with_attributes;
 use lorica_xds::diagnostics::{Dropped, Said, Tap, TappedOne};
 use tokio::sync::mpsc;
 
 use super::notes::Notes;
-use crate::path::caller::Caller;
 
 /// The most taps at once.
 pub const MOST_TAPS: usize = 8;
@@ -49,7 +49,7 @@ impl Terms {
     pub fn of(tap: &Tap, workers: usize, now: Instant) -> Option<Self> {
         let filter = match tap.filter.as_str() {
             "" => None,
-            text => Some(Expression::parse(text).ok()?),
+            text => Some(Expression::parse_of_exchange(text).ok()?),
         };
         #[allow(clippy::cast_precision_loss, reason = "a proxy has a handful of workers")]
         let rate = (f64::from(tap.rate) / workers.max(1) as f64).max(1.0);
@@ -63,18 +63,11 @@ impl Terms {
         }
         let (Some(filter), Some((head, caller))) = (&self.filter, notes.of) else { return true };
         // What has no result is not meant, as with policies that allow.
-        filter.evaluate(&attributes(head, caller, record)).unwrap_or(false)
-    }
-}
-
-fn attributes<'a>(head: &'a head::RequestHead, caller: &'a Caller, record: &Record<'_>) -> Attributes<'a> {
-    Attributes {
-        head: Some(head),
-        time: record.start,
-        claims: None,
-        source: caller.remote,
-        identity: caller.entry.peer().map(|peer| &peer.id),
-        server_name: caller.server_name.as_deref(),
+        let meant = |known: &Attributes<'_>| {
+            let identity = caller.entry.peer().map(|peer| &peer.id);
+            filter.evaluate(&Attributes { head: Some(head), identity, ..*known }).unwrap_or(false)
+        };
+        with_attributes(record, meant)
     }
 }
 

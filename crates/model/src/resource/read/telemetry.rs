@@ -1,6 +1,7 @@
 //! What proxies tell of exchanges, from its document.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use super::condition::{expression, formatted};
@@ -186,10 +187,13 @@ fn fields(node: Node, depth: usize, count: &mut usize, reader: &mut Reader<'_>) 
     };
     let mut found = BTreeMap::new();
     for (key, node) in written {
-        if found.contains_key(&key.name) {
-            reader.wrong(&key.span, format!("`{}` is there twice", key.name));
-        } else if let Some(value) = value(node, depth, count, reader) {
-            found.insert(key.name, value);
+        match found.entry(key.name) {
+            Entry::Occupied(known) => reader.wrong(&key.span, format!("`{}` is there twice", known.key())),
+            Entry::Vacant(place) => {
+                if let Some(value) = value(node, depth, count, reader) {
+                    place.insert(value);
+                }
+            }
         }
     }
     Some(found)
