@@ -17,6 +17,14 @@ spec:
       backendRefs: [{name: web, port: 80, weight: 9}, {name: gone, port: 80, weight: 1}]
 ";
 
+const ALIAS: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: alias, namespace: shop}
+spec:
+  parentRefs: [{kind: Service, group: '', name: alias}]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+";
+
 /// The check of this number, as scripts read it.
 async fn check(mesh: &Mesh, number: u64) -> anyhow::Result<(String, String)> {
     let said = mesh.lorica(["check", "-o", "json"]).await?;
@@ -51,6 +59,17 @@ async fn a_mesh_is_checked_its_routes_are_shown_and_a_report_is_made() -> anyhow
     assert!(level == "failed" && message.contains("HTTPRoute list.shop ("), "{message}");
     let bad = mesh.lorica(["check"]).await?;
     assert!(bad.code() == 1 && bad.stdout.contains("hint: 13: "), "{}", bad.stdout);
+
+    // A service whose routes lead to another needs no endpoint of its own; one that is called itself does.
+    for (name, expected) in [("alias", "all of "), ("lonely", "have none: lonely.shop.mesh:80")] {
+        let service = format!(
+            "apiVersion: lorica.io/v1alpha1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: 80, appProtocol: http}}]}}\n---\n"
+        );
+        let file = mesh.write("service.yaml", service + &ALIAS.replace("alias", name).repeat(usize::from(name == "alias")))?;
+        mesh.lorica(["apply", "-f", &file.display().to_string()]).await?.success()?;
+        let (_, message) = check(&mesh, 11).await?;
+        assert!(message.contains(expected), "{message}");
+    }
 
     let report = mesh.state().join("report.tar.gz").display().to_string();
     mesh.lorica(["bugreport", "--output", &report, "--access-logs"]).await?.success()?;

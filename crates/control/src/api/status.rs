@@ -33,11 +33,15 @@ pub(super) async fn status(State(control): State<Arc<ControlPlane>>) -> Json<Sta
     })
 }
 
-/// Egress gateways aside, which are found by their proxies.
+/// Egress gateways aside, which are found by their proxies. A service whose routes lead to others needs no endpoint of its own.
 fn without_endpoints(world: &World<'_>) -> Vec<ServicePort> {
     let known = |port: &ServicePort| world.resources.service(&port.service).is_some();
     let empty = |port: &ServicePort| compile::endpoints(world, port).is_none_or(|set| set.endpoints.is_empty());
-    compile::outbound_ports(world).filter(|port| known(port) && empty(port)).collect()
+    let needed = |port: &ServicePort| {
+        let unit = compile::outbound(world, &port.service.namespace, port);
+        unit.is_none_or(|unit| !unit.http_only || unit.rules.iter().any(|rule| rule.leads_to().any(|to| to == port)))
+    };
+    compile::outbound_ports(world).filter(|port| known(port) && empty(port) && needed(port)).collect()
 }
 
 fn proxy((id, workload, proxy): (WorkloadName, RegisteredWorkload, Proxy)) -> ProxyStatus {
